@@ -1,0 +1,1 @@
+"""Orchestration of factorization sweeps: grids, planning, Ray, MLflow, analysis."""

@@ -1,0 +1,48 @@
+"""The error tree. Every error a user can cause has a class here, and every class an exit code.
+
+    OrchestratorError             exit code
+    ├── GridError                 2   the grid file or a data file it names is wrong
+    ├── UsageError                2   an argument is wrong, or names something that does not exist
+    └── UnavailableError          3   something outside cannot be used
+        ├── RayUnavailable            the Ray cluster
+        ├── TrackingUnavailable       the MLflow store
+        └── StorageUnavailable        a folder or object store
+"""
+
+from __future__ import annotations
+
+
+class OrchestratorError(Exception):
+    """Base of all errors that are the user's to mend; printed as text, never as a traceback."""
+
+    exit_code = 2
+
+
+class GridError(OrchestratorError):
+    """A grid file is wrong. ``problems`` holds one line per mistake, ``file:line:column: key: what and how to mend it``."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class UsageError(OrchestratorError):
+    """A command-line argument is wrong, or names a sweep or trial that does not exist."""
+
+
+class UnavailableError(OrchestratorError):
+    """Something outside the program cannot be used."""
+
+    exit_code = 3
+
+
+class RayUnavailable(UnavailableError):
+    """The Ray cluster cannot be reached, or lacks the resources asked for."""
+
+
+class TrackingUnavailable(UnavailableError):
+    """The MLflow store cannot be reached or written."""
+
+
+class StorageUnavailable(UnavailableError):
+    """A folder or object store cannot be written."""

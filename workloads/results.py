@@ -1,0 +1,88 @@
+"""What comes out of training: outcomes, traces, and the events a pack emits while it runs. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Outcome(StrEnum):
+    """How a trial ended."""
+
+    CONVERGED = "converged"
+    """The loss asked for was reached."""
+    EXHAUSTED = "exhausted"
+    """The step or time budget was used up first."""
+    DIVERGED = "diverged"
+    """The loss was no longer finite."""
+    FAILED = "failed"
+    """An exception was raised."""
+    CANCELLED = "cancelled"
+    """Somebody asked for it to end."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether the same spec would end the same way again, so that the trial need not be run again."""
+        return self in (Outcome.CONVERGED, Outcome.EXHAUSTED, Outcome.DIVERGED)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A trial's measures over its steps: ``steps`` [K] int64, ascending; ``values`` [K, C] float64; ``columns`` C names.
+
+    The first column is ``loss``; the last row belongs to the final step. An undefined value is NaN.
+    """
+
+    columns: tuple[str, ...]
+    steps: NDArray[np.int64]
+    values: NDArray[np.float64]
+
+    def final(self) -> dict[str, float]:
+        """The measures of the last row, by column."""
+        if not len(self.steps):
+            return {}
+        return dict(zip(self.columns, map(float, self.values[-1]), strict=True))
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """How one trial ended, with everything it recorded.
+
+    ``started`` and ``ended`` are seconds since the epoch; ``factors`` holds the final parameters by name (``W1`` ... or ``A1`` ...);
+    ``error`` is the traceback of a failed trial.
+    """
+
+    trial_id: str
+    outcome: Outcome
+    steps: int
+    started: float
+    ended: float
+    trace: Trace
+    factors: dict[str, NDArray[Any]] = field(default_factory=dict)
+    error: str | None = None
+
+    @property
+    def seconds(self) -> float:
+        return max(0.0, self.ended - self.started)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a pack is: trial-steps done so far and lanes now in training."""
+
+    steps: int
+    active: int
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Trials of a pack that have ended since the last event."""
+
+    results: tuple[TrialResult, ...]
+
+
+Event = Progress | Finished
