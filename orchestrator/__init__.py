@@ -1,1 +1,46 @@
-"""Orchestration of factorization sweeps: grids, planning, Ray, MLflow, analysis."""
+"""Orchestration of factorization sweeps: grids, planning, Ray, MLflow, analysis.
+
+For notebooks::
+
+    import orchestrator
+
+    runs = orchestrator.load_runs("figure1")        # one row per trial: spec, outcome, final measures
+    history = orchestrator.load_history("figure1")  # one row per trial and recorded step
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["load_history", "load_runs"]
+
+
+def load_runs(sweep: str = "latest", *, tracking_uri: str | None = None) -> pd.DataFrame:
+    """One row per trial of ``sweep``: ``trial_id, run_id, outcome, steps, seconds``, the spec's dotted keys, the final measures.
+
+    ``sweep`` is an id, a unique prefix of one, an experiment's name (its newest sweep), or ``latest``. Raises
+    `orchestrator.errors.UsageError` if there is no such sweep, `orchestrator.errors.TrackingUnavailable` if the store cannot be read.
+    """
+    from orchestrator.tracking.queries import find_sweep
+    from orchestrator.tracking.store import open_existing
+    from orchestrator.tracking import tables
+
+    store = open_existing(tracking_uri)
+    return tables.load_runs(store, find_sweep(store, sweep))
+
+
+def load_history(sweep: str = "latest", *, trials: Collection[str] | None = None, tracking_uri: str | None = None) -> pd.DataFrame:
+    """One row per recorded step of each trial of ``sweep``: ``trial_id, step``, then the measures, at full resolution.
+
+    ``trials`` picks trials by id. Raises what `load_runs` raises.
+    """
+    from orchestrator.tracking.queries import find_sweep
+    from orchestrator.tracking.store import open_existing
+    from orchestrator.tracking import tables
+
+    store = open_existing(tracking_uri)
+    return tables.load_history(store, find_sweep(store, sweep), trials)

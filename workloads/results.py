@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +64,12 @@ class TrialResult:
     trace: Trace
     factors: dict[str, NDArray[Any]] = field(default_factory=dict)
     error: str | None = None
+
+    @classmethod
+    def failure(cls, trial_id: str, error: str, started: float, ended: float) -> Self:
+        """The result of a trial that ended with a traceback before it recorded anything."""
+        empty = Trace(("loss",), np.empty(0, dtype=np.int64), np.empty((0, 1)))
+        return cls(trial_id, Outcome.FAILED, 0, started, ended, empty, error=error)
 
     @property
     def seconds(self) -> float:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -483,6 +484,14 @@ class TrialSpec(BaseModel):
             case Cp() as f:
                 nested["factorization"]["components"] = f.terms(self.shape)
         return dict(flatten(nested))
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One training run: its spec, and the id that follows from it."""
+
+    trial_id: str
+    spec: TrialSpec
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,0 +1,71 @@
+"""The command line. Each command is a module of its own, imported only when it is the one that was asked for or listed."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+from orchestrator.errors import OrchestratorError
+
+COMMANDS = ("submit", "plan", "status", "list", "runs", "history", "ui", "schema", "doctor")
+INTERRUPTED = 130
+
+
+class _Lazy(click.Group):
+    """Finds a command in the module of its name."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"orchestrator.cli.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="orchestrate", prog_name="orchestrate")
+def cli() -> None:
+    """Run grids of matrix and tensor factorizations: thousands of runs as lanes of one batched program, on Ray, in MLflow.
+
+    Start with `orchestrate submit configs/quickstart.yaml`, then `orchestrate runs latest` and `orchestrate ui`.
+
+    Exit codes: 0 all trials have an outcome and none failed; 1 some failed; 2 bad grid or usage; 3 Ray, MLflow or storage cannot be
+    used; 130 interrupted (submit again to go on).
+    """
+
+
+def main() -> NoReturn:
+    """Entry point of ``orchestrate``: runs a command and turns every error that is the user's to mend into a line and an exit code."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code = cli.main(standalone_mode=False)
+    except OrchestratorError as error:
+        for line in str(error).splitlines():
+            click.echo(f"error: {line}", err=True)
+        code = error.exit_code
+    except click.exceptions.Exit as error:
+        code = error.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        click.echo("interrupted; what had ended is in MLflow. Submit the same grid again to go on.", err=True)
+        code = INTERRUPTED
+    except BrokenPipeError:
+        # The reader, `head` say, has gone: nothing is wrong. Python would complain once more when it closes standard output.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
+    raise KeyboardInterrupt

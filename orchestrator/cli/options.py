@@ -1,0 +1,89 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from orchestrator.errors import StorageUnavailable
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+grid_argument = click.argument("grid", type=click.Path(path_type=Path))
+sweep_argument = click.argument("sweep", default="latest")
+
+
+def set_option(command: Command) -> Command:
+    """``--set K=V``, repeatable."""
+    return click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the grid; may be repeated.")(command)
+
+
+def tracking_option(command: Command) -> Command:
+    """``--tracking-uri``."""
+    text = "MLflow store [default: $MLFLOW_TRACKING_URI, or sqlite:///mlflow.db in this folder]."
+    return click.option("--tracking-uri", metavar="URI", help=text)(command)
+
+
+def address_option(command: Command) -> Command:
+    """``--address``."""
+    text = "Ray cluster: host:port, auto, or local for one that starts and ends with this command [default: $RAY_ADDRESS, or local]."
+    return click.option("--address", metavar="ADDR", help=text)(command)
+
+
+def json_option(command: Command) -> Command:
+    """``--json``."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")(command)
+
+
+def output_option(command: Command) -> Command:
+    """``-o FILE``."""
+    return click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to this file instead of standard output.")(command)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output; what is not finite becomes null, as JSON has no word for it."""
+    click.echo(json.dumps(_finite(value), indent=2, allow_nan=False, default=str))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return value
+
+
+def write_frame(frame: pd.DataFrame, form: str, output: Path | None) -> None:
+    """Write a table as csv, json or parquet to ``output`` or standard output.
+
+    A file appears whole or not at all. Raises `StorageUnavailable` if it cannot be written, `click.UsageError` for parquet on a terminal.
+    """
+    if form == "parquet" and output is None and sys.stdout.isatty():
+        raise click.UsageError("parquet is not for a terminal: give -o FILE, or send it into a pipe")
+    if form == "csv":
+        content = frame.to_csv(index=False).encode()
+    elif form == "json":
+        content = (frame.to_json(orient="records", double_precision=15) + "\n").encode()
+    else:
+        content = frame.to_parquet(index=False)
+    if output is None:
+        click.get_binary_stream("stdout").write(content)
+        return
+    partial = output.with_name(f".{output.name}.{os.getpid()}.part")
+    try:
+        partial.write_bytes(content)
+        partial.replace(output)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise StorageUnavailable(f"cannot write {output}: {error.strerror}") from error

@@ -1,0 +1,111 @@
+"""How a running sweep shows itself: a live display for a person, plain lines for a pipe."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from workloads.results import Outcome
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from orchestrator.sweep import Reporter, State
+
+LINE_SECONDS = 10.0
+"""A pipe gets a line this often."""
+
+
+@contextmanager
+def reporter_for(as_json: bool) -> Iterator[Reporter]:
+    """A live display if standard error is a terminal, else plain lines; on standard error if standard output belongs to JSON."""
+    if sys.stderr.isatty() and sys.stdout.isatty():
+        with _live() as progress:
+            yield _Live(progress)
+    else:
+        yield _Lines(err=as_json)
+
+
+@contextmanager
+def _live() -> Iterator[Progress]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=28), TextColumn("{task.fields[text]}"))
+    with Progress(*columns, console=Console(stderr=True), transient=True, refresh_per_second=8) as progress:
+        yield progress
+
+
+class _Live:
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task = progress.add_task("starting Ray and MLflow", total=None, text="")
+
+    def note(self, text: str) -> None:
+        self._progress.console.print(text, markup=False, highlight=False)
+
+    def update(self, state: State) -> None:
+        writing = state.finished >= state.trials - state.reused and state.logged < state.finished
+        self._progress.update(
+            self._task,
+            description="writing to MLflow" if writing else "training",
+            total=1.0,
+            completed=state.logged / max(state.finished, 1) if writing else fraction(state),
+            text=describe(state),
+        )
+
+
+class _Lines:
+    def __init__(self, err: bool) -> None:
+        self._err = err
+        self._last = time.monotonic()
+
+    def note(self, text: str) -> None:
+        click.echo(text, err=self._err)
+
+    def update(self, state: State) -> None:
+        now = time.monotonic()
+        if now - self._last >= LINE_SECONDS:
+            self._last = now
+            click.echo(describe(state), err=self._err)
+
+
+def fraction(state: State) -> float:
+    """The share of the sweep's trial-steps that is done or turned out not to be needed; of its trials, where steps are not bounded."""
+    if state.budget:
+        return min(1.0, (state.steps + state.settled_steps) / state.budget)
+    return state.finished / max(state.trials - state.reused, 1)
+
+
+def describe(state: State) -> str:
+    """One line: trials, trial-steps per second, time left, and what went wrong."""
+    parts = [f"{state.finished + state.reused}/{state.trials} trials"]
+    if state.logged < state.finished:
+        parts.append(f"{state.logged} logged")
+    if state.rate:
+        parts.append(f"{_short(state.rate)} trial-steps/s")
+        if state.budget:
+            left = max(0.0, state.budget - state.steps - state.settled_steps) / state.rate
+            parts.append(f"at most {_clock(left)} left")
+    for outcome in (Outcome.DIVERGED, Outcome.FAILED, Outcome.CANCELLED):
+        if state.outcomes[outcome]:
+            parts.append(f"{state.outcomes[outcome]} {outcome}")
+    return ", ".join(parts)
+
+
+def _short(number: float) -> str:
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.1f}{unit}"
+    return f"{number:.0f}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,22 @@
+"""``orchestrate schema``."""
+
+from __future__ import annotations
+
+import click
+
+from orchestrator.cli.options import print_json
+
+
+@click.command("schema")
+def command() -> None:
+    """Print the JSON Schema of grid files, for editors.
+
+    \b
+    Example:
+      orchestrate schema > grid.schema.json
+    and, as the first line of a grid file:
+      # yaml-language-server: $schema=grid.schema.json
+    """
+    from orchestrator.grid.schema import json_schema
+
+    print_json(json_schema())

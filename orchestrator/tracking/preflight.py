@@ -1,0 +1,119 @@
+"""Can the store be used? Found out in seconds and without a trace: MLflow itself would retry for minutes, or leave files behind."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sqlite3
+from contextlib import closing
+from importlib import resources
+from pathlib import Path
+
+from orchestrator.errors import TrackingUnavailable
+from orchestrator.tracking.uris import is_http, redact, sqlite_path
+
+TIMEOUT = 5.0
+"""Seconds to wait for a server's answer."""
+_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+
+
+def check(uri: str) -> None:
+    """Raise `TrackingUnavailable` with one line that says what is wrong and what to do, unless the store looks usable."""
+    path = sqlite_path(uri)
+    if path is not None:
+        _check_sqlite(path)
+    elif uri.startswith("sqlite:"):
+        raise TrackingUnavailable(f"{uri} keeps nothing: give a file, such as sqlite:///mlflow.db")
+    elif is_http(uri):
+        _check_server(uri)
+    elif uri.partition("://")[0].partition("+")[0] in _PORTS:
+        _check_database(uri)
+
+
+def _check_sqlite(path: Path) -> None:
+    if not path.exists():
+        folder = next(parent for parent in path.parents if parent.exists())
+        if not folder.is_dir():
+            raise TrackingUnavailable(f"cannot create {path}: {folder} is not a folder; choose another --tracking-uri")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise TrackingUnavailable(f"cannot create {path}: {folder} is not writable; choose another --tracking-uri")
+        return
+    if not path.is_file():
+        raise TrackingUnavailable(f"{path} is not a file; choose another --tracking-uri")
+    if not os.access(path, os.R_OK | os.W_OK) or not os.access(path.parent, os.W_OK | os.X_OK):
+        # SQLite keeps its journal beside the database, so the folder counts too.
+        raise TrackingUnavailable(f"{path} or its folder is not writable; change the permissions or choose another --tracking-uri")
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=TIMEOUT)) as database:
+            tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
+            revisions = (
+                [name for (name,) in database.execute("SELECT version_num FROM alembic_version")] if "alembic_version" in tables else []
+            )
+    except sqlite3.DatabaseError as error:
+        raise TrackingUnavailable(
+            f"{path} is not a usable MLflow database ({error}); move it away or choose another --tracking-uri"
+        ) from None
+    if tables and not revisions:
+        raise TrackingUnavailable(f"{path} is a database of something else than MLflow; choose another --tracking-uri")
+    unknown = [revision for revision in revisions if not _known(revision)]
+    if unknown:
+        raise TrackingUnavailable(f"{path} was written by a newer MLflow (its schema is {unknown[0]}); update with pip install -U mlflow")
+
+
+def _known(revision: str) -> bool:
+    """Whether the installed MLflow has the migration to a schema. Its files are named after them."""
+    migrations = resources.files("mlflow.store.db_migrations") / "versions"
+    return any(file.name.startswith(f"{revision}_") for file in migrations.iterdir())
+
+
+def _check_server(uri: str) -> None:
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
+
+    shown = redact(uri)
+    try:
+        # MLflow's own request, so that credentials, certificates and plugins count as they will later; only its patience is cut.
+        response = http_request(
+            get_default_host_creds(uri),
+            "/api/2.0/mlflow/experiments/search",
+            "GET",
+            params={"max_results": 1},
+            timeout=TIMEOUT,
+            max_retries=0,
+            raise_on_status=False,
+        )
+    except (MlflowException, OSError) as error:
+        reason = "it does not answer in time" if "timed out" in str(error).lower() else "nothing answers there"
+        raise TrackingUnavailable(f"cannot reach the MLflow server {shown}: {reason}; is it running, and is the address right?") from None
+    status = response.status_code
+    if status in (401, 403):
+        raise TrackingUnavailable(
+            f"the MLflow server {shown} refuses access ({status}); "
+            "check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+        )
+    if status >= 500:
+        raise TrackingUnavailable(f"the MLflow server {shown} answers with error {status}; its log says why")
+    if status != 200 or not response.headers.get("Content-Type", "").startswith("application/json"):
+        raise TrackingUnavailable(f"{shown} answers, but not as an MLflow server ({status}); is the address right?")
+
+
+def _check_database(uri: str) -> None:
+    import sqlalchemy
+
+    shown = redact(uri)
+    try:
+        url = sqlalchemy.make_url(uri)
+        if url.host:
+            # A port first: drivers disagree on how a connection timeout is spelled.
+            socket.create_connection((url.host, url.port or _PORTS[url.get_backend_name()]), TIMEOUT).close()
+        engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
+        with engine.connect():
+            pass
+    except OSError as error:
+        raise TrackingUnavailable(f"cannot reach the database {shown} ({error.strerror or error}); is it running?") from None
+    except ImportError as error:
+        raise TrackingUnavailable(f"the driver of {shown} is not installed: pip install {error.name}") from None
+    except sqlalchemy.exc.SQLAlchemyError as error:
+        reason = redact(str(getattr(error, "orig", None) or error).strip().splitlines()[0])
+        raise TrackingUnavailable(f"cannot use the database {shown}: {reason}") from None

@@ -1,0 +1,116 @@
+"""From a trial's result to what MLflow keeps of it. Pure functions: no MLflow, no files."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.tracking import layout
+from workloads.results import Outcome, Trace, TrialResult
+
+
+@dataclass(frozen=True, slots=True)
+class MetricPoint:
+    """One value of one measure. ``timestamp`` is in milliseconds since the epoch."""
+
+    key: str
+    value: float
+    timestamp: int
+    step: int
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A child run, complete: times in milliseconds since the epoch, ``files`` by artifact path."""
+
+    name: str
+    status: str
+    started: int
+    ended: int
+    tags: dict[str, str]
+    params: dict[str, str]
+    metrics: list[MetricPoint]
+    files: dict[str, bytes]
+
+
+def run_record(result: TrialResult, spec: Mapping[str, Any], tags: Mapping[str, str], points: int) -> RunRecord:
+    """The child run of a result. ``spec`` has dotted keys; ``tags`` are what the sweep adds to every trial."""
+    own = {
+        layout.KIND: layout.TRIAL,
+        layout.TRIAL_ID: result.trial_id,
+        layout.OUTCOME: result.outcome.value,
+        layout.STEPS: str(result.steps),
+        layout.SECONDS: repr(result.seconds),
+    }
+    files = {}
+    if result.error is not None:
+        lines = result.error.strip().splitlines() or [""]
+        own[layout.ERROR] = lines[-1][:500]
+        own[layout.NOTE] = f"```\n{result.error[-(layout.TAG_LENGTH - 100) :]}\n```"
+        files[layout.ERROR_FILE] = result.error.encode()
+    if result.factors and result.outcome is not Outcome.FAILED:
+        files[layout.FACTORS_FILE] = _safetensors(result.factors)
+    return RunRecord(
+        name=result.trial_id,
+        status=layout.STATUS[result.outcome],
+        started=_milliseconds(result.started),
+        ended=_milliseconds(result.ended),
+        tags={**tags, **own},
+        params={key: _param(value) for key, value in spec.items()},
+        metrics=list(_history(result, points)),
+        files=files,
+    )
+
+
+def thinned(rows: int, points: int) -> NDArray[np.int64]:
+    """About ``points`` of ``rows`` row numbers, evenly spread, with the first and the last.
+
+    Rows are already log-spaced in step, so even in rows is even on the axes that are drawn.
+    """
+    return np.unique(np.linspace(0, rows - 1, min(rows, max(points, 2))).round().astype(np.int64))
+
+
+def _history(result: TrialResult, points: int) -> Iterator[MetricPoint]:
+    trace: Trace = result.trace
+    if not len(trace.steps):
+        return
+    chosen = thinned(len(trace.steps), points)
+    steps = trace.steps[chosen].tolist()
+    # Timestamps follow from the step, so that writing a trial again writes the same rows.
+    start, span, last = _milliseconds(result.started), 1000 * result.seconds, max(steps[-1], 1)
+    times = [start + round(span * step / last) for step in steps]
+    for key, column in zip(trace.columns, trace.values[chosen].T.tolist(), strict=True):
+        written = False
+        for row, value in enumerate(column):
+            # An undefined value is left out, unless an earlier one would then pass for the final one.
+            # A loss that is not a number is what a diverged trial has to tell.
+            if math.isnan(value) and key != "loss" and not (written and row == len(column) - 1):
+                continue
+            written = True
+            yield MetricPoint(key, value, times[row], steps[row])
+
+
+def _param(value: Any) -> str:
+    text = json.dumps(value) if isinstance(value, list | tuple | dict) else str(value)
+    if len(text) <= layout.PARAM_LENGTH:
+        return text
+    tail = f"... ({len(text)} characters, {layout.digest(text)})"
+    return text[: layout.PARAM_LENGTH - len(tail)] + tail
+
+
+def _safetensors(factors: Mapping[str, NDArray[Any]]) -> bytes:
+    from safetensors.numpy import save
+
+    # A view of a batch would be written with its neighbours' bytes.
+    saved: bytes = save({name: np.ascontiguousarray(factor) for name, factor in factors.items()})
+    return saved
+
+
+def _milliseconds(seconds: float) -> int:
+    return round(1000 * seconds)

@@ -1,0 +1,131 @@
+"""The MLflow store of a sweep: opened with care, the same for a SQLite file, a database and a server."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.errors import TrackingUnavailable, UsageError
+from orchestrator.tracking import preflight
+from orchestrator.tracking.lock import machine_lock
+from orchestrator.tracking.uris import is_http, redact, resolve, sqlite_path
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+
+@dataclass(frozen=True)
+class Store:
+    """An open store. ``uri`` may hold a password: print ``display`` instead."""
+
+    uri: str = field(repr=False)
+    client: MlflowClient = field(repr=False)
+
+    @property
+    def display(self) -> str:
+        """The URI, fit to print."""
+        return redact(self.uri)
+
+    def experiment(self, name: str) -> str:
+        """The id of the experiment of that name, which is created if there is none. Raises `UsageError` if it was deleted."""
+        from mlflow.exceptions import MlflowException
+
+        with translated(self.display):
+            found = self.client.get_experiment_by_name(name)
+            if found is None:
+                try:
+                    return str(self.client.create_experiment(name, artifact_location=self._artifact_location(name)))
+                except MlflowException as error:
+                    if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                        raise
+                    # Somebody else was faster.
+                    found = self.client.get_experiment_by_name(name)
+            if found.lifecycle_stage == "deleted":
+                raise UsageError(
+                    f"the experiment {name!r} was deleted in MLflow; bring it back with "
+                    f"`mlflow experiments restore --experiment-id {found.experiment_id}`, or give the grid another name"
+                )
+            if found.artifact_location.startswith("mlflow-artifacts:") and not is_http(self.uri):
+                raise TrackingUnavailable(
+                    f"the experiment {name!r} was created by an MLflow server, which alone can write its artifacts: "
+                    "give that server's address as --tracking-uri, or give the grid another name"
+                )
+            return str(found.experiment_id)
+
+    def attach(self, run_id: str, files: Mapping[str, str | bytes]) -> None:
+        """Add files to a run's artifacts, by their path among them."""
+        with translated(self.display), tempfile.TemporaryDirectory(prefix="orchestrate-") as folder:
+            for name, content in files.items():
+                path = Path(folder, name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content.encode() if isinstance(content, str) else content)
+            self.client.log_artifacts(run_id, folder)
+
+    def _artifact_location(self, name: str) -> str | None:
+        """Beside the SQLite file, wherever the process was started: MLflow would choose ``mlruns`` of the working directory."""
+        path = sqlite_path(self.uri)
+        if path is None:
+            return None
+        return str(path.parent / "mlruns" / (re.sub(r"[^\w.-]+", "-", name).strip(".-") or "experiment"))
+
+
+def open_store(uri: str | None = None) -> Store:
+    """Open the store at ``uri``, or else at ``MLFLOW_TRACKING_URI``, or else MLflow's default, ``sqlite:///mlflow.db``.
+
+    Raises `TrackingUnavailable` within seconds if it cannot be used; then nothing has been created.
+    """
+    # Before MLflow is imported: no telemetry, and no run URLs on standard output, which may belong to ``--json``.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    resolved = resolve(uri)
+    preflight.check(resolved)
+    path = sqlite_path(resolved)
+    if path is None:
+        return _connected(resolved)
+    # Two processes must not migrate one fresh database at the same time.
+    with machine_lock(f"schema\0{resolved}"):
+        fresh = not path.exists()
+        missing = [folder for folder in path.parents if not folder.exists()]
+        try:
+            return _connected(resolved)
+        except BaseException:
+            # An interrupt in the middle of the migrations would leave half a database, too.
+            if fresh:
+                path.unlink(missing_ok=True)
+                with suppress(OSError):
+                    for folder in missing:
+                        folder.rmdir()
+            raise
+
+
+@contextmanager
+def translated(shown: str) -> Iterator[None]:
+    """Turn MLflow's exceptions into one `TrackingUnavailable` line without credentials."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, OSError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise TrackingUnavailable(f"the MLflow store {shown} cannot be used: {redact(lines[0])}") from error
+
+
+def _connected(uri: str) -> Store:
+    from mlflow.tracking import MlflowClient
+
+    # MLflow sets up its loggers when it is imported, so this comes after.
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    with translated(redact(uri)):
+        client = MlflowClient(tracking_uri=uri)
+        if not is_http(uri):
+            # The first request is what opens a database and checks or creates its schema. A server has answered one already.
+            client.search_experiments(max_results=1)
+    return Store(uri, client)

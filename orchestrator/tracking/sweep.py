@@ -1,0 +1,48 @@
+"""What a writer is told about a sweep before its first trial ends."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from workloads.spec import TrialSpec
+
+
+def new_sweep_id() -> str:
+    """A short id that no other sweep has: 8 hexadecimal digits."""
+    return uuid.uuid4().hex[:8]
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """One trial of a sweep, in grid order: in which pack it runs, or which finished run is reused for it."""
+
+    trial_id: str
+    spec: TrialSpec
+    pack: str | None = None
+    reused_run_id: str | None = None
+
+
+@dataclass(frozen=True)
+class SweepInfo:
+    """A sweep as it is submitted.
+
+    ``record`` says what is recorded and when: ``{"points": ..., "steps": ..., "measures": [...]}``. ``tags`` are put on the parent
+    run as they are. Of each trace, ``history_points`` rows become MLflow's history; all of it is in the parquet.
+    """
+
+    experiment: str
+    sweep_id: str
+    grid_text: str
+    plan: Mapping[str, Any]
+    trials: Sequence[TrialRow]
+    record: Mapping[str, Any]
+    tags: Mapping[str, str] = field(default_factory=dict)
+    history_points: int = 30
+
+    @property
+    def reused(self) -> int:
+        """How many trials are taken from earlier sweeps."""
+        return sum(trial.reused_run_id is not None for trial in self.trials)

@@ -1,0 +1,139 @@
+"""A store of every kind, and trials to put into it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from orchestrator.tracking.store import Store, open_store
+from orchestrator.tracking.sweep import SweepInfo, TrialRow, new_sweep_id
+from workloads.results import Outcome, Trace, TrialResult
+from workloads.spec import TrialSpec
+
+RECORD = {"points": 200, "steps": None, "measures": ["nuclear", "det"]}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "server: starts an MLflow server")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        yield
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty MLflow database: making one takes seconds, copying it none."""
+    path = tmp_path_factory.mktemp("template") / "mlflow.db"
+    open_store(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def server(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of an MLflow server."""
+    folder = tmp_path_factory.mktemp("server")
+    shutil.copy(template, folder / "mlflow.db")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", "sqlite:///mlflow.db", "--artifacts-destination", str(folder / "artifacts")]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTEST_CURRENT_TEST"}
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
+        try:
+            deadline = time.monotonic() + 60
+            while socket.socket().connect_ex(("127.0.0.1", port)):
+                assert process.poll() is None, (folder / "log").read_text()
+                assert time.monotonic() < deadline, "the server does not start"
+                time.sleep(0.2)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+@pytest.fixture
+def local(template: Path, tmp_path: Path) -> Store:
+    """A SQLite store of the test's own."""
+    shutil.copy(template, tmp_path / "mlflow.db")
+    return open_store(f"sqlite:///{tmp_path / 'mlflow.db'}")
+
+
+@pytest.fixture(params=["bulk", "client", pytest.param("server", marks=pytest.mark.server)])
+def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """Every way in which runs are written: in bulk and through the client to a file, and to a server."""
+    if request.param == "server":
+        return open_store(request.getfixturevalue("server"))
+    if request.param == "client":
+        monkeypatch.setattr("orchestrator.tracking.bulk.BulkRecorder.fits", lambda: False)
+    opened: Store = request.getfixturevalue("local")
+    return opened
+
+
+@pytest.fixture
+def experiment() -> str:
+    """A name that no other test has used in a store that tests share."""
+    return f"experiment {uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture(scope="session")
+def make_spec() -> Callable[..., TrialSpec]:
+    """A valid spec; sections are replaced by keyword."""
+
+    def make(seed: int = 0, **sections: Any) -> TrialSpec:
+        spec = {
+            "problem": {"kind": "matrix_completion", "shape": [2, 2], "entries": [[0, 1, 1.0], [1, 0, 1.0], [1, 1, 0.0]]},
+            "factorization": {"kind": "deep_matrix", "depth": 3},
+            "init": {"kind": "gaussian", "scale": 1e-3, "balanced": True},
+            "optimizer": {"kind": "gd", "lr": 0.006},
+            "stop": {"loss": 1e-4, "steps": 5000},
+        }
+        return TrialSpec.model_validate({**spec, "seed": seed, **sections})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_result() -> Callable[..., TrialResult]:
+    """A trial's result with numbers that no shortened notation would keep."""
+
+    def make(trial_id: str, outcome: Outcome = Outcome.CONVERGED, rows: int = 100, **fields: Any) -> TrialResult:
+        rng = np.random.default_rng(abs(hash(trial_id)) % 2**32)
+        columns = fields.pop("columns", ("loss", "nuclear", "det"))
+        trace = Trace(columns, np.cumsum(rng.integers(1, 9, rows)), rng.standard_normal((rows, len(columns))) / 3)
+        steps = int(trace.steps[-1]) if rows else 0
+        factors = {f"W{layer}": rng.standard_normal((2, 2)) for layer in (1, 2, 3)}
+        return TrialResult(trial_id, outcome, steps, 1_700_000_000.0, 1_700_000_001.5, **{"trace": trace, "factors": factors, **fields})
+
+    return make
+
+
+@pytest.fixture
+def make_sweep(experiment: str, make_spec: Callable[..., TrialSpec]) -> Callable[..., SweepInfo]:
+    """A sweep of the given trials, one seed each, in the test's experiment; ``reused`` maps trial ids to run ids."""
+
+    def make(trials: str, reused: dict[str, str] | None = None, **fields: Any) -> SweepInfo:
+        earlier = reused or {}
+        rows = [TrialRow(name, make_spec(seed), None, earlier.get(name)) for seed, name in enumerate(trials.split())]
+        rows = [row if row.reused_run_id else replace(row, pack="pack-0") for row in rows]
+        return SweepInfo(experiment, new_sweep_id(), "name: x\n", {"packs": 1}, rows, **{"record": RECORD, **fields})
+
+    return make

@@ -1,0 +1,162 @@
+"""Sweeps, trials and traces read back: exactly what was written, in grid order, reused trials included."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from orchestrator.errors import UsageError
+from orchestrator.tracking.queries import find_finished, find_sweep, list_sweeps
+from orchestrator.tracking.store import Store
+from orchestrator.tracking.sweep import SweepInfo
+from orchestrator.tracking.tables import failures, load_history, load_runs
+from orchestrator.tracking.writer import SweepWriter
+from workloads.results import Outcome, TrialResult
+
+MakeSweep = Callable[..., SweepInfo]
+MakeResult = Callable[..., TrialResult]
+
+
+def write(store: Store, sweep: SweepInfo, *results: TrialResult) -> None:
+    counts = {outcome.value: sum(result.outcome is outcome for result in results) for outcome in Outcome}
+    with SweepWriter(store, sweep) as writer:
+        writer.add("pack-0", results)
+        writer.close("FINISHED", {"trials": len(sweep.trials), **counts})
+
+
+def test_runs_and_history_with_reuse(store: Store, make_sweep: MakeSweep, make_result: MakeResult, experiment: str) -> None:
+    results = {name: make_result(name) for name in "abc"}
+    first = make_sweep("b a")
+    write(store, first, results["a"], results["b"])
+    reused = find_finished(store, experiment, {"a", "b", "c"}, first.record)
+    assert set(reused) == {"a", "b"}
+    second = make_sweep("c a d b", reused=reused)
+    write(store, second, results["c"])
+
+    sweep = find_sweep(store, second.sweep_id)
+    runs = load_runs(store, sweep)
+    assert runs["trial_id"].tolist() == ["c", "a", "d", "b"]
+    assert runs["outcome"].tolist() == ["converged", "converged", None, "converged"]
+    assert runs["run_id"].tolist()[1::2] == [reused["a"], reused["b"]]
+    assert runs["seed"].tolist() == [0, 1, 2, 3]
+    for name in "abc":
+        row = runs.set_index("trial_id").loc[name]
+        assert row["steps"] == results[name].steps
+        assert row["seconds"] == results[name].seconds
+        assert row[["loss", "nuclear", "det"]].to_dict() == results[name].trace.final()
+    assert {str(runs[key].dtype) for key in ("seed", "factorization.depth")} == {"int64"}
+    assert (runs["optimizer.lr"].dtype, runs["init.balanced"].dtype, runs["spec.loss"][0]) == (np.float64, np.bool_, "half_sse")
+
+    history = load_history(store, sweep)
+    assert list(dict.fromkeys(history["trial_id"])) == ["c", "a", "b"]
+    assert list(history.columns) == ["trial_id", "step", "loss", "nuclear", "det"]
+    for name in "abc":
+        rows = history[history["trial_id"] == name]
+        assert rows["step"].tolist() == results[name].trace.steps.tolist()
+        assert np.array_equal(rows[["loss", "nuclear", "det"]].to_numpy(), results[name].trace.values)
+    assert set(load_history(store, sweep, ["b"])["trial_id"]) == {"b"}
+    with pytest.raises(UsageError, match="no trial x"):
+        load_history(store, sweep, ["x"])
+
+
+def test_only_what_was_recorded_alike_is_reused(store: Store, make_sweep: MakeSweep, make_result: MakeResult, experiment: str) -> None:
+    outcomes = dict(zip("abcde", Outcome, strict=True))
+    results = [make_result(name, outcome, error="no" if outcome is Outcome.FAILED else None) for name, outcome in outcomes.items()]
+    sweep = make_sweep("a b c d e")
+    write(store, sweep, *results)
+
+    record = dict(sweep.record)
+    assert set(find_finished(store, experiment, set("abcde"), record)) == {"a", "b", "c"}
+    assert set(find_finished(store, experiment, {"a"}, {**record, "measures": ["det"]})) == {"a"}
+    assert find_finished(store, experiment, {"a"}, {**record, "measures": ["det", "rank"]}) == {}
+    assert find_finished(store, experiment, {"a"}, {**record, "points": 100}) == {}
+    assert find_finished(store, experiment, {"a"}, {**record, "steps": list(range(9999))}) == {}
+    assert find_finished(store, "no such experiment", {"a"}, record) == {}
+
+
+def test_a_sweep_whose_process_died(store: Store, make_sweep: MakeSweep, make_result: MakeResult, experiment: str) -> None:
+    sweep = make_sweep("a b c")
+    writer = SweepWriter(store, sweep)
+    writer.__enter__()
+    writer.add("pack-0", [make_result("a"), make_result("b", Outcome.FAILED, rows=0, error="Traceback\nValueError: no")])
+    deadline = time.monotonic() + 20
+    while writer.queued and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+    (summary,) = list_sweeps(store, experiment)
+    assert (summary.status, summary.ended, summary.trials) == ("RUNNING", None, 3)
+    assert (summary.counts["converged"], summary.counts["failed"]) == (1, 1)
+    assert load_runs(store, summary)["outcome"].tolist() == ["converged", "failed", None]
+    assert set(load_history(store, summary)["trial_id"]) == {"a"}
+    ((trial_id, run_id, traceback),) = failures(store, summary)
+    assert (trial_id, traceback) == ("b", "Traceback\nValueError: no")
+    assert store.client.get_run(run_id).info.status == "FAILED"
+    writer.close("KILLED")
+
+
+def test_a_sweep_before_its_first_result(store: Store, make_sweep: MakeSweep) -> None:
+    with SweepWriter(store, make_sweep("a b")) as writer:
+        summary = find_sweep(store, writer._sweep.sweep_id)
+        assert load_runs(store, summary)["outcome"].tolist() == [None, None]
+        assert load_history(store, summary).empty
+        assert failures(store, summary) == []
+
+
+def test_a_run_that_never_ended_does_not_count(store: Store, make_sweep: MakeSweep, make_result: MakeResult, experiment: str) -> None:
+    sweep = make_sweep("a")
+    write(store, sweep, make_result("a"))
+    (done,) = find_finished(store, experiment, {"a"}, sweep.record).values()
+    run = store.client.get_run(done)
+    tags = {key: value for key, value in run.data.tags.items() if key != "mlflow.runName"}
+    store.client.create_run(run.info.experiment_id, tags=tags)
+
+    assert find_finished(store, experiment, {"a"}, sweep.record) == {"a": done}
+    assert load_runs(store, find_sweep(store, sweep.sweep_id))["run_id"].tolist() == [done]
+
+
+def test_find_sweep(store: Store, make_sweep: MakeSweep, experiment: str) -> None:
+    beginning = experiment[-8:]
+    older, newest = beginning + "1", beginning + "2"
+    for sweep_id in (older, newest):
+        with SweepWriter(store, replace(make_sweep("a"), sweep_id=sweep_id)):
+            pass
+    assert [sweep.sweep_id for sweep in list_sweeps(store, experiment)] == [newest, older]
+    for reference in ("latest", experiment, newest):
+        assert find_sweep(store, reference).sweep_id == newest
+    with SweepWriter(store, replace(make_sweep("a"), sweep_id=newest + "0")):
+        pass
+    assert find_sweep(store, newest).sweep_id == newest
+    assert find_sweep(store, newest + "0").sweep_id == newest + "0"
+    assert find_sweep(store, older[:9]).sweep_id == older
+    with pytest.raises(UsageError, match=f"begins the ids of several sweeps: .*{newest} \\({experiment}\\)"):
+        find_sweep(store, beginning)
+    with pytest.raises(UsageError, match=f"no sweep or experiment 'zzz'; there are: {newest}0"):
+        find_sweep(store, "zzz")
+
+
+def test_no_sweeps_yet(local: Store) -> None:
+    assert list_sweeps(local) == []
+    assert list_sweeps(local, "x") == []
+    with pytest.raises(UsageError, match="no sweeps"):
+        find_sweep(local, "latest")
+
+
+def test_missing_values_keep_their_types(
+    store: Store, make_sweep: MakeSweep, make_result: MakeResult, make_spec: Callable[..., object]
+) -> None:
+    sweep = make_sweep("a b")
+    linear = make_spec(factorization={"kind": "linear"}, init=None)
+    rows = [sweep.trials[0], replace(sweep.trials[1], spec=linear)]
+    sweep = replace(sweep, trials=rows)
+    write(store, sweep, make_result("a", columns=("loss", "det")))
+
+    runs = load_runs(store, find_sweep(store, sweep.sweep_id))
+    assert (str(runs["factorization.depth"].dtype), str(runs["init.balanced"].dtype)) == ("Int64", "boolean")
+    assert (str(runs["steps"].dtype), runs["steps"].isna().tolist()) == ("Int64", [False, True])
+    assert math.isnan(runs["loss"][1])
+    assert runs["init.kind"].tolist() == ["gaussian", None]

@@ -1,0 +1,256 @@
+"""Opening a store: which one is meant, what is refused, and that a refusal leaves nothing behind."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import shutil
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import TrackingUnavailable, UsageError
+from orchestrator.tracking import preflight
+from orchestrator.tracking.lock import experiment_lock
+from orchestrator.tracking.store import Store, open_store
+from orchestrator.tracking.uris import redact, resolve
+
+ROOT = Path(__file__).parents[2]
+
+
+def python(code: str, folder: Path) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, "-c", code], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("http://me:secret@host:5000", "http://me:***@host:5000"),
+        ("postgresql+psycopg2://u:p@ss/w:rd@db/x", "postgresql+psycopg2://u:***@db/x"),
+        ("https://token@host", "https://***@host"),
+        ("mysql://h/db?user=u&password=secret&ssl=1", "mysql://h/db?user=u&password=***&ssl=1"),
+        ("sqlite:////home/me/mlflow.db", "sqlite:////home/me/mlflow.db"),
+        ("cannot reach http://a:b@c/d: refused", "cannot reach http://a:***@c/d: refused"),
+    ],
+)
+def test_redact(uri: str, shown: str) -> None:
+    assert redact(uri) == shown
+
+
+def test_which_store_is_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert resolve(None) == f"sqlite:///{tmp_path}/mlflow.db"
+    assert resolve("sqlite:///sub/x.db") == f"sqlite:///{tmp_path}/sub/x.db"
+    assert resolve("http://host/") == "http://host"
+    assert resolve("./runs") == (tmp_path / "runs").as_uri()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://other")
+    assert resolve(None) == "http://other"
+    assert resolve("sqlite:////x.db") == "sqlite:////x.db"
+
+
+def test_importing_the_package_does_not_import_mlflow(tmp_path: Path) -> None:
+    modules = "layout, lock, preflight, queries, recorder, store, tables, writer"
+    process = python(f"import sys; from orchestrator.tracking import {modules}; assert 'mlflow' not in sys.modules", tmp_path)
+    assert process.wait(60) == 0, process.communicate()[1]
+
+
+def test_artifacts_lie_beside_the_database(local: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    experiment = local.experiment("my grid/1")
+    assert local.experiment("my grid/1") == experiment
+    run = local.client.create_run(experiment).info.run_id
+    local.attach(run, {"figures/a.html": "<p>", "b.bin": b"\0"})
+    (written,) = tmp_path.glob("mlruns/my-grid-1/*/artifacts")
+    assert sorted(str(path.relative_to(written)) for path in written.rglob("*.*")) == ["b.bin", "figures/a.html"]
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_a_deleted_experiment(store: Store, experiment: str) -> None:
+    store.client.delete_experiment(store.experiment(experiment))
+    with pytest.raises(UsageError, match="mlflow experiments restore --experiment-id"):
+        store.experiment(experiment)
+
+
+def test_an_experiment_that_belongs_to_a_server(local: Store) -> None:
+    local.client.create_experiment("theirs", artifact_location="mlflow-artifacts:/7")
+    with pytest.raises(TrackingUnavailable, match="created by an MLflow server"):
+        local.experiment("theirs")
+
+
+# ---------------------------------------------------------------------------------------------------------------- refusals
+
+
+def refused(uri: str, message: str) -> None:
+    started = time.monotonic()
+    with pytest.raises(TrackingUnavailable, match=message) as caught:
+        open_store(uri)
+    assert time.monotonic() - started < preflight.TIMEOUT + 2
+    assert "\n" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_unusable_files(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"not a database, but long enough to have a header\n" * 99)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    other = tmp_path / "other.db"
+    database = sqlite3.connect(other)
+    database.execute("CREATE TABLE cats (name TEXT)")
+    database.close()
+    before = sorted(tmp_path.rglob("*"))
+    refused(f"sqlite:///{other}", "something else than MLflow")
+    refused(f"sqlite:///{file}", "not a usable MLflow database")
+    refused(f"sqlite:///{file}/mlflow.db", "is not a folder")
+    refused(f"sqlite:///{folder}", "is not a file")
+    refused("sqlite:///:memory:", "keeps nothing")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_unwritable_folder(tmp_path: Path) -> None:
+    tmp_path.chmod(0o555)
+    refused(f"sqlite:///{tmp_path}/mlflow.db", "not writable")
+    refused(f"sqlite:///{tmp_path}/sub/mlflow.db", "not writable")
+
+
+def test_unwritable_folder_as_seen_by_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    refused(f"sqlite:///{tmp_path}/sub/mlflow.db", "not writable")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_schema_of_another_version(template: Path, tmp_path: Path) -> None:
+    path = tmp_path / "mlflow.db"
+    shutil.copy(template, path)
+    database = sqlite3.connect(path)
+    database.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
+    database.commit()
+    database.close()
+    before = path.read_bytes()
+    refused(f"sqlite:///{path}", "newer MLflow")
+    assert path.read_bytes() == before
+
+
+def test_a_failure_while_the_schema_is_made_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mlflow.store.db.utils as mlflow_db
+
+    def broken(engine: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(mlflow_db, "_upgrade_db", broken)
+    refused(f"sqlite:///{tmp_path}/a/b/mlflow.db", "no space left")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def answer() -> Iterator[tuple[str, dict[str, object]]]:
+    """A server that gives whatever answer it is told to."""
+    told: dict[str, object] = {"status": 200, "body": b"{}", "type": "application/json"}
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            told["authorization"] = self.headers.get("Authorization")
+            self.send_response(int(str(told["status"])))
+            self.send_header("Content-Type", str(told["type"]))
+            self.end_headers()
+            self.wfile.write(bytes(told["body"]))  # type: ignore[call-overload]
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://me:secret@127.0.0.1:{server.server_port}", told
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "message"),
+    [
+        (401, "text/plain", "refuses access .*MLFLOW_TRACKING_USERNAME"),
+        (403, "text/plain", "refuses access"),
+        (404, "text/plain", "not as an MLflow server"),
+        (200, "text/html", "not as an MLflow server"),
+        (503, "text/plain", "error 503"),
+    ],
+)
+def test_servers_that_are_no_use(answer: tuple[str, dict[str, object]], status: int, kind: str, message: str) -> None:
+    uri, told = answer
+    told.update(status=status, type=kind)
+    refused(uri, message)
+
+
+def test_credentials_are_sent(answer: tuple[str, dict[str, object]], monkeypatch: pytest.MonkeyPatch) -> None:
+    uri, told = answer
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "abc")
+    open_store(uri.replace("me:secret@", ""))
+    assert told["authorization"] == "Bearer abc"
+
+
+def test_servers_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    refused(f"http://me:secret@127.0.0.1:{port}", "nothing answers")
+    refused(f"postgresql://me:secret@127.0.0.1:{port}/db", "cannot reach the database")
+    monkeypatch.setattr(preflight, "TIMEOUT", 0.5)
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(1)
+        refused(f"http://127.0.0.1:{deaf.getsockname()[1]}", "does not answer in time")
+
+
+# ------------------------------------------------------------------------------------------------------------ two processes
+
+
+def test_two_processes_open_a_fresh_database_at_once(tmp_path: Path) -> None:
+    code = "from orchestrator.tracking.store import open_store; print(open_store(None).experiment('same'))"
+    processes = [python(code, tmp_path) for _ in range(2)]
+    answers = [process.communicate(timeout=60) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], answers
+    assert answers[0] == answers[1] == ("1\n", "")
+    assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
+
+
+def test_processes_take_turns(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom orchestrator.tracking.lock import experiment_lock\n"
+        "with experiment_lock('uri', 'grid', lambda: print('waiting', flush=True)):\n    print('held', flush=True)\n    sys.stdin.read()"
+    )
+    first = python(code, tmp_path)
+    assert first.stdout is not None
+    assert first.stdout.readline() == "held\n"
+    with experiment_lock("uri", "another grid"):
+        pass
+    waited: list[bool] = []
+
+    def wait() -> None:
+        with experiment_lock("uri", "grid", lambda: waited.append(True)):
+            pass
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    waiting.join(0.3)
+    assert waiting.is_alive()
+    # Killed, not ended: the lock must not outlive its holder.
+    first.kill()
+    first.communicate()
+    waiting.join(10)
+    assert not waiting.is_alive()
+    assert waited == [True]

@@ -1,0 +1,92 @@
+"""The independent truth: one trial as a researcher would write it, with autograd, torch.optim and einsum.
+
+Shares nothing with the package but the spec, the realized problem and the initial factors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from workloads.inits import initial_factors
+from workloads.problems import realize
+from workloads.spec import TrialSpec
+
+
+@dataclass
+class Run:
+    """Losses before each step and after the last [steps + 1], the end-to-end product and the parameters at the end."""
+
+    losses: np.ndarray
+    product: np.ndarray
+    params: list[np.ndarray]
+
+
+class GroupRmsprop(torch.optim.Optimizer):
+    """The published optimizer, written from its formula: lr / (sqrt(v / (1 - beta^t)) + eps), v over the whole gradient."""
+
+    def __init__(self, params, lr, beta, eps):
+        super().__init__(params, {"lr": lr, "beta": beta, "eps": eps})
+        self.v, self.t = 0.0, 0
+
+    def step(self):
+        group = self.param_groups[0]
+        self.t += 1
+        squared = sum(float((p.grad**2).sum()) for p in group["params"])
+        self.v = group["beta"] * self.v + (1 - group["beta"]) * squared
+        rate = group["lr"] / (np.sqrt(self.v / (1 - group["beta"] ** self.t)) + group["eps"])
+        with torch.no_grad():
+            for p in group["params"]:
+                p -= rate * p.grad
+
+
+def product(spec: TrialSpec, params: list[Tensor]) -> Tensor:
+    if spec.factorization.kind == "deep_matrix":
+        return torch.linalg.multi_dot(list(reversed(params))) if len(params) > 1 else params[0]
+    if spec.factorization.kind == "cp":
+        letters = "ijklm"[: len(params)]
+        return torch.einsum(",".join(f"{x}r" for x in letters) + "->" + letters, *params)
+    return params[0]
+
+
+def optimizer(spec: TrialSpec, params: list[Tensor]):
+    o = spec.optimizer
+    match o.kind:
+        case "gd":
+            return torch.optim.SGD(params, lr=o.lr)
+        case "momentum":
+            return torch.optim.SGD(params, lr=o.lr, momentum=o.momentum)
+        case "adam":
+            return torch.optim.Adam(params, lr=o.lr, betas=(o.beta1, o.beta2), eps=o.eps)
+    return GroupRmsprop(params, o.lr, o.beta, o.eps)
+
+
+def train(spec: TrialSpec, steps: int, files=None) -> Run:
+    """``steps`` steps of plain autograd in the spec's dtype."""
+    dtype = getattr(torch, spec.dtype)
+    problem = realize(spec.problem, files or {})
+    params = [torch.tensor(f, dtype=dtype, requires_grad=True) for f in initial_factors(spec, files or {})]
+    step = optimizer(spec, params)
+    losses = []
+
+    def loss() -> Tensor:
+        w = product(spec, params).reshape(-1)
+        if spec.problem.sensing:
+            errors = [(torch.tensor(a, dtype=dtype) * w).sum() - y for a, y in zip(problem.measurements, problem.values, strict=True)]
+        else:
+            errors = [w[i] - problem.target[i] for i in np.flatnonzero(problem.mask)]
+        errors = torch.stack(errors)
+        return 0.5 * (errors**2).sum() if spec.loss == "half_sse" else (errors**2).mean()
+
+    for _ in range(steps):
+        value = loss()
+        losses.append(value.item())
+        step.zero_grad()
+        value.backward()
+        step.step()
+    with torch.no_grad():
+        losses.append(loss().item())
+        return Run(np.array(losses), product(spec, params).numpy(), [p.detach().numpy().copy() for p in params])

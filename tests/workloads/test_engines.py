@@ -1,0 +1,213 @@
+"""Every engine against the oracle, and lanes against single runs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tests.specs import OPTIMIZERS, spec, two_by_two
+from tests.workloads import oracle
+
+from workloads.engines.base import create
+from workloads.lanes import Lanes, Preparer
+from workloads.shapes import lane_key
+
+CPU = torch.device("cpu")
+ENGINES = ["autograd", "batched"]
+
+TENSOR = {"kind": "tensor_completion", "shape": [3, 4, 2], "target": {"rank": 2}, "observed": 15}
+SHAPES = {
+    "depth1": spec(factorization__depth=1),
+    "depth2": spec(),
+    "depth3": spec(factorization__depth=3),
+    "depth4": spec(factorization__depth=4, init={"kind": "orthogonal", "scale": 0.8}),
+    "wide": spec(problem={"kind": "matrix_completion", "shape": [3, 5], "target": {"rank": 2}, "observed": 0.6}, factorization__depth=3),
+    "tall": spec(
+        problem={"kind": "matrix_completion", "shape": [5, 2], "target": {"rank": 1}, "observed": 7},
+        factorization={"kind": "deep_matrix", "depth": 3, "widths": [3, 4]},
+    ),
+    "two_by_two": two_by_two(),
+    "sensing": spec(problem={"kind": "matrix_sensing", "shape": [3, 4], "target": {"rank": 1}, "observed": 8}, optimizer__lr=0.005),
+    "cp2": spec(factorization={"kind": "cp"}),
+    "cp3": spec(problem=TENSOR, factorization={"kind": "cp", "components": 5}, init__scale=0.6),
+    "cp4": spec(
+        problem={"kind": "tensor_completion", "shape": [2, 3, 2, 3], "target": {"rank": 1}, "observed": 20},
+        factorization={"kind": "cp"},
+        init__scale=0.6,
+    ),
+    "cp5": spec(
+        problem={"kind": "tensor_completion", "shape": [2, 2, 3, 2, 2], "target": {"rank": 1}, "observed": 20},
+        factorization={"kind": "cp", "components": 6},
+        init__scale=0.7,
+    ),
+    "tensor_sensing": spec(
+        problem={"kind": "tensor_sensing", "shape": [2, 3, 2], "target": {"rank": 1}, "observed": 9},
+        factorization={"kind": "cp"},
+        init__scale=0.6,
+        optimizer__lr=0.005,
+    ),
+    "linear": spec(factorization={"kind": "linear"}, init=None),
+}
+
+
+def lanes_of(specs, files=None):
+    preparer = Preparer(files or {})
+    return Lanes([preparer.prepare(s) for s in specs], CPU)
+
+
+def advance(engine, lanes, steps, losses=None):
+    """Take every lane ``steps`` further, however many calls that needs."""
+    target = lanes.step + steps
+    floor = np.full(len(lanes), -np.inf) if losses is None else losses
+    while (lanes.step < target).any():
+        engine.advance(lanes, target, floor, 10_000)
+    return lanes
+
+
+def product(lanes):
+    return lanes.factorization.product(lanes.params).numpy()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("loss", ["half_sse", "mse"])
+@pytest.mark.parametrize("name", SHAPES)
+def test_equals_oracle_on_every_shape(engine, name, loss):
+    one = SHAPES[name].model_copy(update={"loss": loss})
+    steps = 300
+    truth = oracle.train(one, steps)
+    lanes = advance(create(engine), lanes_of([one]), steps)
+    assert lanes.loss[0] == pytest.approx(truth.losses[-1], rel=1e-8)
+    np.testing.assert_allclose(product(lanes)[0], truth.product, rtol=1e-8, atol=1e-12)
+    assert truth.losses[-1] < truth.losses[0]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+@pytest.mark.parametrize("name", ["depth3", "cp3", "sensing"])
+def test_equals_oracle_with_every_optimizer_over_a_thousand_steps(engine, name, kind):
+    optimizer = dict(OPTIMIZERS[kind])
+    if name == "sensing":
+        optimizer["lr"] /= 10
+    one = spec(**{s: getattr(SHAPES[name], s).model_dump() for s in ("problem", "factorization", "init")}, optimizer=optimizer)
+    truth = oracle.train(one, 1000)
+    lanes = advance(create(engine), lanes_of([one]), 1000)
+    assert lanes.loss[0] == pytest.approx(truth.losses[-1], rel=1e-8, abs=1e-28)
+    np.testing.assert_allclose(product(lanes)[0], truth.product, rtol=1e-8, atol=1e-12)
+
+
+def mixed():
+    """Lanes that share a program and nothing else: learning rates, seeds, starts, losses and observation sets differ."""
+    specs = [
+        spec(factorization__depth=3, seed=n, optimizer__lr=0.01 * (1 + n), problem__observed=6 + n, init__scale=0.3 + 0.02 * n, loss=loss)
+        for n, loss in enumerate(["half_sse", "mse", "half_sse", "mse", "half_sse", "half_sse", "mse"])
+    ]
+    assert len({lane_key(s) for s in specs}) == 1
+    return specs
+
+
+def test_mixed_lanes_equal_oracle():
+    specs = mixed()
+    lanes = advance(create("batched"), lanes_of(specs), 1000)
+    for lane, one in enumerate(specs):
+        truth = oracle.train(one, 1000)
+        assert lanes.loss[lane] == pytest.approx(truth.losses[-1], rel=1e-8, abs=1e-28)
+        np.testing.assert_allclose(product(lanes)[lane], truth.product, rtol=1e-8, atol=1e-12)
+
+
+def test_mixed_sensing_lanes_equal_oracle():
+    problem = {"kind": "matrix_sensing", "shape": [3, 3], "target": {"rank": 1}}
+    specs = [spec(problem={**problem, "observed": 5 + n, "seed": n}, seed=n, optimizer__lr=0.004, loss=("mse", "half_sse")[n % 2]) for n in range(4)]
+    lanes = advance(create("batched"), lanes_of(specs), 500)
+    for lane, one in enumerate(specs):
+        np.testing.assert_allclose(product(lanes)[lane], oracle.train(one, 500).product, rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("order", [[6, 5, 4, 3, 2, 1, 0], [3, 0, 6, 1, 5, 2, 4]])
+def test_any_order_and_any_split_give_the_same_lanes(order):
+    specs = mixed()
+    whole = advance(create("batched"), lanes_of(specs), 500)
+    shuffled = advance(create("batched"), lanes_of([specs[i] for i in order]), 500)
+    for place, lane in enumerate(order):
+        np.testing.assert_allclose(product(shuffled)[place], product(whole)[lane], rtol=1e-9)
+    for part in (slice(0, 1), slice(1, 4), slice(4, 7)):
+        split = advance(create("batched"), lanes_of(specs[part]), 500)
+        np.testing.assert_allclose(product(split), product(whole)[part], rtol=1e-9)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_diverging_lane_changes_no_other_bit(engine):
+    specs = mixed()
+    alone = advance(create(engine), lanes_of(specs), 300)
+    wild = spec(factorization__depth=3, optimizer__lr=50.0, init__scale=2.0)
+    lanes = lanes_of([*specs[:3], wild, *specs[3:]])
+    rest = [0, 1, 2, 4, 5, 6, 7]
+    machine = create(engine)
+    target = np.full(8, 300)
+    reached = np.zeros(8, dtype=bool)
+    while not reached[3]:
+        reached = machine.advance(lanes, target, np.full(8, -np.inf), 10_000)
+    assert not np.isfinite(lanes.loss[3])
+    assert lanes.step[3] < 20
+    lanes.active[3] = False
+    while (lanes.step[rest] < 300).any():
+        machine.advance(lanes, target, np.full(8, -np.inf), 10_000)
+    np.testing.assert_array_equal(product(lanes)[rest], product(alone))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_stops_at_the_exact_step_at_which_each_lane_reaches_its_loss(engine):
+    specs = [two_by_two(2, seed=n, optimizer__lr=0.02 + 0.01 * n) for n in range(5)]
+    truths = [oracle.train(s, 400) for s in specs]
+    goals = np.array([t.losses[150 + 20 * n] for n, t in enumerate(truths)])
+    lanes, machine = lanes_of(specs), create(engine)
+    waiting = np.ones(5, dtype=bool)
+    while waiting.any():
+        reached = machine.advance(lanes, np.full(5, 400), goals, 10_000)
+        assert (lanes.loss[reached] <= goals[reached] * (1 + 1e-12)).all()
+        waiting &= ~reached
+        lanes.active &= ~reached
+    for n, truth in enumerate(truths):
+        # The goal is a loss of the oracle's, which another order of additions may miss by a bit.
+        first = int(np.argmax(truth.losses <= goals[n] * (1 + 1e-12)))
+        assert abs(int(lanes.step[n]) - first) <= 1
+        assert lanes.loss[n] == pytest.approx(truth.losses[lanes.step[n]], rel=1e-9)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_in_many_short_calls_gives_the_same_bits_as_in_one(engine):
+    specs = mixed()
+    one = advance(create(engine), lanes_of(specs), 200)
+    lanes, machine = lanes_of(specs), create(engine)
+    for steps in (1, 2, 3, 64, 65, 30, 35):
+        advance(machine, lanes, steps)
+    np.testing.assert_array_equal(product(lanes), product(one))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_limit_ends_the_call(engine):
+    lanes = lanes_of(mixed())
+    reached = create(engine).advance(lanes, np.full(7, 10**9), np.full(7, -np.inf), 50)
+    assert not reached.any()
+    assert (lanes.step == 50).all()
+
+
+def test_keeping_and_adding_lanes_carries_optimizer_state():
+    specs = [spec(optimizer=OPTIMIZERS["adam"], seed=n) for n in range(4)]
+    machine = create("batched")
+    lanes = advance(machine, lanes_of(specs[:3]), 50)
+    lanes.keep(np.array([True, False, True]))
+    lanes.extend(lanes_of([specs[3]]))
+    goal = np.array([150, 150, 100])
+    while (lanes.step < goal).any():
+        reached = machine.advance(lanes, goal, np.full(3, -np.inf), 1000)
+        lanes.active &= ~reached
+    for lane, (n, steps) in enumerate([(0, 150), (2, 150), (3, 100)]):
+        np.testing.assert_allclose(product(lanes)[lane], oracle.train(specs[n], steps).product, rtol=1e-9)
+
+
+def test_float32_follows_float64_to_its_precision():
+    fine = advance(create("batched"), lanes_of([spec()]), 200)
+    coarse = advance(create("batched"), lanes_of([spec(dtype="float32")]), 200)
+    assert coarse.params[0].dtype is torch.float32
+    np.testing.assert_allclose(product(coarse), product(fine), rtol=1e-4)
+    assert np.abs(product(coarse) - product(fine)).max() > 0

@@ -1,0 +1,63 @@
+"""The autograd engine: one lane at a time, gradients by PyTorch's autograd. The truth the other engines are tested against."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from workloads.lanes import DTYPES, Lanes
+from workloads.problems import ProblemData
+
+
+class AutogradEngine:
+    """Trains lanes one after another (`workloads.engines.base.Engine`)."""
+
+    def advance(self, lanes: Lanes, until_step: NDArray[np.int64], until_loss: NDArray[np.float64], limit: int) -> NDArray[np.bool_]:
+        """See `workloads.engines.base.Engine.advance`. Returns when every active lane has arrived or done ``limit`` steps."""
+        reached = np.zeros(len(lanes), dtype=np.bool_)
+        for lane in np.flatnonzero(lanes.active):
+            reached[lane] = self._advance_one(lanes, int(lane), int(until_step[lane]), float(until_loss[lane]), limit)
+        return reached
+
+    def _advance_one(self, lanes: Lanes, lane: int, until_step: int, until_loss: float, limit: int) -> bool:
+        spec = lanes.prepared[lane].spec
+        problem = _Observed(lanes.prepared[lane].problem, DTYPES[spec.dtype], lanes.device)
+        params = [p[lane : lane + 1].clone().requires_grad_() for p in lanes.params]
+        state = {name: [t[lane : lane + 1] for t in part] for name, part in lanes.state.items()}
+        hyper = {name: t[lane : lane + 1] for name, t in lanes.hyper.items()}
+        for done in range(limit + 1):
+            squared = problem.residual(lanes.factorization.product(params)[0]).square()
+            loss = squared.sum() / 2 if spec.loss == "half_sse" else squared.mean()
+            lanes.loss[lane] = loss.item()
+            arrived = not np.isfinite(lanes.loss[lane]) or lanes.loss[lane] <= until_loss or lanes.step[lane] >= until_step
+            if arrived or done == limit:
+                break
+            grads = torch.autograd.grad(loss, params)
+            with torch.no_grad():
+                lanes.optimizer.update(params, grads, state, hyper)
+            lanes.step[lane] += 1
+        with torch.no_grad():
+            for whole, own in zip(lanes.params, params, strict=True):
+                whole[lane] = own[0]
+        return bool(arrived)
+
+
+class _Observed:
+    """One problem's residual, from indices rather than masks: another way than the batched engine's."""
+
+    def __init__(self, problem: ProblemData, dtype: torch.dtype, device: torch.device) -> None:
+        if problem.measurements is not None and problem.values is not None:
+            self.operator: Tensor | None = torch.from_numpy(problem.measurements).to(device, dtype)
+            self.values = torch.from_numpy(problem.values).to(device, dtype)
+        else:
+            assert problem.mask is not None
+            assert problem.target is not None
+            self.operator = None
+            self.where = torch.from_numpy(np.flatnonzero(problem.mask)).to(device)
+            self.values = torch.from_numpy(problem.target[problem.mask]).to(device, dtype)
+
+    def residual(self, product: Tensor) -> Tensor:
+        seen = product.flatten()[self.where] if self.operator is None else self.operator @ product.flatten()
+        return seen - self.values

@@ -1,0 +1,132 @@
+"""Lanes: R trials of equal shape in training, lane axis first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from workloads.factorizations import Factorization, Program, factorization_of
+from workloads.inits import initial_factors
+from workloads.optimizers import OPTIMIZERS, OptimizerRow
+from workloads.problems import Observations, ProblemData, observe, realize
+from workloads.spec import TrialSpec
+
+DTYPES = {"float64": torch.float64, "float32": torch.float32}
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A trial ready to take a lane: its problem's arrays and its initial factors (float64, on the CPU)."""
+
+    spec: TrialSpec
+    problem: ProblemData
+    factors: list[NDArray[np.float64]]
+
+
+class Preparer:
+    """Prepares trials, realizing each distinct problem once."""
+
+    def __init__(self, files: Mapping[str, bytes]) -> None:
+        self._files = files
+        self._problems: dict[str, ProblemData] = {}
+
+    def prepare(self, spec: TrialSpec) -> Prepared:
+        """The problem and start of one trial. Raises what `realize` and `initial_factors` raise."""
+        key = spec.problem.canonical
+        if key not in self._problems:
+            self._problems[key] = realize(spec.problem, self._files)
+        return Prepared(spec, self._problems[key], initial_factors(spec, self._files))
+
+
+class Lanes:
+    """The state of R lanes, advanced in place by an engine.
+
+    ``params`` are tensors [R, ...]; ``state`` is the optimizer's, lists of tensors [R, ...]; ``hyper`` its hyperparameters [R]; ``step`` [R]
+    int64 and ``active`` [R] bool live on the host. ``loss`` [R] (float64, host) belongs to ``step``; it is NaN before the first evaluation.
+    A lane that is not active is parked: engines may go on computing it but never report it.
+    """
+
+    def __init__(self, prepared: Sequence[Prepared], device: torch.device) -> None:
+        first = prepared[0].spec
+        self.device = device
+        self.dtype = DTYPES[first.dtype]
+        self.factorization: Factorization = factorization_of(first)
+        self.optimizer: OptimizerRow = OPTIMIZERS[first.optimizer.kind]
+        self.prepared = list(prepared)
+        count = len(prepared)
+        self.params = [
+            torch.from_numpy(np.stack([p.factors[n] for p in prepared])).to(device, self.dtype) for n in range(len(self.factorization.shapes))
+        ]
+        self.hyper = {name: self._per_lane([getattr(p.spec.optimizer, name) for p in prepared]) for name in self.optimizer.hyper}
+        self.state = {name: [torch.zeros_like(p) for p in self.params] for name in self.optimizer.like_params}
+        self.state |= {name: [torch.full((count,), start, dtype=self.dtype, device=device)] for name, start in self.optimizer.per_lane}
+        self.step: NDArray[np.int64] = np.zeros(count, dtype=np.int64)
+        self.loss: NDArray[np.float64] = np.full(count, np.nan)
+        self.active: NDArray[np.bool_] = np.ones(count, dtype=np.bool_)
+
+    def __len__(self) -> int:
+        return len(self.prepared)
+
+    def _per_lane(self, values: Sequence[float]) -> Tensor:
+        return torch.tensor(values, dtype=self.dtype, device=self.device)
+
+    @property
+    def problems(self) -> list[ProblemData]:
+        """One problem per lane."""
+        return [p.problem for p in self.prepared]
+
+    @cached_property
+    def observations(self) -> Observations:
+        """What the lanes observe."""
+        return observe(self.problems, self.dtype, self.device)
+
+    @cached_property
+    def loss_scale(self) -> Tensor:
+        """c [R] in loss = c * sum of squared residuals: 1/2 for half_sse, 1/N for mse."""
+        return self._per_lane([0.5 if p.spec.loss == "half_sse" else 1.0 / p.problem.count for p in self.prepared])
+
+    @cached_property
+    def program(self) -> Program:
+        """The training step, with its buffers."""
+        return self.factorization.program(len(self), self.dtype, self.device)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Everything that a step changes: parameters and optimizer state."""
+        return [*self.params, *(t for part in self.state.values() for t in part)]
+
+    def keep(self, lanes: NDArray[np.bool_]) -> None:
+        """Drop all lanes but those marked [R]; what depends on the set of lanes is built anew at its next use."""
+        index = torch.from_numpy(np.flatnonzero(lanes)).to(self.device)
+        self._replace(
+            [p for p, kept in zip(self.prepared, lanes, strict=True) if kept],
+            [p.index_select(0, index) for p in self.params],
+            {name: [t.index_select(0, index) for t in part] for name, part in self.state.items()},
+            {name: t.index_select(0, index) for name, t in self.hyper.items()},
+        )
+        self.step, self.loss, self.active = self.step[lanes], self.loss[lanes], self.active[lanes]
+
+    def extend(self, other: Lanes) -> None:
+        """Append another set of lanes with the same `workloads.shapes.lane_key`."""
+        self._replace(
+            [*self.prepared, *other.prepared],
+            [torch.cat(pair) for pair in zip(self.params, other.params, strict=True)],
+            {name: [torch.cat(pair) for pair in zip(part, other.state[name], strict=True)] for name, part in self.state.items()},
+            {name: torch.cat((t, other.hyper[name])) for name, t in self.hyper.items()},
+        )
+        self.step = np.concatenate((self.step, other.step))
+        self.loss = np.concatenate((self.loss, other.loss))
+        self.active = np.concatenate((self.active, other.active))
+
+    def _replace(
+        self, prepared: list[Prepared], params: list[Tensor], state: dict[str, list[Tensor]], hyper: dict[str, Tensor]
+    ) -> None:
+        self.prepared, self.params, self.state, self.hyper = prepared, params, state, hyper
+        for derived in ("observations", "loss_scale", "program"):
+            self.__dict__.pop(derived, None)

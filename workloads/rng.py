@@ -1,0 +1,21 @@
+"""Random numbers that depend on a seed and a purpose, and on nothing else."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import numpy as np
+
+
+class Stream(IntEnum):
+    """What a generator is for. Streams of one seed are independent, so that drawing more of one thing changes no other."""
+
+    TRUTH = 0
+    OBSERVED = 1
+    MEASUREMENTS = 2
+    INIT = 3
+
+
+def generator(seed: int, stream: Stream) -> np.random.Generator:
+    """A counter-based generator (Philox; Salmon et al. 2011) on the CPU, whatever device the trial trains on."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(int(stream),))))

@@ -1,0 +1,79 @@
+"""Sizes that follow from a spec alone: parameter shapes, memory, arithmetic. No torch here: planning needs it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from workloads.spec import Cp, DeepMatrix, TrialSpec
+
+ITEM_BYTES = {"float64": 8, "float32": 4}
+OPTIMIZER_COPIES = {"gd": 0, "group_rmsprop": 0, "momentum": 1, "adam": 2}
+"""Arrays of the parameters' size that an optimizer keeps between steps."""
+
+
+def parameter_shapes(spec: TrialSpec) -> list[tuple[int, ...]]:
+    """Shapes of one lane's parameters: W_1 ... W_L, A_1 ... A_N, or the matrix or tensor itself."""
+    match spec.factorization:
+        case DeepMatrix() as f:
+            rows, columns = spec.shape
+            widths = (columns, *f.hidden(spec.shape), rows)
+            return [(out, into) for into, out in zip(widths, widths[1:], strict=False)]
+        case Cp() as f:
+            return [(n, f.terms(spec.shape)) for n in spec.shape]
+    return [spec.shape]
+
+
+def split_modes(shape: tuple[int, ...]) -> int:
+    """How many leading modes make the left side of a CP product: the split whose sides are nearest in size."""
+    return min(range(1, len(shape)), key=lambda k: max(math.prod(shape[:k]), math.prod(shape[k:])))
+
+
+def lane_key(spec: TrialSpec) -> tuple[object, ...]:
+    """Trials with equal keys can be lanes of one program: same arithmetic, whatever their data, seeds, starts and step sizes."""
+    return (spec.problem.sensing, spec.shape, spec.factorization.kind, tuple(parameter_shapes(spec)), spec.optimizer.kind, spec.dtype)
+
+
+@dataclass(frozen=True)
+class LaneCost:
+    """What one lane costs: bytes held in training, and floating-point operations and elements touched per step."""
+
+    bytes: int
+    flops: int
+    touched: int
+
+
+def lane_cost(spec: TrialSpec, observations: int | None = None) -> LaneCost:
+    """Cost of one lane of ``spec`` in the batched engine; ``observations`` where the spec alone does not tell their number."""
+    shapes = parameter_shapes(spec)
+    size = math.prod(spec.shape)
+    parameters = sum(math.prod(s) for s in shapes)
+    kept = parameters * (3 + OPTIMIZER_COPIES[spec.optimizer.kind])  # parameters, gradients, the copy to step back to
+    work, buffers = 0, 0
+    match spec.factorization:
+        case DeepMatrix():
+            columns = spec.shape[1]
+            work = sum(6 * columns * out * into for out, into in shapes[1:])
+            buffers = 2 * sum(columns * out for out, _ in shapes[1:])
+        case Cp() as f:
+            middle = split_modes(spec.shape)
+            left, right = math.prod(spec.shape[:middle]), math.prod(spec.shape[middle:])
+            terms = f.terms(spec.shape)
+            sides = (left if middle > 1 else 0) + (right if middle < len(spec.shape) - 1 else 0)
+            work = 6 * size * terms + 5 * sides * terms
+            buffers = 3 * sides * terms + size
+    seen = spec.problem.observations() or observations or size
+    if spec.problem.sensing:
+        work += 4 * seen * size
+        buffers += 2 * seen + size
+    else:
+        work += 4 * size
+        buffers += 3 * size
+    return LaneCost((kept + buffers) * ITEM_BYTES[spec.dtype], work + 2 * parameters, kept + buffers)
+
+
+def measurement_bytes(spec: TrialSpec, observations: int | None = None) -> int:
+    """Bytes of a sensing problem's measurement arrays; 0 for completion."""
+    if not spec.problem.sensing:
+        return 0
+    return (spec.problem.observations() or observations or 0) * math.prod(spec.shape) * ITEM_BYTES[spec.dtype]
