@@ -174,4 +174,6 @@ def _probe(address: str) -> None:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_SECONDS):
             return
     except OSError as error:
-        raise RayUnavailable(f"no Ray cluster answers at {address}: {error.strerror or error}; is its head node up, and the port right?") from error
+        raise RayUnavailable(
+            f"no Ray cluster answers at {address}: {error.strerror or error}; is its head node up, and the port right?"
+        ) from error

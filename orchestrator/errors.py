@@ -1,12 +1,12 @@
 """The error tree. Every error a user can cause has a class here, and every class an exit code.
 
-    OrchestratorError             exit code
-    ├── GridError                 2   the grid file or a data file it names is wrong
-    ├── UsageError                2   an argument is wrong, or names something that does not exist
-    └── UnavailableError          3   something outside cannot be used
-        ├── RayUnavailable            the Ray cluster
-        ├── TrackingUnavailable       the MLflow store
-        └── StorageUnavailable        a folder or object store
+OrchestratorError             exit code
+├── GridError                 2   the grid file or a data file it names is wrong
+├── UsageError                2   an argument is wrong, or names something that does not exist
+└── UnavailableError          3   something outside cannot be used
+    ├── RayUnavailable            the Ray cluster
+    ├── TrackingUnavailable       the MLflow store
+    └── StorageUnavailable        a folder or object store
 """
 
 from __future__ import annotations

@@ -149,7 +149,7 @@ def _split(parts: list[list[Trial]], engine: str, workers: int) -> list[list[Tri
     best = [part for _, _, part in heap]
     before = _makespan([-t for t, *_ in heap], workers)
     misses = 0
-    while len(heap) < max(len(parts), SPLITS_PER_WORKER * workers) and misses < workers:
+    while heap and len(heap) < max(len(parts), SPLITS_PER_WORKER * workers) and misses < workers:
         _, _, longest = heapq.heappop(heap)
         if len(longest) < 2:
             break

@@ -157,9 +157,7 @@ def _allotted(
     return [(pack, cluster.allot(resources.cpus, resources.gpus, pack.bytes)) for pack in plan.packs], plan
 
 
-def _writer(
-    grid: Grid, store: Store, plan: Plan, reused: Mapping[str, str], record: Mapping[str, Any], cluster: Cluster
-) -> SweepWriter:
+def _writer(grid: Grid, store: Store, plan: Plan, reused: Mapping[str, str], record: Mapping[str, Any], cluster: Cluster) -> SweepWriter:
     from orchestrator.tracking.sweep import SweepInfo, TrialRow, new_sweep_id
     from orchestrator.tracking.writer import SweepWriter
 
@@ -233,5 +231,3 @@ class _Meter:
             self._seen.pop(0)
         (then, before), elapsed = self._seen[0], now - self._seen[0][0]
         return (steps - before) / elapsed if elapsed > 0 and now > then else 0.0
-
-

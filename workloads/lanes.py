@@ -61,7 +61,8 @@ class Lanes:
         self.prepared = list(prepared)
         count = len(prepared)
         self.params = [
-            torch.from_numpy(np.stack([p.factors[n] for p in prepared])).to(device, self.dtype) for n in range(len(self.factorization.shapes))
+            torch.from_numpy(np.stack([p.factors[n] for p in prepared])).to(device, self.dtype)
+            for n in range(len(self.factorization.shapes))
         ]
         self.hyper = {name: self._per_lane([getattr(p.spec.optimizer, name) for p in prepared]) for name in self.optimizer.hyper}
         self.state = {name: [torch.zeros_like(p) for p in self.params] for name in self.optimizer.like_params}
@@ -124,9 +125,7 @@ class Lanes:
         self.loss = np.concatenate((self.loss, other.loss))
         self.active = np.concatenate((self.active, other.active))
 
-    def _replace(
-        self, prepared: list[Prepared], params: list[Tensor], state: dict[str, list[Tensor]], hyper: dict[str, Tensor]
-    ) -> None:
+    def _replace(self, prepared: list[Prepared], params: list[Tensor], state: dict[str, list[Tensor]], hyper: dict[str, Tensor]) -> None:
         self.prepared, self.params, self.state, self.hyper = prepared, params, state, hyper
         for derived in ("observations", "loss_scale", "program"):
             self.__dict__.pop(derived, None)

@@ -232,7 +232,14 @@ MEASURES: tuple[Measure, ...] = (
         _leading,
         _sv_columns,
     ),
-    Measure(r"components", "components", components, "norms of the CP components, largest first: columns component_0, …", _cp, _component_columns),
+    Measure(
+        r"components",
+        "components",
+        components,
+        "norms of the CP components, largest first: columns component_0, …",
+        _cp,
+        _component_columns,
+    ),
     Measure(
         r"unfolding_effective_rank",
         "unfolding_effective_rank",

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
-from workloads.spec import Cp, DeepMatrix, TrialSpec
+from workloads.spec import Cp, DeepMatrix, Factorization, TrialSpec
 
 ITEM_BYTES = {"float64": 8, "float32": 4}
 OPTIMIZER_COPIES = {"gd": 0, "group_rmsprop": 0, "momentum": 1, "adam": 2}
 """Arrays of the parameters' size that an optimizer keeps between steps."""
 
 
-def parameter_shapes(spec: TrialSpec) -> list[tuple[int, ...]]:
+def factor_shapes(factorization: Factorization, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
     """Shapes of one lane's parameters: W_1 ... W_L, A_1 ... A_N, or the matrix or tensor itself."""
-    match spec.factorization:
-        case DeepMatrix() as f:
-            rows, columns = spec.shape
-            widths = (columns, *f.hidden(spec.shape), rows)
-            return [(out, into) for into, out in zip(widths, widths[1:], strict=False)]
-        case Cp() as f:
-            return [(n, f.terms(spec.shape)) for n in spec.shape]
-    return [spec.shape]
+    match factorization:
+        case DeepMatrix():
+            rows, columns = shape
+            widths = (columns, *factorization.hidden(shape), rows)
+            return [(out, into) for into, out in pairwise(widths)]
+        case Cp():
+            return [(n, factorization.terms(shape)) for n in shape]
+    return [shape]
+
+
+def parameter_shapes(spec: TrialSpec) -> list[tuple[int, ...]]:
+    """`factor_shapes` of a trial."""
+    return factor_shapes(spec.factorization, spec.shape)
 
 
 def split_modes(shape: tuple[int, ...]) -> int:

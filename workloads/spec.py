@@ -38,9 +38,9 @@ def _whole(value: object) -> object:
     return value
 
 
-def _listed(value: object) -> object:
+def as_tuple(value: object) -> object:
     """YAML has lists only; strict tuples would refuse them."""
-    return tuple(_listed(item) for item in value) if isinstance(value, list) else value
+    return tuple(as_tuple(item) for item in value) if isinstance(value, list) else value
 
 
 Whole = Annotated[int, BeforeValidator(_whole)]
@@ -48,7 +48,7 @@ Count = Annotated[Whole, Field(ge=1)]
 Seed = Annotated[Whole, Field(ge=0, lt=2**63)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[Finite, Field(gt=0)]
-Shape = Annotated[tuple[Count, ...], BeforeValidator(_listed), Field(min_length=2, max_length=8)]
+Shape = Annotated[tuple[Count, ...], BeforeValidator(as_tuple), Field(min_length=2, max_length=8)]
 
 
 class Section(BaseModel):
@@ -64,10 +64,11 @@ class Section(BaseModel):
 
 
 class FileRef(Section):
-    """A data file: the path as the user wrote it, and the SHA-256 of its content once somebody has read it."""
+    """A data file: the path as the user wrote it and, once somebody has read it, the SHA-256 of its content and its observations."""
 
     path: str
     digest: str = ""
+    count: int | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -124,11 +125,14 @@ class Problem(Section):
 
     def observations(self) -> int | None:
         """Number of observations, where the spec alone tells it; ``None`` where the data file does."""
+        if self.file is not None and self.file.count is not None:
+            return self.file.count
         if isinstance(self.observed, float):
             return max(1, round(self.observed * self.size))
         return self.observed
 
     def sources(self) -> list[str]:
+        """Which of the ways to give a ground truth are used."""
         return [name for name in ("entries", "target", "file") if getattr(self, name, None) is not None]
 
     def own_conflicts(self) -> Iterator[tuple[str, str]]:
@@ -144,24 +148,26 @@ class Problem(Section):
             if self.file is None:
                 yield "problem", "needs shape, the dimensions of the matrix or tensor"
             return
-        if self.order is not None and len(self.shape) != self.order:
-            yield "problem.shape", f"{self.kind} is about matrices: two dimensions, not {len(self.shape)}"
-        if self.order is None and len(self.shape) < 3:
-            yield "problem.shape", f"{self.kind} needs three dimensions or more, not {len(self.shape)}"
-        if self.target is not None:
-            if self.observed is None:
-                yield "problem", "needs observed: how many entries (or measurements) of the drawn target are seen"
-            if self.order == 2 and len(self.shape) == 2 and self.target.rank > min(self.shape):
-                yield "problem.target.rank", f"is {self.target.rank}, but a matrix of shape {list(self.shape)} has rank {min(self.shape)} at most"
-        count = self.observations()
-        if count is not None and not self.sensing and count > self.size:
-            yield "problem.observed", f"is {count}, but shape {list(self.shape)} has only {self.size} entries"
-        if self.sensing and isinstance(self.observed, float):
-            yield "problem.observed", "counts measurements here: a whole number, not a fraction of the entries"
+        yield from self._size_conflicts(self.shape)
         if "entries" in sources:
             for key in ("observed", "seed"):
                 if key in given:
                     yield f"problem.{key}", "has no effect with problem.entries: nothing is drawn"
+
+    def _size_conflicts(self, shape: tuple[int, ...]) -> Iterator[tuple[str, str]]:
+        if self.order is not None and len(shape) != self.order:
+            yield "problem.shape", f"{self.kind} is about matrices: two dimensions, not {len(shape)}"
+        if self.order is None and len(shape) < 3:
+            yield "problem.shape", f"{self.kind} needs three dimensions or more, not {len(shape)}"
+        if self.target is not None:
+            if self.observed is None:
+                yield "problem", "needs observed: how many entries (or measurements) of the drawn target are seen"
+            if self.order == 2 and self.target.rank > min(shape):
+                yield "problem.target.rank", f"is {self.target.rank}, but a matrix of shape {list(shape)} has rank {min(shape)} at most"
+        if self.sensing and isinstance(self.observed, float):
+            yield "problem.observed", "counts measurements here: a whole number, not a fraction of the entries"
+        elif not self.sensing and (self.observations() or 0) > self.size:
+            yield "problem.observed", f"is {self.observed}, but shape {list(shape)} has only {self.size} entries"
 
     kind: str
 
@@ -171,14 +177,14 @@ def _entry(entry: tuple[float, ...]) -> tuple[int | float, ...]:
     return (*(int(i) if float(i).is_integer() else i for i in index), float(value))
 
 
-Entry = Annotated[tuple[Finite, ...], BeforeValidator(_listed), Field(min_length=3), AfterValidator(_entry)]
+Entry = Annotated[tuple[Finite, ...], BeforeValidator(as_tuple), Field(min_length=3), AfterValidator(_entry)]
 
 
 class MatrixCompletion(Problem):
     """Some entries of a matrix are observed."""
 
     kind: Literal["matrix_completion"] = "matrix_completion"
-    entries: Annotated[tuple[Entry, ...], BeforeValidator(_listed), Field(min_length=1)] | None = None
+    entries: Annotated[tuple[Entry, ...], BeforeValidator(as_tuple), Field(min_length=1)] | None = None
 
     def own_conflicts(self) -> Iterator[tuple[str, str]]:
         yield from super().own_conflicts()
@@ -226,6 +232,8 @@ class TensorSensing(Problem):
 
 
 class Factorization(Section):
+    """A way to write the matrix or tensor by parameters that are trained."""
+
     kind: str
 
 
@@ -234,13 +242,24 @@ class DeepMatrix(Factorization):
 
     kind: Literal["deep_matrix"] = "deep_matrix"
     depth: Count
-    widths: Annotated[tuple[Count, ...], BeforeValidator(_listed)] | Count | None = None
+    widths: Annotated[tuple[Count, ...], BeforeValidator(as_tuple)] | Count | None = None
 
     def hidden(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The hidden widths, ``min(shape)`` unless given."""
         if isinstance(self.widths, tuple):
             return self.widths
         return (min(shape) if self.widths is None else self.widths,) * (self.depth - 1)
+
+    def own_conflicts(self, shape: tuple[int, ...]) -> Iterator[tuple[str, str]]:
+        """Yield ``(key, message)`` for what the fields' types alone cannot refuse."""
+        hidden = self.depth - 1
+        if isinstance(self.widths, tuple):
+            if len(self.widths) != hidden:
+                yield "factorization.widths", f"depth {self.depth} has {hidden} hidden widths, not {len(self.widths)}"
+        elif self.widths is not None and hidden == 0:
+            yield "factorization.widths", "has no effect at depth 1: there is no hidden width"
+        if len(shape) != 2:
+            yield "factorization.kind", f"deep_matrix is for matrices, but shape is {list(shape)}: use cp or linear"
 
 
 class Cp(Factorization):
@@ -311,6 +330,8 @@ Decay = Annotated[Finite, Field(ge=0, lt=1)]
 
 
 class Optimizer(Section):
+    """A way to take a step; ``lr`` is the step size."""
+
     kind: str
     lr: Positive
 
@@ -362,6 +383,7 @@ class Stop(Section):
     consecutive: Count = 1
 
     def own_conflicts(self) -> Iterator[tuple[str, str]]:
+        """Yield ``(key, message)`` for what the fields' types alone cannot refuse."""
         if self.steps is None and self.seconds is None:
             yield "stop", "needs steps or seconds: without them a trial might never end"
         if self.loss is None:
@@ -389,29 +411,25 @@ Loss = Literal["half_sse", "mse"]
 Dtype = Literal["float64", "float32"]
 
 
-def conflicts(
-    problem: Problem, factorization: Factorization, init: Init | None, stop: Stop
-) -> Iterator[tuple[str, str]]:
-    """Yield ``(dotted key, message)`` for everything that single fields cannot tell: keys without effect, sizes that do not fit."""
+def conflicts(problem: Problem, factorization: Factorization, init: Init | None, stop: Stop) -> Iterator[tuple[str, str]]:
+    """Yield ``(dotted key, message)`` for all that single fields cannot tell: keys without effect, sizes that do not fit."""
     yield from problem.own_conflicts()
     yield from stop.own_conflicts()
-    shape = problem.shape
-    if isinstance(factorization, DeepMatrix):
-        if isinstance(factorization.widths, tuple) and len(factorization.widths) != factorization.depth - 1:
-            yield "factorization.widths", f"depth {factorization.depth} has {factorization.depth - 1} hidden widths, not {len(factorization.widths)}"
-        elif factorization.widths is not None and factorization.depth == 1 and not isinstance(factorization.widths, tuple):
-            yield "factorization.widths", "has no effect at depth 1: there is no hidden width"
-        if shape is not None and len(shape) != 2:
-            yield "factorization.kind", f"deep_matrix is for matrices, but shape is {list(shape)}: use cp or linear"
+    if problem.shape is not None and isinstance(factorization, DeepMatrix):
+        yield from factorization.own_conflicts(problem.shape)
+        if len(problem.shape) != 2:
             return
     if isinstance(factorization, Linear):
         if init is not None:
             for key in sorted(init.model_fields_set) or [""]:
                 yield f"init.{key}".rstrip("."), "has no effect with factorization.kind linear: it starts from zero"
-        return
-    if init is None:
+    elif init is None:
         yield "init", f"is missing: factorization {factorization.kind} needs a start"
-        return
+    else:
+        yield from _init_conflicts(init, factorization, problem.shape)
+
+
+def _init_conflicts(init: Init, factorization: Factorization, shape: tuple[int, ...] | None) -> Iterator[tuple[str, str]]:
     if isinstance(init, _Scaled):
         if init.scale is not None and init.product_scale is not None:
             yield "init.product_scale", "has no effect beside init.scale: give one of them"
@@ -419,13 +437,14 @@ def conflicts(
             yield "init", "needs scale (one factor's) or product_scale (the product's)"
         if init.product_scale is not None and not isinstance(factorization, DeepMatrix):
             yield "init.product_scale", "is for deep_matrix; use init.scale, the scale of one factor"
-    if init.det_sign is not None and shape is not None:
-        if len(set(shape)) != 1 or len(shape) != 2:
-            yield "init.det_sign", f"needs a square matrix, but shape is {list(shape)}"
-        elif isinstance(factorization, DeepMatrix) and any(w < min(shape) for w in factorization.hidden(shape)):
-            yield "init.det_sign", f"cannot hold: a hidden width below {min(shape)} makes the determinant zero"
-        elif isinstance(factorization, Cp) and factorization.terms(shape) < min(shape):
-            yield "init.det_sign", f"cannot hold: fewer than {min(shape)} components make the determinant zero"
+    if init.det_sign is None or shape is None:
+        return
+    if len(set(shape)) != 1 or len(shape) != 2:
+        yield "init.det_sign", f"needs a square matrix, but shape is {list(shape)}"
+    elif isinstance(factorization, DeepMatrix) and any(w < min(shape) for w in factorization.hidden(shape)):
+        yield "init.det_sign", f"cannot hold: a hidden width below {min(shape)} makes the determinant zero"
+    elif isinstance(factorization, Cp) and factorization.terms(shape) < min(shape):
+        yield "init.det_sign", f"cannot hold: fewer than {min(shape)} components make the determinant zero"
 
 
 class TrialSpec(BaseModel):

@@ -55,7 +55,11 @@ def _checks(address: str | None, tracking_uri: str | None) -> Iterator[Check]:
     yield Check("cores", True, f"{os.cpu_count()}, {_memory()} of memory")
     yield _attempt("torch", _torch)
     free = shutil.disk_usage(Path.cwd()).free
-    yield Check("disk", free >= LOW_DISK, f"{free / 2**30:.1f} GiB free here" + ("" if free >= LOW_DISK else ": make room, or change to another folder"))
+    yield Check(
+        "disk",
+        free >= LOW_DISK,
+        f"{free / 2**30:.1f} GiB free here" + ("" if free >= LOW_DISK else ": make room, or change to another folder"),
+    )
     yield _attempt("mlflow", lambda: _mlflow(tracking_uri))
     yield _attempt("ray", lambda: _ray(address))
 

@@ -24,7 +24,9 @@ sweep_argument = click.argument("sweep", default="latest")
 
 def set_option(command: Command) -> Command:
     """``--set K=V``, repeatable."""
-    return click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the grid; may be repeated.")(command)
+    return click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the grid; may be repeated.")(
+        command
+    )
 
 
 def tracking_option(command: Command) -> Command:

@@ -45,16 +45,27 @@ def show_plan(grid: Grid, workers: int | None, as_json: bool) -> None:
     varies = f", varying {', '.join(grid.axes)}" if grid.axes else ""
     click.echo(f"{grid.name}: {plan.trials} trials{varies}")
     click.echo(f"records {', '.join(('loss', *(m for m in recording.measures if m != 'loss')))}")
-    kinds = Counter((p.engine, p.trials[0].spec.factorization.kind, p.trials[0].spec.shape, _parameters(p.trials[0].spec)) for p in plan.packs)
+    kinds = Counter(
+        (p.engine, p.trials[0].spec.factorization.kind, p.trials[0].spec.shape, _parameters(p.trials[0].spec)) for p in plan.packs
+    )
     click.echo(f"{len(plan.packs)} packs, {plan.workers} at once:")
     for (engine, kind, shape, parameters), count in kinds.items():
-        same = [p for p in plan.packs if (p.engine, p.trials[0].spec.factorization.kind, p.trials[0].spec.shape, _parameters(p.trials[0].spec)) == (engine, kind, shape, parameters)]
+        same = [
+            p
+            for p in plan.packs
+            if (p.engine, p.trials[0].spec.factorization.kind, p.trials[0].spec.shape, _parameters(p.trials[0].spec))
+            == (engine, kind, shape, parameters)
+        ]
         trials = sum(len(p.trials) for p in same)
         click.echo(
             f"  {count:4d} x {engine:8s} {kind} {'x'.join(map(str, shape))} ({parameters}): {trials} trials, "
             f"up to {max(p.width for p in same)} lanes and {_size(max(p.bytes for p in same))} a pack"
         )
-    time = "not known: some trials have only a time budget" if plan.seconds is None else f"{_duration(plan.seconds)} if every trial takes all its steps"
+    time = (
+        "not known: some trials have only a time budget"
+        if plan.seconds is None
+        else f"{_duration(plan.seconds)} if every trial takes all its steps"
+    )
     click.echo(f"memory: about {_size(plan.peak_bytes)} at once")
     click.echo(f"time: {time} (a rough estimate from constants measured on one core)")
 

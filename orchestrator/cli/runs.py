@@ -50,7 +50,9 @@ def _constant(column: pd.Series[Any]) -> bool:
     return len({str(value) for value in column}) == 1
 
 
-def _cell(value: object) -> str:
-    if value is None or value != value:
+def _cell(value: Any) -> str:
+    import pandas as pd
+
+    if pd.isna(value):
         return ""
     return f"{value:.6g}" if isinstance(value, float) else str(value)

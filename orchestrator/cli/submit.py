@@ -47,7 +47,9 @@ def command(
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(summary)))
     else:
-        counts = ", ".join(f"{getattr(summary, k)} {k}" for k in ("converged", "exhausted", "diverged", "failed", "cancelled") if getattr(summary, k))
+        counts = ", ".join(
+            f"{getattr(summary, k)} {k}" for k in ("converged", "exhausted", "diverged", "failed", "cancelled") if getattr(summary, k)
+        )
         reuse = f", {summary.reused} reused" if summary.reused else ""
         click.echo(f"sweep {summary.sweep_id}: {summary.trials} trials ({counts or 'none run'}{reuse}) in {summary.seconds:.1f} s")
         click.echo(f"look at them: orchestrate runs {summary.sweep_id}   orchestrate history {summary.sweep_id}   orchestrate ui")

@@ -13,7 +13,9 @@ from orchestrator.errors import UsageError
 
 @click.command("ui")
 @tracking_option
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; others than this machine's own can then see all runs.")
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Address to listen on; others than this machine's own can then see all runs."
+)
 @click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535))
 def command(tracking_uri: str | None, host: str, port: int) -> None:
     """Show the runs in MLflow's web page, until interrupted.

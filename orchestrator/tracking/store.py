@@ -105,6 +105,14 @@ def open_store(uri: str | None = None) -> Store:
             raise
 
 
+def open_existing(uri: str | None = None) -> Store:
+    """Open a store to read from it. Raises `UsageError` if it is a SQLite file that does not exist, instead of creating it."""
+    path = sqlite_path(resolve(uri))
+    if path is not None and not path.exists():
+        raise UsageError(f"there is no MLflow database {path} yet: `orchestrate submit GRID` makes one, --tracking-uri names another")
+    return open_store(uri)
+
+
 @contextmanager
 def translated(shown: str) -> Iterator[None]:
     """Turn MLflow's exceptions into one `TrackingUnavailable` line without credentials."""

@@ -73,6 +73,11 @@ class SweepWriter:
             return
 
     @property
+    def sweep_id(self) -> str:
+        """The id of the sweep."""
+        return self._sweep.sweep_id
+
+    @property
     def parent_run_id(self) -> str:
         """The MLflow run of the sweep itself."""
         return self._parent_id

@@ -19,7 +19,7 @@ import pytest
 from orchestrator.errors import TrackingUnavailable, UsageError
 from orchestrator.tracking import preflight
 from orchestrator.tracking.lock import experiment_lock
-from orchestrator.tracking.store import Store, open_store
+from orchestrator.tracking.store import Store, open_existing, open_store
 from orchestrator.tracking.uris import redact, resolve
 
 ROOT = Path(__file__).parents[2]
@@ -27,9 +27,8 @@ ROOT = Path(__file__).parents[2]
 
 def python(code: str, folder: Path) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        [sys.executable, "-c", code], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    pipe = subprocess.PIPE
+    return subprocess.Popen([sys.executable, "-c", code], cwd=folder, env=environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
 
 @pytest.mark.parametrize(
@@ -118,6 +117,14 @@ def test_unusable_files(tmp_path: Path) -> None:
     refused(f"sqlite:///{folder}", "is not a file")
     refused("sqlite:///:memory:", "keeps nothing")
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_reading_creates_no_database(local: Store, tmp_path: Path) -> None:
+    missing = tmp_path / "sub" / "mlflow.db"
+    with pytest.raises(UsageError, match=r"no MLflow database .*orchestrate submit"):
+        open_existing(f"sqlite:///{missing}")
+    assert not missing.parent.exists()
+    assert open_existing(local.uri).uri == local.uri
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
 from tests.specs import OPTIMIZERS, spec, two_by_two
 from tests.workloads import oracle
-
 from workloads.engines.base import create
 from workloads.lanes import Lanes, Preparer
 from workloads.shapes import lane_key
@@ -116,7 +116,10 @@ def test_mixed_lanes_equal_oracle():
 
 def test_mixed_sensing_lanes_equal_oracle():
     problem = {"kind": "matrix_sensing", "shape": [3, 3], "target": {"rank": 1}}
-    specs = [spec(problem={**problem, "observed": 5 + n, "seed": n}, seed=n, optimizer__lr=0.004, loss=("mse", "half_sse")[n % 2]) for n in range(4)]
+    specs = [
+        spec(problem={**problem, "observed": 5 + n, "seed": n}, seed=n, optimizer__lr=0.004, loss=("mse", "half_sse")[n % 2])
+        for n in range(4)
+    ]
     lanes = advance(create("batched"), lanes_of(specs), 500)
     for lane, one in enumerate(specs):
         np.testing.assert_allclose(product(lanes)[lane], oracle.train(one, 500).product, rtol=1e-8, atol=1e-12)

@@ -1,0 +1,187 @@
+"""From a parsed grid file to its trials.
+
+A grid of 100,000 trials has few distinct sections: each is built and checked once, for the combination of axis points that it depends
+on, and shared by all trials that have it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from orchestrator.grid.axes import Assignment, Axis, AxisReader, assignments, nearest, shown
+from orchestrator.grid.files import Files
+from orchestrator.grid.identity import trial_id
+from orchestrator.grid.model import SCALARS
+from orchestrator.grid.sections import PARTS, REQUIRED, build_scalar, build_section
+from orchestrator.grid.source import Path, Problem
+from workloads.spec import FromFile, Trial, TrialSpec, as_tuple, conflicts
+from workloads.spec import Problem as ProblemSpec
+
+MAX_TRIALS = 1_000_000
+_BAD = object()
+"""Stands for a section with a mistake in it, which has been reported."""
+
+
+class Expander:
+    """Expands one grid; mistakes go to ``problems``."""
+
+    def __init__(self, data: Mapping[str, Any], overrides: Sequence[Assignment], files: Files, problems: list[Problem]) -> None:
+        self.problems, self.files, self.data = problems, files, data
+        fixed = data.get("fixed") or {}
+        if not isinstance(fixed, Mapping):
+            problems.append(Problem(("fixed",), "fixed", "must be a mapping of keys"))
+            fixed = {}
+        axes: list[Axis | None] = [*AxisReader(data, problems).read()]
+        for override in overrides:
+            axes = [axis and axis.without(override.key) for axis in axes]
+        self.axes = [axis for axis in axes if axis is not None]
+        given = [a for a in assignments(fixed, ("fixed",), "", problems)]
+        for override in overrides:
+            given = [a for a in given if a.key != override.key and not a.key.startswith(f"{override.key}.")]
+        self.fixed = self._by_part([*given, *overrides])
+        self.points = [[self._by_part(point) for point in axis.points] for axis in self.axes]
+        self.touching = {
+            part: [n for n, axis in enumerate(self.points) if any(part in point for point in axis)] for part in PARTS
+        }
+        self._sections: dict[tuple[Any, ...], Any] = {}
+        self._checked: dict[tuple[int, ...], bool] = {}
+        if "seed" in self.fixed and self.touching["seed"]:
+            clash = self.fixed["seed"][0]
+            problems.append(Problem(clash.path, clash.key, "has no effect: seeds sets it"))
+
+    def _by_part(self, given: Sequence[Assignment]) -> dict[str, list[Assignment]]:
+        parts: dict[str, list[Assignment]] = defaultdict(list)
+        for assignment in given:
+            part = assignment.key.partition(".")[0]
+            if part in PARTS:
+                parts[part].append(assignment)
+            else:
+                self.problems.append(Problem(assignment.path, assignment.key, f"unknown key{nearest(part, PARTS)}"))
+        return dict(parts)
+
+    def trials(self) -> tuple[Trial, ...]:
+        """All trials, in order. Empty if something about the grid is wrong."""
+        count = math.prod(len(axis) for axis in self.points)
+        if count > MAX_TRIALS:
+            self.problems.append(Problem((), "", f"has {count:,} trials, more than the {MAX_TRIALS:,} that a grid may have"))
+            return ()
+        excludes = self._excludes()
+        matched = [False] * len(excludes)
+        out: list[Trial] = []
+        first: dict[str, int] = {}
+        for place, indices in enumerate(itertools.product(*(range(len(axis)) for axis in self.points))):
+            spec = self._spec(indices)
+            if spec is None:
+                continue
+            left_out = False
+            for n, (_, partial) in enumerate(excludes):
+                if all(_value(spec, key) == value for key, value in partial.items()):
+                    matched[n] = left_out = True
+            if left_out:
+                continue
+            identity = trial_id(spec)
+            if identity in first:
+                self._same(first[identity], place, indices)
+                return ()
+            first[identity] = place
+            out.append(Trial(identity, spec))
+        for (path, partial), used in zip(excludes, matched, strict=True):
+            if not used and not self.problems:
+                self.problems.append(Problem(path, "exclude", f"leaves out nothing: no trial has {shown(partial)}"))
+        if not out and not self.problems:
+            self.problems.append(Problem(("exclude",), "exclude", "leaves out every trial"))
+        return tuple(out)
+
+    def varying(self) -> tuple[str, ...]:
+        """The keys that differ between trials."""
+        return tuple(key for axis in self.axes if len(axis.points) > 1 for key in axis.keys)
+
+    def _spec(self, indices: tuple[int, ...]) -> TrialSpec | None:
+        parts = {part: self._part(part, indices) for part in PARTS}
+        if any(value is _BAD for value in parts.values()):
+            return None
+        key = (id(parts["problem"]), id(parts["factorization"]), id(parts["init"]), id(parts["stop"]))
+        if key not in self._checked:
+            self._checked[key] = self._check(parts, indices)
+        if not self._checked[key]:
+            return None
+        return TrialSpec.model_construct(**{name: value for name, value in parts.items() if value is not None})
+
+    def _part(self, part: str, indices: tuple[int, ...]) -> Any:
+        """One part of a spec, built once for the points of the axes that touch it."""
+        key = (part, *(indices[n] for n in self.touching[part]))
+        if key not in self._sections:
+            given = [*self.fixed.get(part, ()), *(a for n in self.touching[part] for a in self.points[n][indices[n]].get(part, ()))]
+            self._sections[key] = self._build(part, given)
+        return self._sections[key]
+
+    def _build(self, part: str, given: Sequence[Assignment]) -> Any:
+        if not given:
+            if part in REQUIRED:
+                self.problems.append(Problem(("fixed",), part, "is missing: put it under fixed, cases or an axis"))
+                return _BAD
+            return None
+        if part in SCALARS:
+            value = build_scalar(part, given, self.problems)
+            return _BAD if value is None else value
+        section = build_section(part, given, self.problems)
+        if section is None:
+            return _BAD
+        if isinstance(section, ProblemSpec | FromFile):
+            where = {a.key: a.path for a in given}
+            return self.files.attach(section, where, self.problems) or _BAD
+        return section
+
+    def _check(self, parts: Mapping[str, Any], indices: tuple[int, ...]) -> bool:
+        """Whether the parts go together; what does not is reported at the key's own place."""
+        found = list(conflicts(parts["problem"], parts["factorization"], parts["init"], parts["stop"]))
+        if not found and isinstance(parts["init"], FromFile):
+            found = list(self.files.fits(parts["problem"], parts["factorization"], parts["init"]))
+        for key, message in found:
+            self.problems.append(Problem(self._place(key, indices), key, message))
+        return not found
+
+    def _place(self, key: str, indices: tuple[int, ...]) -> Path:
+        """Where the value of ``key`` in this trial was written, or something of its section."""
+        part = key.partition(".")[0]
+        given = [*self.fixed.get(part, ()), *(a for n, i in enumerate(indices) for a in self.points[n][i].get(part, ()))]
+        plain, _, position = key.partition("[")
+        steps = (int(position[:-1]),) if position else ()
+        exact = [a.path for a in given if a.key == plain]
+        return (*exact[-1], *steps) if exact else given[0].path if given else ("fixed",)
+
+    def _excludes(self) -> list[tuple[Path, dict[str, Any]]]:
+        listed = self.data.get("exclude") or []
+        if not isinstance(listed, list):
+            self.problems.append(Problem(("exclude",), "exclude", "must be a list of partial specs"))
+            return []
+        out = []
+        for n, partial in enumerate(listed):
+            path: Path = ("exclude", n)
+            if not isinstance(partial, Mapping) or not partial:
+                self.problems.append(Problem(path, "exclude", "each item must be a set of keys and values"))
+                continue
+            leaves = list(assignments(partial, path, "", self.problems))
+            self._by_part(leaves)
+            out.append((path, {a.key: as_tuple(a.value) for a in leaves}))
+        return out
+
+    def _same(self, before: int, after: int, indices: tuple[int, ...]) -> None:
+        points = [point[i] for point, i in zip(self.points, indices, strict=True)]
+        last = next((a for point in reversed(points) for given in point.values() for a in given), None)
+        message = f"points {before + 1} and {after + 1} of the grid are the same trial: every value of an axis has to make a difference"
+        self.problems.append(Problem(last.path if last else (), last.key if last else "", message))
+
+
+def _value(spec: TrialSpec, dotted: str) -> Any:
+    """The value of a dotted key in a spec; ``None`` where this trial has no such key."""
+    value: Any = spec
+    for name in dotted.split("."):
+        value = getattr(value, name, None)
+    return value
+
+

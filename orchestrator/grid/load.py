@@ -1,0 +1,145 @@
+"""Loading a grid file: the door to the grid language."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import GridError
+from orchestrator.grid.axes import Assignment, nearest, shown
+from orchestrator.grid.expand import Expander
+from orchestrator.grid.files import Files
+from orchestrator.grid.model import TOP, Record, Resources
+from orchestrator.grid.sections import PARTS, Model, nested, validate
+from orchestrator.grid.source import MAX_BYTES, Problem, Source, parse, parse_value
+from workloads import measures
+from workloads.spec import Trial
+
+RESERVED = ("figures", "claims")
+AXES = ("cases", "grid", "zip", "random")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A loaded grid: its trials in order, and what is to be done with them.
+
+    ``axes`` are the dotted keys that vary; ``files`` maps SHA-256 digests to the content of the data files it names; ``text`` is the file
+    as it was written.
+    """
+
+    name: str
+    path: str
+    text: str
+    trials: tuple[Trial, ...]
+    record: Record
+    resources: Resources
+    axes: tuple[str, ...] = ()
+    files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+
+
+def load_grid(path: str | Path, overrides: Sequence[str] = ()) -> Grid:
+    """Load a grid file; ``overrides`` are ``key=value`` texts. Raises `GridError` with everything that is wrong."""
+    path = Path(path)
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise GridError([f"{path}: is larger than {MAX_BYTES >> 20} MiB, which no grid needs: put data into files of their own"])
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise GridError([f"{path}: is not UTF-8 text"]) from error
+    except (OSError, ValueError) as error:
+        raise GridError([f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}"]) from error
+    return parse_grid(text, str(path), path.parent, overrides)
+
+
+def parse_grid(text: str, name: str = "<grid>", folder: Path = Path(), overrides: Sequence[str] = ()) -> Grid:
+    """Load a grid from its text; data files are looked for in ``folder``. Raises `GridError` with everything that is wrong."""
+    source = parse(text, name)
+    problems: list[Problem] = []
+    settings = _override(source, overrides, problems)
+    data = source.data
+    for key in data:
+        if key not in TOP:
+            known = [*TOP, *PARTS]
+            message = f"belongs under fixed: fixed: {{{key}: ...}}" if key.partition(".")[0] in PARTS else f"unknown key{nearest(key, known)}"
+            problems.append(Problem((key,), key, message))
+    for key in RESERVED:
+        if data.get(key):
+            problems.append(Problem((key,), key, "is not supported by this version: remove it"))
+    title = _name(data, problems)
+    record = _top(Record, "record", data, problems)
+    resources = _top(Resources, "resources", data, problems)
+    if record is not None and "points" in record.model_fields_set and record.steps is not None:
+        problems.append(Problem(("record", "points"), "record.points", "has no effect beside record.steps: give one of them"))
+    files = Files(folder)
+    expander = Expander(data, settings, files, problems)
+    # A broken axis would be reported over and over by the sections it feeds.
+    trials = expander.trials() if not any(p.path[:1] in {(a,) for a in AXES} for p in problems) else ()
+    if record is not None and trials:
+        _check_measures(record, trials, problems)
+    if problems or record is None or resources is None:
+        raise source.error(problems)
+    return Grid(title, name, text, trials, record, resources, expander.varying(), files.contents)
+
+
+def _override(source: Source, overrides: Sequence[str], problems: list[Problem]) -> list[Assignment]:
+    """Put overrides of top-level keys into the data, and return those of the trials' specs."""
+    settings: dict[str, Assignment] = {}
+    for text in overrides:
+        key, separator, written = text.partition("=")
+        key = key.strip().removeprefix("fixed.")
+        if not separator or not key:
+            problems.append(Problem(("--set", text), "", "must be key=value, such as optimizer.lr=1e-3"))
+            continue
+        value = parse_value(written, f"--set {key}")
+        top = key.partition(".")[0]
+        if top in PARTS:
+            if isinstance(value, dict):
+                problems.append(Problem(("--set", key), key, "takes a single value or a list; set the keys of a mapping one by one"))
+            settings[key] = Assignment(key, value, ("--set", key))
+        elif top in ("record", "resources") and "." in key:
+            inner = source.data.get(top)
+            source.data[top] = {**(inner if isinstance(inner, dict) else {}), key.partition(".")[2]: value}
+        elif top in TOP and "." not in key:
+            source.data[top] = value
+        else:
+            problems.append(Problem(("--set", key), key, f"unknown key{nearest(top, [*PARTS, *TOP])}"))
+    return list(settings.values())
+
+
+def _name(data: Mapping[str, Any], problems: list[Problem]) -> str:
+    name = data.get("name")
+    if "name" not in data:
+        problems.append(Problem((), "name", "is missing: it names the MLflow experiment"))
+    elif not isinstance(name, str) or not name.strip():
+        problems.append(Problem(("name",), "name", f"must be text, not {shown(name)}"))
+    elif len(name) > 100 or any(not c.isprintable() or c in "/\\:" for c in name) or name.startswith("."):
+        problems.append(Problem(("name",), "name", "must have at most 100 characters, no slash, colon or control character, and no dot in front"))
+    return name if isinstance(name, str) else ""
+
+
+def _top(model: type[Model], part: str, data: Mapping[str, Any], problems: list[Problem]) -> Model | None:
+    value = data.get(part)
+    if value is None:
+        return model()
+    if not isinstance(value, Mapping):
+        problems.append(Problem((part,), part, f"must be a mapping of keys, not {shown(value)}"))
+        return None
+    placed = {f"{part}.{key}": Assignment(f"{part}.{key}", inner, (part, key)) for key, inner in value.items()}
+    return validate(model, part, nested(dict(value)), placed, problems)
+
+
+def _check_measures(record: Record, trials: Sequence[Trial], problems: list[Problem]) -> None:
+    """Every measure is known, and defined for some trial; ``record.steps`` is not empty of effect either."""
+    kinds = {(id(t.spec.problem), id(t.spec.factorization)): t.spec for t in trials}
+    for place, name in enumerate(record.measures or ()):
+        path = ("record", "measures", place)
+        if measures.find(name) is None:
+            problems.append(Problem(path, "record.measures", f"unknown measure {shown(name)}{nearest(name, [m.shown for m in measures.MEASURES])}"))
+            continue
+        if name in (record.measures or ())[:place]:
+            problems.append(Problem(path, "record.measures", f"{name} is listed twice"))
+        reasons = [measures.undefined(name, spec) for spec in kinds.values()]
+        if all(reasons):
+            problems.append(Problem(path, "record.measures", f"{name} {reasons[0]}"))

@@ -1,0 +1,47 @@
+"""The parts of a grid file beside the trials' specs: what is recorded, and what resources are asked for."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from workloads.spec import Finite, Section, Whole, as_tuple
+
+ENGINES = ("auto", "autograd", "batched")
+
+
+class Record(Section):
+    """What is recorded: ``points`` spread evenly over log(step) and again over log(loss), or exactly the ``steps`` listed."""
+
+    points: Annotated[Whole, Field(ge=0, le=10_000)] = 200
+    steps: Annotated[tuple[Annotated[Whole, Field(ge=0)], ...], BeforeValidator(as_tuple), Field(min_length=1)] | None = None
+    measures: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] | None = None
+
+
+class Resources(Section):
+    """What each pack gets: ``cpus`` cores and ``gpus`` GPUs (a fraction shares one; ``auto`` takes what the cluster has)."""
+
+    cpus: Annotated[Finite, Field(gt=0)] = 1.0
+    gpus: Literal["auto"] | Annotated[Finite, Field(ge=0)] = "auto"
+    engine: Literal["auto", "autograd", "batched"] = "auto"
+
+
+TOP: dict[str, Any] = {
+    "name": "the MLflow experiment",
+    "fixed": "keys that all trials share",
+    "cases": "a list, each item a set of keys",
+    "grid": "key: list of values; all combinations",
+    "zip": "key: list of values, advancing together",
+    "random": "samples, seed, and key: distribution",
+    "seeds": "a number of seeds, or a list of them",
+    "exclude": "a list of partial specs to leave out",
+    "record": "what is recorded, and when",
+    "resources": "what each pack gets",
+    "figures": "reserved",
+    "claims": "reserved",
+}
+"""Top-level keys of a grid file, with a word on each."""
+
+SCALARS = ("loss", "dtype", "seed")
+"""Parts of a spec that are single values."""

@@ -1,0 +1,178 @@
+"""From plain values to validated sections of a spec, with pydantic's findings in a user's words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from orchestrator.grid.axes import Assignment, nearest, shown
+from orchestrator.grid.model import SCALARS
+from orchestrator.grid.source import Path, Problem
+from workloads.spec import SECTIONS, Dtype, Loss, Section, Seed, Stop
+
+Model = TypeVar("Model", bound=Section)
+
+PARTS = (*SECTIONS, "stop", *SCALARS)
+"""The parts of a trial's spec."""
+REQUIRED = ("problem", "factorization", "optimizer", "stop")
+
+_SCALARS: dict[str, TypeAdapter[Any]] = {"loss": TypeAdapter(Loss), "dtype": TypeAdapter(Dtype), "seed": TypeAdapter(Seed)}
+
+_EXPECTED = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "finite_number": "a finite number",
+    "tuple_type": "a list",
+    "model_type": "a mapping of keys",
+    "dict_type": "a mapping of keys",
+    "greater_than": "above {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "below {lt}",
+    "less_than_equal": "at most {le}",
+    "too_short": "a list of at least {min_length}",
+    "too_long": "a list of at most {max_length}",
+    "literal_error": "{expected}",
+}
+
+
+def build_scalar(part: str, given: Sequence[Assignment], problems: list[Problem]) -> Any:
+    """The value of ``loss``, ``dtype`` or ``seed``, or ``None`` after a mistake."""
+    assignment = given[-1]
+    if assignment.key != part:
+        problems.append(Problem(assignment.path, assignment.key, f"{part} is a single value, not a mapping"))
+        return None
+    try:
+        return _SCALARS[part].validate_python(assignment.value, strict=True)
+    except ValidationError as error:
+        _explain(error, part, {part: assignment}, assignment.value, problems, (), ())
+        return None
+
+
+def build_section(part: str, given: Sequence[Assignment], problems: list[Problem]) -> Section | None:
+    """A section from its assignments, or ``None`` after a mistake. Later assignments of a key win."""
+    placed = {a.key: a for a in given}
+    if part in placed:
+        problems.append(Problem(placed[part].path, part, f"must be a mapping of keys, not {shown(placed[part].value)}"))
+        return None
+    values = nested({a.key[len(part) + 1 :]: a.value for a in placed.values()})
+    model: type[Section] = Stop
+    others: tuple[type[Section], ...] = ()
+    if part in SECTIONS:
+        kinds = SECTIONS[part]
+        kind = values.get("kind")
+        if "kind" not in values:
+            problems.append(Problem(given[0].path, f"{part}.kind", f"is missing: one of {', '.join(kinds)}"))
+            return None
+        if not isinstance(kind, str) or kind not in kinds:
+            problems.append(Problem(placed[f"{part}.kind"].path, f"{part}.kind", f"unknown kind {shown(kind)}{nearest(kind, kinds)}"))
+            return None
+        model = kinds[kind]
+        others = tuple(m for m in kinds.values() if m is not model)
+    return validate(model, part, values, placed, problems, others)
+
+
+def validate(
+    model: type[Model],
+    part: str,
+    values: Mapping[str, Any],
+    placed: Mapping[str, Assignment],
+    problems: list[Problem],
+    others: tuple[type[Section], ...] = (),
+) -> Model | None:
+    """``values`` as a ``model``, or ``None`` after a mistake; ``others`` are the other kinds of the section."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        _explain(error, part, placed, values, problems, tuple(model.model_fields), others)
+        return None
+
+
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys as nested mappings. Where a key is both a value and a prefix, the prefix wins."""
+    out: dict[str, Any] = {}
+    for dotted, value in flat.items():
+        *parents, last = dotted.split(".")
+        inner = out
+        for parent in parents:
+            deeper = inner.get(parent)
+            if not isinstance(deeper, dict):
+                deeper = inner[parent] = {}
+            inner = deeper
+        inner[last] = value
+    return out
+
+
+def _explain(
+    error: ValidationError,
+    part: str,
+    placed: Mapping[str, Assignment],
+    values: Any,
+    problems: list[Problem],
+    known: tuple[str, ...],
+    others: tuple[type[Section], ...],
+) -> None:
+    """Pydantic's findings as problems: one per key, in plain words, where the key was written."""
+    expected: dict[str, list[str]] = {}
+    found: dict[str, tuple[Path, Any]] = {}
+    for item in error.errors(include_url=False):
+        key, value = _locate(part, item["loc"], values)
+        path = _path(key, placed)
+        kind = item["type"]
+        if kind == "extra_forbidden":
+            problems.append(Problem(path, key, _unknown(key, part, values, known, others)))
+        elif kind == "missing":
+            problems.append(Problem(path, key, "is missing"))
+        elif kind == "value_error":
+            problems.append(Problem(path, key, str(item["ctx"]["error"])))
+        else:
+            words = _EXPECTED.get(kind, item["msg"]).format(**item.get("ctx", {})).replace("'", "")
+            expected.setdefault(key, []).append(words)
+            found[key] = (path, value)
+    for key, words in expected.items():
+        path, value = found[key]
+        choice = f" ({meant})" if (meant := _near_literal(value, words)) else ""
+        problems.append(Problem(path, key, f"must be {' or '.join(dict.fromkeys(words))}, not {shown(value)}{choice}"))
+
+
+def _near_literal(value: object, words: list[str]) -> str:
+    close = nearest(value, [w for text in words for w in text.replace(" or ", ", ").split(", ")]) if isinstance(value, str) else ""
+    return close.removeprefix("; ").rstrip("?") + "?" if close.startswith(";") else ""
+
+
+def _locate(part: str, location: tuple[int | str, ...], values: Any) -> tuple[str, Any]:
+    """The dotted key, with list positions, that pydantic's location means, and the value there. Names of union members are passed over."""
+    key, value = part, values
+    for step in location:
+        if isinstance(value, Mapping) and isinstance(step, str) and (step in value or value is values):
+            key, value = f"{key}.{step}", value.get(step)
+        elif isinstance(value, list | tuple) and isinstance(step, int) and step < len(value):
+            key, value = f"{key}[{step}]", value[step]
+    return key, value
+
+
+def _path(key: str, placed: Mapping[str, Assignment]) -> Path:
+    """Where ``key`` was written; for what was not, where something beside it was."""
+    plain, _, position = key.partition("[")
+    if plain in placed:
+        steps = [int(p) for p in position.replace("]", "").split("[") if p]
+        return (*placed[plain].path, *steps)
+    prefix = plain
+    while "." in prefix:
+        if inside := [a for k, a in placed.items() if k.startswith(f"{prefix}.")]:
+            return inside[0].path
+        prefix = prefix.rpartition(".")[0]
+    return next(iter(placed.values())).path if placed else ()
+
+
+def _unknown(key: str, part: str, values: Any, known: tuple[str, ...], others: tuple[type[Section], ...]) -> str:
+    name = key[len(part) + 1 :].split(".")[0]
+    if "." in key[len(part) + 1 :]:
+        return "unknown key"
+    if any(name in other.model_fields for other in others):
+        return f"has no effect with {part}.kind {values['kind']}"
+    return f"unknown key{nearest(name, known)}"
