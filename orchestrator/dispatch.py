@@ -93,7 +93,8 @@ class Cluster:
         for name, wanted, there in (("cpus", allotment.cpus, self.cpus), ("gpus", allotment.gpus, self.gpus)):
             if wanted > there:
                 raise RayUnavailable(
-                    f"resources.{name} asks for {wanted:g} a pack, but the cluster at {self.address!r} has {there:g} in all: lower it, or use another cluster"
+                    f"resources.{name} asks for {wanted:g} a pack, but the cluster at {self.address!r} has {there:g} in all: "
+                    "lower it, or use another cluster"
                 )
         return allotment
 

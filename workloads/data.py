@@ -80,7 +80,9 @@ def read_factors(name: str, content: bytes) -> dict[str, NDArray[np.float64]]:
 def check_factors(name: str, factors: dict[str, NDArray[np.float64]], letter: str, shapes: Sequence[tuple[int, ...]]) -> None:
     """Raise `DataError` unless ``factors`` are ``letter``1, ``letter``2, ... with the given shapes."""
     if set(factors) != {f"{letter}{n + 1}" for n in range(len(shapes))}:
-        raise DataError(f"{name}: this factorization needs {letter}1 to {letter}{len(shapes)}, but the file holds {', '.join(sorted(factors))}")
+        raise DataError(
+            f"{name}: this factorization needs {letter}1 to {letter}{len(shapes)}, but the file holds {', '.join(sorted(factors))}"
+        )
     for n, shape in enumerate(shapes):
         found = factors[f"{letter}{n + 1}"].shape
         if found != tuple(shape):
@@ -212,7 +214,8 @@ def _read_csv(name: str, content: bytes, shape: tuple[int, ...] | None) -> Probl
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{name}: is not UTF-8 text") from error
-    rows, lines = [], []
+    rows: list[list[float]] = []
+    lines: list[int] = []
     try:
         for line, row in enumerate(csv.reader(io.StringIO(text)), 1):
             cells = [cell.strip() for cell in row]

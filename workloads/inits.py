@@ -7,7 +7,7 @@ forget them. Factors are given as the spec stores them: W_1 ... W_L, each [width
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +18,11 @@ from workloads.shapes import parameter_shapes
 from workloads.spec import DeepMatrix, FromFile, Gaussian, Identity, Init, Orthogonal, TrialSpec
 
 Matrix = NDArray[np.float64]
-Draw = Callable[[TrialSpec, list[tuple[int, ...]], np.random.Generator, Mapping[str, bytes]], list[Matrix]]
+Shapes = Sequence[tuple[int, ...]]
+Draw = Callable[[TrialSpec, Shapes, np.random.Generator, Mapping[str, bytes]], list[Matrix]]
 
 
-def factor_scale(init: Gaussian | Identity | Orthogonal, shapes: list[tuple[int, ...]]) -> float:
+def factor_scale(init: Gaussian | Identity | Orthogonal, shapes: Shapes) -> float:
     """The scale of one factor: given, or such that the product gets ``product_scale``.
 
     A product of L Gaussian factors has entries of standard deviation scale^L * sqrt(product of the hidden widths); a product of
@@ -32,10 +33,10 @@ def factor_scale(init: Gaussian | Identity | Orthogonal, shapes: list[tuple[int,
     assert init.product_scale is not None
     depth = len(shapes)
     paths = math.prod(out for out, _ in shapes[:-1]) if isinstance(init, Gaussian) else 1
-    return (init.product_scale / math.sqrt(paths)) ** (1 / depth)
+    return float((init.product_scale / math.sqrt(paths)) ** (1 / depth))
 
 
-def gaussian(spec: TrialSpec, shapes: list[tuple[int, ...]], rng: np.random.Generator, files: Mapping[str, bytes]) -> list[Matrix]:  # noqa: ARG001
+def gaussian(spec: TrialSpec, shapes: Shapes, rng: np.random.Generator, files: Mapping[str, bytes]) -> list[Matrix]:  # noqa: ARG001
     """Independent normal entries.
 
     Balanced deep matrices draw the product itself, with the standard deviation an unbalanced product would have, and are then taken
@@ -50,14 +51,14 @@ def gaussian(spec: TrialSpec, shapes: list[tuple[int, ...]], rng: np.random.Gene
     return [rng.standard_normal(shape) * scale for shape in shapes]
 
 
-def identity(spec: TrialSpec, shapes: list[tuple[int, ...]], rng: np.random.Generator, files: Mapping[str, bytes]) -> list[Matrix]:  # noqa: ARG001
+def identity(spec: TrialSpec, shapes: Shapes, rng: np.random.Generator, files: Mapping[str, bytes]) -> list[Matrix]:  # noqa: ARG001
     """(Rectangular) identities."""
     assert isinstance(spec.init, Identity)
     scale = factor_scale(spec.init, shapes)
-    return [np.eye(*shape) * scale for shape in shapes]
+    return [np.eye(rows, columns) * scale for rows, columns in shapes]
 
 
-def orthogonal(spec: TrialSpec, shapes: list[tuple[int, ...]], rng: np.random.Generator, files: Mapping[str, bytes]) -> list[Matrix]:  # noqa: ARG001
+def orthogonal(spec: TrialSpec, shapes: Shapes, rng: np.random.Generator, files: Mapping[str, bytes]) -> list[Matrix]:  # noqa: ARG001
     """Random matrices with orthonormal rows or columns, whichever are fewer, uniformly distributed (Mezzadri 2007)."""
     assert isinstance(spec.init, Orthogonal)
     scale = factor_scale(spec.init, shapes)
@@ -69,7 +70,7 @@ def orthogonal(spec: TrialSpec, shapes: list[tuple[int, ...]], rng: np.random.Ge
     return factors
 
 
-def from_file(spec: TrialSpec, shapes: list[tuple[int, ...]], rng: np.random.Generator, files: Mapping[str, bytes]) -> list[Matrix]:  # noqa: ARG001
+def from_file(spec: TrialSpec, shapes: Shapes, rng: np.random.Generator, files: Mapping[str, bytes]) -> list[Matrix]:  # noqa: ARG001
     """The factors of an ``.npz`` file."""
     assert isinstance(spec.init, FromFile)
     prefix = "W" if isinstance(spec.factorization, DeepMatrix) else "A"
@@ -106,7 +107,7 @@ def balance_deep(factors: list[Matrix]) -> list[Matrix]:
     return balance_product(product, [(f.shape[0], f.shape[1]) for f in factors])
 
 
-def balance_product(product: Matrix, shapes: list[tuple[int, ...]]) -> list[Matrix]:
+def balance_product(product: Matrix, shapes: Shapes) -> list[Matrix]:
     """Factors of ``product`` [m, n] with the singular values shared out evenly (arXiv 1810.02281, procedure 1)."""
     depth = len(shapes)
     if depth == 1:

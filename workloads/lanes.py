@@ -47,9 +47,9 @@ class Preparer:
 class Lanes:
     """The state of R lanes, advanced in place by an engine.
 
-    ``params`` are tensors [R, ...]; ``state`` is the optimizer's, lists of tensors [R, ...]; ``hyper`` its hyperparameters [R]; ``step`` [R]
-    int64 and ``active`` [R] bool live on the host. ``loss`` [R] (float64, host) belongs to ``step``; it is NaN before the first evaluation.
-    A lane that is not active is parked: engines may go on computing it but never report it.
+    ``params`` are tensors [R, ...]; ``state`` is the optimizer's, lists of tensors [R, ...]; ``hyper`` its hyperparameters [R].
+    ``step`` [R] int64 and ``active`` [R] bool live on the host, as does ``loss`` [R] float64, which belongs to ``step`` and is NaN before
+    the first evaluation. A lane that is not active is parked: engines may go on computing it but never report it.
     """
 
     def __init__(self, prepared: Sequence[Prepared], device: torch.device) -> None:

@@ -12,6 +12,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -120,9 +121,9 @@ class _Clocks:
         return np.where(active, until_step, NEVER), np.where(active, until_loss, -np.inf)
 
 
-def _padded(rows: Sequence[NDArray[np.int64]] | Sequence[NDArray[np.float64]], fill: float, dtype: type) -> NDArray:  # type: ignore[type-arg]
+def _padded(rows: Sequence[NDArray[np.int64]] | Sequence[NDArray[np.float64]], fill: float, dtype: type) -> NDArray[Any]:
     """Rows of unequal length as one array, each followed by ``fill`` at least once."""
-    out = np.full((len(rows), max(map(len, rows), default=0) + 1), fill, dtype=dtype)
+    out: NDArray[Any] = np.full((len(rows), max(map(len, rows), default=0) + 1), fill, dtype=dtype)
     for row, values in zip(out, rows, strict=True):
         row[: len(values)] = values
     return out
@@ -187,7 +188,8 @@ class _Loop:
 
     def _take(self, room: int) -> tuple[Lanes, _Clocks] | None:
         """Up to ``room`` waiting trials as lanes, evaluated at step 0; ``None`` when no trial is left that can be prepared."""
-        keys, prepared = [], []
+        keys: list[int] = []
+        prepared: list[Prepared] = []
         while self.waiting and len(keys) < room:
             key = self.waiting.popleft()
             try:

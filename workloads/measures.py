@@ -25,6 +25,10 @@ DEFAULT_SINGULAR_VALUES = 10
 """``singular_values`` records the largest ten; ``singular_values_K`` the largest K."""
 
 
+def _always(spec: TrialSpec, *_: str) -> str | None:  # noqa: ARG001
+    return None
+
+
 @dataclass(frozen=True)
 class Measure:
     """One row of the table.
@@ -38,7 +42,7 @@ class Measure:
     shown: str
     compute: Callable[..., Tensor]
     summary: str
-    needs: Callable[..., str | None] = lambda spec, *args: None
+    needs: Callable[..., str | None] = _always
     columns: Callable[..., Sequence[str]] | None = None
 
     def match(self, name: str) -> tuple[str, ...] | None:
@@ -123,15 +127,20 @@ def loss(x: Snapshot) -> Tensor:
     return x.loss
 
 
+def _norm(tensors: Tensor) -> Tensor:
+    """Frobenius norms [R] of [R, ...]."""
+    return tensors.flatten(1).square().sum(1).sqrt()
+
+
 def error(x: Snapshot) -> Tensor:
     """Relative reconstruction error ||W - W*||_F / ||W*||_F [R]."""
     truth = x.truth
-    return (x.product - truth).flatten(1).norm(dim=1) / truth.flatten(1).norm(dim=1)
+    return _norm(x.product - truth) / _norm(truth)
 
 
 def frobenius(x: Snapshot) -> Tensor:
     """Frobenius norm [R] of a matrix or tensor."""
-    return x.product.flatten(1).norm(dim=1)
+    return _norm(x.product)
 
 
 def nuclear(x: Snapshot) -> Tensor:
@@ -187,7 +196,10 @@ def det(x: Snapshot) -> Tensor:
 
 def entry(x: Snapshot, text: str) -> Tensor:
     """One entry of the product [R], for example ``entry_0_0``."""
-    return x.product[(slice(None), *_indices(text))]
+    out = x.product
+    for index in _indices(text):
+        out = out[:, index]
+    return out
 
 
 def unobserved_max(x: Snapshot) -> Tensor:

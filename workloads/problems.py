@@ -155,7 +155,7 @@ class Completion(Observations):
         torch.sub(product, self.target, out=out)
         return out.mul_(self.mask)
 
-    def adjoint(self, residual: Tensor, out: Tensor) -> Tensor:
+    def adjoint(self, residual: Tensor, out: Tensor) -> Tensor:  # noqa: ARG002
         return residual
 
 

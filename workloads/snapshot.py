@@ -45,8 +45,8 @@ class Snapshot:
     @cached_property
     def component_norms(self) -> Tensor:
         """Frobenius norms [R, C] of the CP components, largest first."""
-        norms = torch.stack([p.norm(dim=1) for p in self.params]).prod(0)
-        return norms.sort(dim=1, descending=True).values
+        norms = torch.stack([p.square().sum(1).sqrt() for p in self.params]).prod(0)
+        return norms.sort(dim=1, descending=True)[0]
 
     def unfolding_ranks(self, rank: Callable[[Tensor], Tensor]) -> Tensor:
         """``rank`` (from singular values [R, k] to [R]) of every mode-n unfolding [R, N]."""
@@ -75,7 +75,7 @@ class Snapshot:
 def _singular_values(matrices: Tensor) -> Tensor:
     """Batched singular values [R, k]; LAPACK refuses NaN for the whole batch, so such lanes are left out and answered with NaN."""
     finite = matrices.flatten(1).isfinite().all(1)
-    values = torch.linalg.svdvals(matrices.where(finite.view(-1, 1, 1), 0.0))
+    values: Tensor = torch.linalg.svdvals(matrices.where(finite.view(-1, 1, 1), 0.0))
     return values.masked_fill(~finite.unsqueeze(1), float("nan"))
 
 

@@ -69,3 +69,7 @@ def main() -> NoReturn:
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
     raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

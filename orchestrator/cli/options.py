@@ -76,11 +76,12 @@ def write_frame(frame: pd.DataFrame, form: str, output: Path | None) -> None:
     if form == "csv":
         content = frame.to_csv(index=False).encode()
     elif form == "json":
-        content = (frame.to_json(orient="records", double_precision=15) + "\n").encode()
+        # Not pandas' own JSON, which rounds to 15 digits.
+        content = (json.dumps(_finite(frame.astype(object).where(frame.notna(), None).to_dict("records"))) + "\n").encode()
     else:
-        content = frame.to_parquet(index=False)
+        content = bytes(frame.to_parquet(index=False))
     if output is None:
-        click.get_binary_stream("stdout").write(content)
+        sys.stdout.buffer.write(content)
         return
     partial = output.with_name(f".{output.name}.{os.getpid()}.part")
     try:

@@ -92,9 +92,8 @@ def describe(state: State) -> str:
         if state.budget:
             left = max(0.0, state.budget - state.steps - state.settled_steps) / state.rate
             parts.append(f"at most {_clock(left)} left")
-    for outcome in (Outcome.DIVERGED, Outcome.FAILED, Outcome.CANCELLED):
-        if state.outcomes[outcome]:
-            parts.append(f"{state.outcomes[outcome]} {outcome}")
+    trouble = (Outcome.DIVERGED, Outcome.FAILED, Outcome.CANCELLED)
+    parts += [f"{state.outcomes[outcome]} {outcome}" for outcome in trouble if state.outcomes[outcome]]
     return ", ".join(parts)
 
 

@@ -34,7 +34,8 @@ def command(tracking_uri: str | None, host: str, port: int) -> None:
     if path is not None and not path.exists():
         raise UsageError(f"there are no runs yet: {path} does not exist. Submit a grid first, or give --tracking-uri")
     click.echo(f"MLflow shows {redact(uri)} at http://{host}:{port} (Ctrl-C ends it)", err=True)
-    # In the environment and not among the arguments, which every user of the machine can read: the address may hold a password.
+    # One worker serves one person; MLflow's default of four takes a gigabyte and seconds longer to start.
+    # The store's address goes into the environment: arguments can be read by every user of the machine, and it may hold a password.
     os.environ["MLFLOW_BACKEND_STORE_URI"] = uri
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port)])
+    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port), "--workers", "1"])

@@ -149,7 +149,7 @@ class AxisReader:
         if not draws or not is_count(samples, 1) or not is_count(seed, 0):
             return
         # Each key has a stream of its own, so that neither more samples nor another key changes what has been drawn.
-        streams = {key: random.Random(f"{seed}:{key}") for key in draws}  # noqa: S311
+        streams = {key: random.Random(f"{seed}:{key}") for key in draws}
         yield Axis(
             "random",
             tuple(tuple(Assignment(key, draw(streams[key].random()), ("random", key)) for key, draw in draws.items()) for _ in range(samples)),

@@ -62,6 +62,10 @@ TAG_LENGTH = 8000
 _SCHEDULE_LENGTH = 2000
 
 
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+"""Makes MLflow's page show runs and charts rather than what it has for language models."""
+
+
 def record_tag(record: Mapping[str, Any]) -> str:
     """What was recorded, as JSON with sorted keys; an explicit list of steps too long for a tag is kept as its digest."""
     kept = {key: record.get(key) for key in ("points", "steps", "measures")}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import TrackingUnavailable, UsageError
-from orchestrator.tracking import preflight
+from orchestrator.tracking import layout, preflight
 from orchestrator.tracking.lock import machine_lock
 from orchestrator.tracking.uris import is_http, redact, resolve, sqlite_path
 
@@ -41,7 +41,7 @@ class Store:
             found = self.client.get_experiment_by_name(name)
             if found is None:
                 try:
-                    return str(self.client.create_experiment(name, artifact_location=self._artifact_location(name)))
+                    return str(self.client.create_experiment(name, self._artifact_location(name), layout.EXPERIMENT_TAGS))
                 except MlflowException as error:
                     if error.error_code != "RESOURCE_ALREADY_EXISTS":
                         raise

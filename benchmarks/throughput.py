@@ -1,0 +1,131 @@
+"""A sweep of many small trials from command to finished MLflow runs, against two rivals in the same process tree.
+
+    python -m benchmarks.throughput [--trials 1000] [--tune-trials 40] [-o throughput.json]
+
+1. ``orchestrate submit``: 2x2 completion at depth 2, 2,000 steps, 12 measures, default recording, into a fresh SQLite store.
+2. The bare loop: `MlflowClient` calls, one run after another, that log the same content (read back from the sweep) into another fresh store.
+   It trains nothing.
+3. Ray Tune (``pip install ray[tune]``): the same training as an eager autograd loop, one trial a task.
+
+Each time is a whole process, with start-up; rates are trials a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.report import report
+
+GRID = """
+name: throughput
+fixed:
+  problem: {kind: matrix_completion, shape: [2, 2], entries: [[0, 1, 1.0], [1, 0, 1.0], [1, 1, 0.0]]}
+  factorization: {kind: deep_matrix, depth: 2}
+  init: {kind: gaussian, product_scale: 1e-3}
+  optimizer: {kind: gd, lr: 0.01}
+  stop: {steps: 2000}
+seeds: %d
+record:
+  measures: [nuclear, frobenius, spectral, schatten_0.5, effective_rank, stable_rank, rank, det, entry_0_0, singular_values]
+"""
+
+BARE = """
+import sys
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
+source, target = (MlflowClient(uri) for uri in sys.argv[1:3])
+experiment = source.get_experiment_by_name("throughput").experiment_id
+runs = source.search_runs([experiment], "tags.`orchestrate.kind` = 'trial'", max_results=50000)
+contents = []
+for run in runs[: int(sys.argv[4])]:
+    metrics = [m for key in run.data.metrics for m in source.get_metric_history(run.info.run_id, key)]
+    file = source.download_artifacts(run.info.run_id, "factors.safetensors", sys.argv[3])
+    contents.append((run, [Metric(m.key, m.value, m.timestamp, m.step) for m in metrics], open(file, "rb").read()))
+new = target.create_experiment("bare", artifact_location=sys.argv[3] + "/artifacts")
+import os, time
+path = os.path.join(sys.argv[3], "factors.safetensors")
+start = time.perf_counter()
+for run, metrics, factors in contents:
+    tags = {k: v for k, v in run.data.tags.items()}
+    made = target.create_run(new, start_time=run.info.start_time, tags=tags, run_name=run.info.run_name).info.run_id
+    for n in range(0, len(metrics), 1000):
+        target.log_batch(made, metrics[n : n + 1000], [Param(k, v) for k, v in run.data.params.items()] if n == 0 else [])
+    with open(path, "wb") as file:
+        file.write(factors)
+    target.log_artifact(made, path)
+    target.set_terminated(made, "FINISHED", run.info.end_time)
+print(len(contents) / (time.perf_counter() - start), sum(len(m) for _, m, _ in contents) / len(contents))
+"""
+
+TUNE = """
+import sys, time
+start = time.perf_counter()
+import ray
+from ray import tune
+ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+
+def train(config):
+    import torch
+    torch.set_num_threads(1)
+    torch.manual_seed(config["seed"])
+    factors = [(torch.randn(2, 2, dtype=torch.float64) * 0.03).requires_grad_() for _ in range(2)]
+    optimizer = torch.optim.SGD(factors, lr=0.01)
+    target = torch.tensor([[0.0, 1.0], [1.0, 0.0]], dtype=torch.float64)
+    mask = torch.tensor([[0.0, 1.0], [1.0, 1.0]], dtype=torch.float64)
+    for _ in range(2000):
+        optimizer.zero_grad()
+        product = factors[1] @ factors[0]
+        loss = 0.5 * (((product - target) * mask) ** 2).sum()
+        loss.backward()
+        optimizer.step()
+    return {"loss": loss.item()}
+
+trials = int(sys.argv[1])
+tuner = tune.Tuner(train, param_space={"seed": tune.grid_search(list(range(trials)))}, run_config=tune.RunConfig(storage_path=sys.argv[2], verbose=0))
+results = tuner.fit()
+assert not results.errors
+print(trials / (time.perf_counter() - start))
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--trials", type=int, default=1000)
+    parser.add_argument("--bare-trials", type=int, default=300, help="trials of the bare loop, whose rate does not depend on their number")
+    parser.add_argument("--tune-trials", type=int, default=40)
+    parser.add_argument("-o", "--output", type=Path)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as text:
+        folder = Path(text)
+        (folder / "grid.yaml").write_text(GRID % args.trials)
+        start = time.perf_counter()
+        store = f"sqlite:///{folder}/ours.db"
+        command = [sys.executable, "-m", "orchestrator.cli.main", "submit", "grid.yaml", "--json", "--tracking-uri", store]
+        done = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
+        seconds = time.perf_counter() - start
+        summary = json.loads(done.stdout.splitlines()[-1])
+        assert summary["exhausted"] == args.trials, summary
+        ours = args.trials / seconds
+        bare, points = map(float, _run(BARE, store, f"sqlite:///{folder}/bare.db", text, str(args.bare_trials)).split())
+        tune = float(_run(TUNE, str(args.tune_trials), text).split()[-1]) if args.tune_trials else float("nan")
+    rows = [
+        {"what": "orchestrate submit, whole command", "trials": args.trials, "trials/s": ours, "ours/rival": 1.0},
+        {"what": f"bare MlflowClient loop, {points:.0f} points a run, no training", "trials": args.bare_trials, "trials/s": bare, "ours/rival": ours / bare},
+        {"what": "Ray Tune, eager loop, nothing logged", "trials": args.tune_trials, "trials/s": tune, "ours/rival": ours / tune},
+    ]
+    report("throughput", rows, args.output)
+
+
+def _run(source: str, *arguments: str) -> str:
+    done = subprocess.run([sys.executable, "-c", source, *arguments], check=True, capture_output=True, text=True)
+    return done.stdout.strip().splitlines()[-1]
+
+
+if __name__ == "__main__":
+    main()
