@@ -13,7 +13,7 @@ from workloads.lanes import Lanes, Preparer
 from workloads.shapes import lane_key
 
 CPU = torch.device("cpu")
-ENGINES = ["autograd", "batched"]
+ENGINES = ["autograd", "batched", "fused"]
 
 TENSOR = {"kind": "tensor_completion", "shape": [3, 4, 2], "target": {"rank": 2}, "observed": 15}
 SHAPES = {

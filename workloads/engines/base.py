@@ -41,4 +41,10 @@ def _batched() -> Engine:
     return BatchedEngine()
 
 
-_ENGINES: dict[str, Callable[[], Engine]] = {"autograd": _autograd, "batched": _batched}
+def _fused() -> Engine:
+    from workloads.engines.fused import FusedEngine
+
+    return FusedEngine()
+
+
+_ENGINES: dict[str, Callable[[], Engine]] = {"autograd": _autograd, "batched": _batched, "fused": _fused}
