@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.errors import UsageError
+from workloads.engines.choice import choose, why_not_fused
 from workloads.recording import Recording
 from workloads.shapes import lane_cost, lane_key, measurement_bytes, parameter_shapes
 from workloads.spec import Trial, TrialSpec
@@ -27,6 +29,10 @@ SPLITS_PER_WORKER = 4
 # floating-point operation in float64 (float32 takes half).
 CALL, PRODUCT, FLOP = 2.2e-6, 2.4e-8, 4.5e-11
 AUTOGRAD_STEP = 2.5e-4
+COMPILE = 1.0
+"""Seconds, about, that a fused kernel takes to compile or to load."""
+GROUP_STEP = 3e-8
+"""Seconds that a step of a lone group of lanes takes at least in a fused kernel."""
 
 
 @dataclass(frozen=True)
@@ -99,16 +105,21 @@ def default_workers(cpus: float) -> int:
 def make_plan(trials: Sequence[Trial], recording: Recording, engine: str, workers: int, *, reused: int = 0) -> Plan:
     """Group ``trials`` into packs for ``workers`` workers; ``reused`` is how many more are taken from earlier sweeps.
 
+    ``engine`` is an engine's name, or ``auto`` for the fastest of each pack.
+
     Trials whose programs have the same shape and that record the same measures share a pack, up to `PACK_TRIALS`. Packs are split
     for as long as that lets the last worker finish noticeably earlier.
     """
     groups: dict[tuple[object, ...], list[Trial]] = defaultdict(list)
     for trial in trials:
         groups[_pack_key(trial.spec, recording)].append(trial)
-    parts = [group[i : i + PACK_TRIALS] for group in groups.values() for i in range(0, len(group), PACK_TRIALS)]
-    parts = _split(parts, engine, workers)
-    drafts = sorted(((_estimate(part, engine), index) for index, part in enumerate(parts)), key=lambda d: (-d[0], d[1]))
-    packs = tuple(_pack(f"pack-{place:04d}", engine, parts[index]) for place, (_, index) in enumerate(drafts))
+    drafts = [
+        _Draft(_engine(engine, group[0].spec), group[i : i + PACK_TRIALS])
+        for group in groups.values()
+        for i in range(0, len(group), PACK_TRIALS)
+    ]
+    drafts = sorted(_split(drafts, workers), key=lambda d: -d.seconds)
+    packs = tuple(_pack(f"pack-{place:04d}", draft) for place, draft in enumerate(drafts))
     return Plan(packs, len(trials) + reused, reused, workers)
 
 
@@ -117,49 +128,61 @@ def _pack_key(spec: TrialSpec, recording: Recording) -> tuple[object, ...]:
     return (*lane_key(spec), recording.names(spec), spec.problem.canonical if large else None)
 
 
-def _pack(name: str, engine: str, trials: list[Trial]) -> Pack:
-    costs = lane_cost(trials[0].spec)
+def _engine(asked: str, spec: TrialSpec) -> str:
+    if asked == "auto":
+        return choose(spec)
+    if asked == "fused" and (reason := why_not_fused(spec)):
+        raise UsageError(f"resources.engine: fused cannot train every trial of this grid: {reason}; use auto")
+    return asked
+
+
+class _Draft:
+    """Trials that may become a pack, with the estimated seconds that one worker takes for them if none stops early."""
+
+    def __init__(self, engine: str, trials: list[Trial]) -> None:
+        self.engine, self.trials = engine, trials
+        spec = trials[0].spec
+        cost = lane_cost(spec)
+        factors = len(parameter_shapes(spec))
+        products = 3 * max(factors - 1, 1)
+        longest = max(t.spec.stop.steps or 0 for t in trials)
+        total = sum(t.spec.stop.steps or 0 for t in trials)
+        flop = FLOP * (0.5 if spec.dtype == "float32" else 1.0)
+        match engine:
+            case "autograd":
+                self.seconds = total * AUTOGRAD_STEP
+            case "fused":
+                self.seconds = COMPILE + max(longest * GROUP_STEP, total * cost.flops * flop)
+            case _:
+                self.seconds = longest * CALL * (products + 2 * factors + 5) + total * (products * PRODUCT + cost.flops * flop)
+
+    def halves(self) -> list[_Draft]:
+        """Every other trial: neighbours in a grid are alike, so both halves take about as long."""
+        return [_Draft(self.engine, self.trials[n::2]) for n in range(2)]
+
+
+def _pack(name: str, draft: _Draft) -> Pack:
+    trials = draft.trials
     measured = max(measurement_bytes(t.spec) for t in trials)
     shared = measured if measured >= SHARED_MEASUREMENTS else 0
-    lane = costs.bytes + (measured if not shared else 0)
+    lane = lane_cost(trials[0].spec).bytes + (measured if not shared else 0)
     width = max(1, min(len(trials), (PACK_BYTES - shared) // max(lane, 1)))
     known = all(t.spec.stop.steps is not None for t in trials)
-    return Pack(name, engine, tuple(trials), width, shared + width * lane, _estimate(trials, engine) if known else None)
+    return Pack(name, draft.engine, tuple(trials), width, shared + width * lane, draft.seconds if known else None)
 
 
-def _estimate(trials: Sequence[Trial], engine: str) -> float:
-    """Seconds that one worker takes for ``trials`` if none stops early."""
-    spec = trials[0].spec
-    cost = lane_cost(spec)
-    factors = len(parameter_shapes(spec))
-    products = 3 * max(factors - 1, 1)
-    longest = max(t.spec.stop.steps or 0 for t in trials)
-    total = sum(t.spec.stop.steps or 0 for t in trials)
-    if engine == "autograd":
-        return total * AUTOGRAD_STEP
-    lane = products * PRODUCT + cost.flops * FLOP * (0.5 if spec.dtype == "float32" else 1.0)
-    return longest * CALL * (products + 2 * factors + 5) + total * lane
-
-
-def _split(parts: list[list[Trial]], engine: str, workers: int) -> list[list[Trial]]:
-    """Halve the longest part while that shortens the whole by more than 2 %, up to `SPLITS_PER_WORKER` parts a worker."""
-    heap = [(-_estimate(part, engine), index, part) for index, part in enumerate(parts)]
-    heapq.heapify(heap)
-    serial = len(heap)
-    best = [part for _, _, part in heap]
-    before = _makespan([-t for t, *_ in heap], workers)
-    misses = 0
-    while heap and len(heap) < max(len(parts), SPLITS_PER_WORKER * workers) and misses < workers:
-        _, _, longest = heapq.heappop(heap)
-        if len(longest) < 2:
+def _split(drafts: list[_Draft], workers: int) -> list[_Draft]:
+    """Halve the longest draft while that shortens the whole by more than 2 %, up to `SPLITS_PER_WORKER` drafts a worker."""
+    most = max(len(drafts), SPLITS_PER_WORKER * workers)
+    best, before, misses = drafts, _makespan([d.seconds for d in drafts], workers), 0
+    while drafts and len(drafts) < most and misses < workers:
+        longest = max(drafts, key=lambda d: d.seconds)
+        if len(longest.trials) < 2:
             break
-        for half in (longest[::2], longest[1::2]):
-            # Every other trial: neighbours in a grid are alike, so both halves take about as long.
-            heapq.heappush(heap, (-_estimate(half, engine), serial, half))
-            serial += 1
-        after = _makespan([-t for t, *_ in heap], workers)
+        drafts = [d for d in drafts if d is not longest] + longest.halves()
+        after = _makespan([d.seconds for d in drafts], workers)
         if after < 0.98 * before:
-            best, before, misses = [part for _, _, part in heap], after, 0
+            best, before, misses = drafts, after, 0
         else:
             misses += 1
     return best

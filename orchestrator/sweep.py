@@ -81,11 +81,6 @@ def recording_of(grid: Grid) -> Recording:
     return Recording(DEFAULT_MEASURES if record.measures is None else tuple(record.measures), record.points, record.steps)
 
 
-def engine_of(grid: Grid) -> str:
-    """The engine for the grid's packs."""
-    return "batched" if grid.resources.engine == "auto" else grid.resources.engine
-
-
 def submit(grid: Grid, reporter: Reporter, *, address: str | None = None, tracking_uri: str | None = None, fresh: bool = False) -> Summary:
     """Run what is missing of ``grid`` and wait for it.
 
@@ -153,7 +148,7 @@ def _allotted(
     """The packs of ``missing``, with what each asks of the cluster."""
     resources = grid.resources
     smallest = cluster.allot(resources.cpus, resources.gpus, 0)
-    plan = make_plan(missing, recording, engine_of(grid), cluster.workers(smallest), reused=reused)
+    plan = make_plan(missing, recording, resources.engine, cluster.workers(smallest), reused=reused)
     return [(pack, cluster.allot(resources.cpus, resources.gpus, pack.bytes)) for pack in plan.packs], plan
 
 

@@ -35,10 +35,10 @@ def command(grid: Path, overrides: tuple[str, ...], workers: int | None, as_json
 def show_plan(grid: Grid, workers: int | None, as_json: bool) -> None:
     """Plan ``grid`` and print it, as text or JSON."""
     from orchestrator.plan import default_workers, make_plan
-    from orchestrator.sweep import engine_of, recording_of
+    from orchestrator.sweep import recording_of
 
     recording = recording_of(grid)
-    plan = make_plan(grid.trials, recording, engine_of(grid), workers or default_workers(grid.resources.cpus))
+    plan = make_plan(grid.trials, recording, grid.resources.engine, workers or default_workers(grid.resources.cpus))
     if as_json:
         print_json({"experiment": grid.name, **plan.as_json()})
         return

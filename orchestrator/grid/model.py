@@ -8,8 +8,6 @@ from pydantic import BeforeValidator, Field
 
 from workloads.spec import Finite, Section, Whole, as_tuple
 
-ENGINES = ("auto", "autograd", "batched")
-
 
 class Record(Section):
     """What is recorded: ``points`` spread evenly over log(step) and again over log(loss), or exactly the ``steps`` listed."""
@@ -24,7 +22,7 @@ class Resources(Section):
 
     cpus: Annotated[Finite, Field(gt=0)] = 1.0
     gpus: Literal["auto"] | Annotated[Finite, Field(ge=0)] = "auto"
-    engine: Literal["auto", "autograd", "batched"] = "auto"
+    engine: Literal["auto", "autograd", "batched", "fused"] = "auto"
 
 
 TOP: dict[str, Any] = {

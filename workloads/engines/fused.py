@@ -6,8 +6,6 @@ A trial has the same bits whatever its group and its place in it: no operation c
 
 from __future__ import annotations
 
-import importlib.util
-import math
 from typing import Any
 
 import numpy as np
@@ -15,26 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from workloads.engines.kernels import OPTIMIZERS, KernelKey, kernel
+from workloads.engines.kernels import KernelKey, kernel
 from workloads.lanes import Lanes
 from workloads.shapes import parameter_shapes
-from workloads.spec import DeepMatrix, TrialSpec
 
 GROUP = {"float64": 8, "float32": 16}
 """Lanes in a group on a CPU: one AVX-512 register, or two of AVX2."""
-LARGEST = 32
-"""Largest dimension for which the kernels win over batched matrix products."""
-MEASUREMENT_ENTRIES = 1 << 13
-"""Largest sensing operator, in entries a lane: beyond, it leaves the cache."""
-
-
-def supports(spec: TrialSpec) -> bool:
-    """Whether trials of this spec can be trained by this engine, and better than by the batched one."""
-    if importlib.util.find_spec("warp") is None or not isinstance(spec.factorization, DeepMatrix):
-        return False
-    small = all(max(shape) <= LARGEST for shape in parameter_shapes(spec))
-    sensed = (spec.problem.observations() or 0) * math.prod(spec.shape) if spec.problem.sensing else 0
-    return small and spec.optimizer.kind in OPTIMIZERS and sensed <= MEASUREMENT_ENTRIES
 
 
 class FusedEngine:
@@ -93,7 +77,9 @@ class _Groups:
         arguments += [wp.from_torch(self.steps, dtype=wp.int32), wp.from_torch(self.losses, dtype=self.vec)]
         self.command = wp.launch(self.kernel, dim=self.groups, inputs=arguments, device=self.device, record_cmd=True)
 
-    def run(self, until_step: NDArray[np.int64], until_loss: NDArray[np.float64], limit: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    def run(
+        self, until_step: NDArray[np.int64], until_loss: NDArray[np.float64], limit: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Launch the kernel; the steps done and the losses now, both [R]."""
         active = self.lanes.active
         self._park(~active)

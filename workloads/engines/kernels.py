@@ -17,10 +17,12 @@ from typing import Any
 
 OPTIMIZERS = ("gd", "momentum", "group_rmsprop")
 """Optimizers that kernels are generated for."""
-UNROLLED_PRODUCTS = 120
+UNROLLED_PRODUCTS = 40
 """Up to this many multiplications in the products of a forward pass a kernel is unrolled: beyond, compiling takes seconds."""
-TILE = 4
-"""Most rows, and most columns, of a register tile."""
+TILE = 5
+"""Most rows of a register tile."""
+TILE_AREA = 9
+"""Most entries of a register tile: more give faster code, but compile for longer than they save."""
 
 
 @dataclass(frozen=True)
@@ -133,12 +135,13 @@ def _source(key: KernelKey) -> str:
     if key.optimizer == "group_rmsprop":
         write("S[b, 0] = average", "S[b, 1] = power")
     write("steps[b] = done", "losses[b] = loss")
+    tables = [f"{name}: wp.array2d(dtype=vec)" for name in ("W", "S", "Y", "M", "X")]
+    vectors = [f"{name}: wp.array(dtype=vec)" for name in ("lr", "first", "second", "loss_scale", "until")]
+    arguments = [*tables, *vectors, "steps: wp.array(dtype=wp.int32)", "losses: wp.array(dtype=vec)"]
     header = [
         "import warp as wp",
         f"vec = wp.types.vector(length={key.lanes}, dtype={real})",
-        "def train(W: wp.array2d(dtype=vec), S: wp.array2d(dtype=vec), Y: wp.array2d(dtype=vec), M: wp.array2d(dtype=vec), "
-        "X: wp.array2d(dtype=vec), lr: wp.array(dtype=vec), first: wp.array(dtype=vec), second: wp.array(dtype=vec), "
-        "loss_scale: wp.array(dtype=vec), until: wp.array(dtype=vec), steps: wp.array(dtype=wp.int32), losses: wp.array(dtype=vec)):",
+        f"def train({', '.join(arguments)}):",
     ]
     return "\n".join([*header, *write.lines]) + "\n"
 
@@ -199,11 +202,16 @@ class _Unrolled(_Body):
         for layer in range(1, len(key.shapes)):
             out, into = key.shapes[layer]
             for i, j in _cells(out, key.columns):
-                write(f"p{layer}_{i}_{j} = " + " + ".join(_mul(f"w{layer}_{i}_{q}", f"{self._below(layer - 1)}_{q}_{j}") for q in range(into)))
+                write(
+                    f"p{layer}_{i}_{j} = " + " + ".join(_mul(f"w{layer}_{i}_{q}", f"{self._below(layer - 1)}_{q}_{j}") for q in range(into))
+                )
         top = self._below(len(key.shapes) - 1)
         if key.measurements:
             for n in range(key.measurements):
-                terms = [_mul(f"M[b, {n * key.rows * key.columns + i * key.columns + j}]", f"{top}_{i}_{j}") for i, j in _cells(key.rows, key.columns)]
+                terms = [
+                    _mul(f"M[b, {n * key.rows * key.columns + i * key.columns + j}]", f"{top}_{i}_{j}")
+                    for i, j in _cells(key.rows, key.columns)
+                ]
                 write(f"r{n} = " + " + ".join(terms) + f" - y{n}")
             residuals = [f"r{n}" for n in range(key.measurements)]
         else:
@@ -319,7 +327,10 @@ class _Looped(_Body):
         write(f"for q in range({size}):")
         if key.measurements:
             write("    z = vec()", f"    for n in range({key.measurements}):")
-            write(f"        z = z + wp.cw_mul(M[b, n * {size} + q], X[b, {self.residual} + n])", f"    {upper('0', 'q')} = wp.cw_mul(z, {factor})")
+            write(
+                f"        z = z + wp.cw_mul(M[b, n * {size} + q], X[b, {self.residual} + n])",
+                f"    {upper('0', 'q')} = wp.cw_mul(z, {factor})",
+            )
         else:
             write(f"    {upper('0', 'q')} = wp.cw_mul({upper('0', 'q')}, {factor})")
         if key.optimizer == "group_rmsprop":
@@ -367,8 +378,10 @@ class _Looped(_Body):
 
     def _product(self, rows: int, columns: int, inner: int, left: Index, right: Index, use: Callable[[str, str, str], Any]) -> None:
         """Write code for sum over q of left(i, q) * right(q, j), tile by tile, handing each entry to ``use``."""
-        for i0, i_count, height in _tiles(rows):
-            for j0, j_count, width in _tiles(columns):
+        tall = _tile(rows, TILE)
+        wide = _tile(columns, max(1, TILE_AREA // tall))
+        for i0, i_count, height in _cut(rows, tall):
+            for j0, j_count, width in _cut(columns, wide):
                 write = self.write
                 write(f"for ti in range({i_count}):")
                 write.depth += 1
@@ -389,11 +402,15 @@ def _assign(target: Index) -> Callable[[str, str, str], str]:
     return lambda i, j, value: f"{target(i, j)} = {value}"
 
 
-def _tiles(size: int) -> list[tuple[int, int, int]]:
+def _tile(size: int, most: int) -> int:
+    """The largest divisor of ``size`` up to ``most``, or 2: a rest is another loop to compile, and costs seconds."""
+    divisors = [n for n in range(2, min(most, size) + 1) if size % n == 0]
+    return max(divisors, default=min(2, size, most))
+
+
+def _cut(size: int, length: int) -> list[tuple[int, int, int]]:
     """``size`` cut into tiles: (start, how many, length) for the even part and, if any, the rest."""
-    length = next((n for n in range(min(TILE, size), 1, -1) if size % n == 0), min(TILE, size))
-    whole = size // length
-    rest = size - whole * length
+    whole, rest = divmod(size, length)
     return [(0, whole, length), *([(whole * length, 1, rest)] if rest else [])]
 
 

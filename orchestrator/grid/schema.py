@@ -1,0 +1,116 @@
+"""The JSON Schema of grid files, for editors: generated from the models that check them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from orchestrator.grid.axes import DISTRIBUTIONS
+from orchestrator.grid.model import TOP, Record, Resources
+from workloads import measures
+from workloads.spec import SECTIONS, Dtype, Loss, Section, Seed, Stop
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of a grid file.
+
+    It knows every key, nested and dotted, with its type, so that an editor completes and checks it. What depends on the kind chosen
+    elsewhere, or on two keys at once, only the program itself checks.
+    """
+    defs: dict[str, Any] = {}
+    leaves = _leaves()
+    spec = {"type": "object", "additionalProperties": False, "properties": leaves}
+    several = {key: {"type": "array", "minItems": 1, "items": schema} for key, schema in leaves.items()}
+    drawn = {key: {"$ref": "#/$defs/distribution"} for key in leaves}
+    defs["spec"] = spec
+    defs["distribution"] = {
+        "type": "object",
+        "minProperties": 1,
+        "maxProperties": 1,
+        "additionalProperties": False,
+        "properties": {name: {"type": "array", "minItems": 1} for name in DISTRIBUTIONS},
+    }
+    record = _inlined(Record)
+    names = "|".join(f"(?:{m.pattern})" for m in measures.MEASURES)
+    record["properties"]["measures"] = {"type": "array", "items": {"type": "string", "pattern": f"^(?:{names})$"}}
+    whole = {"type": "integer", "minimum": 1}
+    properties: dict[str, Any] = {
+        "name": {"type": "string", "minLength": 1, "maxLength": 100},
+        "fixed": {"$ref": "#/$defs/spec"},
+        "cases": {"type": "array", "items": {"$ref": "#/$defs/spec"}},
+        "grid": {"type": "object", "additionalProperties": False, "properties": several},
+        "zip": {"type": "object", "additionalProperties": False, "properties": several},
+        "random": {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {"samples": whole, "seed": {"type": "integer", "minimum": 0}, **drawn},
+        },
+        "seeds": {"anyOf": [whole, {"type": "array", "minItems": 1, "items": TypeAdapter(Seed).json_schema()}]},
+        "exclude": {"type": "array", "items": {"$ref": "#/$defs/spec"}},
+        "record": record,
+        "resources": _inlined(Resources),
+        "figures": {"maxProperties": 0},
+        "claims": {"maxProperties": 0},
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "A grid of factorization trials",
+        "type": "object",
+        "required": ["name"],
+        "additionalProperties": False,
+        "properties": {key: {"description": TOP[key], **schema} for key, schema in properties.items()},
+        "$defs": defs,
+    }
+
+
+def _leaves() -> dict[str, Any]:
+    """A schema for every part of a spec, and for every dotted key below it."""
+    out: dict[str, Any] = {"loss": TypeAdapter(Loss).json_schema(), "dtype": TypeAdapter(Dtype).json_schema()}
+    out["seed"] = TypeAdapter(Seed).json_schema()
+    models: dict[str, list[type[Section]]] = {part: list(kinds.values()) for part, kinds in SECTIONS.items()}
+    for part, kinds in {**models, "stop": [Stop]}.items():
+        merged: dict[str, list[Any]] = {}
+        for model in kinds:
+            for key, schema in _inlined(model)["properties"].items():
+                known = merged.setdefault(key, [])
+                if schema not in known:
+                    known.append(schema)
+        fields = {key: _either(key, found) for key, found in merged.items()}
+        # A case may change one key of a section, so nothing is required here.
+        out[part] = {"type": "object", "additionalProperties": False, "properties": fields}
+        out |= {f"{part}.{key}": schema for key, schema in fields.items()}
+        for key, schema in fields.items():
+            if "properties" in schema:
+                out |= {f"{part}.{key}.{inner}": s for inner, s in schema["properties"].items()}
+    return out
+
+
+def _either(key: str, found: list[Any]) -> Any:
+    if key == "kind":
+        return {"enum": [schema["const"] for schema in found]}
+    return found[0] if len(found) == 1 else {"anyOf": found}
+
+
+def _inlined(model: type[Section]) -> dict[str, Any]:
+    """A model's own schema with its inner models written in place and its titles and nulls taken out."""
+    schema = model.model_json_schema(ref_template="{model}")
+    inner = schema.pop("$defs", {})
+    inner["FileRef"] = {"type": "string"}
+    cleaned = _clean(schema, inner)
+    assert isinstance(cleaned, dict)
+    return cleaned
+
+
+def _clean(value: Any, inner: dict[str, Any]) -> Any:
+    if isinstance(value, list):
+        return [_clean(item, inner) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "$ref" in value:
+        return _clean(inner[value["$ref"]], inner)
+    if "anyOf" in value:
+        kept = [_clean(option, inner) for option in value["anyOf"] if option != {"type": "null"}]
+        rest = {k: v for k, v in value.items() if k not in ("anyOf", "title", "default") or (k == "default" and v is not None)}
+        return {**rest, **kept[0]} if len(kept) == 1 else {**rest, "anyOf": kept}
+    return {k: ({n: _clean(v, inner) for n, v in val.items()} if k == "properties" else _clean(val, inner)) for k, val in value.items() if k != "title"}

@@ -1,0 +1,50 @@
+"""The JSON Schema: up to date, true of every shipped grid, and sharp enough to catch typos."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from orchestrator.grid.schema import json_schema
+from orchestrator.grid.source import parse
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+SCHEMA = jsonschema.Draft202012Validator(json_schema())
+
+
+def test_is_a_valid_schema():
+    jsonschema.Draft202012Validator.check_schema(json_schema())
+
+
+def test_the_shipped_file_is_up_to_date():
+    assert json.loads((CONFIGS / "grid.schema.json").read_text()) == json_schema(), "run: orchestrate schema > configs/grid.schema.json"
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_shipped_grid_is_valid_and_names_the_schema(path):
+    text = path.read_text()
+    assert text.startswith("# yaml-language-server: $schema=grid.schema.json")
+    SCHEMA.validate(parse(text, path.name).data)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "name: x\nfixd: {}",
+        "name: x\nfixed: {optimizer: {kind: gd, lrr: 1}}",
+        "name: x\nfixed: {optimizer.lr: fast}",
+        "name: x\nfixed: {optimizer: {kind: sgd}}",
+        "name: x\ngrid: {optimizer.lr: 0.1}",
+        "name: x\ngrid: {optimizer.lrr: [0.1]}",
+        "name: x\ngrid: {factorization.depth: []}",
+        "name: x\nrandom: {samples: 3, optimizer.lr: {normal: [0, 1]}}",
+        "name: x\nrecord: {measures: [nuclaer]}",
+        "name: x\nseeds: 0",
+        "fixed: {}",
+    ],
+)
+def test_mistakes_are_caught(text):
+    assert list(SCHEMA.iter_errors(parse(text, "x").data))

@@ -1,0 +1,35 @@
+"""Which engine suits a trial. No torch here: planning asks."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+
+from workloads.engines.kernels import OPTIMIZERS
+from workloads.shapes import parameter_shapes
+from workloads.spec import DeepMatrix, TrialSpec
+
+LARGEST = 32
+"""Largest dimension for which fused kernels win over batched matrix products."""
+MEASUREMENT_ENTRIES = 1 << 13
+"""Largest sensing operator, in entries a lane, that fused kernels keep in cache."""
+
+
+def why_not_fused(spec: TrialSpec) -> str | None:
+    """Why the fused engine cannot train ``spec`` well, or ``None`` where it can."""
+    if not isinstance(spec.factorization, DeepMatrix):
+        return f"it has no kernels for factorization {spec.factorization.kind}"
+    if spec.optimizer.kind not in OPTIMIZERS:
+        return f"it has no kernels for optimizer {spec.optimizer.kind}"
+    if max(max(shape) for shape in parameter_shapes(spec)) > LARGEST:
+        return f"its kernels are for dimensions up to {LARGEST}"
+    if spec.problem.sensing and (spec.problem.observations() or 0) * math.prod(spec.shape) > MEASUREMENT_ENTRIES:
+        return f"its kernels are for sensing operators of up to {MEASUREMENT_ENTRIES:,} entries"
+    if importlib.util.find_spec("warp") is None:
+        return "Warp is not installed (pip install warp-lang)"
+    return None
+
+
+def choose(spec: TrialSpec) -> str:
+    """The fastest engine for ``spec``."""
+    return "batched" if why_not_fused(spec) else "fused"
