@@ -421,8 +421,7 @@ def conflicts(problem: Problem, factorization: Factorization, init: Init | None,
             return
     if isinstance(factorization, Linear):
         if init is not None:
-            for key in sorted(init.model_fields_set) or [""]:
-                yield f"init.{key}".rstrip("."), "has no effect with factorization.kind linear: it starts from zero"
+            yield "init", "has no effect with factorization.kind linear, which starts from zero"
     elif init is None:
         yield "init", f"is missing: factorization {factorization.kind} needs a start"
     else:

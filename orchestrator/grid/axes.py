@@ -222,5 +222,5 @@ def shown(value: object) -> str:
 def nearest(name: object, known: Iterable[str]) -> str:
     """``; did you mean X?``, or else the list of what is known."""
     known = list(known)
-    close = difflib.get_close_matches(str(name), known, 1, 0.6)
+    close = difflib.get_close_matches(str(name), known, 1, 0.65)
     return f"; did you mean {close[0]}?" if close else f": known are {', '.join(known)}"

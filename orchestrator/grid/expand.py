@@ -31,6 +31,7 @@ class Expander:
 
     def __init__(self, data: Mapping[str, Any], overrides: Sequence[Assignment], files: Files, problems: list[Problem]) -> None:
         self.problems, self.files, self.data = problems, files, data
+        self._misspelt: set[str] = set()
         fixed = data.get("fixed") or {}
         if not isinstance(fixed, Mapping):
             problems.append(Problem(("fixed",), "fixed", "must be a mapping of keys"))
@@ -60,7 +61,11 @@ class Expander:
             if part in PARTS:
                 parts[part].append(assignment)
             else:
-                self.problems.append(Problem(assignment.path, assignment.key, f"unknown key{nearest(part, PARTS)}"))
+                hint = nearest(part, PARTS)
+                self._misspelt.update(p for p in REQUIRED if f"mean {p}?" in hint)
+                # Where the section itself was written, so that its keys do not each repeat it.
+                depth = next((n for n, step in enumerate(assignment.path) if str(step).startswith(part)), len(assignment.path))
+                self.problems.append(Problem(assignment.path[: depth + 1], part, f"unknown key{hint}"))
         return dict(parts)
 
     def trials(self) -> tuple[Trial, ...]:
@@ -121,6 +126,8 @@ class Expander:
 
     def _build(self, part: str, given: Sequence[Assignment]) -> Any:
         if not given:
+            if part in self._misspelt:
+                return _BAD
             if part in REQUIRED:
                 self.problems.append(Problem(("fixed",), part, "is missing: put it under fixed, cases or an axis"))
                 return _BAD

@@ -69,7 +69,7 @@ def build_section(part: str, given: Sequence[Assignment], problems: list[Problem
             problems.append(Problem(given[0].path, f"{part}.kind", f"is missing: one of {', '.join(kinds)}"))
             return None
         if not isinstance(kind, str) or kind not in kinds:
-            problems.append(Problem(placed[f"{part}.kind"].path, f"{part}.kind", f"unknown kind {shown(kind)}{nearest(kind, kinds)}"))
+            problems.append(Problem(placed.get(f"{part}.kind", given[0]).path, f"{part}.kind", f"unknown kind {shown(kind)}{nearest(kind, kinds)}"))
             return None
         model = kinds[kind]
         others = tuple(m for m in kinds.values() if m is not model)
@@ -119,13 +119,17 @@ def _explain(
     """Pydantic's findings as problems: one per key, in plain words, where the key was written."""
     expected: dict[str, list[str]] = {}
     found: dict[str, tuple[Path, Any]] = {}
-    for item in error.errors(include_url=False):
+    items = error.errors(include_url=False)
+    hints = "".join(nearest(item["loc"][-1], known) for item in items if item["type"] == "extra_forbidden")
+    for item in items:
         key, value = _locate(part, item["loc"], values)
         path = _path(key, placed)
         kind = item["type"]
         if kind == "extra_forbidden":
             problems.append(Problem(path, key, _unknown(key, part, values, known, others)))
         elif kind == "missing":
+            if f"mean {item['loc'][-1]}?" in hints:
+                continue  # it is there, with a slip of the pen that is reported
             problems.append(Problem(path, key, "is missing"))
         elif kind == "value_error":
             problems.append(Problem(path, key, str(item["ctx"]["error"])))

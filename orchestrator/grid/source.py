@@ -178,7 +178,7 @@ class _Builder:
         path = (*top.path, event.value)
         dotted = ".".join(map(str, path))
         if event.value == "<<" and event.implicit[0]:
-            self.problems.append(Problem((*top.path, len(self.problems)), dotted, "merge keys are not supported: write the keys out"))
+            self.problems.append(Problem(path, dotted, "merge keys are not supported: write the keys out"))
         elif event.value in top.value:
             line = self.source.marks[path][0]
             again = (*top.path, f"{event.value}\0{event.start_mark.line}")

@@ -1,0 +1,222 @@
+"""What a wrong grid file says: the place, the key, and how to mend it; all mistakes at once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from orchestrator.errors import GridError
+from orchestrator.grid import load_grid, parse_grid
+
+GOOD = """\
+name: g
+fixed:
+  problem: {kind: matrix_completion, shape: [3, 3], target: {rank: 1}, observed: 5}
+  factorization: {kind: deep_matrix, depth: 2}
+  init: {kind: gaussian, scale: 0.1}
+  optimizer: {kind: gd, lr: 0.1}
+  stop: {steps: 10}
+"""
+
+
+def errors(text, overrides=(), folder=None):
+    with pytest.raises(GridError) as caught:
+        parse_grid(text, "g.yaml", *([folder] if folder else []), overrides=overrides)
+    assert caught.value.exit_code == 2
+    return caught.value.problems
+
+
+def swapped(old, new):
+    assert old in GOOD
+    return GOOD.replace(old, new)
+
+
+def test_the_good_one_is_good():
+    assert len(parse_grid(GOOD).trials) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (swapped("lr: 0.1", "lrr: 0.1"), "g.yaml:6:25: optimizer.lrr: unknown key; did you mean lr?"),
+        (swapped("optimizer:", "optimiser:"), "g.yaml:6:3: optimiser: unknown key; did you mean optimizer?"),
+        (GOOD + "girds: {}\n", "g.yaml:8:1: girds: unknown key; did you mean grid?"),
+        (GOOD + "optimizer: {lr: 1}\n", "g.yaml:8:1: optimizer: belongs under fixed: fixed: {optimizer: ...}"),
+        (swapped("depth: 2", "depth: 2, components: 3"), "g.yaml:4:48: factorization.components: has no effect with factorization.kind deep_matrix"),
+        (swapped("lr: 0.1", "lr: 0.1, beta: 0.9"), "g.yaml:6:34: optimizer.beta: has no effect with optimizer.kind gd"),
+        (swapped("lr: 0.1", "lr: fast"), "g.yaml:6:25: optimizer.lr: must be a number, not 'fast'"),
+        (swapped("lr: 0.1", "lr: -0.1"), "g.yaml:6:25: optimizer.lr: must be above 0.0, not -0.1"),
+        (swapped("lr: 0.1", "lr: .nan"), "g.yaml:6:25: optimizer.lr: must be a finite number, not nan"),
+        (swapped("lr: 0.1", "lr: '0.1'"), "g.yaml:6:25: optimizer.lr: must be a number, not '0.1'"),
+        (swapped("depth: 2", "depth: 0"), "g.yaml:4:38: factorization.depth: must be at least 1, not 0"),
+        (swapped("depth: 2", "depth: 2.5"), "g.yaml:4:38: factorization.depth: must be a whole number, not 2.5"),
+        (swapped("scale: 0.1", "scale: 0.1, balanced: 1"), "g.yaml:5:38: init.balanced: must be true or false, not 1"),
+        (swapped("observed: 5", "observed: 10"), "g.yaml:3:72: problem.observed: is 10, but shape [3, 3] has only 9 entries"),
+        (swapped("observed: 5", "observed: 1.5"), "g.yaml:3:72: problem.observed: a fraction of the entries lies in (0, 1]; a count is a whole number of at least 1"),
+        (swapped("rank: 1", "rank: 4"), "g.yaml:3:62: problem.target.rank: is 4, but a matrix of shape [3, 3] has rank 3 at most"),
+        (swapped("shape: [3, 3]", "shape: [3, 3, 3]").replace("{kind: deep_matrix, depth: 2}", "{kind: cp}"), "g.yaml:3:38: problem.shape: matrix_completion is about matrices: two dimensions, not 3"),
+        (swapped("shape: [3, 3]", "shape: [3, x]"), "g.yaml:3:49: problem.shape[1]: must be a whole number, not 'x'"),
+        (swapped("kind: gd", "kind: sgd"), "g.yaml:6:15: optimizer.kind: unknown kind 'sgd'; did you mean gd?"),
+        (swapped("kind: gd, ", ""), "g.yaml:6:15: optimizer.kind: is missing: one of gd, group_rmsprop, momentum, adam"),
+        (swapped("  optimizer: {kind: gd, lr: 0.1}\n", ""), "g.yaml:2:1: optimizer: is missing: put it under fixed, cases or an axis"),
+        (swapped("  optimizer: {kind: gd, lr: 0.1}\n", "  optimizer: gd\n"), "g.yaml:6:3: optimizer: must be a mapping of keys, not 'gd'"),
+        (swapped("steps: 10", "loss: 0.1"), "g.yaml:7:10: stop: needs steps or seconds: without them a trial might never end"),
+        (swapped("steps: 10", "steps: 10, consecutive: 3"), "g.yaml:7:21: stop.consecutive: has no effect without stop.loss"),
+        (swapped("scale: 0.1", "scale: 0.1, product_scale: 1"), "g.yaml:5:38: init.product_scale: has no effect beside init.scale: give one of them"),
+        (swapped(", scale: 0.1", ""), "g.yaml:5:10: init: needs scale (one factor's) or product_scale (the product's)"),
+        (swapped("{kind: deep_matrix, depth: 2}", "{kind: linear}"), "g.yaml:5:10: init: has no effect with factorization.kind linear, which starts from zero"),
+        (swapped("shape: [3, 3]", "shape: [3, 4]").replace("scale: 0.1", "scale: 0.1, det_sign: positive"), "g.yaml:5:38: init.det_sign: needs a square matrix, but shape is [3, 4]"),
+        (swapped("depth: 2", "depth: 3, widths: [4]"), "g.yaml:4:48: factorization.widths: depth 3 has 2 hidden widths, not 1"),
+        (swapped("target: {rank: 1}, observed: 5", "entries: [[0, 3, 1.0]]"), "g.yaml:3:63: problem.entries[0]: index [0, 3] lies outside shape [3, 3] (counting from 0)"),
+        (swapped("target: {rank: 1}, observed: 5", "entries: [[0, 1, 1], [0, 1, 2]]"), "g.yaml:3:74: problem.entries[1]: observes [0, 1] again; it is entry 0 already"),
+        (swapped("target: {rank: 1}, observed: 5", "entries: [[0, 1, 1]], seed: 3"), "g.yaml:3:75: problem.seed: has no effect with problem.entries: nothing is drawn"),
+        (swapped("name: g", "name: a/b"), "g.yaml:1:1: name: must have at most 100 characters, no slash, colon or control character, and no dot in front"),
+        (swapped("name: g", "name: 3"), "g.yaml:1:1: name: must be text, not 3"),
+        (swapped("name: g\n", ""), "g.yaml:1:1: name: is missing: it names the MLflow experiment"),
+        (GOOD + "grid: {factorization.depth: []}\n", "g.yaml:8:8: factorization.depth: is an empty axis: give at least one value, or leave the key out"),
+        (GOOD + "grid: {factorization.depth: 2}\n", "g.yaml:8:8: factorization.depth: must be a list of values, not 2; a single value belongs under fixed"),
+        (GOOD + "zip: {factorization.depth: [2, 3], optimizer.lr: [1]}\n", "g.yaml:8:1: zip: axes that advance together need equally many values, but factorization.depth has 2, optimizer.lr has 1"),
+        (GOOD + "grid: {seed: [1]}\nseeds: 2\n", "g.yaml:9:1: seed: is set by grid.seed already: one axis sets a key"),
+        (swapped("  stop:", "  seed: 1\n  stop:") + "seeds: 2\n", "g.yaml:7:3: seed: has no effect: seeds sets it"),
+        (GOOD + "seeds: []\n", "g.yaml:8:1: seeds: is an empty axis: give at least one seed, or leave the key out"),
+        (GOOD + "seeds: many\n", "g.yaml:8:1: seeds: must be a whole number of at least 1 or a list of seeds, not 'many'"),
+        (GOOD + "seeds: [1, 1]\n", "g.yaml:8:12: seed: points 1 and 2 of the grid are the same trial: every value of an axis has to make a difference"),
+        (GOOD + "seeds: 2000000\n", "g.yaml:8:1: seeds: are more than 1,000,000, which is as many trials as a grid may have"),
+        (GOOD + "seeds: 1000000\ngrid: {optimizer.lr: [1, 2]}\n", "g.yaml:1:1: has 2,000,000 trials, more than the 1,000,000 that a grid may have"),
+        (GOOD + "random: {samples: 2, optimizer.lr: {normal: [0, 1]}}\n", "g.yaml:8:37: optimizer.lr: unknown distribution 'normal': known are uniform, loguniform, choice, integers"),
+        (GOOD + "random: {samples: 2, optimizer.lr: {loguniform: [0, 1]}}\n", "g.yaml:8:37: optimizer.lr: loguniform needs bounds above 0"),
+        (GOOD + "random: {samples: 0, optimizer.lr: {uniform: [0.1, 1]}}\n", "g.yaml:8:10: random.samples: must be a whole number of at least 1, not 0"),
+        (GOOD + "exclude: [{optimizer.lr: 5}]\n", "g.yaml:8:11: exclude: leaves out nothing: no trial has {'optimizer.lr': 5}"),
+        (GOOD + "exclude: [{optimizer.lr: 0.1}]\n", "g.yaml:8:1: exclude: leaves out every trial"),
+        (GOOD + "record: {measures: [nuclaer]}\n", "g.yaml:8:21: record.measures: unknown measure 'nuclaer'; did you mean nuclear?"),
+        (GOOD + "record: {measures: [components]}\n", "g.yaml:8:21: record.measures: components is defined for factorization.kind cp only"),
+        (GOOD + "record: {measures: [entry_3_0]}\n", "g.yaml:8:21: record.measures: entry_3_0 needs an index inside shape [3, 3] (counting from 0)"),
+        (GOOD + "record: {points: 5, steps: [1]}\n", "g.yaml:8:10: record.points: has no effect beside record.steps: give one of them"),
+        (GOOD + "record: {every: 5}\n", "g.yaml:8:10: record.every: unknown key: known are points, steps, measures"),
+        (GOOD + "resources: {gpus: some}\n", "g.yaml:8:13: resources.gpus: must be auto or a number, not 'some'"),
+        (GOOD + "resources: {cpus: 0}\n", "g.yaml:8:13: resources.cpus: must be above 0.0, not 0"),
+        (GOOD + "figures: {a: {x: step}}\n", "g.yaml:8:1: figures: is not supported by this version: remove it"),
+        (swapped("lr: 0.1}", "lr: 0.1, lr: 0.2}"), "g.yaml:6:34: fixed.optimizer.lr: is given twice (first in line 6)"),
+        (swapped("  stop:", "  optimizer.lr: 0.2\n  stop:"), "g.yaml:7:3: optimizer.lr: is given twice: once dotted and once nested"),
+        (swapped("{kind: gd, lr: 0.1}", "!!python/object:os.system {}"), "g.yaml:6:14: YAML tags such as tag:yaml.org,2002:python/object:os.system are not supported"),
+        (GOOD + "---\nname: other\n", "g.yaml:8:1: a grid file holds one document: remove what follows ---"),
+        (swapped("lr: 0.1}", "lr: 0.1"), "g.yaml:7:7: is not valid YAML: did not find expected ',' or '}'"),
+        ("", "g.yaml: is empty"),
+        ("- a\n- b\n", "g.yaml:1:1: must be a mapping with keys such as name, fixed and grid"),
+        ("name: [*x]\n", "g.yaml:1:8: alias *x comes before its anchor is complete"),
+        ("x: " + "[" * 60 + "]" * 60, "g.yaml:1:43: is nested more than 40 levels deep"),
+        (swapped("  stop:", "  <<: {a: 1}\n  stop:"), "g.yaml:7:3: fixed.<<: merge keys are not supported: write the keys out"),
+    ],
+)  # fmt: skip
+def test_message(text, message):
+    assert errors(text) == [message]
+
+
+def test_all_mistakes_come_at_once_in_the_order_of_the_file():
+    text = swapped("depth: 2", "depth: 0").replace("lr: 0.1", "lr: -1").replace("rank: 1", "rank: 9") + "record: {measures: [nope]}\nextra: 1\n"
+    found = errors(text)
+    assert [line.split(": ")[1] for line in found] == ["factorization.depth", "optimizer.lr", "extra"]
+    lines = [int(line.split(":")[1]) for line in found]
+    assert lines == sorted(lines)
+
+
+def test_a_mistake_in_an_axis_value_is_shown_at_that_value_once():
+    text = GOOD + "grid:\n  optimizer.lr: [0.1, -1.0, 0.2]\nseeds: 50\n"
+    assert errors(text) == ["g.yaml:9:23: optimizer.lr: must be above 0.0, not -1.0"]
+
+
+def test_a_conflict_between_sections_is_shown_where_the_case_made_it():
+    text = GOOD + "cases:\n  - {problem.observed: 4}\n  - {problem.observed: 12}\n"
+    assert errors(text) == ["g.yaml:10:6: problem.observed: is 12, but shape [3, 3] has only 9 entries"]
+
+
+def test_alias_bomb_is_refused_quickly():
+    bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 9))
+    (message,) = errors(bomb)
+    assert "expands to more than 1,000,000 values" in message
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimizer.lr", "--set optimizer.lr: must be key=value, such as optimizer.lr=1e-3"),
+        ("optimizer.lrr=3", "--set optimizer.lrr: optimizer.lrr: unknown key; did you mean lr?"),
+        ("optimizer.lr=fast", "--set optimizer.lr: optimizer.lr: must be a number, not 'fast'"),
+        ("optimzer.lr=3", "--set optimzer.lr: optimzer.lr: unknown key; did you mean optimizer?"),
+    ],
+)
+def test_overrides_are_checked_too(override, message):
+    assert errors(GOOD, [override]) == [message]
+
+
+@pytest.mark.parametrize("make", ["missing", "folder", "latin", "binary"])
+def test_unreadable_files(tmp_path, make):
+    path = tmp_path / "g.yaml"
+    if make == "folder":
+        path.mkdir()
+    elif make == "latin":
+        path.write_bytes("name: é".encode("latin-1"))
+    elif make == "binary":
+        path.write_bytes(b"name: \x00\x01")
+    with pytest.raises(GridError) as caught:
+        load_grid(path)
+    (line,) = caught.value.problems
+    assert line.startswith(str(path))
+    assert {"missing": "No such file", "folder": "directory", "latin": "not UTF-8", "binary": "not valid YAML"}[make] in line
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"target": np.ones((3, 4))}, "d.npz: target has shape [3, 4], but problem.shape is [3, 3]"),
+        ({"target": np.where(np.eye(3) > 0, np.nan, 1.0)}, "d.npz: target[0, 0] is not a finite number"),
+        ({"tagret": np.ones((3, 3))}, "d.npz: unknown array 'tagret'; did you mean target?"),
+        ({"indices": [[0, 3]], "values": [1.0]}, "d.npz: indices[0]: index [0, 3] lies outside shape [3, 3] (whole numbers, counting from 0)"),
+        ({"indices": [[0, 1], [0, 1]], "values": [1.0, 2.0]}, "d.npz: indices[1]: entry [0, 1] is observed twice"),
+        ({"indices": [[0, 1]], "values": [1.0, 2.0]}, "d.npz: values must have shape [1], one per observation, not [2]"),
+        ({"indices": [[0, 1]]}, "d.npz: indices need values, or target to take them from"),
+        ({"target": np.array([[object()]])}, "d.npz: holds Python objects, which are never loaded"),
+        ({"target": np.array([["a"]])}, "d.npz: target must hold real numbers, not <U1"),
+    ],
+)
+def test_data_files(tmp_path, arrays, message):
+    np.savez(tmp_path / "d.npz", **arrays)
+    text = swapped("target: {rank: 1}, observed: 5", "file: d.npz" + ("" if "indices" in arrays else ", observed: 5"))
+    assert errors(text, folder=tmp_path) == [f"g.yaml:3:53: problem.file: {message}"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("i,j,value\n0,1,2.0\n0,5,1\n", "d.csv:3: index [0, 5] lies outside shape [3, 3] (whole numbers, counting from 0)"),
+        ("0,1,2.0\n0,1,1\n", "d.csv:2: entry [0, 1] is observed twice"),
+        ("0,1,2.0\n\n0,2\n", "d.csv:3: needs 2 indices and a value, not 2 columns"),
+        ("0,1,x\n0,2,1\n", "d.csv:1: 'x' is not a finite number"),
+        ("0,1,nan\n", "d.csv:1: 'nan' is not a finite number"),
+        ("i,j,value\n", "d.csv: holds no rows of i,j,value"),
+    ],
+)
+def test_csv_files(tmp_path, content, message):
+    (tmp_path / "d.csv").write_text(content)
+    assert errors(swapped("target: {rank: 1}, observed: 5", "file: d.csv"), folder=tmp_path) == [f"g.yaml:3:53: problem.file: {message}"]
+
+
+def test_missing_and_damaged_data_files(tmp_path):
+    text = swapped("target: {rank: 1}, observed: 5", "file: d.npz, observed: 3")
+    assert errors(text, folder=tmp_path) == ["g.yaml:3:53: problem.file: cannot read d.npz: No such file or directory"]
+    (tmp_path / "d.npz").write_bytes(b"PK\x03\x04 not an archive")
+    assert errors(text, folder=tmp_path) == ["g.yaml:3:53: problem.file: d.npz: is not a readable .npz file"]
+
+
+def test_observed_has_no_effect_where_the_file_lists_what_is_observed(tmp_path):
+    np.savez(tmp_path / "d.npz", indices=[[0, 1]], values=[1.0])
+    found = errors(swapped("target: {rank: 1}", "file: d.npz"), folder=tmp_path)
+    assert found == ["g.yaml:3:66: problem.observed: has no effect: the data file says what is observed"]
+
+
+def test_initial_factors_must_fit(tmp_path):
+    np.savez(tmp_path / "w.npz", W1=np.eye(3), W2=np.ones((3, 2)))
+    text = swapped("{kind: gaussian, scale: 0.1}", "{kind: file, file: w.npz}")
+    assert errors(text, folder=tmp_path) == ["g.yaml:5:22: init.file: w.npz: W2 must have shape [3, 3], not [3, 2]"]
+    np.savez(tmp_path / "w.npz", W1=np.eye(3))
+    assert errors(text, folder=tmp_path) == ["g.yaml:5:22: init.file: w.npz: this factorization needs W1 to W2, but the file holds W1"]
