@@ -77,7 +77,7 @@ def load_history(store: Store, sweep: SweepSummary, trials: Collection[str] | No
     frame["trial_id"] = frame["trial_id"].astype(object)
     # Rows of a trial are in order of steps already, and a stable sort leaves them so.
     frame = frame.sort_values("trial_id", key=lambda ids: ids.map(order), kind="stable", ignore_index=True)
-    measures = sorted(frame.columns.drop(["trial_id", "step"]), key=lambda name: name != "loss")
+    measures = sorted(frame.columns.drop(["trial_id", "step"]), key=_loss_first)
     return frame[["trial_id", "step", *measures]]
 
 

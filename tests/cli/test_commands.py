@@ -1,0 +1,192 @@
+"""Commands by their effects: exit codes, messages, what is on standard output, and that nothing is created when something is wrong."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from orchestrator.cli.main import COMMANDS
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+GRID = """\
+name: small
+fixed:
+  problem: {kind: matrix_completion, shape: [3, 3], target: {rank: 1}, observed: 5}
+  factorization: {kind: deep_matrix, depth: 2}
+  init: {kind: gaussian, scale: 0.1}
+  optimizer: {kind: gd, lr: 0.1}
+  stop: {steps: 20}
+seeds: 3
+record: {points: 10, measures: [nuclear, singular_values]}
+"""
+
+
+def run(folder, *arguments, **environment):
+    variables = {key: value for key, value in os.environ.items() if key not in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")}
+    variables |= {"XDG_STATE_HOME": str(folder.parent / "state"), **environment}
+    command = [sys.executable, "-m", "orchestrator.cli.main", *arguments]
+    return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=150, check=False)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "grid.yaml").write_text(GRID)
+    return work
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """A folder in which one sweep was submitted with --json, and what that printed."""
+    work = tmp_path_factory.mktemp("swept") / "work"
+    work.mkdir()
+    (work / "grid.yaml").write_text(GRID)
+    return work, run(work, "submit", "grid.yaml", "--json")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["submit", "nothing.yaml"], 2, "error: nothing.yaml: cannot be read: No such file or directory"),
+        (["submit", "grid.yaml", "--set", "optimizer.lr=-1"], 2, "error: --set optimizer.lr: optimizer.lr: must be above 0.0, not -1"),
+        (["submit", "grid.yaml", "--address", "http://127.0.0.1:9"], 2, "a Ray address is host:port, auto or local"),
+        (["submit", "grid.yaml", "--address", "127.0.0.1:9"], 3, "no Ray cluster answers at 127.0.0.1:9: Connection refused"),
+        (["submit", "grid.yaml", "--tracking-uri", "http://127.0.0.1:9"], 3, "127.0.0.1:9"),
+        (["submit", "grid.yaml", "--tracking-uri", "sqlite:///grid.yaml/sub/mlflow.db"], 3, "grid.yaml"),
+        (["submit", "grid.yaml", "--tracking-uri", "sqlite:///grid.yaml"], 3, "grid.yaml"),
+        (["runs"], 2, "error:"),
+        (["history"], 2, "error:"),
+        (["status"], 2, "error:"),
+        (["ui"], 2, "there are no runs yet"),
+        (["submit"], 2, "Missing argument 'GRID'"),
+        (["sbmit", "grid.yaml"], 2, "No such command 'sbmit'"),
+    ],
+)
+def test_what_is_wrong_is_said_and_creates_nothing(folder, arguments, code, message):
+    before = sorted(folder.rglob("*"))
+    done = run(folder, *arguments)
+    assert done.returncode == code, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not done.stdout
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_a_password_is_never_printed(folder):
+    done = run(folder, "submit", "grid.yaml", "--tracking-uri", "http://me:sesame@127.0.0.1:9")
+    assert done.returncode == 3
+    assert "sesame" not in done.stderr + done.stdout
+
+
+def test_submit_json_ends_with_one_object(swept):
+    work, done = swept
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    summary = json.loads(line)
+    expected = {"sweep_id", "experiment", "trials", "converged", "exhausted", "diverged", "failed", "cancelled"}
+    assert set(summary) == expected | {"reused", "seconds", "tracking_uri", "parent_run_id"}
+    assert (summary["experiment"], summary["trials"], summary["exhausted"]) == ("small", 3, 3)
+    assert (work / "mlflow.db").exists()
+
+
+def test_list_and_status(swept):
+    work, done = swept
+    sweep = json.loads(done.stdout)["sweep_id"]
+    (listed,) = json.loads(run(work, "list", "--json").stdout)
+    assert (listed["sweep_id"], listed["trials"], listed["counts"]["exhausted"]) == (sweep, 3, 3)
+    assert sweep in run(work, "list").stdout
+    for reference in ("latest", "small", sweep, sweep[:4]):
+        assert json.loads(run(work, "status", reference, "--json").stdout)["sweep_id"] == sweep
+    assert "3 of 3 trials have an outcome: 3 exhausted" in run(work, "status").stdout
+    assert run(work, "status", "nosuch").returncode == 2
+
+
+def test_runs_in_every_format(swept):
+    work, _ = swept
+    text = run(work, "runs").stdout.splitlines()
+    assert len(text) == 4
+    frame = pd.read_csv(io.StringIO(run(work, "runs", "--format", "csv").stdout))
+    assert list(frame.columns[:5]) == ["trial_id", "run_id", "outcome", "steps", "seconds"]
+    assert {"optimizer.lr", "factorization.depth", "seed", "nuclear", "sv_0"} <= set(frame.columns)
+    records = json.loads(run(work, "runs", "--format", "json").stdout)
+    assert [r["nuclear"] for r in records] == list(frame["nuclear"])
+    assert run(work, "runs", "--format", "parquet", "-o", "runs.parquet").returncode == 0
+    assert list(pd.read_parquet(work / "runs.parquet")["sv_0"]) == list(frame["sv_0"])
+
+
+def test_history_in_every_format(swept):
+    work, _ = swept
+    frame = pd.read_csv(io.StringIO(run(work, "history").stdout))
+    assert list(frame.columns) == ["trial_id", "step", "loss", "nuclear", "sv_0", "sv_1", "sv_2"]
+    assert frame.groupby("trial_id").step.max().tolist() == [20, 20, 20]
+    assert run(work, "history", "--format", "parquet", "-o", "h.parquet").returncode == 0
+    pd.testing.assert_frame_equal(pd.read_parquet(work / "h.parquet"), frame, check_dtype=False, rtol=1e-15)
+    one = frame.trial_id.iloc[0]
+    only = json.loads(run(work, "history", "--trial", one, "--format", "json").stdout)
+    assert {row["trial_id"] for row in only} == {one}
+    assert run(work, "history", "-o", "no/such/folder/h.csv").returncode == 3
+
+
+def test_submitting_again_reuses_everything(swept):
+    work, _ = swept
+    done = run(work, "submit", "grid.yaml")
+    assert done.returncode == 0
+    assert "3 trials (none run, 3 reused)" in done.stdout
+
+
+def test_dry_run_and_plan_create_nothing(folder):
+    for arguments in (["submit", "grid.yaml", "--dry-run"], ["plan", "grid.yaml"], ["plan", "grid.yaml", "--json"], ["schema"]):
+        done = run(folder, *arguments)
+        assert done.returncode == 0
+        assert done.stdout
+    assert [p.name for p in folder.rglob("*")] == ["grid.yaml"]
+    plan = json.loads(run(folder, "plan", "grid.yaml", "--json", "--set", "seeds=5").stdout)
+    assert (plan["trials"], sum(p["trials"] for p in plan["packs"])) == (5, 5)
+
+
+def test_failed_trials_give_exit_code_1_and_their_traceback(swept):
+    work, _ = swept
+    import numpy as np
+
+    np.savez(work / "singular.npz", W1=np.ones((3, 3)), W2=np.ones((3, 3)))
+    text = GRID.replace("{kind: gaussian, scale: 0.1}", "{kind: file, file: singular.npz, det_sign: positive}").replace("seeds: 3", "seeds: 1")
+    (work / "bad.yaml").write_text(text.replace("name: small", "name: bad"))
+    done = run(work, "submit", "bad.yaml")
+    assert done.returncode == 1
+    assert "1 failed" in done.stdout
+    assert "determinant of the initial product is zero" in run(work, "status", "bad").stdout
+
+
+def test_a_reader_that_goes_away_is_no_error(swept):
+    work, _ = swept
+    shell = f"{sys.executable} -m orchestrator.cli.main schema | head -1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run([shutil.which("bash") or "bash", "-c", shell], cwd=work, capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+
+
+def test_doctor_reports_every_check(folder):
+    done = run(folder, "doctor", "--json")
+    checks = {c["name"]: c for c in json.loads(done.stdout)}
+    assert {"versions", "torch", "disk", "mlflow", "ray"} <= set(checks)
+    assert checks["ray"]["ok"], checks["ray"]
+    assert checks["mlflow"]["ok"]
+    assert [p.name for p in folder.rglob("*")] == ["grid.yaml"]
+    broken = run(folder, "doctor", "--address", "127.0.0.1:9")
+    assert broken.returncode == 3
+    assert "FAIL  ray: no Ray cluster answers" in broken.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(tmp_path, command):
+    done = run(tmp_path, command, "--help")
+    assert done.returncode == 0
+    assert "Example:" in done.stdout

@@ -1,0 +1,123 @@
+"""Planning: which trials share a pack, how packs are cut, what is promised."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from tests.specs import OPTIMIZERS, spec, trials
+
+from orchestrator.errors import UsageError
+from orchestrator.plan import PACK_BYTES, make_plan
+from workloads.recording import Recording
+
+
+def plan(specs, workers=1, engine="batched", recording=Recording(())):  # noqa: B008
+    made = make_plan(trials(specs), recording, engine, workers)
+    packed = [t.trial_id for p in made.packs for t in p.trials]
+    assert sorted(packed) == sorted(t.trial_id for t in trials(specs)), "every trial is in exactly one pack"
+    return made
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        spec(seed=3),
+        spec(optimizer__lr=0.3),
+        spec(init={"kind": "orthogonal", "scale": 1.0, "balanced": True}),
+        spec(problem__observed=4),
+        spec(problem__seed=9),
+        spec(loss="mse"),
+        spec(stop={"loss": 1e-3, "steps": 7}),
+    ],
+)
+def test_what_differs_only_in_numbers_shares_a_pack(other):
+    assert len(plan([spec(), other]).packs) == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        spec(factorization__depth=3),
+        spec(factorization={"kind": "deep_matrix", "depth": 2, "widths": 7}),
+        spec(factorization={"kind": "cp"}),
+        spec(problem__shape=[4, 5]),
+        spec(optimizer=OPTIMIZERS["adam"]),
+        spec(dtype="float32"),
+        spec(problem={"kind": "matrix_sensing", "shape": [4, 4], "target": {"rank": 1}, "observed": 5}),
+    ],
+)
+def test_what_needs_another_program_gets_another_pack(other):
+    assert len(plan([spec(), other]).packs) == 2
+
+
+def test_what_records_other_measures_gets_another_pack():
+    full = spec(problem__observed=16)
+    assert len(plan([spec(), full], recording=Recording(("unobserved_max",))).packs) == 2
+    assert len(plan([spec(), full], recording=Recording(("nuclear",))).packs) == 1
+
+
+def test_large_sensing_problems_are_not_mixed():
+    def sensing(seed, observed):
+        return spec(problem={"kind": "matrix_sensing", "shape": [40, 40], "target": {"rank": 1}, "observed": observed, "seed": seed})
+
+    assert len(plan([sensing(0, 200), sensing(1, 200)]).packs) == 2
+    assert len(plan([sensing(0, 20), sensing(1, 20)]).packs) == 1
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 8])
+def test_every_worker_gets_something_to_do(workers):
+    problem = {"kind": "matrix_completion", "shape": [60, 60], "target": {"rank": 1}, "observed": 0.5}
+    made = plan([spec(problem=problem, seed=n, stop={"steps": 100_000}) for n in range(64)], workers)
+    assert len(made.packs) >= workers
+    assert made.seconds < 1.35 * plan([t.spec for p in made.packs for t in p.trials]).seconds / workers
+
+
+def test_the_longest_start_first_and_the_plan_is_the_same_every_time():
+    specs = [spec(seed=n, factorization__depth=1 + n % 3, stop={"steps": 1000 * (1 + n % 7)}) for n in range(50)]
+    made = plan(specs, 2)
+    seconds = [p.seconds for p in made.packs]
+    assert seconds == sorted(seconds, reverse=True)
+    assert plan(specs, 2) == made
+
+
+def test_memory_bounds_the_lanes_and_the_rest_wait():
+    huge = [spec(problem={"kind": "matrix_completion", "shape": [900, 900], "target": {"rank": 1}, "observed": 0.5}, seed=n) for n in range(40)]
+    (pack,) = plan(huge).packs
+    assert 1 <= pack.width < 40
+    assert pack.bytes <= PACK_BYTES
+
+
+def test_a_time_budget_alone_gives_no_estimate():
+    assert plan([spec(stop={"seconds": 5})]).seconds is None
+    assert plan([spec()]).seconds > 0
+
+
+def test_nothing_to_run():
+    made = make_plan([], Recording(), "auto", 2, reused=7)
+    assert (made.packs, made.trials, made.reused, made.seconds, made.peak_bytes) == ((), 7, 7, 0.0, 0)
+
+
+def test_as_json_is_plain_data_and_names_every_trial():
+    data = json.loads(json.dumps(plan([spec(), spec(factorization__depth=3)]).as_json()))
+    assert sorted(i for p in data["packs"] for i in p["trial_ids"]) == ["t0", "t1"]
+    assert data["packs"][0]["parameters"] in ([[4, 4]] * 2, [[4, 4]] * 3)
+
+
+@pytest.mark.parametrize(
+    ("one", "engine"),
+    [
+        (spec(), "fused"),
+        (spec(optimizer=OPTIMIZERS["adam"]), "batched"),
+        (spec(factorization={"kind": "cp"}), "batched"),
+        (spec(problem__shape=[40, 40]), "batched"),
+    ],
+)
+def test_the_fastest_engine_is_chosen(one, engine):
+    pytest.importorskip("warp")
+    assert plan([one], engine="auto").packs[0].engine == engine
+
+
+def test_an_engine_that_cannot_is_refused():
+    with pytest.raises(UsageError, match="no kernels for factorization cp"):
+        plan([spec(factorization={"kind": "cp"})], engine="fused")

@@ -1,0 +1,34 @@
+"""A pack on a worker, without Ray: what happens when training itself fails."""
+
+from __future__ import annotations
+
+import orchestrator.worker
+from tests.specs import trials, two_by_two
+
+from orchestrator.plan import make_plan
+from orchestrator.worker import run_pack
+from workloads.engines.batched import BatchedEngine
+from workloads.recording import Recording
+from workloads.results import Finished, Outcome
+
+
+class Breaks(BatchedEngine):
+    """Works until some lane has done a hundred steps."""
+
+    def advance(self, lanes, until_step, until_loss, limit):
+        if lanes.step.max(initial=0) >= 100:
+            raise RuntimeError("the device fell off")
+        return super().advance(lanes, until_step, until_loss, limit)
+
+
+def test_an_exception_fails_what_had_not_ended_with_its_traceback(monkeypatch):
+    monkeypatch.setattr(orchestrator.worker, "create", lambda _: Breaks())
+    monkeypatch.setattr("workloads.loop.REPORT_SECONDS", -1.0)
+    short, long = two_by_two(2, stop={"steps": 50}), two_by_two(2, stop={"steps": 5000}, seed=1)
+    (pack,) = make_plan(trials([short, long]), Recording(()), "batched", 1).packs
+    events = list(run_pack(pack, Recording(()), {}, threads=1, cuda=False))
+    results = {r.trial_id: r for e in events if isinstance(e, Finished) for r in e.results}
+    assert results["t0"].outcome is Outcome.EXHAUSTED
+    assert results["t1"].outcome is Outcome.FAILED
+    assert "RuntimeError: the device fell off" in results["t1"].error
+    assert "Traceback" in results["t1"].error

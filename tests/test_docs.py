@@ -1,0 +1,46 @@
+"""What the documents say is so: every command and grid is there, every example loads."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from orchestrator.cli.main import COMMANDS, cli
+from orchestrator.grid import load_grid, parse_grid
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+GUIDE = (ROOT / "docs/grid.md").read_text()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_in_the_readme_and_has_an_example(command):
+    assert f"orchestrate {command}" in README
+    found = cli.get_command(None, command)
+    assert "Example:" in found.help
+    assert f"orchestrate {command}" in found.help.split("Example:")[1]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_shipped_grid_loads_and_is_in_the_readme_with_its_size(path):
+    count = len(load_grid(path).trials)
+    row = next(line for line in README.splitlines() if line.startswith(f"| `configs/{path.name}`"))
+    assert row.rstrip(" |").endswith(f"{count:,}")
+
+
+def examples(text):
+    blocks = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    return [b for b in blocks if re.search(r"^name:", b, re.MULTILINE)]
+
+
+@pytest.mark.parametrize("text", [*examples(README), *examples(GUIDE)])
+def test_every_example_grid_loads(text):
+    assert parse_grid(text).trials
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda p: p.name)
+def test_links_lead_somewhere(path):
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text()):
+        assert (path.parent / target).exists(), target
