@@ -116,7 +116,12 @@ def main() -> None:
         tune = float(_run(TUNE, str(args.tune_trials), text).split()[-1]) if args.tune_trials else float("nan")
     rows = [
         {"what": "orchestrate submit, whole command", "trials": args.trials, "trials/s": ours, "ours/rival": 1.0},
-        {"what": f"bare MlflowClient loop, {points:.0f} points a run, no training", "trials": args.bare_trials, "trials/s": bare, "ours/rival": ours / bare},
+        {
+            "what": f"bare MlflowClient loop, {points:.0f} points a run, no training",
+            "trials": args.bare_trials,
+            "trials/s": bare,
+            "ours/rival": ours / bare,
+        },
         {"what": "Ray Tune, eager loop, nothing logged", "trials": args.tune_trials, "trials/s": tune, "ours/rival": ours / tune},
     ]
     report("throughput", rows, args.output)

@@ -152,7 +152,9 @@ class AxisReader:
         streams = {key: random.Random(f"{seed}:{key}") for key in draws}
         yield Axis(
             "random",
-            tuple(tuple(Assignment(key, draw(streams[key].random()), ("random", key)) for key, draw in draws.items()) for _ in range(samples)),
+            tuple(
+                tuple(Assignment(key, draw(streams[key].random()), ("random", key)) for key, draw in draws.items()) for _ in range(samples)
+            ),
         )
 
     def _distribution(self, key: str, value: object) -> Any:
@@ -171,8 +173,17 @@ class AxisReader:
                 return None
             return lambda u: arguments[int(u * len(arguments))]
         whole = name == "integers"
-        if not isinstance(arguments, list) or len(arguments) != 2 or not all(is_number(a, whole) for a in arguments) or arguments[0] > arguments[1]:
-            self._problem((*path, name), key, f"{name} needs [low, high], two {'whole ' if whole else ''}numbers in rising order, not {shown(arguments)}")
+        if (
+            not isinstance(arguments, list)
+            or len(arguments) != 2
+            or not all(is_number(a, whole) for a in arguments)
+            or arguments[0] > arguments[1]
+        ):
+            self._problem(
+                (*path, name),
+                key,
+                f"{name} needs [low, high], two {'whole ' if whole else ''}numbers in rising order, not {shown(arguments)}",
+            )
             return None
         low, high = arguments
         if name == "loguniform":
@@ -203,7 +214,9 @@ class AxisReader:
 
 def is_number(value: object, whole: bool = False) -> bool:
     """Whether ``value`` is a finite number, and a whole one if asked."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and (not whole or float(value).is_integer())
+    return (
+        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and (not whole or float(value).is_integer())
+    )
 
 
 def is_count(value: object, least: int) -> bool:

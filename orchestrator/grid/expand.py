@@ -40,14 +40,12 @@ class Expander:
         for override in overrides:
             axes = [axis and axis.without(override.key) for axis in axes]
         self.axes = [axis for axis in axes if axis is not None]
-        given = [a for a in assignments(fixed, ("fixed",), "", problems)]
+        given = list(assignments(fixed, ("fixed",), "", problems))
         for override in overrides:
             given = [a for a in given if a.key != override.key and not a.key.startswith(f"{override.key}.")]
         self.fixed = self._by_part([*given, *overrides])
         self.points = [[self._by_part(point) for point in axis.points] for axis in self.axes]
-        self.touching = {
-            part: [n for n, axis in enumerate(self.points) if any(part in point for point in axis)] for part in PARTS
-        }
+        self.touching = {part: [n for n, axis in enumerate(self.points) if any(part in point for point in axis)] for part in PARTS}
         self._sections: dict[tuple[Any, ...], Any] = {}
         self._checked: dict[tuple[int, ...], bool] = {}
         if "seed" in self.fixed and self.touching["seed"]:
@@ -190,5 +188,3 @@ def _value(spec: TrialSpec, dotted: str) -> Any:
     for name in dotted.split("."):
         value = getattr(value, name, None)
     return value
-
-

@@ -69,9 +69,7 @@ class Files:
             self._factors[digest] = read_factors(section.file.path, self.contents[digest])
         return section.model_copy(update={"file": FileRef(path=section.file.path, digest=digest)})
 
-    def _problem_section(
-        self, section: ProblemSpec, digest: str, where: Mapping[str, Path], problems: list[Problem]
-    ) -> ProblemSpec | None:
+    def _problem_section(self, section: ProblemSpec, digest: str, where: Mapping[str, Path], problems: list[Problem]) -> ProblemSpec | None:
         from workloads.data import read_problem
 
         assert section.file is not None

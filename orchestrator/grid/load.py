@@ -62,11 +62,11 @@ def parse_grid(text: str, name: str = "<grid>", folder: Path = Path(), overrides
     for key in data:
         if key not in TOP:
             known = [*TOP, *PARTS]
-            message = f"belongs under fixed: fixed: {{{key}: ...}}" if key.partition(".")[0] in PARTS else f"unknown key{nearest(key, known)}"
+            message = (
+                f"belongs under fixed: fixed: {{{key}: ...}}" if key.partition(".")[0] in PARTS else f"unknown key{nearest(key, known)}"
+            )
             problems.append(Problem((key,), key, message))
-    for key in RESERVED:
-        if data.get(key):
-            problems.append(Problem((key,), key, "is not supported by this version: remove it"))
+    problems += [Problem((key,), key, "is not supported by this version: remove it") for key in RESERVED if data.get(key)]
     title = _name(data, problems)
     record = _top(Record, "record", data, problems)
     resources = _top(Resources, "resources", data, problems)
@@ -115,7 +115,9 @@ def _name(data: Mapping[str, Any], problems: list[Problem]) -> str:
     elif not isinstance(name, str) or not name.strip():
         problems.append(Problem(("name",), "name", f"must be text, not {shown(name)}"))
     elif len(name) > 100 or any(not c.isprintable() or c in "/\\:" for c in name) or name.startswith("."):
-        problems.append(Problem(("name",), "name", "must have at most 100 characters, no slash, colon or control character, and no dot in front"))
+        problems.append(
+            Problem(("name",), "name", "must have at most 100 characters, no slash, colon or control character, and no dot in front")
+        )
     return name if isinstance(name, str) else ""
 
 
@@ -136,7 +138,9 @@ def _check_measures(record: Record, trials: Sequence[Trial], problems: list[Prob
     for place, name in enumerate(record.measures or ()):
         path = ("record", "measures", place)
         if measures.find(name) is None:
-            problems.append(Problem(path, "record.measures", f"unknown measure {shown(name)}{nearest(name, [m.shown for m in measures.MEASURES])}"))
+            problems.append(
+                Problem(path, "record.measures", f"unknown measure {shown(name)}{nearest(name, [m.shown for m in measures.MEASURES])}")
+            )
             continue
         if name in (record.measures or ())[:place]:
             problems.append(Problem(path, "record.measures", f"{name} is listed twice"))

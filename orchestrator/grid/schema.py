@@ -31,7 +31,7 @@ def json_schema() -> dict[str, Any]:
         "additionalProperties": False,
         "properties": {name: {"type": "array", "minItems": 1} for name in DISTRIBUTIONS},
     }
-    record = _inlined(Record)
+    record = inlined(Record)
     names = "|".join(f"(?:{m.pattern})" for m in measures.MEASURES)
     record["properties"]["measures"] = {"type": "array", "items": {"type": "string", "pattern": f"^(?:{names})$"}}
     whole = {"type": "integer", "minimum": 1}
@@ -49,7 +49,7 @@ def json_schema() -> dict[str, Any]:
         "seeds": {"anyOf": [whole, {"type": "array", "minItems": 1, "items": TypeAdapter(Seed).json_schema()}]},
         "exclude": {"type": "array", "items": {"$ref": "#/$defs/spec"}},
         "record": record,
-        "resources": _inlined(Resources),
+        "resources": inlined(Resources),
         "figures": {"maxProperties": 0},
         "claims": {"maxProperties": 0},
     }
@@ -69,10 +69,11 @@ def _leaves() -> dict[str, Any]:
     out: dict[str, Any] = {"loss": TypeAdapter(Loss).json_schema(), "dtype": TypeAdapter(Dtype).json_schema()}
     out["seed"] = TypeAdapter(Seed).json_schema()
     models: dict[str, list[type[Section]]] = {part: list(kinds.values()) for part, kinds in SECTIONS.items()}
-    for part, kinds in {**models, "stop": [Stop]}.items():
+    models["stop"] = [Stop]
+    for part, kinds in models.items():
         merged: dict[str, list[Any]] = {}
         for model in kinds:
-            for key, schema in _inlined(model)["properties"].items():
+            for key, schema in inlined(model)["properties"].items():
                 known = merged.setdefault(key, [])
                 if schema not in known:
                     known.append(schema)
@@ -92,7 +93,7 @@ def _either(key: str, found: list[Any]) -> Any:
     return found[0] if len(found) == 1 else {"anyOf": found}
 
 
-def _inlined(model: type[Section]) -> dict[str, Any]:
+def inlined(model: type[Section]) -> dict[str, Any]:
     """A model's own schema with its inner models written in place and its titles and nulls taken out."""
     schema = model.model_json_schema(ref_template="{model}")
     inner = schema.pop("$defs", {})
@@ -113,4 +114,8 @@ def _clean(value: Any, inner: dict[str, Any]) -> Any:
         kept = [_clean(option, inner) for option in value["anyOf"] if option != {"type": "null"}]
         rest = {k: v for k, v in value.items() if k not in ("anyOf", "title", "default") or (k == "default" and v is not None)}
         return {**rest, **kept[0]} if len(kept) == 1 else {**rest, "anyOf": kept}
-    return {k: ({n: _clean(v, inner) for n, v in val.items()} if k == "properties" else _clean(val, inner)) for k, val in value.items() if k != "title"}
+    return {
+        k: ({n: _clean(v, inner) for n, v in val.items()} if k == "properties" else _clean(val, inner))
+        for k, val in value.items()
+        if k != "title"
+    }

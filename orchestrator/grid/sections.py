@@ -69,7 +69,9 @@ def build_section(part: str, given: Sequence[Assignment], problems: list[Problem
             problems.append(Problem(given[0].path, f"{part}.kind", f"is missing: one of {', '.join(kinds)}"))
             return None
         if not isinstance(kind, str) or kind not in kinds:
-            problems.append(Problem(placed.get(f"{part}.kind", given[0]).path, f"{part}.kind", f"unknown kind {shown(kind)}{nearest(kind, kinds)}"))
+            problems.append(
+                Problem(placed.get(f"{part}.kind", given[0]).path, f"{part}.kind", f"unknown kind {shown(kind)}{nearest(kind, kinds)}")
+            )
             return None
         model = kinds[kind]
         others = tuple(m for m in kinds.values() if m is not model)
@@ -137,10 +139,10 @@ def _explain(
             words = _EXPECTED.get(kind, item["msg"]).format(**item.get("ctx", {})).replace("'", "")
             expected.setdefault(key, []).append(words)
             found[key] = (path, value)
-    for key, words in expected.items():
+    for key, wanted in expected.items():
         path, value = found[key]
-        choice = f" ({meant})" if (meant := _near_literal(value, words)) else ""
-        problems.append(Problem(path, key, f"must be {' or '.join(dict.fromkeys(words))}, not {shown(value)}{choice}"))
+        choice = f" ({meant})" if (meant := _near_literal(value, wanted)) else ""
+        problems.append(Problem(path, key, f"must be {' or '.join(dict.fromkeys(wanted))}, not {shown(value)}{choice}"))
 
 
 def _near_literal(value: object, words: list[str]) -> str:

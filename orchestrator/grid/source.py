@@ -141,7 +141,9 @@ class _Builder:
     def _count(self, event: Any, nodes: int) -> None:
         self.nodes += nodes
         if self.nodes > MAX_NODES:
-            self._fail(event, f"expands to more than {MAX_NODES:,} values: aliases that multiply, or data that belongs in a file of its own")
+            self._fail(
+                event, f"expands to more than {MAX_NODES:,} values: aliases that multiply, or data that belongs in a file of its own"
+            )
 
     def _start(self, event: Any) -> None:
         if event.tag not in (None, "!"):

@@ -158,7 +158,9 @@ def test_failed_trials_give_exit_code_1_and_their_traceback(swept):
     import numpy as np
 
     np.savez(work / "singular.npz", W1=np.ones((3, 3)), W2=np.ones((3, 3)))
-    text = GRID.replace("{kind: gaussian, scale: 0.1}", "{kind: file, file: singular.npz, det_sign: positive}").replace("seeds: 3", "seeds: 1")
+    text = GRID.replace("{kind: gaussian, scale: 0.1}", "{kind: file, file: singular.npz, det_sign: positive}").replace(
+        "seeds: 3", "seeds: 1"
+    )
     (work / "bad.yaml").write_text(text.replace("name: small", "name: bad"))
     done = run(work, "submit", "bad.yaml")
     assert done.returncode == 1

@@ -113,7 +113,10 @@ def test_message(text, message):
 
 
 def test_all_mistakes_come_at_once_in_the_order_of_the_file():
-    text = swapped("depth: 2", "depth: 0").replace("lr: 0.1", "lr: -1").replace("rank: 1", "rank: 9") + "record: {measures: [nope]}\nextra: 1\n"
+    text = (
+        swapped("depth: 2", "depth: 0").replace("lr: 0.1", "lr: -1").replace("rank: 1", "rank: 9")
+        + "record: {measures: [nope]}\nextra: 1\n"
+    )
     found = errors(text)
     assert [line.split(": ")[1] for line in found] == ["factorization.depth", "optimizer.lr", "extra"]
     lines = [int(line.split(":")[1]) for line in found]
@@ -171,7 +174,10 @@ def test_unreadable_files(tmp_path, make):
         ({"target": np.ones((3, 4))}, "d.npz: target has shape [3, 4], but problem.shape is [3, 3]"),
         ({"target": np.where(np.eye(3) > 0, np.nan, 1.0)}, "d.npz: target[0, 0] is not a finite number"),
         ({"tagret": np.ones((3, 3))}, "d.npz: unknown array 'tagret'; did you mean target?"),
-        ({"indices": [[0, 3]], "values": [1.0]}, "d.npz: indices[0]: index [0, 3] lies outside shape [3, 3] (whole numbers, counting from 0)"),
+        (
+            {"indices": [[0, 3]], "values": [1.0]},
+            "d.npz: indices[0]: index [0, 3] lies outside shape [3, 3] (whole numbers, counting from 0)",
+        ),
         ({"indices": [[0, 1], [0, 1]], "values": [1.0, 2.0]}, "d.npz: indices[1]: entry [0, 1] is observed twice"),
         ({"indices": [[0, 1]], "values": [1.0, 2.0]}, "d.npz: values must have shape [1], one per observation, not [2]"),
         ({"indices": [[0, 1]]}, "d.npz: indices need values, or target to take them from"),

@@ -81,7 +81,9 @@ def test_identity_does_not_depend_on_how_it_is_written(order, dotted, defaults):
     assert ids(grid(fixed=fixed)) == ids(grid())
 
 
-@pytest.mark.parametrize("key", ["problem.seed", "factorization.depth", "init.scale", "optimizer.lr", "stop.steps", "seed", "problem.target.frobenius"])
+@pytest.mark.parametrize(
+    "key", ["problem.seed", "factorization.depth", "init.scale", "optimizer.lr", "stop.steps", "seed", "problem.target.frobenius"]
+)
 def test_identity_depends_on_what_changes_the_numbers(key):
     assert ids(grid([f"{key}=7"])) != ids(grid())
 
@@ -126,7 +128,12 @@ def test_more_samples_begin_with_the_fewer_and_other_keys_do_not_disturb():
 
 
 def test_integers_include_both_ends_and_choices_all_values():
-    random = {"samples": 400, "problem.seed": {"integers": [5, 7]}, "optimizer.lr": {"choice": [0.1, 0.2]}, "init.scale": {"uniform": [0.1, 1]}}
+    random = {
+        "samples": 400,
+        "problem.seed": {"integers": [5, 7]},
+        "optimizer.lr": {"choice": [0.1, 0.2]},
+        "init.scale": {"uniform": [0.1, 1]},
+    }
     specs = [t.spec for t in grid(random=random).trials]
     assert {s.problem.seed for s in specs} == {5, 6, 7}
     assert {s.optimizer.lr for s in specs} == {0.1, 0.2}
@@ -140,7 +147,10 @@ def test_cases_add_to_fixed_key_by_key():
 
 
 def test_whole_sections_can_be_an_axis():
-    loaded = grid(fixed={k: v for k, v in FIXED.items() if k != "optimizer"}, grid={"optimizer": [{"kind": "gd", "lr": 0.1}, {"kind": "adam", "lr": 0.2}]})
+    loaded = grid(
+        fixed={k: v for k, v in FIXED.items() if k != "optimizer"},
+        grid={"optimizer": [{"kind": "gd", "lr": 0.1}, {"kind": "adam", "lr": 0.2}]},
+    )
     assert [t.spec.optimizer.kind for t in loaded.trials] == ["gd", "adam"]
 
 
@@ -215,7 +225,13 @@ VALUES = st.recursive(
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_any_value_anywhere_is_a_grid_or_a_message(data):
-    document = {"name": "g", "fixed": json.loads(json.dumps(FIXED)), "grid": {"factorization.depth": [1, 2]}, "seeds": 2, "record": {"points": 3}}
+    document = {
+        "name": "g",
+        "fixed": json.loads(json.dumps(FIXED)),
+        "grid": {"factorization.depth": [1, 2]},
+        "seeds": 2,
+        "record": {"points": 3},
+    }
     places = [(document, key) for key in document]
     places += [(document["fixed"], key) for key in document["fixed"]]
     places += [(section, key) for section in document["fixed"].values() for key in section]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
-from tests.specs import OPTIMIZERS, spec, trials
 
 from orchestrator.errors import UsageError
 from orchestrator.plan import PACK_BYTES, make_plan
+from tests.specs import OPTIMIZERS, spec, trials
 from workloads.recording import Recording
 
 
-def plan(specs, workers=1, engine="batched", recording=Recording(())):  # noqa: B008
+def plan(specs, workers=1, engine="batched", recording=Recording(())):
     made = make_plan(trials(specs), recording, engine, workers)
     packed = [t.trial_id for p in made.packs for t in p.trials]
     assert sorted(packed) == sorted(t.trial_id for t in trials(specs)), "every trial is in exactly one pack"
@@ -82,7 +82,9 @@ def test_the_longest_start_first_and_the_plan_is_the_same_every_time():
 
 
 def test_memory_bounds_the_lanes_and_the_rest_wait():
-    huge = [spec(problem={"kind": "matrix_completion", "shape": [900, 900], "target": {"rank": 1}, "observed": 0.5}, seed=n) for n in range(40)]
+    huge = [
+        spec(problem={"kind": "matrix_completion", "shape": [900, 900], "target": {"rank": 1}, "observed": 0.5}, seed=n) for n in range(40)
+    ]
     (pack,) = plan(huge).packs
     assert 1 <= pack.width < 40
     assert pack.bytes <= PACK_BYTES

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import orchestrator.worker
-from tests.specs import trials, two_by_two
-
 from orchestrator.plan import make_plan
 from orchestrator.worker import run_pack
+from tests.specs import trials, two_by_two
 from workloads.engines.batched import BatchedEngine
 from workloads.recording import Recording
 from workloads.results import Finished, Outcome

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -43,7 +45,7 @@ def test_gaussian_product_scale_is_the_standard_deviation_of_a_product_entry(dep
 def test_balanced_factors_are_balanced(kind, widths):
     init = {"kind": kind, "scale": 0.4, "balanced": True}
     factors = start(init, 3, WIDE, **({"widths": widths} if widths else {}))
-    for below, above in zip(factors, factors[1:], strict=False):
+    for below, above in itertools.pairwise(factors):
         np.testing.assert_allclose(above.T @ above, below @ below.T, atol=1e-12)
 
 

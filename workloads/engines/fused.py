@@ -15,6 +15,7 @@ from torch import Tensor
 
 from workloads.engines.kernels import KernelKey, kernel
 from workloads.lanes import Lanes
+from workloads.problems import Completion, Sensing
 from workloads.shapes import parameter_shapes
 
 GROUP = {"float64": 8, "float32": 16}
@@ -115,8 +116,13 @@ class _Groups:
 
     def _observed(self) -> tuple[Tensor, Tensor]:
         """Targets [R, N] and masks [R, D], or measured values [R, N] and operators [R, N * D]."""
-        seen = self.lanes.observations
-        pair = (seen.values, seen.operators.flatten(1)) if self.key.measurements else (seen.target, seen.mask)
+        match self.lanes.observations:
+            case Sensing() as seen:
+                pair = (seen.values, seen.operators.flatten(1))
+            case Completion() as seen:
+                pair = (seen.target, seen.mask)
+            case _:
+                raise TypeError("observations are completion or sensing")
         return pair[0].expand(self.count, -1), pair[1].expand(self.count, -1)
 
     def _row(self, values: Tensor, fill: float = 0.0) -> Tensor:

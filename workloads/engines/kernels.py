@@ -338,9 +338,8 @@ class _Looped(_Body):
         for turn, layer in enumerate(range(len(key.shapes) - 1, 0, -1)):
             out, into = key.shapes[layer]
             here, there = self._above(turn % 2), self._above((turn + 1) % 2)
-            factors, below = self._factor(layer), self._below(layer - 1)
-            self._product(into, key.columns, out, lambda i, q, f=factors: f(q, i), here, _assign(there))
-            self._product(out, into, key.columns, here, lambda q, j, p=below: p(j, q), self._step(layer))
+            self._product(into, key.columns, out, _transposed(self._factor(layer)), here, _assign(there))
+            self._product(out, into, key.columns, here, _transposed(self._below(layer - 1)), self._step(layer))
         self._bottom(self._above((len(key.shapes) - 1) % 2))
         if key.optimizer == "group_rmsprop":
             _rmsprop_rate(key, write)
@@ -360,7 +359,7 @@ class _Looped(_Body):
         """Code that uses an entry of a factor's gradient: takes the step, or keeps it until the norm of all is known."""
         into = self.key.shapes[layer][1]
 
-        def use(i: str, j: str, d: str) -> None:
+        def step(i: str, j: str, d: str) -> None:
             place = f"{self.offsets[layer]} + ({i}) * {into} + ({j})"
             match self.key.optimizer:
                 case "gd":
@@ -371,10 +370,7 @@ class _Looped(_Body):
                 case _:
                     self.write(f"X[b, {self.gradient} + {place}] = {d}", f"squared = squared + wp.cw_mul({d}, {d})")
 
-        def with_write(i: str, j: str, d: str) -> None:
-            use(i, j, d)
-
-        return with_write
+        return step
 
     def _product(self, rows: int, columns: int, inner: int, left: Index, right: Index, use: Callable[[str, str, str], Any]) -> None:
         """Write code for sum over q of left(i, q) * right(q, j), tile by tile, handing each entry to ``use``."""
@@ -396,6 +392,10 @@ class _Looped(_Body):
                     if lines:
                         write(lines)
                 write.depth -= 2
+
+
+def _transposed(matrix: Index) -> Index:
+    return lambda i, j: matrix(j, i)
 
 
 def _assign(target: Index) -> Callable[[str, str, str], str]:

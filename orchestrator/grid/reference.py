@@ -1,0 +1,98 @@
+"""The tables of ``docs/grid.md``, from the models that check grid files. ``python -m orchestrator.grid.reference`` rewrites them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from orchestrator.grid.model import Record, Resources
+from orchestrator.grid.schema import inlined
+from workloads import measures
+from workloads.spec import SECTIONS, Section, Stop
+
+PAGE = Path(__file__).parents[2] / "docs" / "grid.md"
+BEGIN, END = "<!-- generated: {} -->", "<!-- end -->"
+
+
+def tables() -> dict[str, str]:
+    """Every generated part of the page by its name."""
+    parts = {part: "\n".join(_kinds(part, kinds)) for part, kinds in SECTIONS.items()}
+    parts["stop"] = "\n".join(_fields(Stop))
+    parts["record"] = "\n".join(_fields(Record))
+    parts["resources"] = "\n".join(_fields(Resources))
+    rows = [f"| `{m.shown}` | {m.summary} |" for m in measures.MEASURES]
+    parts["measures"] = "\n".join(["| name | what it is |", "|---|---|", *rows])
+    return parts
+
+
+def fill(page: str) -> str:
+    """``page`` with its generated parts made anew. Raises `KeyError` for a part that does not exist."""
+    parts = tables()
+
+    def replace(found: re.Match[str]) -> str:
+        return f"{BEGIN.format(found[1])}\n{parts[found[1]]}\n{END}"
+
+    return re.sub(r"<!-- generated: (\w+) -->\n.*?<!-- end -->", replace, page, flags=re.DOTALL)
+
+
+def _kinds(part: str, kinds: dict[str, type[Section]]) -> Iterator[str]:
+    yield f"| `{part}.kind` | what it is | keys |"
+    yield "|---|---|---|"
+    for kind, model in kinds.items():
+        what = " ".join((model.__doc__ or "").split()).replace("``", "`").replace("|", "\\|")
+        yield f"| `{kind}` | {what} | {', '.join(_key(*field) for field in _properties(model) if field[0] != 'kind') or 'none'} |"
+
+
+def _fields(model: type[Section]) -> Iterator[str]:
+    yield "| key | value | default |"
+    yield "|---|---|---|"
+    for name, schema, required in _properties(model):
+        default = "required" if required else _default(schema)
+        yield f"| `{name}` | {_type(schema)} | {default} |"
+
+
+def _properties(model: type[Section]) -> list[tuple[str, dict[str, Any], bool]]:
+    schema = inlined(model)
+    return [(name, field, name in schema.get("required", ())) for name, field in schema["properties"].items()]
+
+
+def _key(name: str, schema: dict[str, Any], required: bool) -> str:
+    default = "" if required or schema.get("default") is None else f" = {_default(schema)}"
+    return f"`{name}` ({_type(schema)}{default})"
+
+
+def _default(schema: dict[str, Any]) -> str:
+    value = schema.get("default")
+    return "none" if value is None else {True: "true", False: "false"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+
+
+def _type(schema: dict[str, Any]) -> str:
+    if "enum" in schema:
+        return " or ".join(map(str, schema["enum"]))
+    if "const" in schema:
+        return str(schema["const"])
+    if "anyOf" in schema:
+        return " or ".join(dict.fromkeys(_type(option) for option in schema["anyOf"]))
+    match schema.get("type"):
+        case "array":
+            inner = _type(schema["items"]) if "items" in schema else "value"
+            return f"list of {inner.replace('list', 'lists', 1) if inner.startswith('list') else f'{inner}s'}"
+        case "object":
+            return "{" + ", ".join(schema.get("properties", {})) + "}"
+        case kind:
+            words = {"integer": "whole number", "number": "number", "boolean": "true or false", "string": "text"}
+            return words.get(str(kind), "value") + _bounds(schema)
+
+
+def _bounds(schema: dict[str, Any]) -> str:
+    if "exclusiveMinimum" in schema:
+        return f" > {schema['exclusiveMinimum']:g}"
+    if "minimum" in schema and "exclusiveMaximum" in schema and schema["exclusiveMaximum"] < 2:
+        return f" in [{schema['minimum']:g}, {schema['exclusiveMaximum']:g})"
+    return f" ≥ {schema['minimum']:g}" if "minimum" in schema else ""
+
+
+if __name__ == "__main__":
+    PAGE.write_text(fill(PAGE.read_text()))
