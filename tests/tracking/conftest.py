@@ -25,10 +25,6 @@ from workloads.spec import TrialSpec
 RECORD = {"points": 200, "steps": None, "measures": ["nuclear", "det"]}
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "server: starts an MLflow server")
-
-
 @pytest.fixture(scope="session", autouse=True)
 def _state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:

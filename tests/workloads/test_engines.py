@@ -9,8 +9,10 @@ import torch
 from tests.specs import OPTIMIZERS, spec, two_by_two
 from tests.workloads import oracle
 from workloads.engines.base import create
+from workloads.engines.choice import why_not_fused
+from workloads.engines.kernels import KernelKey
 from workloads.lanes import Lanes, Preparer
-from workloads.shapes import lane_key
+from workloads.shapes import lane_key, parameter_shapes
 
 CPU = torch.device("cpu")
 ENGINES = ["autograd", "batched", "fused"]
@@ -59,9 +61,16 @@ def advance(engine, lanes, steps, losses=None):
     """Take every lane ``steps`` further, however many calls that needs."""
     target = lanes.step + steps
     floor = np.full(len(lanes), -np.inf) if losses is None else losses
-    while (lanes.step < target).any():
+    for _ in range(10 * len(lanes)):
         engine.advance(lanes, target, floor, 10_000)
-    return lanes
+        if (lanes.step >= target).all():
+            return lanes
+    raise AssertionError("the lanes do not arrive")
+
+
+def skip_if_not_for(engine, one):
+    if engine == "fused" and (reason := why_not_fused(one)):
+        pytest.skip(reason)
 
 
 def product(lanes):
@@ -73,6 +82,7 @@ def product(lanes):
 @pytest.mark.parametrize("name", SHAPES)
 def test_equals_oracle_on_every_shape(engine, name, loss):
     one = SHAPES[name].model_copy(update={"loss": loss})
+    skip_if_not_for(engine, one)
     steps = 300
     truth = oracle.train(one, steps)
     lanes = advance(create(engine), lanes_of([one]), steps)
@@ -89,6 +99,7 @@ def test_equals_oracle_with_every_optimizer_over_a_thousand_steps(engine, name, 
     if name == "sensing":
         optimizer["lr"] /= 10
     one = spec(**{s: getattr(SHAPES[name], s).model_dump() for s in ("problem", "factorization", "init")}, optimizer=optimizer)
+    skip_if_not_for(engine, one)
     truth = oracle.train(one, 1000)
     lanes = advance(create(engine), lanes_of([one]), 1000)
     assert lanes.loss[0] == pytest.approx(truth.losses[-1], rel=1e-8, abs=1e-28)
@@ -105,22 +116,24 @@ def mixed():
     return specs
 
 
-def test_mixed_lanes_equal_oracle():
+@pytest.mark.parametrize("engine", ["batched", "fused"])
+def test_mixed_lanes_equal_oracle(engine):
     specs = mixed()
-    lanes = advance(create("batched"), lanes_of(specs), 1000)
+    lanes = advance(create(engine), lanes_of(specs), 1000)
     for lane, one in enumerate(specs):
         truth = oracle.train(one, 1000)
         assert lanes.loss[lane] == pytest.approx(truth.losses[-1], rel=1e-8, abs=1e-28)
         np.testing.assert_allclose(product(lanes)[lane], truth.product, rtol=1e-8, atol=1e-12)
 
 
-def test_mixed_sensing_lanes_equal_oracle():
+@pytest.mark.parametrize("engine", ["batched", "fused"])
+def test_mixed_sensing_lanes_equal_oracle(engine):
     problem = {"kind": "matrix_sensing", "shape": [3, 3], "target": {"rank": 1}}
     specs = [
         spec(problem={**problem, "observed": 5 + n, "seed": n}, seed=n, optimizer__lr=0.004, loss=("mse", "half_sse")[n % 2])
         for n in range(4)
     ]
-    lanes = advance(create("batched"), lanes_of(specs), 500)
+    lanes = advance(create(engine), lanes_of(specs), 500)
     for lane, one in enumerate(specs):
         np.testing.assert_allclose(product(lanes)[lane], oracle.train(one, 500).product, rtol=1e-8, atol=1e-12)
 
@@ -194,9 +207,10 @@ def test_a_limit_ends_the_call(engine):
     assert (lanes.step == 50).all()
 
 
-def test_keeping_and_adding_lanes_carries_optimizer_state():
-    specs = [spec(optimizer=OPTIMIZERS["adam"], seed=n) for n in range(4)]
-    machine = create("batched")
+@pytest.mark.parametrize(("engine", "optimizer"), [("batched", "adam"), ("fused", "momentum"), ("fused", "group_rmsprop")])
+def test_keeping_and_adding_lanes_carries_optimizer_state(engine, optimizer):
+    specs = [spec(optimizer=OPTIMIZERS[optimizer], seed=n) for n in range(4)]
+    machine = create(engine)
     lanes = advance(machine, lanes_of(specs[:3]), 50)
     lanes.keep(np.array([True, False, True]))
     lanes.extend(lanes_of([specs[3]]))
@@ -208,9 +222,73 @@ def test_keeping_and_adding_lanes_carries_optimizer_state():
         np.testing.assert_allclose(product(lanes)[lane], oracle.train(specs[n], steps).product, rtol=1e-9)
 
 
-def test_float32_follows_float64_to_its_precision():
-    fine = advance(create("batched"), lanes_of([spec()]), 200)
-    coarse = advance(create("batched"), lanes_of([spec(dtype="float32")]), 200)
+@pytest.mark.parametrize("engine", ["batched", "fused"])
+def test_float32_follows_float64_to_its_precision(engine):
+    fine = advance(create(engine), lanes_of([spec()]), 200)
+    coarse = advance(create(engine), lanes_of([spec(dtype="float32")]), 200)
     assert coarse.params[0].dtype is torch.float32
     np.testing.assert_allclose(product(coarse), product(fine), rtol=1e-4)
     assert np.abs(product(coarse) - product(fine)).max() > 0
+
+
+FUSED = {
+    "unrolled": two_by_two(3, optimizer__lr=1e-4, init={"kind": "gaussian", "product_scale": 0.3}),
+    "looped": spec(factorization__depth=3, optimizer__lr=1e-4),
+    "rectangular": spec(
+        problem={"kind": "matrix_completion", "shape": [7, 5], "target": {"rank": 2}, "observed": 20},
+        factorization={"kind": "deep_matrix", "depth": 3, "widths": [6, 3]},
+        optimizer__lr=1e-4,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_fused_equals_oracle_over_ten_thousand_steps(name):
+    lanes = advance(create("fused"), lanes_of([FUSED[name]] * 3), 10_000)
+    truth = oracle.train(FUSED[name], 10_000)
+    for lane in range(3):
+        assert lanes.loss[lane] == pytest.approx(truth.losses[-1], rel=1e-9)
+        np.testing.assert_allclose(product(lanes)[lane], truth.product, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", FUSED)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_fused_gives_a_trial_the_same_bits_in_any_pack_and_place(name, dtype):
+    specs = [FUSED[name].model_copy(update={"seed": n, "dtype": dtype}) for n in range(19)]
+    whole = advance(create("fused"), lanes_of(specs), 700)
+    turned = advance(create("fused"), lanes_of(specs[::-1]), 700)
+    np.testing.assert_array_equal(product(turned)[::-1], product(whole))
+    for lane in (0, 7, 8, 18):
+        alone = advance(create("fused"), lanes_of([specs[lane]]), 700)
+        np.testing.assert_array_equal(product(alone)[0], product(whole)[lane])
+
+
+def test_both_styles_of_kernel_are_tested():
+    def unrolled(one):
+        return KernelKey(tuple(parameter_shapes(one)), 0, "gd", "float64", 8).unrolled
+
+    assert {name: unrolled(one) for name, one in FUSED.items()} == {"unrolled": True, "looped": False, "rectangular": False}
+
+
+def test_fused_stops_in_float32_at_goals_that_float32_cannot_hold():
+    one = two_by_two(2, optimizer__lr=0.05, dtype="float32")
+    lanes = lanes_of([one] * 3)
+    machine = create("fused")
+    goals = np.array([0.1, 0.05, 0.025])
+    for _ in range(100):
+        reached = machine.advance(lanes, np.full(3, 10_000), np.where(lanes.active, goals, -np.inf), 10_000)
+        lanes.active &= ~reached
+        if not lanes.active.any():
+            break
+    assert not lanes.active.any()
+    assert (lanes.loss <= goals).all()
+
+
+def test_a_lane_of_enormous_loss_does_not_hold_up_its_group():
+    # Finite, but eight such losses add up to infinity.
+    huge = two_by_two(2, init={"kind": "gaussian", "scale": 3e76}, optimizer__lr=1e-300)
+    specs = [huge.model_copy(update={"seed": n}) for n in range(8)]
+    lanes = lanes_of(specs)
+    create("fused").advance(lanes, np.full(8, 50), np.full(8, -np.inf), 1000)
+    assert np.isfinite(lanes.loss).all()
+    assert (lanes.step == 50).all()

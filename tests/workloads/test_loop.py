@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 
@@ -12,7 +14,7 @@ from workloads.loop import train
 from workloads.recording import Recording
 from workloads.results import Finished, Outcome, Progress
 
-ENGINES = ["autograd", "batched"]
+ENGINES = ["autograd", "batched", "fused"]
 
 
 def run(specs, recording=Recording(), engine="batched", **options):
@@ -128,11 +130,14 @@ def test_waiting_trials_take_the_places_of_finished_ones_and_end_the_same():
 
 
 def test_a_trial_that_cannot_start_fails_alone():
-    bad = two_by_two(2, init={"kind": "gaussian", "scale": 1e-320, "det_sign": "positive"})
-    results = run([two_by_two(2), bad, two_by_two(2, seed=1)])
+    buffer = io.BytesIO()
+    np.savez(buffer, W1=np.zeros((2, 2)), W2=np.eye(2))
+    bad = two_by_two(2, init={"kind": "file", "file": {"path": "zero.npz", "digest": "0"}, "det_sign": "positive"})
+    files = {"0": buffer.getvalue()}
+    results = run([two_by_two(2), bad, two_by_two(2, seed=1)], files=files)
     assert [results[n].outcome for n in range(3)] == [Outcome.EXHAUSTED, Outcome.FAILED, Outcome.EXHAUSTED]
     assert "determinant of the initial product is zero" in (results[1].error or "")
-    assert [r.outcome for r in run([bad]).values()] == [Outcome.FAILED]
+    assert [r.outcome for r in run([bad], files=files).values()] == [Outcome.FAILED]
 
 
 def test_a_trial_that_has_converged_at_the_start_ends_there():

@@ -37,6 +37,8 @@ class FusedEngine:
         lanes.loss = np.where(lanes.active, losses, lanes.loss)
         arrived = (lanes.step >= until_step) | (lanes.loss <= until_loss) | ~np.isfinite(lanes.loss)
         reached: NDArray[np.bool_] = lanes.active & arrived
+        if limit > 0 and not reached.any() and not done[lanes.active].any():
+            raise RuntimeError("the fused kernel stands still: a lane that is not in training ended its group's run")
         return reached
 
 
@@ -67,7 +69,8 @@ class _Groups:
         hyper = [h for h in lanes.optimizer.hyper if h != "lr"]
         none = torch.zeros(self.count, dtype=lanes.dtype, device=lanes.device)
         first, second = (lanes.hyper[hyper[n]] if n < len(hyper) else none for n in range(2))
-        self.vectors = [self._row(v) for v in (lanes.hyper["lr"], first, second, lanes.loss_scale)]
+        # Ones in the padding, like those of parked lanes: a step size of lr / (0 + eps) has to stay finite there.
+        self.vectors = [self._row(v, fill=1.0) for v in (lanes.hyper["lr"], first, second, lanes.loss_scale)]
         self.until = torch.zeros(self.groups, width, dtype=lanes.dtype, device=lanes.device)
         self.losses = torch.zeros_like(self.until)
         self.steps = torch.zeros(self.groups, dtype=torch.int32, device=lanes.device)
@@ -103,6 +106,8 @@ class _Groups:
             group, place = divmod(int(lane), self.key.lanes)
             for table in (self.weights, self.state, self.targets, self.masks):
                 table[group, :, place] = 0.0
+            for vector in self.vectors:
+                vector[group, place] = 1.0
         self.parked = self.parked | idle
 
     def _state(self) -> Tensor:
