@@ -54,7 +54,7 @@ def test_runs_and_history_with_reuse(store: Store, make_sweep: MakeSweep, make_r
 
     history = load_history(store, sweep)
     assert list(dict.fromkeys(history["trial_id"])) == ["c", "a", "b"]
-    assert list(history.columns) == ["trial_id", "step", "loss", "nuclear", "det"]
+    assert list(history.columns) == ["trial_id", "step", "loss", "det", "nuclear"]
     for name in "abc":
         rows = history[history["trial_id"] == name]
         assert rows["step"].tolist() == results[name].trace.steps.tolist()
