@@ -10,7 +10,7 @@ from tests.specs import OPTIMIZERS, spec, two_by_two
 from tests.workloads import oracle
 from workloads.engines.base import create
 from workloads.engines.choice import why_not_fused
-from workloads.engines.kernels import KernelKey
+from workloads.engines.kernels.deep_matrix import DeepMatrixKey
 from workloads.lanes import Lanes, Preparer
 from workloads.shapes import lane_key, parameter_shapes
 
@@ -265,7 +265,7 @@ def test_fused_gives_a_trial_the_same_bits_in_any_pack_and_place(name, dtype):
 
 def test_both_styles_of_kernel_are_tested():
     def unrolled(one):
-        return KernelKey(tuple(parameter_shapes(one)), 0, "gd", "float64", 8).unrolled
+        return DeepMatrixKey(tuple(parameter_shapes(one)), 0, "gd", "float64", 8).unrolled
 
     assert {name: unrolled(one) for name, one in FUSED.items()} == {"unrolled": True, "looped": False, "rectangular": False}
 
