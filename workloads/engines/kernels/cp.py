@@ -94,8 +94,9 @@ def _source(key: CpKey) -> str:
     for n in range(len(update.arrays)):
         write(f"vec* __restrict__ s{n} = (vec*)S.data + ((size_t)lane * {len(update.arrays)} + {n}) * {size};")
     place = size
-    for level in range(len(key.shape) - 1):
-        write(f"vec* __restrict__ pb{level} = (vec*)X.data + {place};", f"vec* __restrict__ tb{level} = (vec*)X.data + {place + row};")
+    buffers = [str(level) for level in range(1, len(key.shape) - 1)] + [f"{len(key.shape) - 2}_"]
+    for name in buffers:
+        write(f"vec* __restrict__ pb{name} = (vec*)X.data + {place};", f"vec* __restrict__ tb{name} = (vec*)X.data + {place + row};")
         place += 2 * row
     write(f"const real* __restrict__ h = H.data + (size_t)lane * {len(update.hyper) + 1};")
     write(*(f"const real {name} = h[{n}];" for n, name in enumerate(update.hyper)))
@@ -107,8 +108,7 @@ def _source(key: CpKey) -> str:
         with write.loop("q", 0, size):
             write("g[q] = (vec){};")
         write("total = 0;")
-        with write.loop("n0", "roots.data[2 * lane]", "roots.data[2 * lane + 1]"):
-            _walk(key, write, 0)
+        _nodes(key, write, 0, "roots.data[2 * lane]", "roots.data[2 * lane + 1]")
         write("total *= scale;", "if (!(total > low && total < (real)__builtin_inf()) || done >= last) break;")
         if update.whole:
             write("vec norm = (vec){};")
@@ -132,54 +132,91 @@ def _prepare(update: Update, write: Writer) -> None:
     write(*(line.replace("vec ", "const number ") for line in inner.text.splitlines()))
 
 
-def _walk(key: CpKey, write: Writer, level: int) -> None:
-    """Write what a node of the tree does: the product of its rows so far, its children, its share of the gradient."""
-    row = key.vectors
-    leaf_parents = len(key.shape) - 2
-    offset = sum(key.shape[:level])
+def _nodes(key: CpKey, write: Writer, level: int, start: str, stop: str) -> None:
+    """Write the loop over the nodes of a level from ``start`` to ``stop``, which are children of one parent or roots."""
     node = f"n{level}"
-    write(f"const int at{level} = ({offset} + index.data[{node}]) * {row};", f"const vec* const a{level} = w + at{level};")
+    if level < len(key.shape) - 2:
+        with write.loop(node, start, stop):
+            _head(key, write, level, node, "")
+            _nodes(key, write, level + 1, f"child.data[{node}]", f"child.data[{node} + 1]")
+            _tail(key, write, level, "")
+        return
+    # Neighbouring fibers that are wholly observed go two at a time: they share the rows of the last factor and of its gradient.
+    full = [f"child.data[{node} + {k + 1}] - child.data[{node} + {k}] == {key.shape[-1]}" for k in range(2)]
+    with write.block(f"for (int {node} = {start}; {node} < {stop};)"):
+        with write.block(f"if ({node} + 1 < {stop} && {' && '.join(full)})"):
+            _fibers(key, write, level, 2)
+            write(f"{node} += 2;")
+        with write.block("else"):
+            _fibers(key, write, level, 1)
+            write(f"{node} += 1;")
+
+
+def _head(key: CpKey, write: Writer, level: int, node: str, mark: str) -> None:
+    """Write the start of a node: its row, and the product of the rows down to it. ``mark`` tells nodes of a pair apart."""
+    row, offset = key.vectors, sum(key.shape[:level])
+    at, a, p, t = (f"{name}{level}{mark}" for name in ("at", "a", "p", "t"))
+    write(f"const int {at} = ({offset} + index.data[{node}]) * {row};", f"const vec* const {a} = w + {at};")
     if level == 0:
-        write(f"const vec* const p0 = a0;", "vec* const t0 = g + at0;")
-    else:
-        write(f"vec* const p{level} = pb{level};", f"vec* const t{level} = tb{level};")
-        with write.loop("q", 0, row):
-            write(f"p{level}[q] = p{level - 1}[q] * a{level}[q];", f"t{level}[q] = (vec){{}};")
-    children = (f"child.data[{node}]", f"child.data[{node} + 1]")
-    if level == leaf_parents:
-        write(f"int e = {children[0]};", f"const int end = {children[1]};")
-        block = LEAVES
-        while block:
-            with write.block(f"for (; e + {block} <= end; e += {block})"):
-                _leaves(key, write, level, block)
-            block //= 2
-    else:
-        with write.loop(f"n{level + 1}", *children):
-            _walk(key, write, level + 1)
+        write(f"const vec* const {p} = {a};", f"vec* const {t} = g + {at};")
+        return
+    write(f"vec* const {p} = pb{level}{mark};", f"vec* const {t} = tb{level}{mark};")
+    with write.loop("q", 0, row):
+        write(f"{p}[q] = p{level - 1}[q] * {a}[q];", f"{t}[q] = (vec){{}};")
+
+
+def _tail(key: CpKey, write: Writer, level: int, mark: str) -> None:
+    """Write the end of a node: its share of the gradient, and what it hands up. A root has put its own in place already."""
     if level:
-        write(f"vec* const g{level} = g + at{level};")
-        with write.loop("q", 0, row):
-            write(f"g{level}[q] += t{level}[q] * p{level - 1}[q];", f"t{level - 1}[q] += t{level}[q] * a{level}[q];")
+        write(f"vec* const g{level}{mark} = g + at{level}{mark};")
+        with write.loop("q", 0, key.vectors):
+            write(f"g{level}{mark}[q] += t{level}{mark}[q] * p{level - 1}[q];")
+            write(f"t{level - 1}[q] += t{level}{mark}[q] * a{level}{mark}[q];")
 
 
-def _leaves(key: CpKey, write: Writer, level: int, count: int) -> None:
-    """Write what ``count`` observed entries of one fiber do: residuals, then gradients."""
+def _fibers(key: CpKey, write: Writer, level: int, count: int) -> None:
+    """Write what ``count`` fibers with the same observed entries do."""
+    marks = ["", "_"][:count]
+    for k, mark in enumerate(marks):
+        _head(key, write, level, f"n{level} + {k}", mark)
+        write(f"int e{mark} = child.data[n{level} + {k}];")
+    write(f"const int end = child.data[n{level} + 1];")
+    block = LEAVES
+    while block:
+        with write.block(f"for (; e + {block} <= end; {', '.join(f'e{mark} += {block}' for mark in marks)})"):
+            _leaves(key, write, level, block, marks)
+        block //= 2
+    for mark in marks:
+        _tail(key, write, level, mark)
+
+
+def _leaves(key: CpKey, write: Writer, level: int, count: int, marks: list[str]) -> None:
+    """Write what ``count`` observed entries of each fiber do: residuals, then gradients."""
     row, offset = key.vectors, sum(key.shape[:-1])
-    chains = max(1, CHAINS // count)
+    chains = max(1, CHAINS // (count * len(marks)))
     while row % chains:
         chains //= 2
-    every = range(count)
-    for f in every:
+    cells = [f"{f}{mark}" for mark in marks for f in range(count)]
+    for f in range(count):
         write(f"const int j{f} = ({offset} + index.data[e + {f}]) * {row};")
         write(f"const vec* const d{f} = w + j{f};", f"vec* const gd{f} = g + j{f};")
-        write(*(f"vec s{f}_{c} = (vec){{}};" for c in range(chains)))
+    write(*(f"vec s{cell}c{c} = (vec){{}};" for cell in cells for c in range(chains)))
     with write.loop("q", 0, row, chains):
         for c in range(chains):
-            write(f"const vec p_{c} = p{level}[q + {c}];", *(f"s{f}_{c} += p_{c} * d{f}[q + {c}];" for f in every))
-    lines, found = sums([f"s{f}" for f in every], key.width, "f")
-    write(*(f"const vec s{f} = {' + '.join(f's{f}_{c}' for c in range(chains))};" for f in every), *lines)
-    for f in every:
-        write(f"real r{f} = {found[f]} - values.data[e + {f}];", f"total += r{f} * r{f};", f"r{f} *= {key.update.outer};")
+            write(*(f"const vec p{mark}c{c} = p{level}{mark}[q + {c}];" for mark in marks))
+            for f in range(count):
+                write(f"const vec d{f}c{c} = d{f}[q + {c}];", *(f"s{f}{mark}c{c} += p{mark}c{c} * d{f}c{c};" for mark in marks))
+    for cell in cells:
+        write(f"const vec s{cell} = {' + '.join(f's{cell}c{c}' for c in range(chains))};")
+    lines, found = sums([f"s{cell}" for cell in cells], key.width, "f")
+    write(*lines)
+    for (mark, f), value in zip(((mark, f) for mark in marks for f in range(count)), found, strict=True):
+        write(f"real r{f}{mark} = {value} - values.data[e{mark} + {f}];")
+        write(f"total += r{f}{mark} * r{f}{mark};", f"r{f}{mark} *= {key.update.outer};")
     with write.loop("q", 0, row):
-        write(f"const vec p = p{level}[q];", f"vec t = t{level}[q];", *(f"t += r{f} * d{f}[q];" for f in every), f"t{level}[q] = t;")
-        write(*(f"gd{f}[q] += r{f} * p;" for f in every))
+        write(*(f"const vec p{mark} = p{level}{mark}[q]; vec t{mark} = t{level}{mark}[q];" for mark in marks))
+        for f in range(count):
+            write(f"const vec d{f}q = d{f}[q];", *(f"t{mark} += r{f}{mark} * d{f}q;" for mark in marks))
+            write(f"vec gd{f}q = gd{f}[q];", *(f"gd{f}q += r{f}{mark} * p{mark};" for mark in marks))
+            write(f"gd{f}[q] = gd{f}q;")
+        write(*(f"t{level}{mark}[q] = t{mark};" for mark in marks))
