@@ -14,6 +14,7 @@ from typing import Any
 
 from orchestrator.errors import UsageError
 from workloads.engines.choice import choose, why_not_fused
+from workloads.engines.costs import engine_seconds
 from workloads.recording import Recording
 from workloads.shapes import lane_cost, lane_key, measurement_bytes, parameter_shapes
 from workloads.spec import Trial, TrialSpec
@@ -24,15 +25,6 @@ SHARED_MEASUREMENTS = 1 << 20
 """Sensing problems with measurement arrays from this size on are not mixed in one pack, so that the arrays are held once."""
 PACK_TRIALS = 10_000
 SPLITS_PER_WORKER = 4
-
-# Seconds, measured for the batched engine on one core of a 2023 server: per call into PyTorch, per small matrix product, and per
-# floating-point operation in float64 (float32 takes half).
-CALL, PRODUCT, FLOP = 2.2e-6, 2.4e-8, 4.5e-11
-AUTOGRAD_STEP = 2.5e-4
-COMPILE = 1.0
-"""Seconds, about, that a fused kernel takes to compile or to load."""
-GROUP_STEP = 3e-8
-"""Seconds that a step of a lone group of lanes takes at least in a fused kernel."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +106,7 @@ def make_plan(trials: Sequence[Trial], recording: Recording, engine: str, worker
     for trial in trials:
         groups[_pack_key(trial.spec, recording)].append(trial)
     drafts = [
-        _Draft(_engine(engine, group[0].spec), group[i : i + PACK_TRIALS])
+        _Draft(_engine(engine, [t.spec for t in group]), group[i : i + PACK_TRIALS])
         for group in groups.values()
         for i in range(0, len(group), PACK_TRIALS)
     ]
@@ -128,10 +120,11 @@ def _pack_key(spec: TrialSpec, recording: Recording) -> tuple[object, ...]:
     return (*lane_key(spec), recording.names(spec), spec.problem.canonical if large else None)
 
 
-def _engine(asked: str, spec: TrialSpec) -> str:
+def _engine(asked: str, specs: Sequence[TrialSpec]) -> str:
     if asked == "auto":
-        return choose(spec)
-    if asked == "fused" and (reason := why_not_fused(spec)):
+        return choose(specs)
+    reason = next(filter(None, map(why_not_fused, specs)), None) if asked == "fused" else None
+    if reason:
         raise UsageError(f"resources.engine: fused cannot train every trial of this grid: {reason}; use auto")
     return asked
 
@@ -141,20 +134,7 @@ class _Draft:
 
     def __init__(self, engine: str, trials: list[Trial]) -> None:
         self.engine, self.trials = engine, trials
-        spec = trials[0].spec
-        cost = lane_cost(spec)
-        factors = len(parameter_shapes(spec))
-        products = 3 * max(factors - 1, 1)
-        longest = max(t.spec.stop.steps or 0 for t in trials)
-        total = sum(t.spec.stop.steps or 0 for t in trials)
-        flop = FLOP * (0.5 if spec.dtype == "float32" else 1.0)
-        match engine:
-            case "autograd":
-                self.seconds = total * AUTOGRAD_STEP
-            case "fused":
-                self.seconds = COMPILE + max(longest * GROUP_STEP, total * cost.flops * flop)
-            case _:
-                self.seconds = longest * CALL * (products + 2 * factors + 5) + total * (products * PRODUCT + cost.flops * flop)
+        self.seconds = engine_seconds(engine, [t.spec for t in trials])
 
     def halves(self) -> list[_Draft]:
         """Every other trial: neighbours in a grid are alike, so both halves take about as long."""

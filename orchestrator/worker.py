@@ -10,6 +10,7 @@ import torch
 
 from orchestrator.plan import Pack
 from workloads.engines.base import create
+from workloads.engines.choice import on_device
 from workloads.loop import train
 from workloads.recording import Recording
 from workloads.results import Event, Finished, TrialResult
@@ -27,7 +28,8 @@ def run_pack(pack: Pack, recording: Recording, files: Mapping[str, bytes], *, th
     left = {trial.trial_id for trial in pack.trials}
     began = time.time()
     try:
-        for event in train(pack.trials, recording, create(pack.engine), files=files, device=device, width=pack.width):
+        engine = create(on_device(pack.engine, pack.trials[0].spec, cuda=device.type == "cuda"))
+        for event in train(pack.trials, recording, engine, files=files, device=device, width=pack.width):
             if isinstance(event, Finished):
                 left.difference_update(result.trial_id for result in event.results)
             yield event

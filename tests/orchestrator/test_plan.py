@@ -9,7 +9,10 @@ import pytest
 from orchestrator.errors import UsageError
 from orchestrator.plan import PACK_BYTES, make_plan
 from tests.specs import OPTIMIZERS, spec, trials
+from workloads.engines.choice import on_device
 from workloads.recording import Recording
+
+TENSOR = {"kind": "tensor_completion", "shape": [4, 4, 4], "target": {"rank": 1}, "observed": 30}
 
 
 def plan(specs, workers=1, engine="batched", recording=Recording(())):
@@ -110,9 +113,11 @@ def test_as_json_is_plain_data_and_names_every_trial():
     ("one", "engine"),
     [
         (spec(), "fused"),
-        (spec(optimizer=OPTIMIZERS["adam"]), "batched"),
-        (spec(factorization={"kind": "cp"}), "batched"),
-        (spec(problem__shape=[40, 40]), "batched"),
+        (spec(optimizer=OPTIMIZERS["adam"]), "fused"),
+        (spec(problem=TENSOR, factorization={"kind": "cp"}), "fused"),
+        (spec(problem={**TENSOR, "kind": "tensor_sensing"}, factorization={"kind": "cp"}), "batched"),
+        (spec(factorization={"kind": "linear"}, init=None), "batched"),
+        (spec(problem__shape=[200, 200]), "batched"),
     ],
 )
 def test_the_fastest_engine_is_chosen(one, engine):
@@ -120,6 +125,19 @@ def test_the_fastest_engine_is_chosen(one, engine):
     assert plan([one], engine="auto").packs[0].engine == engine
 
 
+def test_few_large_lanes_are_left_to_matrix_products_and_many_are_not():
+    pytest.importorskip("warp")
+    large = [spec(problem__shape=[100, 100], stop={"steps": 10_000}, seed=n) for n in range(64)]
+    assert plan(large[:1], engine="auto").packs[0].engine == "batched"
+    assert plan(large, engine="auto").packs[0].engine == "fused"
+
+
 def test_an_engine_that_cannot_is_refused():
-    with pytest.raises(UsageError, match="no kernels for factorization cp"):
-        plan([spec(factorization={"kind": "cp"})], engine="fused")
+    with pytest.raises(UsageError, match="no kernels for matrix_completion with factorization linear"):
+        plan([spec(factorization={"kind": "linear"}, init=None)], engine="fused")
+
+
+def test_a_gpu_gets_what_there_are_kernels_for():
+    tensor = spec(problem=TENSOR, factorization={"kind": "cp"})
+    assert [on_device("fused", one, cuda=True) for one in (tensor, spec())] == ["batched", "fused"]
+    assert on_device("fused", tensor, cuda=False) == "fused"

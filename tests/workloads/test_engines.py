@@ -10,6 +10,7 @@ from tests.specs import OPTIMIZERS, spec, two_by_two
 from tests.workloads import oracle
 from workloads.engines.base import create
 from workloads.engines.choice import why_not_fused
+from workloads.engines.fused import entry_tree
 from workloads.engines.kernels.deep_matrix import DeepMatrixKey
 from workloads.lanes import Lanes, Preparer
 from workloads.shapes import lane_key, parameter_shapes
@@ -207,7 +208,9 @@ def test_a_limit_ends_the_call(engine):
     assert (lanes.step == 50).all()
 
 
-@pytest.mark.parametrize(("engine", "optimizer"), [("batched", "adam"), ("fused", "momentum"), ("fused", "group_rmsprop")])
+@pytest.mark.parametrize(
+    ("engine", "optimizer"), [("batched", "adam"), ("fused", "adam"), ("fused", "momentum"), ("fused", "group_rmsprop")]
+)
 def test_keeping_and_adding_lanes_carries_optimizer_state(engine, optimizer):
     specs = [spec(optimizer=OPTIMIZERS[optimizer], seed=n) for n in range(4)]
     machine = create(engine)
@@ -231,6 +234,15 @@ def test_float32_follows_float64_to_its_precision(engine):
     assert np.abs(product(coarse) - product(fine)).max() > 0
 
 
+def cp_of(shape, observed, components):
+    return spec(
+        problem={"kind": "tensor_completion", "shape": shape, "target": {"rank": 2, "frobenius": 2.0}, "observed": observed},
+        factorization={"kind": "cp", "components": components},
+        init__scale=0.3,
+        optimizer__lr=1e-4,
+    )
+
+
 FUSED = {
     "unrolled": two_by_two(3, optimizer__lr=1e-4, init={"kind": "gaussian", "product_scale": 0.3}),
     "looped": spec(factorization__depth=3, optimizer__lr=1e-4),
@@ -239,6 +251,9 @@ FUSED = {
         factorization={"kind": "deep_matrix", "depth": 3, "widths": [6, 3]},
         optimizer__lr=1e-4,
     ),
+    # Sixteen components fill vectors, six do not; neighbouring fibers are wholly observed, or one is, or none.
+    "cp_full": cp_of([3, 3, 11], 99, 16),
+    "cp_half": cp_of([2, 3, 2, 4], 33, 6),
 }
 
 
@@ -267,7 +282,48 @@ def test_both_styles_of_kernel_are_tested():
     def unrolled(one):
         return DeepMatrixKey(tuple(parameter_shapes(one)), 0, "gd", "float64", 8).unrolled
 
-    assert {name: unrolled(one) for name, one in FUSED.items()} == {"unrolled": True, "looped": False, "rectangular": False}
+    styles = {name: unrolled(one) for name, one in FUSED.items() if not name.startswith("cp")}
+    assert styles == {"unrolled": True, "looped": False, "rectangular": False}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("name", ["cp_full", "cp_half"])
+def test_fused_cp_equals_oracle_with_every_optimizer(name, optimizer):
+    one = FUSED[name].model_copy(update={"optimizer": spec(optimizer=OPTIMIZERS[optimizer]).optimizer, "loss": "mse"})
+    lanes = advance(create("fused"), lanes_of([one, one.model_copy(update={"seed": 4})]), 500)
+    np.testing.assert_allclose(product(lanes)[0], oracle.train(one, 500).product, rtol=1e-9, atol=1e-12)
+
+
+def test_a_lane_that_has_ended_is_left_as_it_is():
+    specs = [FUSED["cp_half"].model_copy(update={"seed": n}) for n in range(2)]
+    machine, lanes = create("fused"), lanes_of(specs)
+    advance(machine, lanes, 10)
+    lanes.active[0] = False
+    before = product(lanes)[0].copy()
+    machine.advance(lanes, np.array([99, 99]), np.full(2, -np.inf), 1000)
+    assert lanes.step.tolist() == [10, 99]
+    np.testing.assert_array_equal(product(lanes)[0], before)
+
+
+def test_entry_tree_holds_every_observed_entry_of_each_lane():
+    specs = [
+        FUSED["cp_half"].model_copy(update={"seed": n, "problem": cp_of([2, 3, 2, 4], k, 6).problem}) for n, k in enumerate((33, 1, 33, 48))
+    ]
+    lanes = lanes_of(specs)
+    values, index, child, roots = (t.tolist() for t in entry_tree(lanes))
+
+    def entries(level, start, stop, path):
+        for node in range(start, stop):
+            here = (*path, index[node])
+            if level == 3:
+                yield here, values[node]
+            else:
+                yield from entries(level + 1, child[node], child[node + 1], here)
+
+    for lane, problem in enumerate(lanes.problems):
+        found = dict(entries(0, *roots[lane], ()))
+        target, mask = problem.target.reshape(problem.shape), problem.mask.reshape(problem.shape)
+        assert found == {tuple(at): target[tuple(at)] for at in np.argwhere(mask).tolist()}
 
 
 def test_fused_stops_in_float32_at_goals_that_float32_cannot_hold():

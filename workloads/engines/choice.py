@@ -1,25 +1,29 @@
-"""Which engine suits a trial. No torch here: planning asks."""
+"""Which engine suits which trials. No torch here: planning asks."""
 
 from __future__ import annotations
 
 import importlib.util
 import math
+from collections.abc import Sequence
 
+from workloads.engines.costs import DEFAULT, Rates, engine_seconds
 from workloads.engines.kernels.updates import UPDATES
 from workloads.shapes import parameter_shapes
 from workloads.spec import Cp, DeepMatrix, TrialSpec
 
-LARGEST = 32
-"""Largest dimension for which fused kernels win over batched matrix products."""
+LARGEST = 128
+"""Largest dimension of a deep matrix for which fused kernels win over batched matrix products: a group's matrices stay in cache."""
 MEASUREMENT_ENTRIES = 1 << 13
 """Largest sensing operator, in entries a lane, that fused kernels keep in cache."""
 
 
-def why_not_fused(spec: TrialSpec) -> str | None:
+def why_not_fused(spec: TrialSpec, *, cuda: bool = False) -> str | None:
     """Why the fused engine cannot train ``spec`` well, or ``None`` where it can."""
     cp = isinstance(spec.factorization, Cp)
     if not isinstance(spec.factorization, DeepMatrix | Cp) or (cp and spec.problem.sensing):
         return f"it has no kernels for {spec.problem.kind} with factorization {spec.factorization.kind}"
+    if cp and cuda:
+        return "its kernels for factorization cp are for CPUs"
     if spec.optimizer.kind not in UPDATES:
         return f"it has no kernels for optimizer {spec.optimizer.kind}"
     if not cp and max(max(shape) for shape in parameter_shapes(spec)) > LARGEST:
@@ -31,6 +35,13 @@ def why_not_fused(spec: TrialSpec) -> str | None:
     return None
 
 
-def choose(spec: TrialSpec) -> str:
-    """The fastest engine for ``spec``."""
-    return "batched" if why_not_fused(spec) else "fused"
+def choose(specs: Sequence[TrialSpec], rates: Rates = DEFAULT) -> str:
+    """The fastest engine for a pack of ``specs``, which share a `workloads.shapes.lane_key`."""
+    if any(why_not_fused(spec) for spec in specs):
+        return "batched"
+    return min(("fused", "batched"), key=lambda engine: engine_seconds(engine, specs, rates) - (rates.compile if engine == "fused" else 0))
+
+
+def on_device(engine: str, spec: TrialSpec, *, cuda: bool) -> str:
+    """``engine`` or, where it has nothing for the device that a pack has come to, the one that has."""
+    return "batched" if engine == "fused" and why_not_fused(spec, cuda=cuda) else engine

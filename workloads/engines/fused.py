@@ -63,7 +63,8 @@ class _Layout(Protocol):
 def _start_warp() -> Any:
     import warp as wp
 
-    wp.config.log_level = wp.LOG_WARNING
+    # A machine without a GPU is no news.
+    wp.config.log_level = wp.LOG_ERROR
     wp.init()
     return wp
 
@@ -219,7 +220,7 @@ class _Singles:
         return pairs + [(state[name][0], self.numbers[:, n]) for n, (name, _) in enumerate(optimizer.per_lane)]
 
     def _modes(self, table: Tensor) -> list[Tensor]:
-        return [part[:, :, : self.key.components] for part in table.split(self.key.shape, 1)]
+        return [part[:, :, : self.key.components] for part in torch.split(table, list(self.key.shape), 1)]
 
 
 def entry_tree(lanes: Lanes) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -1,12 +1,12 @@
 """The training loop of CP factorizations as a kernel that does only the work the observed entries need, components side by side in SIMD.
 
-The observed entries of a lane are a tree, mode by mode (compressed sparse fibers: Smith and Karypis, 2015). A walk through it shares the
-partial products a_i * b_j * ... of entries that begin alike, and adds up the factors' gradients on the way back. As the residual of an entry
-needs no other entry, one walk gives loss and gradient. A lane is advanced until it arrives, then the next: what is in cache is
-one lane, however many there are.
+The observed entries of a lane are a tree, mode by mode (compressed sparse fibers: Smith and Karypis, 2015). A walk through it shares
+the partial products a_i * b_j * ... of entries that begin alike, and adds up the factors' gradients on the way back. As the residual of
+an entry needs no other entry, one walk gives loss and gradient. A lane is advanced until it arrives, then the next: what is in cache
+is one lane, however many there are.
 """
 
-# No deferred annotations here: Warp reads those of the kernel as types.
+from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -67,43 +67,68 @@ def cp_kernel(key: CpKey) -> Any:
     """
     import warp as wp
 
-    reals = wp.array(dtype=getattr(wp, key.dtype))
-    counts = wp.array(dtype=wp.int32)
-
-    @wp.func_native(_source(key))
     def advance(
-        W: reals, S: reals, N: reals, X: reals, H: reals, until: reals, steps: counts, losses: reals,
-        values: reals, index: counts, child: counts, roots: counts, lane: int,
-    ) -> None: ...  # fmt: skip
+        weights: Any,
+        state: Any,
+        numbers: Any,
+        scratch: Any,
+        hyper: Any,
+        until: Any,
+        steps: Any,
+        losses: Any,
+        values: Any,
+        index: Any,
+        child: Any,
+        roots: Any,
+        lane: Any,
+    ) -> None: ...
 
-    @wp.kernel(enable_backward=False, module="unique")
     def train(
-        W: reals, S: reals, N: reals, X: reals, H: reals, until: reals, steps: counts, losses: reals,
-        values: reals, index: counts, child: counts, roots: counts,
-    ) -> None:  # fmt: skip
-        advance(W, S, N, X, H, until, steps, losses, values, index, child, roots, wp.tid())
+        weights: Any,
+        state: Any,
+        numbers: Any,
+        scratch: Any,
+        hyper: Any,
+        until: Any,
+        steps: Any,
+        losses: Any,
+        values: Any,
+        index: Any,
+        child: Any,
+        roots: Any,
+    ) -> None:
+        native(weights, state, numbers, scratch, hyper, until, steps, losses, values, index, child, roots, wp.tid())
 
-    return train
+    # Warp reads an argument's type from its annotation; these depend on the key.
+    types = dict.fromkeys(train.__annotations__, wp.array(dtype=getattr(wp, key.dtype)))
+    counts = dict.fromkeys(("steps", "index", "child", "roots"), wp.array(dtype=wp.int32))
+    train.__annotations__ = types | counts | {"return": None}
+    advance.__annotations__ = train.__annotations__ | {"lane": int}
+    native: Any = wp.func_native(_source(key))(advance)
+    return wp.kernel(train, enable_backward=False, module="unique")
 
 
 def _source(key: CpKey) -> str:
     write, update, row = Writer(), key.update, key.vectors
     size = key.rows * row
     write(*vector_type(key.dtype, key.width))
-    write(f"vec* __restrict__ w = (vec*)W.data + (size_t)lane * {size};", "vec* __restrict__ g = (vec*)X.data;")
+    write(f"vec* __restrict__ w = (vec*)weights.data + (size_t)lane * {size};", "vec* __restrict__ g = (vec*)scratch.data;")
     for n in range(len(update.arrays)):
-        write(f"vec* __restrict__ s{n} = (vec*)S.data + ((size_t)lane * {len(update.arrays)} + {n}) * {size};")
+        write(f"vec* __restrict__ s{n} = (vec*)state.data + ((size_t)lane * {len(update.arrays)} + {n}) * {size};")
     place = size
     buffers = [str(level) for level in range(1, len(key.shape) - 1)] + [f"{len(key.shape) - 2}_"]
     for name in buffers:
-        write(f"vec* __restrict__ pb{name} = (vec*)X.data + {place};", f"vec* __restrict__ tb{name} = (vec*)X.data + {place + row};")
+        write(
+            f"vec* __restrict__ pb{name} = (vec*)scratch.data + {place};",
+            f"vec* __restrict__ tb{name} = (vec*)scratch.data + {place + row};",
+        )
         place += 2 * row
-    write(f"const real* __restrict__ h = H.data + (size_t)lane * {len(update.hyper) + 1};")
+    write(f"const real* __restrict__ h = hyper.data + (size_t)lane * {len(update.hyper) + 1};")
     write(*(f"const real {name} = h[{n}];" for n, name in enumerate(update.hyper)))
     write(f"const real scale = h[{len(update.hyper)}], twice = scale + scale, rate = lr * twice;")
     write("const real low = until.data[lane], one = 1;", "const int last = steps.data[lane];", "int done = 0;", "real total = 0;")
     write("if (last < 0) return;")
-    write(*(f"real {name} = N.data[(size_t)lane * {len(update.numbers)} + {n}];" for n, name in enumerate(update.numbers)))
+    write(*(f"real {name} = numbers.data[(size_t)lane * {len(update.numbers)} + {n}];" for n, name in enumerate(update.numbers)))
     with write.block("for (;; ++done)"):
         with write.loop("q", 0, size):
             write("g[q] = (vec){};")
@@ -119,7 +144,7 @@ def _source(key: CpKey) -> str:
         _prepare(update, write)
         with write.loop("q", 0, size):
             update.entry(write, key.width, "w[q]", "g[q]", [f"s{n}[q]" for n in range(len(update.arrays))])
-    write(*(f"N.data[(size_t)lane * {len(update.numbers)} + {n}] = {name};" for n, name in enumerate(update.numbers)))
+    write(*(f"numbers.data[(size_t)lane * {len(update.numbers)} + {n}] = {name};" for n, name in enumerate(update.numbers)))
     write("steps.data[lane] = done;", "losses.data[lane] = total;")
     return write.text
 

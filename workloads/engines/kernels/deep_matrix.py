@@ -5,7 +5,7 @@ stay in registers; the others are loops over a workspace in cache, their matrix 
 is advanced until one of them arrives (`workloads.engines.base.Engine`); the loss is checked at every step.
 """
 
-# No deferred annotations here: Warp reads those of the kernel as types.
+from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -75,25 +75,25 @@ class DeepMatrixKey:
 def deep_matrix_kernel(key: DeepMatrixKey) -> Any:
     """The Warp kernel for ``key``. Compiled at first launch, and cached on disk by Warp.
 
-    One thread is one group of V lanes. Arguments, all flat, entries of ``vec`` one after another for each group: parameters, optimizer state,
-    observed values, masks or measurements, workspace, hyperparameters followed by the loss's scale, losses to stop at; steps to do and
-    done [groups]; losses.
+    One thread is one group of V lanes. Arguments, all flat, entries of ``vec`` one after another for each group: parameters, optimizer
+    state, observed values, masks or measurements, workspace, hyperparameters followed by the loss's scale, losses to stop at; steps to
+    do and done [groups]; losses.
     """
     import warp as wp
 
-    reals = wp.array(dtype=getattr(wp, key.dtype))
-    counts = wp.array(dtype=wp.int32)
-
-    @wp.func_native(_source(key))
     def advance(
-        W: reals, S: reals, Y: reals, M: reals, X: reals, H: reals, until: reals, steps: counts, losses: reals, group: int
+        weights: Any, state: Any, seen: Any, operators: Any, scratch: Any, hyper: Any, until: Any, steps: Any, losses: Any, group: Any
     ) -> None: ...
 
-    @wp.kernel(enable_backward=False, module="unique")
-    def train(W: reals, S: reals, Y: reals, M: reals, X: reals, H: reals, until: reals, steps: counts, losses: reals) -> None:
-        advance(W, S, Y, M, X, H, until, steps, losses, wp.tid())
+    def train(weights: Any, state: Any, seen: Any, operators: Any, scratch: Any, hyper: Any, until: Any, steps: Any, losses: Any) -> None:
+        native(weights, state, seen, operators, scratch, hyper, until, steps, losses, wp.tid())
 
-    return train
+    # Warp reads an argument's type from its annotation; these depend on the key.
+    types = dict.fromkeys(train.__annotations__, wp.array(dtype=getattr(wp, key.dtype)))
+    train.__annotations__ = types | {"steps": wp.array(dtype=wp.int32), "return": None}
+    advance.__annotations__ = train.__annotations__ | {"group": int}
+    native: Any = wp.func_native(_source(key))(advance)
+    return wp.kernel(train, enable_backward=False, module="unique")
 
 
 def _source(key: DeepMatrixKey) -> str:
@@ -102,12 +102,12 @@ def _source(key: DeepMatrixKey) -> str:
     observed = key.measurements or key.rows * key.columns
     operators = max(1, key.measurements) * key.rows * key.columns
     tables = {
-        "w": ("W", key.parameters),
-        "s": ("S", max(1, key.state)),
-        "y": ("Y", observed),
-        "m": ("M", operators),
-        "x": ("X", max(1, key.workspace)),
-        "h": ("H", len(key.update.hyper) + 1),
+        "w": ("weights", key.parameters),
+        "s": ("state", max(1, key.state)),
+        "y": ("seen", observed),
+        "m": ("operators", operators),
+        "x": ("scratch", max(1, key.workspace)),
+        "h": ("hyper", len(key.update.hyper) + 1),
     }
     for name, (table, size) in tables.items():
         write(f"vec* __restrict__ {name} = (vec*){table}.data + (size_t)group * {size};")

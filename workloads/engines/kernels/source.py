@@ -91,4 +91,4 @@ def sums(vectors: Sequence[str], width: int, name: str) -> tuple[list[str], list
             lines.append(f"const auto {folded[-1]} = {' + '.join(terms)};")
         length = len(halves[0])
         level, part = folded, part // 2
-    return lines, [f"{level[0]}[{n}]" for n in range(len(vectors))]
+    return lines, [f"{level[n // width]}[{n % width}]" for n in range(len(vectors))]

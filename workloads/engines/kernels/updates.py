@@ -11,9 +11,9 @@ from workloads.engines.kernels.source import Writer, root
 class Update:
     """How a kernel takes one optimizer's step.
 
-    ``hyper`` names the hyperparameters, variables of the kernel; ``arrays`` the state kept per parameter, ``numbers`` per lane. ``outer`` is
-    what the residual is multiplied by to give dL/dW, which may have the learning rate in it already. ``whole`` says that no parameter
-    may change before the gradient of all is known.
+    ``hyper`` names the hyperparameters, variables of the kernel; ``arrays`` the state kept per parameter, ``numbers`` per lane. ``outer``
+    is what the residual is multiplied by to give dL/dW, which may have the learning rate in it already. ``whole`` says that no
+    parameter may change before the gradient of all is known.
     """
 
     hyper: tuple[str, ...]
