@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from workloads.engines.kernels.source import Writer, simd_width, sums, vector_type
+from workloads.engines.kernels.source import GOING, Writer, simd_width, sums, vector_type
 from workloads.engines.kernels.updates import UPDATES, Update
 
 LEAVES = 8
@@ -126,17 +126,23 @@ def _source(key: CpKey) -> str:
     write(f"const real* __restrict__ h = hyper.data + (size_t)lane * {len(update.hyper) + 1};")
     write(*(f"const real {name} = h[{n}];" for n, name in enumerate(update.hyper)))
     write(f"const real scale = h[{len(update.hyper)}], twice = scale + scale, rate = lr * twice;")
-    write("const real low = until.data[lane], one = 1;", "const int last = steps.data[lane];", "int done = 0;", "real total = 0;")
+    write(
+        "const real low = until.data[lane], one = 1;",
+        "const int last = steps.data[lane];",
+        "int done = 0;",
+        "real total = 0;",
+        "const vec zero = {};",
+    )
     write("if (last < 0) return;")
     write(*(f"real {name} = numbers.data[(size_t)lane * {len(update.numbers)} + {n}];" for n, name in enumerate(update.numbers)))
     with write.block("for (;; ++done)"):
         with write.loop("q", 0, size):
-            write("g[q] = (vec){};")
+            write("g[q] = zero;")
         write("total = 0;")
         _nodes(key, write, 0, "roots.data[2 * lane]", "roots.data[2 * lane + 1]")
-        write("total *= scale;", "if (!(total > low && total < (real)__builtin_inf()) || done >= last) break;")
+        write("total *= scale;", f"if (!({GOING.format(none=0)}) || done >= last) break;")
         if update.whole:
-            write("vec norm = (vec){};")
+            write("vec norm = zero;")
             with write.loop("q", 0, size):
                 write("norm += g[q] * g[q];")
             lines, (norm,) = sums(["norm"], key.width, "n")
@@ -187,7 +193,7 @@ def _head(key: CpKey, write: Writer, level: int, node: str, mark: str) -> None:
         return
     write(f"vec* const {p} = pb{level}{mark};", f"vec* const {t} = tb{level}{mark};")
     with write.loop("q", 0, row):
-        write(f"{p}[q] = p{level - 1}[q] * {a}[q];", f"{t}[q] = (vec){{}};")
+        write(f"{p}[q] = p{level - 1}[q] * {a}[q];", f"{t}[q] = zero;")
 
 
 def _tail(key: CpKey, write: Writer, level: int, mark: str) -> None:
@@ -225,7 +231,7 @@ def _leaves(key: CpKey, write: Writer, level: int, count: int, marks: list[str])
     for f in range(count):
         write(f"const int j{f} = ({offset} + index.data[e + {f}]) * {row};")
         write(f"const vec* const d{f} = w + j{f};", f"vec* const gd{f} = g + j{f};")
-    write(*(f"vec s{cell}c{c} = (vec){{}};" for cell in cells for c in range(chains)))
+    write(*(f"vec s{cell}c{c} = zero;" for cell in cells for c in range(chains)))
     with write.loop("q", 0, row, chains):
         for c in range(chains):
             write(*(f"const vec p{mark}c{c} = p{level}{mark}[q + {c}];" for mark in marks))

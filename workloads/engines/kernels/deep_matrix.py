@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from workloads.engines.kernels.source import ITEM_BYTES, Writer, everywhere, vector_type
+from workloads.engines.kernels.source import GOING, ITEM_BYTES, Writer, everywhere, vector_type
 from workloads.engines.kernels.updates import UPDATES, Update
 
 UNROLLED_PRODUCTS = 90
@@ -113,7 +113,7 @@ def _source(key: DeepMatrixKey) -> str:
         write(f"vec* __restrict__ {name} = (vec*){table}.data + (size_t)group * {size};")
     write(*(f"const vec {name} = h[{n}];" for n, name in enumerate(key.update.hyper)))
     write(f"const vec scale = h[{len(key.update.hyper)}], twice = scale + scale, rate = lr * twice;")
-    write("const vec low = ((vec*)until.data)[group];", "vec one = {}; one += (real)1;", "vec total;")
+    write("const vec low = ((vec*)until.data)[group];", "const vec zero = {}, one = zero + (real)1;", "vec total;")
     write("const int last = steps.data[group];", "int done = 0;")
     numbers = len(key.update.arrays) * key.parameters
     write(*(f"vec {name} = s[{numbers + n}];" for n, name in enumerate(key.update.numbers)))
@@ -122,8 +122,7 @@ def _source(key: DeepMatrixKey) -> str:
     with write.block("for (;; ++done)"):
         body.forward()
         write("total *= scale;")
-        # Not a number compares false, so it ends the loop like a loss that is reached.
-        going = everywhere("(total > low) & (total < (vec)(one * (real)__builtin_inf()))", key.lanes)
+        going = everywhere(GOING.format(none="zero"), key.lanes)
         write(f"if (!{going} || done >= last) break;")
         body.backward()
     body.store()
@@ -277,10 +276,10 @@ class _Looped(_Body):
             target = self._below(layer)
             self._product(out, key.columns, into, self._factor(layer), self._below(layer - 1), self._assign(target))
         top, upper, size = self._below(len(key.shapes) - 1), self._above(0), key.rows * key.columns
-        write("total = (vec){};")
+        write("total = zero;")
         if key.measurements:
             with write.loop("n", 0, key.measurements):
-                write("vec r = (vec){};")
+                write("vec r = zero;")
                 with write.loop("q", 0, size):
                     write(f"r += m[n * {size} + q] * {top('0', 'q')};")
                 write("r -= y[n];", f"x[{self.residual} + n] = r;", "total += r * r;")
@@ -293,14 +292,14 @@ class _Looped(_Body):
         size, upper = key.rows * key.columns, self._above(0)
         with write.loop("q", 0, size):
             if key.measurements:
-                write("vec a = (vec){};")
+                write("vec a = zero;")
                 with write.loop("n", 0, key.measurements):
                     write(f"a += m[n * {size} + q] * x[{self.residual} + n];")
                 write(f"{upper('0', 'q')} = a * {key.update.outer};")
             else:
                 write(f"{upper('0', 'q')} *= {key.update.outer};")
         if key.update.whole:
-            write("vec squared = (vec){};")
+            write("vec squared = zero;")
         else:
             key.update.prepare(write, key.lanes)
         for turn, layer in enumerate(range(len(key.shapes) - 1, 0, -1)):
@@ -339,7 +338,7 @@ class _Looped(_Body):
         for i0, i1, height in _cut(rows, self.tile[0]):
             for j0, j1, width in _cut(columns, self.tile[1]):
                 with write.loop("i", i0, i1, height), write.loop("j", j0, j1, width):
-                    write(*(f"vec c{a}_{e} = (vec){{}};" for a, e in _cells(height, width)))
+                    write(*(f"vec c{a}_{e} = zero;" for a, e in _cells(height, width)))
                     with write.loop("q", 0, inner):
                         write(*(f"const vec a{a} = {left(f'i + {a}', 'q')};" for a in range(height)))
                         write(*(f"const vec b{e} = {right('q', f'j + {e}')};" for e in range(width)))

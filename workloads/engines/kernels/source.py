@@ -16,6 +16,10 @@ ITEM_BYTES = {"float64": 8, "float32": 4}
 REALS = {"float64": "double", "float32": "float"}
 
 
+GOING = "(total > low) & (total - total == {none})"
+"""Whether training goes on: the loss is above its goal and finite. Infinity less itself is not a number, which compares false."""
+
+
 def simd_width(dtype: str) -> int:
     """Numbers in a ``vec`` on a CPU."""
     return SIMD_BYTES // ITEM_BYTES[dtype]
