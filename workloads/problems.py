@@ -7,6 +7,7 @@ end-to-end matrix or tensor: ``residual`` maps [R, D] to [R, N] (D entries, N ob
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -121,7 +122,7 @@ def unique(problems: Sequence[ProblemData]) -> tuple[list[ProblemData], list[int
     return distinct, which
 
 
-class Observations:
+class Observations(ABC):
     """What R lanes observe. Built for one set of lanes; rebuilt when lanes leave or join.
 
     ``residual(product, out)`` gives the prediction errors [R, N], zero where a lane has fewer than N; ``adjoint(residual, out)`` maps
@@ -131,11 +132,11 @@ class Observations:
     width: int
     """N: columns of the residual."""
 
-    def residual(self, product: Tensor, out: Tensor) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def residual(self, product: Tensor, out: Tensor) -> Tensor: ...
 
-    def adjoint(self, residual: Tensor, out: Tensor) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def adjoint(self, residual: Tensor, out: Tensor) -> Tensor: ...
 
 
 class Completion(Observations):

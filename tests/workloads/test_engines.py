@@ -12,7 +12,9 @@ from workloads.engines.base import create
 from workloads.engines.choice import why_not_fused
 from workloads.engines.fused import entry_tree
 from workloads.engines.kernels.deep_matrix import DeepMatrixKey
+from workloads.engines.kernels.updates import UPDATES
 from workloads.lanes import Lanes, Preparer
+from workloads.optimizers import OPTIMIZERS as OPTIMIZER_ROWS
 from workloads.shapes import lane_key, parameter_shapes
 
 CPU = torch.device("cpu")
@@ -276,6 +278,12 @@ def test_fused_gives_a_trial_the_same_bits_in_any_pack_and_place(name, dtype):
     for lane in (0, 7, 8, 18):
         alone = advance(create("fused"), lanes_of([specs[lane]]), 700)
         np.testing.assert_array_equal(product(alone)[0], product(whole)[lane])
+
+
+def test_kernels_know_each_optimizer_by_the_same_names():
+    for kind, row in OPTIMIZER_ROWS.items():
+        update = UPDATES[kind]
+        assert (update.hyper, update.arrays, update.numbers) == (row.hyper, row.like_params, tuple(name for name, _ in row.per_lane))
 
 
 def test_both_styles_of_kernel_are_tested():

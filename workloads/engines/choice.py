@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections.abc import Sequence
+from functools import cache
 
 from workloads.engines.costs import DEFAULT, Rates, engine_seconds
 from workloads.engines.kernels.updates import UPDATES
@@ -30,9 +31,14 @@ def why_not_fused(spec: TrialSpec, *, cuda: bool = False) -> str | None:
         return f"its kernels are for dimensions up to {LARGEST}"
     if spec.problem.sensing and (spec.problem.observations() or 0) * math.prod(spec.shape) > MEASUREMENT_ENTRIES:
         return f"its kernels are for sensing operators of up to {MEASUREMENT_ENTRIES:,} entries"
-    if importlib.util.find_spec("warp") is None:
+    if not _has_warp():
         return "Warp is not installed (pip install warp-lang)"
     return None
+
+
+@cache
+def _has_warp() -> bool:
+    return importlib.util.find_spec("warp") is not None
 
 
 def choose(specs: Sequence[TrialSpec], rates: Rates = DEFAULT) -> str:

@@ -43,8 +43,7 @@ def engine_seconds(engine: str, specs: Sequence[TrialSpec], rates: Rates = DEFAU
     if engine == "autograd":
         return total * rates.autograd
     if engine == "fused" and isinstance(spec.factorization, Cp):
-        observed = {s.problem.canonical: _cp_flops(s, spec.factorization) for s in specs}
-        work = sum(n * observed[s.problem.canonical] for n, s in zip(steps, specs, strict=True))
+        work = sum(n * _cp_flops(s, spec.factorization) for n, s in zip(steps, specs, strict=True))
         return rates.compile + work * rates.fused * CP_SLOWER * precision
     flops = lane_cost(spec).flops
     if engine == "fused":

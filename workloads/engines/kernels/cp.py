@@ -23,7 +23,7 @@ CHAINS = 4
 
 @dataclass(frozen=True)
 class CpKey:
-    """What a kernel is generated for: the tensor's shape, the number of components, and the rest of the step."""
+    """What a kernel is generated for: the tensor's ``shape`` [d_1 ... d_N], the number of ``components``, and the rest of the step."""
 
     shape: tuple[int, ...]
     components: int
@@ -61,9 +61,8 @@ def cp_kernel(key: CpKey) -> Any:
     """The Warp kernel for ``key``, for a CPU. Compiled at first launch, and cached on disk by Warp.
 
     One thread is one lane; they run one after another. Arguments, all flat: parameters and state like them, lane by lane, rows of
-    ``vectors`` vec; numbers of state; workspace; hyperparameters followed by the loss's scale; losses to stop at; steps to do and done;
-    losses; the tree: values of the leaves, indices and first children of the nodes, where each level's nodes start in these
-    two (``levels``), and the range of each lane's roots.
+    ``vectors`` vec; numbers of state; workspace; hyperparameters followed by the loss's scale; losses to stop at; steps to do and done (a
+    lane to be left alone has -1); losses; the trees of `workloads.engines.fused.entry_tree`.
     """
     import warp as wp
 
@@ -147,20 +146,13 @@ def _source(key: CpKey) -> str:
                 write("norm += g[q] * g[q];")
             lines, (norm,) = sums(["norm"], key.width, "n")
             write(*lines, f"const real squared = {norm};")
-        _prepare(update, write)
+        # On plain numbers: a lane has one learning rate for all its components.
+        write(*update.prepare("real", 1))
         with write.loop("q", 0, size):
-            update.entry(write, key.width, "w[q]", "g[q]", [f"s{n}[q]" for n in range(len(update.arrays))])
+            write(*update.entry("w[q]", "g[q]", [f"s{n}[q]" for n in range(len(update.arrays))], key.width))
     write(*(f"numbers.data[(size_t)lane * {len(update.numbers)} + {n}] = {name};" for n, name in enumerate(update.numbers)))
     write("steps.data[lane] = done;", "losses.data[lane] = total;")
     return write.text
-
-
-def _prepare(update: Update, write: Writer) -> None:
-    """`Update.prepare` on plain numbers: hyperparameters are a lane's, and a lane has all components."""
-    write("typedef real number;")
-    inner = Writer()
-    update.prepare(inner, 1)
-    write(*(line.replace("vec ", "const number ") for line in inner.text.splitlines()))
 
 
 def _nodes(key: CpKey, write: Writer, level: int, start: str, stop: str) -> None:

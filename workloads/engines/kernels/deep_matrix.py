@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from workloads.engines.kernels.source import GOING, ITEM_BYTES, Writer, everywhere, vector_type
+from workloads.engines.kernels.source import GOING, Writer, everywhere, vector_type
 from workloads.engines.kernels.updates import UPDATES, Update
 
 UNROLLED_PRODUCTS = 90
@@ -21,7 +21,10 @@ UNROLLED_PRODUCTS = 90
 
 @dataclass(frozen=True)
 class DeepMatrixKey:
-    """What a kernel is generated for: shapes of W_1 ... W_L, the number of measurements (0: completion), and the rest of the step."""
+    """What a kernel is generated for.
+
+    ``shapes`` of W_1 ... W_L, each [width_l, width_(l-1)]; the number of ``measurements`` (0: completion); ``lanes`` V in a group.
+    """
 
     shapes: tuple[tuple[int, int], ...]
     measurements: int
@@ -200,7 +203,7 @@ class _Unrolled(_Body):
                 seen = f"a{i}_{j}"
             write(f"vec g{len(key.shapes) - 1}_{i}_{j} = {seen} * {key.update.outer};")
         if not key.update.whole:
-            key.update.prepare(write, key.lanes)
+            write(*key.update.prepare("vec", key.lanes))
         for layer in range(len(key.shapes) - 1, -1, -1):
             out, into = key.shapes[layer]
             here = f"g{layer}"
@@ -217,7 +220,7 @@ class _Unrolled(_Body):
         if key.update.whole:
             every = (f"d{layer}_{i}_{j}" for layer, (out, into) in enumerate(key.shapes) for i, j in _cells(out, into))
             write("vec squared = " + _sum(f"{d} * {d}" for d in every))
-            key.update.prepare(write, key.lanes)
+            write(*key.update.prepare("vec", key.lanes))
             for layer in range(len(key.shapes)):
                 self._step(layer)
 
@@ -225,7 +228,7 @@ class _Unrolled(_Body):
         key = self.key
         for i, j in _cells(*key.shapes[layer]):
             state = [f"s{n}_{layer}_{i}_{j}" for n in range(len(key.update.arrays))]
-            key.update.entry(self.write, key.lanes, f"w{layer}_{i}_{j}", f"d{layer}_{i}_{j}", state)
+            self.write(*key.update.entry(f"w{layer}_{i}_{j}", f"d{layer}_{i}_{j}", state, key.lanes))
 
     def store(self) -> None:
         for layer, (out, into) in enumerate(self.key.shapes):
@@ -253,8 +256,9 @@ class _Looped(_Body):
         place += 2 * widest * key.columns
         self.gradient = place
         self.residual = place + (key.parameters if key.update.whole else 0)
-        # Tiles of results, with a column of one operand and an entry of the other, fill 32 registers of AVX-512 or 16 of AVX2.
-        self.tile = (5, 4) if key.lanes * ITEM_BYTES[key.dtype] >= 64 else (3, 3)
+        # Tiles of results, with a column of one operand and an entry of the other, fill the 32 vector registers of AVX-512. A lone
+        # lane has 16 registers for its plain numbers.
+        self.tile = (5, 4) if key.lanes > 1 else (3, 3)
 
     def _factor(self, layer: int) -> Index:
         into = self.key.shapes[layer][1]
@@ -301,7 +305,7 @@ class _Looped(_Body):
         if key.update.whole:
             write("vec squared = zero;")
         else:
-            key.update.prepare(write, key.lanes)
+            write(*key.update.prepare("vec", key.lanes))
         for turn, layer in enumerate(range(len(key.shapes) - 1, 0, -1)):
             out, into = key.shapes[layer]
             here, there = self._above(turn % 2), self._above((turn + 1) % 2)
@@ -311,9 +315,9 @@ class _Looped(_Body):
         with write.loop("q", 0, out * into):
             self._step(0)("0", "q", self._above((len(key.shapes) - 1) % 2)("0", "q"))
         if key.update.whole:
-            key.update.prepare(write, key.lanes)
+            write(*key.update.prepare("vec", key.lanes))
             with write.loop("q", 0, key.parameters):
-                key.update.entry(write, key.lanes, "w[q]", f"x[{self.gradient} + q]", [])
+                write(*key.update.entry("w[q]", f"x[{self.gradient} + q]", [], key.lanes))
 
     def _assign(self, target: Index) -> Callable[[str, str, str], None]:
         return lambda i, j, value: self.write(f"{target(i, j)} = {value};")
@@ -328,7 +332,7 @@ class _Looped(_Body):
                 self.write(f"x[{self.gradient} + {place}] = {gradient};", f"squared += {gradient} * {gradient};")
             else:
                 state = [f"s[{n * key.parameters} + {place}]" for n in range(len(key.update.arrays))]
-                key.update.entry(self.write, key.lanes, f"w[{place}]", gradient, state)
+                self.write(*key.update.entry(f"w[{place}]", gradient, state, key.lanes))
 
         return step
 

@@ -2,7 +2,8 @@
 
 Warp compiles the code: with its own Clang for the machine's CPU, with NVRTC for a GPU. On a CPU a ``vec`` is a SIMD vector of Clang's
 vector extension, on a GPU a single number; both know ``+ - * /``, so one source serves both. Contraction into fused multiply-adds is
-decided on the expressions, alike for every width, so a number has the same bits whatever the vectors' length.
+decided on the expressions, alike for every width, so a number has the same bits
+whatever the vectors' length.
 """
 
 from __future__ import annotations
@@ -10,12 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
+from workloads.shapes import ITEM_BYTES
+
 SIMD_BYTES = 64
 """Bytes of a ``vec`` on a CPU: one AVX-512 register, or two of AVX2."""
-ITEM_BYTES = {"float64": 8, "float32": 4}
 REALS = {"float64": "double", "float32": "float"}
-
-
 GOING = "(total > low) & (total - total == {none})"
 """Whether training goes on: the loss is above its goal and finite. Infinity less itself is not a number, which compares false."""
 
