@@ -32,7 +32,7 @@ from workloads.inits import initial_factors
 from workloads.lanes import Lanes, Preparer
 from workloads.problems import realize
 from workloads.shapes import parameter_shapes
-from workloads.spec import Cp, TrialSpec
+from workloads.spec import Cp, Trial, TrialSpec
 
 REPEATS = 3
 FOREVER = 1 << 40
@@ -154,7 +154,7 @@ def engine_rate(spec: TrialSpec, count: int, engine: str, seconds: float, barrie
     """Trial-steps per second of ``count`` lanes on one core, and the seconds until the first step, compiling included."""
     torch.set_num_threads(1)
     preparer = Preparer({})
-    lanes = Lanes([preparer.prepare(spec.model_copy(update={"seed": n})) for n in range(count)], torch.device("cpu"))
+    lanes = Lanes([preparer.prepare(Trial("", spec.model_copy(update={"seed": n}))) for n in range(count)], torch.device("cpu"))
     machine, never = create(engine), np.full(count, -np.inf)
 
     def steps(number: int) -> None:

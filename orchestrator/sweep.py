@@ -187,13 +187,11 @@ def _run(
 ) -> None:
     """Run the packs, hand results to the writer, and wait until it has written them all."""
     budgets = {t.trial_id: t.spec.stop.steps or 0 for pack, _ in packs for t in pack.trials}
-    steps: dict[str, int] = {}
     meter = _Meter()
     for name, event in cluster.run(packs, recording, files):
         match event:
             case Progress():
-                steps[name] = event.steps
-                state.steps = sum(steps.values())
+                state.steps += event.steps
                 state.rate = meter.rate(state.steps)
             case Finished():
                 for result in event.results:

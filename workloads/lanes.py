@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,18 +16,25 @@ from workloads.factorizations import Factorization, Program, factorization_of
 from workloads.inits import initial_factors
 from workloads.optimizers import OPTIMIZERS, OptimizerRow
 from workloads.problems import Observations, ProblemData, observe, realize
-from workloads.spec import TrialSpec
+from workloads.results import Paused
+from workloads.shapes import parameter_shapes
+from workloads.spec import Trial, TrialSpec
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A trial ready to take a lane: its problem's arrays and its initial factors (float64, on the CPU)."""
+    """A trial ready to take a lane: its problem's arrays and its factors, on the CPU.
+
+    ``factors`` are the initial ones, in float64, or those with which a paused trial goes on, in its own dtype, and then ``state`` is the
+    optimizer's, flat as in `Lanes.tensors`.
+    """
 
     spec: TrialSpec
     problem: ProblemData
-    factors: list[NDArray[np.float64]]
+    factors: list[NDArray[Any]]
+    state: list[NDArray[Any]] | None = None
 
 
 class Preparer:
@@ -36,12 +44,17 @@ class Preparer:
         self._files = files
         self._problems: dict[str, ProblemData] = {}
 
-    def prepare(self, spec: TrialSpec) -> Prepared:
+    def prepare(self, trial: Trial) -> Prepared:
         """The problem and start of one trial. Raises what `realize` and `initial_factors` raise."""
+        spec = trial.spec
         key = spec.problem.canonical
         if key not in self._problems:
             self._problems[key] = realize(spec.problem, self._files)
-        return Prepared(spec, self._problems[key], initial_factors(spec, self._files))
+        problem = self._problems[key]
+        if isinstance(trial, Paused):
+            factors = len(parameter_shapes(spec))
+            return Prepared(spec, problem, trial.tensors[:factors], trial.tensors[factors:])
+        return Prepared(spec, problem, initial_factors(spec, self._files))
 
 
 class Lanes:
@@ -67,12 +80,22 @@ class Lanes:
         self.hyper = {name: self._per_lane([getattr(p.spec.optimizer, name) for p in prepared]) for name in self.optimizer.hyper}
         self.state = {name: [torch.zeros_like(p) for p in self.params] for name in self.optimizer.like_params}
         self.state |= {name: [torch.full((count,), start, dtype=self.dtype, device=device)] for name, start in self.optimizer.per_lane}
+        self._restore()
         self.step: NDArray[np.int64] = np.zeros(count, dtype=np.int64)
         self.loss: NDArray[np.float64] = np.full(count, np.nan)
         self.active: NDArray[np.bool_] = np.ones(count, dtype=np.bool_)
 
     def __len__(self) -> int:
         return len(self.prepared)
+
+    def _restore(self) -> None:
+        """Give lanes that go on from a pause their optimizer's state."""
+        saved = {lane: p.state for lane, p in enumerate(self.prepared) if p.state is not None}
+        if not saved:
+            return
+        where = torch.tensor(list(saved), device=self.device)
+        for n, mine in enumerate(t for part in self.state.values() for t in part):
+            mine[where] = torch.from_numpy(np.stack([state[n] for state in saved.values()])).to(self.device)
 
     def _per_lane(self, values: Sequence[float]) -> Tensor:
         return torch.tensor(values, dtype=self.dtype, device=self.device)

@@ -3,6 +3,9 @@
 An engine advances lanes until one arrives at the step or the loss that the loop set for it (`workloads.engines.base`). The loop then
 decides what the arrival means: a point to record, a stop check, the end of the trial. Finished lanes leave; waiting trials take
 their places. Recorded lanes are only copied; their measures are computed later, many rows at a time.
+
+A trial can be paused between two calls of the engine and go on elsewhere (`workloads.results.Paused`). That is how a pack gives
+half of its work to a worker that has none, and how it makes room when the device runs out of memory.
 """
 
 from __future__ import annotations
@@ -10,28 +13,33 @@ from __future__ import annotations
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from workloads.clocks import Clocks, padded
 from workloads.engines.base import Engine
-from workloads.lanes import Lanes, Prepared, Preparer
-from workloads.recording import NEVER, Recording, TraceBuilder
-from workloads.results import Event, Finished, Outcome, Progress, TrialResult
+from workloads.engines.costs import DEFAULT, Rates, splits_well
+from workloads.factorizations import factorization_of
+from workloads.lanes import DTYPES, Lanes, Prepared, Preparer
+from workloads.problems import ProblemData
+from workloads.recording import OPEN_END, Recording, TraceBuilder
+from workloads.results import Event, Finished, HandedOver, Notice, Outcome, Paused, Progress, TrialResult
 from workloads.snapshot import Snapshot, evaluate
-from workloads.spec import Trial, TrialSpec
+from workloads.spec import Trial
 
 CALL_SECONDS = 0.2
-"""About how long one call of the engine may take: progress and time budgets are looked at in between."""
+"""About how long one call of the engine may take: progress, time budgets and requests are looked at in between."""
 PENDING_ROWS = 1024
 PENDING_BYTES = 64 << 20
 REPORT_SECONDS = 10.0
 """Finished trials are handed on at least this often."""
+GAPS = {"cpu": 8, "cuda": 2}
+"""Places of finished lanes are closed or filled once they are this share of all: on a GPU they cost less than making its graphs anew."""
 
 
 def train(
@@ -43,170 +51,198 @@ def train(
     device: torch.device | None = None,
     width: int | None = None,
     clock: Callable[[], float] = time.time,
+    asked: Callable[[], bool] = lambda: False,
+    rates: Rates = DEFAULT,
 ) -> Iterator[Event]:
     """Train ``trials``, which share a `workloads.shapes.lane_key` and the measures they record, yielding events as they come.
 
-    ``width`` bounds how many are lanes at once (all, by default); ``files`` maps SHA-256 digests to the content of data files. Every trial
-    comes out in exactly one `Finished` event. A trial that cannot be prepared is `Outcome.FAILED`; an exception in training itself
-    is raised and concerns all trials not yet finished.
+    A `Paused` trial goes on from where it stood. ``width`` bounds how many are lanes at once (all, by default); it is halved when the
+    device runs out of memory. ``files`` maps SHA-256 digests to the content of data files. ``asked`` is called several times a second;
+    when it returns true the answer is one `HandedOver` event, with half of the trials if two workers would end them sooner (which
+    ``rates`` tell). Every trial comes out in exactly one `Finished` or `HandedOver` event. A trial that cannot be prepared is
+    `Outcome.FAILED`; an exception in training itself is raised and concerns all trials that have not come out.
     """
     if not trials:
         return
-    yield from _Loop(trials, recording, engine, files or {}, device or torch.device("cpu"), width or len(trials), clock).run()
+    loop = _Loop(trials, recording, engine, files or {}, device or torch.device("cpu"), min(width or len(trials), len(trials)))
+    loop.clock, loop.asked, loop.rates = clock, asked, rates
+    yield from loop.run()
 
 
 @dataclass
-class _Clocks:
-    """Bookkeeping of R lanes, host arrays with the lane axis first.
+class _Rows:
+    """Copies of lanes to be measured: ``keys`` [K], ``steps`` [K] and ``losses`` [K] on the host, ``params`` [K, ...] on the device."""
 
-    ``points`` [R, K] are the steps to record at and ``levels`` [R, K'] the losses, each row ending in what is never reached; ``point`` and
-    ``level`` count those already passed; ``streak`` the stop checks passed in a row; ``started`` is when the lane began, in seconds since
-    the epoch.
-    """
-
-    key: NDArray[np.int64]
-    points: NDArray[np.int64]
-    levels: NDArray[np.float64]
-    point: NDArray[np.int64]
-    level: NDArray[np.int64]
-    streak: NDArray[np.int64]
-    started: NDArray[np.float64]
-    stop_loss: NDArray[np.float64]
-    stop_steps: NDArray[np.int64]
-    stop_seconds: NDArray[np.float64]
-    every: NDArray[np.int64]
-    consecutive: NDArray[np.int64]
-
-    @classmethod
-    def start(cls, keys: Sequence[int], specs: Sequence[TrialSpec], points: Sequence[NDArray[np.int64]], now: float) -> _Clocks:
-        count = len(keys)
-        stops = [s.stop for s in specs]
-        return cls(
-            key=np.array(keys, dtype=np.int64),
-            points=_padded(points, NEVER, np.int64),
-            levels=np.full((count, 1), -np.inf),
-            point=np.zeros(count, dtype=np.int64),
-            level=np.zeros(count, dtype=np.int64),
-            streak=np.zeros(count, dtype=np.int64),
-            started=np.full(count, now),
-            stop_loss=np.array([-np.inf if s.loss is None else s.loss for s in stops]),
-            stop_steps=np.array([NEVER if s.steps is None else s.steps for s in stops], dtype=np.int64),
-            stop_seconds=np.array([np.inf if s.seconds is None else s.seconds for s in stops]),
-            every=np.array([s.check_every for s in stops], dtype=np.int64),
-            consecutive=np.array([s.consecutive for s in stops], dtype=np.int64),
-        )
-
-    def keep(self, lanes: NDArray[np.bool_]) -> None:
-        for name, value in vars(self).items():
-            setattr(self, name, value[lanes])
-
-    def extend(self, other: _Clocks) -> None:
-        for name, value in vars(self).items():
-            mine, theirs = value, getattr(other, name)
-            if mine.ndim == 2:
-                fill = NEVER if mine.dtype == np.int64 else -np.inf
-                columns = max(mine.shape[1], theirs.shape[1])
-                mine, theirs = (np.pad(a, ((0, 0), (0, columns - a.shape[1])), constant_values=fill) for a in (mine, theirs))
-            setattr(self, name, np.concatenate((mine, theirs)))
-
-    def targets(self, step: NDArray[np.int64], active: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Where each lane has to be looked at next: a step [R] and a loss [R]."""
-        rows = np.arange(len(step))
-        point, level = self.points[rows, self.point], self.levels[rows, self.level]
-        # Every step is a check, but as long as none has been passed only reaching the loss matters, and the engine watches for that.
-        watched = (self.every == 1) & (self.streak == 0)
-        check = np.where(watched | np.isneginf(self.stop_loss), NEVER, (step // self.every + 1) * self.every)
-        until_step = np.minimum(np.minimum(point, check), self.stop_steps)
-        until_loss = np.maximum(level, np.where(watched, self.stop_loss, -np.inf))
-        return np.where(active, until_step, NEVER), np.where(active, until_loss, -np.inf)
-
-
-def _padded(rows: Sequence[NDArray[np.int64]] | Sequence[NDArray[np.float64]], fill: float, dtype: type) -> NDArray[Any]:
-    """Rows of unequal length as one array, each followed by ``fill`` at least once."""
-    out: NDArray[Any] = np.full((len(rows), max(map(len, rows), default=0) + 1), fill, dtype=dtype)
-    for row, values in zip(out, rows, strict=True):
-        row[: len(values)] = values
-    return out
+    keys: NDArray[np.int64]
+    steps: NDArray[np.int64]
+    losses: NDArray[np.float64]
+    params: list[Tensor]
+    problems: list[ProblemData]
 
 
 class _Loop:
+    clock: Callable[[], float]
+    asked: Callable[[], bool]
+    rates: Rates
+
     def __init__(
-        self,
-        trials: Sequence[Trial],
-        recording: Recording,
-        engine: Engine,
-        files: Mapping[str, bytes],
-        device: torch.device,
-        width: int,
-        clock: Callable[[], float],
+        self, trials: Sequence[Trial], recording: Recording, engine: Engine, files: Mapping[str, bytes], device: torch.device, width: int
     ) -> None:
-        self.trials, self.recording, self.engine, self.device, self.width, self.clock = trials, recording, engine, device, width, clock
+        self.trials, self.recording, self.engine, self.device, self.width = list(trials), recording, engine, device, width
         self.preparer = Preparer(files)
+        self.factorization = factorization_of(trials[0].spec)
         self.names = recording.names(trials[0].spec)
         self.traces = TraceBuilder(recording.columns(trials[0].spec))
         self.waiting = deque(range(len(trials)))
-        self.pending: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], list[Tensor], list[Prepared]]] = []
+        self.pending: list[_Rows] = []
         self.ended: list[tuple[int, Outcome, int, float, float, list[NDArray[np.float64]]]] = []
         self.failed: list[TrialResult] = []
         self.steps = 0
         self.limit = 16
         self.points = {spec.stop.steps: recording.step_points(spec) for spec in (trial.spec for trial in trials)}
-        self.lanes: Lanes
-        self.clocks: _Clocks
+        self.lanes: Lanes | None = None
+        self.clocks: Clocks
 
     def run(self) -> Iterator[Event]:
         reported = told = self.clock()
-        if not self._begin():
-            yield Finished(tuple(self.failed))
-            return
-        while self._fill():
-            began = time.perf_counter()
-            before = int(self.lanes.step[self.lanes.active].sum())
-            reached = self.engine.advance(self.lanes, *self.clocks.targets(self.lanes.step, self.lanes.active), self.limit)
-            self.steps += int(self.lanes.step[self.lanes.active].sum()) - before
-            self._adapt(time.perf_counter() - began, bool(reached.any()))
+        while True:
+            try:
+                if not self._fill():
+                    break
+                self._advance()
+            except (torch.OutOfMemoryError, MemoryError) as error:
+                yield self._shrink(error)
+                continue
             now = self.clock()
-            self._arrive(reached, now)
-            if self._rows() >= PENDING_ROWS or self._bytes() >= PENDING_BYTES:
-                self._measure()
             if now - told > CALL_SECONDS:
                 told = now
-                yield Progress(self.steps, int(self.lanes.active.sum()))
+                yield self._progress()
+            if self.asked():
+                yield HandedOver(self._half())
             if (self.ended or self.failed) and now - reported > REPORT_SECONDS:
                 reported = now
                 yield Finished(self._results())
-        yield Progress(self.steps, 0)
+        yield self._progress()
         yield Finished(self._results())
 
-    def _begin(self) -> bool:
-        """Fill the lanes for the first time; whether there is any."""
-        started = self._take(self.width)
-        if started is None:
-            return False
-        self.lanes, self.clocks = started
-        return True
+    def _progress(self) -> Progress:
+        done, self.steps = self.steps, 0
+        return Progress(done, int(self.lanes.active.sum()) if self.lanes else 0)
 
-    def _take(self, room: int) -> tuple[Lanes, _Clocks] | None:
-        """Up to ``room`` waiting trials as lanes, evaluated at step 0; ``None`` when no trial is left that can be prepared."""
+    def _advance(self) -> None:
+        """One call of the engine, and what follows from it."""
+        lanes = self.lanes
+        assert lanes is not None
+        began = time.perf_counter()
+        before = int(lanes.step[lanes.active].sum())
+        reached = self.engine.advance(lanes, *self.clocks.targets(lanes.step, lanes.active), self.limit)
+        self.steps += int(lanes.step[lanes.active].sum()) - before
+        self._adapt(time.perf_counter() - began, bool(reached.any()))
+        self._arrive(reached, self.clock(), lanes, self.clocks)
+        if self._rows() >= PENDING_ROWS or self._bytes() >= PENDING_BYTES:
+            self._measure()
+
+    def _take(self, room: int) -> tuple[Lanes, Clocks] | None:
+        """Up to ``room`` waiting trials as lanes, evaluated; ``None`` when no trial is left that can be prepared."""
         keys: list[int] = []
         prepared: list[Prepared] = []
         while self.waiting and len(keys) < room:
             key = self.waiting.popleft()
             try:
-                prepared.append(self.preparer.prepare(self.trials[key].spec))
+                prepared.append(self.preparer.prepare(self.trials[key]))
                 keys.append(key)
+            except MemoryError:
+                self._put_back([*keys, key])
+                raise
             except Exception:
                 now = self.clock()
                 self.failed.append(TrialResult.failure(self.trials[key].trial_id, traceback.format_exc(), now, now))
         if not keys:
             return None
-        lanes = Lanes(prepared, self.device)
-        clocks = _Clocks.start(keys, [p.spec for p in prepared], [self.points[p.spec.stop.steps] for p in prepared], self.clock())
-        self.engine.advance(lanes, np.zeros(len(lanes), dtype=np.int64), np.full(len(lanes), -np.inf), 0)
-        levels = [self.recording.loss_levels(p.spec, float(loss)) for p, loss in zip(prepared, lanes.loss, strict=True)]
-        clocks.levels = _padded(levels, -np.inf, np.float64)
-        self._arrive(np.ones(len(lanes), dtype=np.bool_), self.clock(), lanes, clocks)
+        try:
+            lanes = Lanes(prepared, self.device)
+            paused = {place: trial for place, key in enumerate(keys) if isinstance(trial := self.trials[key], Paused)}
+            for place, trial in paused.items():
+                lanes.step[place] = trial.step
+            self.engine.advance(lanes, lanes.step, np.full(len(lanes), -np.inf), 0)
+        except (torch.OutOfMemoryError, MemoryError):
+            self._put_back(keys)
+            raise
+        initial = np.array([paused[n].initial_loss if n in paused else loss for n, loss in enumerate(lanes.loss)])
+        clocks = Clocks.start(keys, [p.spec for p in prepared], [self.points[p.spec.stop.steps] for p in prepared], initial, self.clock())
+        clocks.levels = padded([self.recording.loss_levels(p.spec, x) for p, x in zip(prepared, initial, strict=True)], -np.inf, np.float64)
+        for place, trial in paused.items():
+            clocks.resume(place, trial)
+            self.traces.add(np.full(len(trial.trace.steps), keys[place]), trial.trace.steps, trial.trace.values)
+        fresh = np.array([n not in paused for n in range(len(lanes))])
+        self._arrive(fresh, self.clock(), lanes, clocks)
         return lanes, clocks
+
+    def _put_back(self, keys: Iterable[int]) -> None:
+        """Let trials wait again, before all others."""
+        self.waiting.extendleft(reversed(list(keys)))
+
+    def _pause(self, lanes: Lanes, clocks: Clocks, places: Iterable[int]) -> list[int]:
+        """Take the lanes at ``places`` out of training, each a `Paused` trial with the key that is returned."""
+        places = list(places)
+        # Through the host, which has room when the device has none.
+        for pending in self.pending:
+            pending.params = [p.cpu() for p in pending.params]
+        self._measure()
+        rows = [t.numpy(force=True) for t in lanes.tensors]
+        keys, now = [int(clocks.key[n]) for n in places], self.clock()
+        for place, key in zip(places, keys, strict=True):
+            trial = self.trials[key]
+            self.trials[key] = Paused(
+                trial.trial_id,
+                trial.spec,
+                step=int(lanes.step[place]),
+                streak=int(clocks.streak[place]),
+                level=int(clocks.level[place]),
+                seconds=now - float(clocks.started[place]),
+                initial_loss=float(clocks.initial[place]),
+                tensors=[np.array(row[place]) for row in rows],
+                trace=self.traces.take(key),
+            )
+            lanes.active[place] = False
+        return keys
+
+    def _half(self) -> tuple[Trial, ...]:
+        """Half of the trials that have not ended, taken out of this pack: waiting ones first, then lanes in training."""
+        lanes = self.lanes
+        active = np.flatnonzero(lanes.active) if lanes is not None else np.empty(0, dtype=np.int64)
+        waiting = list(self.waiting)
+        left = [int(lanes.step[n]) for n in active] if lanes is not None else []
+        trials = [*(self.trials[int(self.clocks.key[n])] for n in active), *(self.trials[key] for key in waiting)]
+        done = [*left, *(trial.step if isinstance(trial, Paused) else 0 for trial in trials[len(active) :])]
+        remaining = [(trial.spec.stop.steps or OPEN_END) - step for trial, step in zip(trials, done, strict=True)]
+        if not splits_well(self.engine.name, [t.spec for t in trials], remaining, self.rates):
+            return ()
+        share = len(trials) // 2
+        given = waiting[1::2] if len(waiting) > 1 else waiting
+        given = given[:share]
+        self.waiting = deque(key for key in waiting if key not in set(given))
+        if lanes is not None and len(given) < share:
+            given += self._pause(lanes, self.clocks, active[1::2][: share - len(given)])
+        return tuple(self.trials[key] for key in given)
+
+    def _shrink(self, error: BaseException) -> Notice:
+        """After the device ran out of memory: let all trials wait again, and train half as many at once."""
+        lanes, many = self.lanes, self.width
+        if lanes is not None:
+            active = np.flatnonzero(lanes.active)
+            self._put_back(self._pause(lanes, self.clocks, active))
+            self.lanes = None
+        many = min(many, len(self.waiting))
+        if many <= 1:
+            raise error
+        self.width = many // 2
+        # Nothing may hold on to what filled the device: not the engine's buffers, nor the frames of the exception.
+        self.engine.release()
+        traceback.clear_frames(error.__traceback__)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return Notice(f"out of memory with {many} trials at once: going on with {self.width}")
 
     def _adapt(self, seconds: float, reached: bool) -> None:
         """Keep one call of the engine at about `CALL_SECONDS`."""
@@ -215,9 +251,8 @@ class _Loop:
         elif seconds < CALL_SECONDS / 4 and not reached:
             self.limit *= 2
 
-    def _arrive(self, reached: NDArray[np.bool_], now: float, lanes: Lanes | None = None, clocks: _Clocks | None = None) -> None:
+    def _arrive(self, reached: NDArray[np.bool_], now: float, lanes: Lanes, clocks: Clocks) -> None:
         """Record, check and end the lanes that have arrived."""
-        lanes, clocks = lanes or self.lanes, clocks or self.clocks
         late = lanes.active & (now - clocks.started >= clocks.stop_seconds)
         index = np.flatnonzero(reached | late)
         if not len(index):
@@ -242,59 +277,73 @@ class _Loop:
             self.ended.append((int(clocks.key[lane]), outcome, int(lanes.step[lane]), float(clocks.started[lane]), now, factors))
             lanes.active[lane] = False
 
-    def _record(self, lanes: Lanes, clocks: _Clocks, index: NDArray[np.int64]) -> None:
+    def _record(self, lanes: Lanes, clocks: Clocks, index: NDArray[np.int64]) -> None:
         """Copy the lanes at ``index`` for `_measure`."""
         if not len(index):
             return
         where = torch.from_numpy(index).to(lanes.device)
         params = [p.index_select(0, where) for p in lanes.params]
-        self.pending.append((clocks.key[index], lanes.step[index], lanes.loss[index], params, [lanes.prepared[i] for i in index]))
+        problems = [lanes.prepared[i].problem for i in index]
+        self.pending.append(_Rows(clocks.key[index], lanes.step[index], lanes.loss[index], params, problems))
 
     def _rows(self) -> int:
-        return sum(len(keys) for keys, *_ in self.pending)
+        return sum(len(rows.keys) for rows in self.pending)
 
     def _bytes(self) -> int:
-        return sum(p.nbytes for *_, params, _ in self.pending for p in params)
+        return sum(p.nbytes for rows in self.pending for p in rows.params)
 
     def _measure(self) -> None:
         """Compute the measures of all copied lanes at once."""
         if not self.pending:
             return
-        keys, steps, losses = (np.concatenate([row[n] for row in self.pending]) for n in range(3))
-        params = [torch.cat(parts) for parts in zip(*(row[3] for row in self.pending), strict=True)]
-        prepared = [p for row in self.pending for p in row[4]]
+        keys, steps = (np.concatenate([getattr(rows, name) for rows in self.pending]) for name in ("keys", "steps"))
+        losses = np.concatenate([rows.losses for rows in self.pending])
+        params = [torch.cat(parts) for parts in zip(*(rows.params for rows in self.pending), strict=True)]
+        problems = [problem for rows in self.pending for problem in rows.problems]
+        epsilon = torch.finfo(DTYPES[self.trials[0].spec.dtype]).eps
+        loss = torch.from_numpy(losses).to(params[0].device)
+        self.traces.add(keys, steps, evaluate(self.names, Snapshot(self.factorization, params, loss, problems, epsilon)))
         self.pending.clear()
-        snapshot = Snapshot(
-            self.lanes.factorization,
-            params,
-            torch.from_numpy(losses).to(self.device),
-            [p.problem for p in prepared],
-            torch.finfo(self.lanes.dtype).eps,
-        )
-        self.traces.add(keys, steps, evaluate(self.names, snapshot))
 
     def _fill(self) -> bool:
         """Give the places of finished lanes to waiting trials and close gaps once they are worth it; whether any lane is left."""
         while True:
-            busy = int(self.lanes.active.sum())
-            free = self.width - busy if self.waiting else len(self.lanes) - busy
-            if free * 8 < len(self.lanes):
+            lanes = self.lanes
+            busy = int(lanes.active.sum()) if lanes is not None else 0
+            size = len(lanes) if lanes is not None else 0
+            free = self.width - busy if self.waiting else size - busy
+            if lanes is not None and free * GAPS[self.device.type] < size:
                 return True
             joined = self._take(free) if self.waiting else None
-            if busy < len(self.lanes):
-                active = self.lanes.active
-                self.lanes.keep(active)
+            if lanes is None:
+                if joined is None:
+                    return False
+                lanes, self.clocks = joined
+                self.lanes = lanes
+            else:
+                self._merge(lanes, joined)
+            if not self.waiting or lanes.active.any():
+                return bool(lanes.active.any())
+
+    def _merge(self, lanes: Lanes, joined: tuple[Lanes, Clocks] | None) -> None:
+        """Drop lanes that have ended and append those that joined."""
+        try:
+            if not lanes.active.all():
+                active = lanes.active
+                lanes.keep(active)
                 self.clocks.keep(active)
             if joined is not None:
-                self.lanes.extend(joined[0])
+                lanes.extend(joined[0])
                 self.clocks.extend(joined[1])
-            if self.lanes.active.any() or not self.waiting:
-                return bool(self.lanes.active.any())
+        except (torch.OutOfMemoryError, MemoryError):
+            if joined is not None:
+                self._put_back(self._pause(*joined, np.flatnonzero(joined[0].active)))
+            raise
 
     def _results(self) -> tuple[TrialResult, ...]:
         """The trials that have ended since last asked."""
         self._measure()
-        names = self.lanes.factorization.names
+        names = self.factorization.names
         results = [
             TrialResult(
                 self.trials[key].trial_id, outcome, steps, started, ended, self.traces.take(key), dict(zip(names, factors, strict=True))

@@ -9,6 +9,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from workloads.spec import Trial
+
 
 class Outcome(StrEnum):
     """How a trial ended."""
@@ -76,9 +78,27 @@ class TrialResult:
         return max(0.0, self.ended - self.started)
 
 
+@dataclass(frozen=True, eq=False)
+class Paused(Trial):
+    """A trial in the middle of its training, ready to go on in any pack, on any worker.
+
+    ``streak`` counts the stop checks passed in a row and ``level`` the losses already recorded at; ``seconds`` is how long it has been
+    trained; ``tensors`` are its parameters and optimizer state in the order of `workloads.lanes.Lanes.tensors`, without the lane axis;
+    ``trace`` is what it has recorded so far.
+    """
+
+    step: int
+    streak: int
+    level: int
+    seconds: float
+    initial_loss: float
+    tensors: list[NDArray[Any]]
+    trace: Trace
+
+
 @dataclass(frozen=True)
 class Progress:
-    """How far a pack is: trial-steps done so far and lanes now in training."""
+    """Trial-steps done since the last such event, and lanes now in training."""
 
     steps: int
     active: int
@@ -91,4 +111,18 @@ class Finished:
     results: tuple[TrialResult, ...]
 
 
-Event = Progress | Finished
+@dataclass(frozen=True)
+class HandedOver:
+    """Trials that a pack gives up, for another worker to go on with. Empty where that would not end the work any sooner."""
+
+    trials: tuple[Trial, ...]
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something that a person watching should read."""
+
+    text: str
+
+
+Event = Progress | Finished | HandedOver | Notice

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.specs import OPTIMIZERS, spec, two_by_two
+from tests.specs import OPTIMIZERS, spec, trials, two_by_two
 from tests.workloads import oracle
 from workloads.engines.base import create
 from workloads.engines.choice import why_not_fused
@@ -57,7 +57,7 @@ SHAPES = {
 
 def lanes_of(specs, files=None):
     preparer = Preparer(files or {})
-    return Lanes([preparer.prepare(s) for s in specs], CPU)
+    return Lanes([preparer.prepare(t) for t in trials(specs)], CPU)
 
 
 def advance(engine, lanes, steps, losses=None):

@@ -14,6 +14,11 @@ from workloads.problems import ProblemData
 class AutogradEngine:
     """Trains lanes one after another (`workloads.engines.base.Engine`)."""
 
+    name = "autograd"
+
+    def release(self) -> None:
+        """It keeps nothing between calls."""
+
     def advance(self, lanes: Lanes, until_step: NDArray[np.int64], until_loss: NDArray[np.float64], limit: int) -> NDArray[np.bool_]:
         """See `workloads.engines.base.Engine.advance`. Returns when every active lane has arrived or done ``limit`` steps."""
         reached = np.zeros(len(lanes), dtype=np.bool_)

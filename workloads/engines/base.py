@@ -14,13 +14,20 @@ from workloads.lanes import Lanes
 class Engine(Protocol):
     """Advances lanes; knows nothing of measures, Ray or MLflow."""
 
+    name: str
+
     def advance(self, lanes: Lanes, until_step: NDArray[np.int64], until_loss: NDArray[np.float64], limit: int) -> NDArray[np.bool_]:
         """Train ``lanes`` in place until at least one active lane has arrived, and return which have [R].
 
         A lane arrives at the first step, its present one included, at which it has done ``until_step`` [R] steps, or its loss is at
         most ``until_loss`` [R], or its loss is not finite. It is never taken further, so ``lanes.step`` and ``lanes.loss`` are exact. Lanes
-        that have not arrived may stand anywhere short of it. After about ``limit`` steps it returns even if none has arrived.
+        that have not arrived may stand anywhere short of it. After about ``limit`` steps it returns even if none has arrived. Where
+        it raises `torch.OutOfMemoryError`, each lane's parameters, state and ``step`` belong together.
         """
+        ...
+
+    def release(self) -> None:
+        """Let go of all buffers: they are made anew for the lanes of the next call."""
         ...
 
 

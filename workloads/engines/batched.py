@@ -22,6 +22,8 @@ LONGEST_BLOCK = 64
 class BatchedEngine:
     """Trains R lanes side by side (`workloads.engines.base.Engine`)."""
 
+    name = "batched"
+
     def __init__(self) -> None:
         self._block = 1
         self._step: _Step | None = None
@@ -58,6 +60,10 @@ class BatchedEngine:
         lanes.loss = np.where(lanes.active, losses.numpy(force=True), lanes.loss)
         reached: NDArray[np.bool_] = lanes.active & (~going.numpy(force=True) | (lanes.step >= until_step))
         return reached
+
+    def release(self) -> None:
+        """See `workloads.engines.base.Engine.release`."""
+        self._step = None
 
     def _step_for(self, lanes: Lanes) -> _Step:
         """The training step for these lanes as they are now: buffers are kept as long as the set of lanes is the same."""

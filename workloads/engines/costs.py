@@ -33,11 +33,17 @@ DEFAULT = Rates()
 CP_SLOWER = 1.6
 """How much longer an operation takes in a CP kernel, whose rows come from the second cache, than in a deep matrix's."""
 
+WORTH_SECONDS = 0.5
+"""What moving trials to another worker has to save at least."""
 
-def engine_seconds(engine: str, specs: Sequence[TrialSpec], rates: Rates = DEFAULT) -> float:
-    """Seconds on one core for a pack of ``specs``, which share a `workloads.shapes.lane_key`, if every trial takes all its steps."""
+
+def engine_seconds(engine: str, specs: Sequence[TrialSpec], rates: Rates = DEFAULT, steps: Sequence[int] | None = None) -> float:
+    """Seconds on one core for a pack of ``specs``, which share a `workloads.shapes.lane_key`.
+
+    If every trial takes ``steps``, by default all that its spec allows.
+    """
     spec = specs[0]
-    steps = [s.stop.steps or 0 for s in specs]
+    steps = [s.stop.steps or 0 for s in specs] if steps is None else steps
     longest, total = max(steps), sum(steps)
     precision = ITEM_BYTES[spec.dtype] / 8
     if engine == "autograd":
@@ -49,11 +55,21 @@ def engine_seconds(engine: str, specs: Sequence[TrialSpec], rates: Rates = DEFAU
     if engine == "fused":
         # A group of lanes takes as long as its longest, and a lone lane half as long as a group of eight.
         width = 8 / precision
-        return rates.compile + max(total, longest * width / 2) * flops * rates.fused * precision + longest * rates.group
+        fullest = longest * (width / 2 if len(specs) == 1 else width)
+        return rates.compile + max(total, fullest) * flops * rates.fused * precision + longest * rates.group
     factors = len(parameter_shapes(spec))
     products = 3 * max(factors - 1, 1)
     per_step = rates.call * (products + 2 * factors + 5)
     return longest * per_step + total * (products * rates.product + flops * rates.batched * precision)
+
+
+def splits_well(engine: str, specs: Sequence[TrialSpec], steps: Sequence[int], rates: Rates = DEFAULT) -> bool:
+    """Whether two workers would end trials of ``specs`` that have ``steps`` left noticeably sooner than one."""
+    if len(specs) < 2:
+        return False
+    whole = engine_seconds(engine, specs, rates, steps)
+    half = max(engine_seconds(engine, specs[n::2], rates, steps[n::2]) for n in range(2))
+    return half < 0.8 * whole and whole - half > WORTH_SECONDS
 
 
 def _cp_flops(spec: TrialSpec, factorization: Cp) -> float:

@@ -30,6 +30,8 @@ Losses = NDArray[np.float64]
 class FusedEngine:
     """Trains lanes in kernels (`workloads.engines.base.Engine`)."""
 
+    name = "fused"
+
     def __init__(self) -> None:
         self._layout: _Layout | None = None
 
@@ -48,6 +50,10 @@ class FusedEngine:
         if limit > 0 and not reached.any() and not done[lanes.active].any():
             raise RuntimeError("the fused kernel stands still: a lane that is not in training ended its group's run")
         return reached
+
+    def release(self) -> None:
+        """See `workloads.engines.base.Engine.release`."""
+        self._layout = None
 
 
 class _Layout(Protocol):

@@ -1,0 +1,158 @@
+"""Trials that are paused and go on elsewhere: half of a pack given away, or room made when memory runs out."""
+
+from __future__ import annotations
+
+import pickle
+from collections import deque
+
+import numpy as np
+import pytest
+import torch
+
+from tests.specs import OPTIMIZERS, spec, trials, two_by_two
+from workloads.engines.base import create
+from workloads.engines.batched import BatchedEngine
+from workloads.loop import train
+from workloads.recording import Recording
+from workloads.results import Finished, HandedOver, Notice, Outcome, Paused, Progress
+from workloads.spec import Trial
+
+RECORDING = Recording(("frobenius", "entry_0_0"), points=20)
+TENSOR = {"kind": "tensor_completion", "shape": [3, 4, 2], "target": {"rank": 2}, "observed": 15}
+
+
+@pytest.fixture(autouse=True)
+def _short_calls(monkeypatch):
+    """Calls of the engine of 16 steps at most."""
+    monkeypatch.setattr("workloads.loop.CALL_SECONDS", 0.0)
+
+
+def whole(specs, engine):
+    events = list(train(trials(specs), RECORDING, create(engine)))
+    return {r.trial_id: r for e in events if isinstance(e, Finished) for r in e.results}
+
+
+def scattered(specs, engine, seed):
+    """Like `whole`, but packs are asked for half of their trials again and again at random, and what they give goes on in a new pack."""
+    rng = np.random.default_rng(seed)
+    packs: deque[list[Trial]] = deque([trials(specs)])
+    results, paused, steps = {}, 0, 0
+    while packs:
+        pack = packs.popleft()
+        # As between processes: nothing may be shared.
+        pack = pickle.loads(pickle.dumps(pack))
+        asked = (lambda: len(results) + len(packs) < 40 and rng.random() < 0.2) if len(packs) < 20 else (lambda: False)
+        for event in train(pack, RECORDING, create(engine), asked=asked, width=int(rng.integers(1, len(pack) + 1))):
+            match event:
+                case Finished():
+                    for result in event.results:
+                        assert result.trial_id not in results, "a trial came out twice"
+                        results[result.trial_id] = result
+                case HandedOver() if event.trials:
+                    paused += sum(isinstance(trial, Paused) and trial.step > 0 for trial in event.trials)
+                    packs.append(list(event.trials))
+                case Progress():
+                    steps += event.steps
+    assert paused, "no trial was paused in the middle"
+    assert steps == sum(r.steps for r in results.values())
+    return results
+
+
+CASES = {
+    **{name: spec(factorization__depth=3, optimizer=o, stop={"steps": 400, "loss": 1e-3}) for name, o in OPTIMIZERS.items()},
+    "float32": spec(factorization__depth=3, optimizer=OPTIMIZERS["momentum"], dtype="float32", stop={"steps": 400}),
+    "streaks": two_by_two(2, optimizer__lr=0.05, stop={"steps": 400, "loss": 1e-2, "check_every": 5, "consecutive": 4}),
+    "cp": spec(
+        problem=TENSOR, factorization={"kind": "cp", "components": 5}, loss="mse", optimizer=OPTIMIZERS["adam"], stop={"steps": 300}
+    ),
+    "diverging": spec(optimizer__lr=3.0, stop={"steps": 300}),
+}
+
+
+@pytest.mark.parametrize("engine", ["batched", "fused"])
+@pytest.mark.parametrize("name", CASES)
+def test_a_trial_that_was_handed_over_ends_as_if_it_had_not_been(name, engine, monkeypatch):
+    monkeypatch.setattr("workloads.loop.splits_well", lambda _engine, specs, *_: len(specs) > 1)
+    # Enough lanes for groups of SIMD lanes to be divided.
+    specs = [CASES[name].model_copy(update={"seed": n}) for n in range(40)]
+    expected, results = whole(specs, engine), scattered(specs, engine, seed=len(name))
+    assert results.keys() == expected.keys()
+    for key, result in results.items():
+        truth = expected[key]
+        assert (result.outcome, result.steps) == (truth.outcome, truth.steps)
+        assert result.trace.columns == truth.trace.columns
+        np.testing.assert_array_equal(result.trace.steps, truth.trace.steps)
+        # Measures are computed for many rows at once, by matrix products whose last bits may depend on how many.
+        np.testing.assert_allclose(result.trace.values, truth.trace.values, rtol=1e-9, atol=1e-12)
+        exact = engine == "fused"
+        np.testing.assert_allclose(result.trace.values[:, 0], truth.trace.values[:, 0], rtol=0 if exact else 1e-9)
+        for factor, value in result.factors.items():
+            np.testing.assert_allclose(value, truth.factors[factor], rtol=0 if exact else 1e-9, atol=0 if exact else 1e-12)
+
+
+def test_the_time_that_a_trial_was_paused_is_not_counted(monkeypatch):
+    now = [1000.0]
+    one = two_by_two(2, stop={"seconds": 100.0})
+    pair = [one, one.model_copy(update={"seed": 1})]
+
+    def clock():
+        now[0] += 1.0
+        return now[0]
+
+    monkeypatch.setattr("workloads.loop.splits_well", lambda *_: True)
+    asked = iter([False, False, True])
+    events = train(trials(pair), Recording(()), create("batched"), clock=clock, asked=lambda: next(asked, False))
+    given = next(e for e in events if isinstance(e, HandedOver)).trials
+    assert [type(t) for t in given] == [Paused]
+    assert 0 < given[0].seconds < 50
+    now[0] += 1_000_000
+    (result,) = (r for e in train(given, Recording(()), create("batched"), clock=clock) if isinstance(e, Finished) for r in e.results)
+    assert result.outcome is Outcome.EXHAUSTED
+    assert 99 <= result.seconds <= 110
+
+
+def test_a_lone_trial_and_a_lone_group_stay_where_they_are(monkeypatch):
+    monkeypatch.setattr("workloads.engines.costs.WORTH_SECONDS", 0.0)
+    long = two_by_two(3, stop={"steps": 3000})
+    for engine, count in (("fused", 1), ("fused", 2), ("batched", 1)):
+        specs = [long.model_copy(update={"seed": n}) for n in range(count)]
+        events = list(train(trials(specs), RECORDING, create(engine), asked=lambda: True))
+        assert [e.trials for e in events if isinstance(e, HandedOver)]
+        assert not any(e.trials for e in events if isinstance(e, HandedOver))
+
+
+class Narrow(BatchedEngine):
+    """Has memory for a few lanes only: more of them fail, at once or in the middle of their training."""
+
+    def __init__(self, room: int, at_step: int) -> None:
+        super().__init__()
+        self.room, self.at_step = room, at_step
+        self.widest = 0
+
+    def advance(self, lanes, until_step, until_loss, limit):
+        if len(lanes) > self.room and lanes.step.max() >= self.at_step:
+            raise torch.OutOfMemoryError("out of memory")
+        self.widest = max(self.widest, len(lanes))
+        return super().advance(lanes, until_step, until_loss, limit)
+
+
+@pytest.mark.parametrize("at_step", [0, 20, 200])
+def test_out_of_memory_halves_the_pack_and_goes_on(at_step):
+    specs = [two_by_two(2, seed=n, optimizer__lr=0.05, stop={"steps": 300 + 10 * n}) for n in range(13)]
+    expected = whole(specs, "batched")
+    engine = Narrow(4, at_step)
+    events = list(train(trials(specs), RECORDING, engine))
+    notices = [e.text for e in events if isinstance(e, Notice)]
+    assert notices[0] == "out of memory with 13 trials at once: going on with 6"
+    assert engine.widest <= 4 or at_step
+    results = {r.trial_id: r for e in events if isinstance(e, Finished) for r in e.results}
+    assert results.keys() == expected.keys()
+    for key, result in results.items():
+        assert (result.outcome, result.steps) == (expected[key].outcome, expected[key].steps)
+        np.testing.assert_array_equal(result.trace.steps, expected[key].trace.steps)
+        np.testing.assert_allclose(result.trace.values, expected[key].trace.values, rtol=1e-9)
+
+
+def test_out_of_memory_with_a_single_lane_is_an_error():
+    with pytest.raises(torch.OutOfMemoryError):
+        list(train(trials([two_by_two(2)]), RECORDING, Narrow(0, 0)))
