@@ -302,9 +302,7 @@ class _Looped(_Body):
                 write(f"{upper('0', 'q')} = a * {key.update.outer};")
             else:
                 write(f"{upper('0', 'q')} *= {key.update.outer};")
-        if key.update.whole:
-            write("vec squared = zero;")
-        else:
+        if not key.update.whole:
             write(*key.update.prepare("vec", key.lanes))
         for turn, layer in enumerate(range(len(key.shapes) - 1, 0, -1)):
             out, into = key.shapes[layer]
@@ -315,9 +313,22 @@ class _Looped(_Body):
         with write.loop("q", 0, out * into):
             self._step(0)("0", "q", self._above((len(key.shapes) - 1) % 2)("0", "q"))
         if key.update.whole:
+            self._square()
             write(*key.update.prepare("vec", key.lanes))
             with write.loop("q", 0, key.parameters):
                 write(*key.update.entry("w[q]", f"x[{self.gradient} + q]", [], key.lanes))
+
+    def _square(self) -> None:
+        """Write code for the squared norm of the gradient, in an order that does not depend on the tiles, which lone lanes have smaller."""
+        write, sums = self.write, [f"square{n}" for n in range(8)]
+        write(*(f"vec {name} = zero;" for name in sums))
+        whole = self.key.parameters // len(sums) * len(sums)
+        entry = f"x[{self.gradient} + q + {{0}}]"
+        with write.loop("q", 0, whole, len(sums)):
+            write(*(f"{name} += {entry.format(n)} * {entry.format(n)};" for n, name in enumerate(sums)))
+        with write.loop("q", whole, self.key.parameters):
+            write(f"{sums[0]} += {entry.format(0)} * {entry.format(0)};")
+        write("const vec squared = " + _sum(sums))
 
     def _assign(self, target: Index) -> Callable[[str, str, str], None]:
         return lambda i, j, value: self.write(f"{target(i, j)} = {value};")
@@ -329,7 +340,7 @@ class _Looped(_Body):
         def step(i: str, j: str, gradient: str) -> None:
             place = f"{self.offsets[layer]} + ({i}) * {into} + {j}"
             if key.update.whole:
-                self.write(f"x[{self.gradient} + {place}] = {gradient};", f"squared += {gradient} * {gradient};")
+                self.write(f"x[{self.gradient} + {place}] = {gradient};")
             else:
                 state = [f"s[{n * key.parameters} + {place}]" for n in range(len(key.update.arrays))]
                 self.write(*key.update.entry(f"w[{place}]", gradient, state, key.lanes))

@@ -67,7 +67,8 @@ def vector_type(dtype: str, width: int) -> list[str]:
 
 def root(value: str, width: int) -> str:
     """The square root of a ``vec``."""
-    return f"sqrt({value})" if width == 1 else f"__builtin_elementwise_sqrt({value})"
+    # Of a lone float it may come as a double, with which the rest would be computed otherwise than in a vector.
+    return f"real(sqrt({value}))" if width == 1 else f"__builtin_elementwise_sqrt({value})"
 
 
 def everywhere(condition: str, width: int) -> str:
