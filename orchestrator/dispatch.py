@@ -10,26 +10,33 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+from orchestrator.balance import Board
 from orchestrator.errors import RayUnavailable, UsageError
 from orchestrator.plan import Pack
+from workloads.engines.calibration import Machine
 from workloads.recording import Recording
-from workloads.results import Event, Finished, TrialResult
-from workloads.spec import Trial
+from workloads.results import Event, Finished, Notice, TrialResult
 
 PROBE_SECONDS = 5.0
-SMALL_PACK_GPU = 0.25
-"""Share of a GPU for a pack when the grid says ``gpus: auto``: small packs leave most of it idle, so four run side by side."""
-SMALL_PACK_BYTES = 1 << 30
-
-
-@dataclass(frozen=True)
-class PackDone:
-    """The last message of a pack."""
+SMALL_GPU_SHARE = 0.25
+"""Share of a GPU for a worker when the grid says ``gpus: auto``: small packs leave most of it idle, so four run side by side."""
+LARGE_PACK_BYTES = 4 << 30
+"""With ``gpus: auto``, packs that could take this much get a GPU of their own."""
+WAITING_NOTICE = 15.0
+"""Seconds without a worker after which a person is told what the sweep waits for."""
 
 
 @dataclass(frozen=True)
 class Allotment:
-    """What one pack asks of the cluster."""
+    """What one worker asks of the cluster."""
+
+    cpus: float
+    gpus: float
+
+
+@dataclass(frozen=True)
+class Node:
+    """A machine of the cluster: its cores and GPUs."""
 
     cpus: float
     gpus: float
@@ -38,8 +45,18 @@ class Allotment:
 class Cluster:
     """A Ray cluster this process is connected to. Use as a context manager: leaving it disconnects, and ends an embedded one."""
 
-    def __init__(self, address: str, cpus: float, gpus: float, nodes: int) -> None:
-        self.address, self.cpus, self.gpus, self.nodes = address, cpus, gpus, nodes
+    def __init__(self, address: str, nodes: Sequence[Node]) -> None:
+        self.address, self.nodes = address, tuple(nodes)
+
+    @property
+    def cpus(self) -> float:
+        """Cores of all nodes."""
+        return sum(node.cpus for node in self.nodes)
+
+    @property
+    def gpus(self) -> float:
+        """GPUs of all nodes."""
+        return sum(node.gpus for node in self.nodes)
 
     @classmethod
     def connect(cls, address: str | None = None, *, cpus: int | None = None, gpus: int | None = None) -> Self:
@@ -66,13 +83,12 @@ class Cluster:
                 options["num_gpus"] = gpus
         try:
             ray.init(address=address, **options)
-            total = ray.cluster_resources()
-            nodes = sum(1 for node in ray.nodes() if node["Alive"])
+            there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
             ray.shutdown()
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise RayUnavailable(f"Ray at {address!r} cannot be used: {first}") from error
-        return cls(address, total.get("CPU", 0.0), total.get("GPU", 0.0), nodes)
+        return cls(address, [Node(resources.get("CPU", 0.0), resources.get("GPU", 0.0)) for resources in there])
 
     def __enter__(self) -> Self:
         return self
@@ -82,88 +98,206 @@ class Cluster:
 
         ray.shutdown()
 
-    def allot(self, cpus: float, gpus: float | str, pack_bytes: int) -> Allotment:
-        """What a pack gets: the cores asked for and, with ``auto``, a GPU or a share of one wherever the cluster has any.
+    def crews(self, cpus: float, gpus: float | str, trials: int, large: bool = False) -> list[tuple[Allotment, int]]:
+        """Which workers to start for a sweep of ``trials``, and how many of each kind; workers with a GPU come first.
 
-        Raises `RayUnavailable` for more than the cluster has: Ray itself would wait for ever.
+        ``cpus`` is what each gets. With ``gpus`` ``auto`` there are workers for all GPUs, each with a share of one, or with all of it for
+        ``large`` packs, and workers without for the cores that are left; with a number all workers get as much. Raises `RayUnavailable`
+        for more than the cluster has: Ray itself would wait for ever.
         """
-        if gpus == "auto":
-            gpus = 0.0 if not self.gpus else SMALL_PACK_GPU if pack_bytes < SMALL_PACK_BYTES else 1.0
-        allotment = Allotment(float(cpus), float(gpus))
-        for name, wanted, there in (("cpus", allotment.cpus, self.cpus), ("gpus", allotment.gpus, self.gpus)):
+        share = (1.0 if large else SMALL_GPU_SHARE) if gpus == "auto" and self.gpus else 0.0 if gpus == "auto" else float(gpus)
+        for name, wanted, there in (("cpus", float(cpus), self.cpus), ("gpus", share, self.gpus)):
             if wanted > there:
                 raise RayUnavailable(
                     f"resources.{name} asks for {wanted:g} a pack, but the cluster at {self.address!r} has {there:g} in all: "
                     "lower it, or use another cluster"
                 )
-        return allotment
+        with_gpu, without = 0, 0
+        for node in self.nodes:
+            room = int(node.cpus / cpus)
+            here = min(room, int(node.gpus / share)) if share else 0
+            with_gpu += here
+            without += room - here
+        if share and gpus != "auto":
+            without = 0
+        found = [(Allotment(float(cpus), share), with_gpu)] if share else []
+        found.append((Allotment(float(cpus), 0.0), without))
+        found = [(allotment, min(count, max(trials, 1))) for allotment, count in found if count]
+        if not found:
+            raise RayUnavailable(
+                f"resources ask for {cpus:g} cores and {share:g} GPUs a pack, which no single node of the cluster at {self.address!r} has: "
+                "lower them, or use another cluster"
+            )
+        return found
 
-    def workers(self, allotment: Allotment) -> int:
-        """How many packs run at once."""
-        by_gpu = self.gpus / allotment.gpus if allotment.gpus else math.inf
-        by_cpu = self.cpus / allotment.cpus if allotment.cpus else math.inf
-        return max(1, int(min(by_cpu, by_gpu)))
+    def hire(self, crews: Sequence[tuple[Allotment, int]]) -> Workers:
+        """Start workers. They come up side by side, each importing what it needs and, if that is not known, measuring how fast it is."""
+        return Workers(crews)
+
+
+class Workers:
+    """Worker processes on a cluster. Use as a context manager: leaving it ends them."""
+
+    def __init__(self, crews: Sequence[tuple[Allotment, int]]) -> None:
+        import ray
+
+        # Two groups: a worker must hear a request while it trains.
+        self._class = ray.remote(concurrency_groups={"requests": 1})(_RemoteWorker)
+        self._coming: dict[Any, Any] = {}
+        self._machines: dict[Any, Machine] = {}
+        self._allotments: dict[Any, Allotment] = {}
+        self._streams: dict[Any, _Stream] = {}
+        self._idle: list[Any] = []
+        self._failure = ""
+        for allotment, count in crews:
+            for _ in range(count):
+                self._start(allotment)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        import ray
+
+        for worker in self._allotments:
+            ray.kill(worker)
+
+    def _start(self, allotment: Allotment) -> None:
+        worker = self._class.options(num_cpus=allotment.cpus, num_gpus=allotment.gpus, max_restarts=0).remote(
+            allotment.cpus, allotment.gpus
+        )
+        self._allotments[worker] = allotment
+        self._coming[worker.warm.remote()] = worker
+
+    def machines(self, seconds: float) -> list[tuple[Machine, Allotment]]:
+        """What workers compute on: the first to answer of each allotment, waiting ``seconds`` at most for one of them."""
+        import ray
+
+        until = time.monotonic() + seconds
+        while self._coming:
+            wanted = set(self._allotments.values()) - {self._allotments[w] for w in self._machines}
+            left = until - time.monotonic()
+            if not wanted or left <= 0:
+                break
+            ready, _ = ray.wait(list(self._coming), num_returns=1, timeout=left)
+            for reference in ready:
+                self._arrive(reference)
+        seen = {self._allotments[worker]: machine for worker, machine in self._machines.items()}
+        return [(machine, allotment) for allotment, machine in seen.items()]
+
+    def _arrive(self, reference: Any) -> Any:
+        """A worker is up: it can be given packs. ``None`` where it did not come up."""
+        import ray
+
+        worker = self._coming.pop(reference)
+        try:
+            self._machines[worker] = ray.get(reference)
+        except ray.exceptions.RayError as error:
+            self._failure = f"{type(error).__name__}: {error}"
+            return None
+        return worker
 
     def run(
-        self, packs: Sequence[tuple[Pack, Allotment]], recording: Recording, files: Mapping[str, bytes], poll: float = 0.2
-    ) -> Iterator[tuple[str, Event | PackDone | None]]:
-        """Run packs and yield ``(pack name, event)`` as events come.
+        self, board: Board[Any], recording: Recording, files: Mapping[str, bytes], poll: float = 0.2
+    ) -> Iterator[tuple[str, Event | None]]:
+        """Run the packs of ``board`` and yield ``(pack name, event)`` as events come, ``("", None)`` when none came for ``poll`` seconds.
 
-        A `PackDone` follows a pack's last event; ``("", None)`` says that none came for ``poll`` seconds. A worker that dies fails the
-        trials of its pack that had not been handed on.
+        A worker that dies fails the trials that it had and had not handed on, and is replaced. Raises `RayUnavailable` if no worker
+        comes up at all.
         """
         import ray
 
         shared = ray.put(dict(files))
-        streams = {}
-        for pack, allotment in packs:
-            # Not retried by Ray, which would replay the stream from its first event.
-            remote = ray.remote(_remote_pack).options(
-                num_returns="streaming", num_cpus=allotment.cpus, num_gpus=allotment.gpus, max_retries=0, name=pack.name
-            )
-            threads = max(1, int(allotment.cpus))
-            streams[remote.remote(pack, recording, shared, threads, allotment.gpus > 0)] = _Running(pack, time.time())
-        while streams:
-            ready, _ = ray.wait(list(streams), num_returns=1, timeout=poll, fetch_local=False)
+        self._idle = list(self._machines)
+        for worker in self._idle:
+            board.joined(worker)
+        last = time.monotonic()
+        while not board.done:
+            self._assign(board, recording, shared)
+            if self._streams:
+                last = time.monotonic()
+            elif not self._coming:
+                raise RayUnavailable(f"no worker comes up on the cluster: {self._failure}")
+            elif time.monotonic() - last > WAITING_NOTICE:
+                last = math.inf
+                gpus = " and GPUs" if any(allotment.gpus for allotment in self._allotments.values()) else ""
+                yield "", Notice(f"all of the cluster is taken: waiting for cores{gpus}")
+            ready, _ = ray.wait([*self._streams, *self._coming], num_returns=1, timeout=poll, fetch_local=False)
             if not ready:
                 yield "", None
-            for stream in ready:
-                running = streams[stream]
-                try:
-                    event: Event | PackDone = ray.get(next(stream))
-                except StopIteration:
-                    del streams[stream]
-                    event = PackDone()
-                except ray.exceptions.RayError as error:
-                    del streams[stream]
-                    yield running.pack.name, running.fail(f"{type(error).__name__}: {error}")
-                    event = PackDone()
-                running.see(event)
-                yield running.pack.name, event
+            for reference in ready:
+                if reference in self._coming:
+                    worker = self._arrive(reference)
+                    if worker is not None:
+                        board.joined(worker)
+                        self._idle.append(worker)
+                    continue
+                name = self._streams[reference].pack.name
+                event = self._receive(reference, board)
+                if event is not None:
+                    yield name, event
+
+    def _assign(self, board: Board[Any], recording: Recording, files: Any) -> None:
+        """Give packs to idle workers; where none waits, ask busy workers for half of theirs."""
+        for worker in list(self._idle):
+            pack = board.take(worker, self._machines[worker].device)
+            if pack is not None:
+                self._idle.remove(worker)
+                # Not retried by Ray, which would replay the stream from its first event.
+                stream = worker.run.options(num_returns="streaming", max_task_retries=0).remote(pack, recording, files)
+                self._streams[stream] = _Stream(worker, pack, time.time())
+        for worker in board.donors(len(self._idle)):
+            worker.ask.options(concurrency_group="requests").remote()
+
+    def _receive(self, reference: Any, board: Board[Any]) -> Event | None:
+        """The next event of a stream; ``None`` at its end."""
+        import ray
+
+        stream = self._streams[reference]
+        try:
+            event: Event = ray.get(next(reference))
+        except StopIteration:
+            del self._streams[reference]
+            board.ended(stream.worker)
+            self._idle.append(stream.worker)
+            return None
+        except ray.exceptions.RayError as error:
+            del self._streams[reference]
+            del self._machines[stream.worker]
+            text, now = f"{type(error).__name__}: {error}", time.time()
+            failed = tuple(TrialResult.failure(trial_id, text, stream.began, now) for trial_id in board.ended(stream.worker))
+            board.left(stream.worker)
+            self._start(self._allotments.pop(stream.worker))
+            return Finished(failed)
+        board.see(stream.worker, event)
+        return event
 
 
-class _Running:
-    """A pack on a worker, and which of its trials have been handed on."""
+@dataclass(frozen=True)
+class _Stream:
+    """A pack on a worker, since ``began``, in seconds since the epoch."""
 
-    def __init__(self, pack: Pack, began: float) -> None:
-        self.pack, self.began = pack, began
-        self._left: dict[str, Trial] = {trial.trial_id: trial for trial in pack.trials}
-
-    def see(self, event: Event | PackDone) -> None:
-        if isinstance(event, Finished):
-            for result in event.results:
-                self._left.pop(result.trial_id, None)
-
-    def fail(self, error: str) -> Finished:
-        now = time.time()
-        return Finished(tuple(TrialResult.failure(trial_id, error, self.began, now) for trial_id in self._left))
+    worker: Any
+    pack: Pack
+    began: float
 
 
-def _remote_pack(pack: Pack, recording: Recording, files: Mapping[str, bytes], threads: int, cuda: bool) -> Iterator[Event]:
-    # Here and not above: the driver does without torch.
-    from orchestrator.worker import run_pack
+class _RemoteWorker:
+    """`orchestrator.worker.Worker` in a process of Ray's. Imported there and not above: the driver does without torch."""
 
-    yield from run_pack(pack, recording, files, threads=threads, cuda=cuda)
+    def __init__(self, cpus: float, gpus: float) -> None:
+        from orchestrator.worker import Worker
+
+        self._worker = Worker(max(1, int(cpus)), gpus)
+
+    def warm(self) -> Machine:
+        return self._worker.warm()
+
+    def ask(self) -> None:
+        self._worker.ask()
+
+    def run(self, pack: Pack, recording: Recording, files: Mapping[str, bytes]) -> Iterator[Event]:
+        yield from self._worker.run(pack, recording, files)
 
 
 def _probe(address: str) -> None:

@@ -9,18 +9,18 @@ import heapq
 import os
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from orchestrator.errors import UsageError
 from workloads.engines.choice import choose, why_not_fused
-from workloads.engines.costs import engine_seconds
+from workloads.engines.costs import CORE, Rates, engine_seconds
 from workloads.recording import Recording
 from workloads.shapes import lane_cost, lane_key, measurement_bytes, parameter_shapes
 from workloads.spec import Trial, TrialSpec
 
 PACK_BYTES = 1 << 30
-"""Memory that one pack may take; more lanes than fit wait for a place in it."""
+"""Memory that one pack may take on a CPU; more lanes than fit wait for a place in it."""
 SHARED_MEASUREMENTS = 1 << 20
 """Sensing problems with measurement arrays from this size on are not mixed in one pack, so that the arrays are held once."""
 PACK_TRIALS = 10_000
@@ -28,35 +28,63 @@ SPLITS_PER_WORKER = 4
 
 
 @dataclass(frozen=True)
+class Crew:
+    """Workers of one kind: what they compute on (``cpu`` or ``cuda``), how fast that is, and the bytes that a pack may take there."""
+
+    workers: int
+    device: str = "cpu"
+    rates: Rates = CORE
+    memory: int = PACK_BYTES
+
+
+@dataclass(frozen=True)
 class Pack:
     """Trials of equal shape, trained as one batched program by one worker.
 
-    ``width`` is how many are lanes at once; ``bytes`` the memory they take; ``seconds`` the estimated time if every trial takes all its
-    steps (``None`` where only a time budget is given).
+    ``device`` is what it is planned for; ``lane_bytes`` and ``shared_bytes`` are the memory that each lane takes and that all share;
+    ``width`` how many are lanes at once; ``seconds`` the estimated time if every trial takes all its steps (``None`` where only a time
+    budget is given).
     """
 
     name: str
     engine: str
+    device: str
     trials: tuple[Trial, ...]
     width: int
-    bytes: int
+    lane_bytes: int
+    shared_bytes: int
     seconds: float | None
+
+    @property
+    def bytes(self) -> int:
+        """Memory that the pack takes, estimated."""
+        return self.shared_bytes + self.width * self.lane_bytes
+
+    def lanes_in(self, memory: int) -> int:
+        """How many lanes fit into ``memory`` bytes, one at least."""
+        return max(1, min(len(self.trials), (memory - self.shared_bytes) // max(self.lane_bytes, 1)))
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What will run. ``packs`` are in the order in which they start, the longest first."""
+    """What will run. ``packs`` are in the order in which they start, the longest first; ``crews`` is who is to run them."""
 
     packs: tuple[Pack, ...]
     trials: int
     reused: int
-    workers: int
+    crews: tuple[Crew, ...]
+
+    @property
+    def workers(self) -> int:
+        """How many packs run at once."""
+        return sum(crew.workers for crew in self.crews)
 
     @property
     def seconds(self) -> float | None:
         """Estimated time until the last worker is done, if every trial takes all its steps."""
-        times = [p.seconds for p in self.packs]
-        return None if None in times else _makespan([t for t in times if t is not None], self.workers)
+        if any(p.seconds is None for p in self.packs):
+            return None
+        return max(_makespan([p.seconds or 0.0 for p in self.packs if p.device == c.device], c.workers) for c in self.crews)
 
     @property
     def peak_bytes(self) -> int:
@@ -71,10 +99,12 @@ class Plan:
             "workers": self.workers,
             "seconds": self.seconds,
             "peak_bytes": self.peak_bytes,
+            "rates": {crew.device: asdict(crew.rates) for crew in self.crews},
             "packs": [
                 {
                     "name": p.name,
                     "engine": p.engine,
+                    "device": p.device,
                     "trials": len(p.trials),
                     "width": p.width,
                     "bytes": p.bytes,
@@ -94,25 +124,22 @@ def default_workers(cpus: float) -> int:
     return max(1, int((os.cpu_count() or 1) / cpus))
 
 
-def make_plan(trials: Sequence[Trial], recording: Recording, engine: str, workers: int, *, reused: int = 0) -> Plan:
-    """Group ``trials`` into packs for ``workers`` workers; ``reused`` is how many more are taken from earlier sweeps.
+def make_plan(trials: Sequence[Trial], recording: Recording, engine: str, crews: Sequence[Crew], *, reused: int = 0) -> Plan:
+    """Group ``trials`` into packs for ``crews``, at most one of each device; ``reused`` is how many more come from earlier sweeps.
 
-    ``engine`` is an engine's name, or ``auto`` for the fastest of each pack.
+    ``engine`` is an engine's name, or ``auto`` for the fastest of each pack. Raises `UsageError` for one that cannot train the trials.
 
-    Trials whose programs have the same shape and that record the same measures share a pack, up to `PACK_TRIALS`. Packs are split
-    for as long as that lets the last worker finish noticeably earlier.
+    Trials whose programs have the same shape and that record the same measures share a pack, up to `PACK_TRIALS`, and go to the
+    device that is through with them first. Packs are split for as long as that lets the last worker finish noticeably earlier.
     """
     groups: dict[tuple[object, ...], list[Trial]] = defaultdict(list)
     for trial in trials:
         groups[_pack_key(trial.spec, recording)].append(trial)
-    drafts = [
-        _Draft(_engine(engine, [t.spec for t in group]), group[i : i + PACK_TRIALS])
-        for group in groups.values()
-        for i in range(0, len(group), PACK_TRIALS)
-    ]
-    drafts = sorted(_split(drafts, workers), key=lambda d: -d.seconds)
-    packs = tuple(_pack(f"pack-{place:04d}", draft) for place, draft in enumerate(drafts))
-    return Plan(packs, len(trials) + reused, reused, workers)
+    parts = [group[i : i + PACK_TRIALS] for group in groups.values() for i in range(0, len(group), PACK_TRIALS)]
+    drafts = [min((_draft(engine, part, crew) for crew in crews), key=lambda d: d.seconds / d.crew.workers) for part in parts]
+    split = [d for crew in crews for d in _split([d for d in drafts if d.crew is crew], crew.workers)]
+    packs = tuple(_pack(f"pack-{place:04d}", draft) for place, draft in enumerate(sorted(split, key=lambda d: -d.seconds)))
+    return Plan(packs, len(trials) + reused, reused, tuple(crews))
 
 
 def _pack_key(spec: TrialSpec, recording: Recording) -> tuple[object, ...]:
@@ -120,25 +147,27 @@ def _pack_key(spec: TrialSpec, recording: Recording) -> tuple[object, ...]:
     return (*lane_key(spec), recording.names(spec), spec.problem.canonical if large else None)
 
 
-def _engine(asked: str, specs: Sequence[TrialSpec]) -> str:
+def _draft(asked: str, trials: list[Trial], crew: Crew) -> _Draft:
+    specs = [t.spec for t in trials]
+    cuda = crew.device == "cuda"
     if asked == "auto":
-        return choose(specs)
-    reason = next(filter(None, map(why_not_fused, specs)), None) if asked == "fused" else None
+        return _Draft(choose(specs, crew.rates, cuda=cuda), trials, crew)
+    reason = next(filter(None, (why_not_fused(spec, cuda=cuda) for spec in specs)), None) if asked == "fused" else None
     if reason:
         raise UsageError(f"resources.engine: fused cannot train every trial of this grid: {reason}; use auto")
-    return asked
+    return _Draft(asked, trials, crew)
 
 
 class _Draft:
     """Trials that may become a pack, with the estimated seconds that one worker takes for them if none stops early."""
 
-    def __init__(self, engine: str, trials: list[Trial]) -> None:
-        self.engine, self.trials = engine, trials
-        self.seconds = engine_seconds(engine, [t.spec for t in trials])
+    def __init__(self, engine: str, trials: list[Trial], crew: Crew) -> None:
+        self.engine, self.trials, self.crew = engine, trials, crew
+        self.seconds = engine_seconds(engine, [t.spec for t in trials], crew.rates)
 
     def halves(self) -> list[_Draft]:
         """Every other trial: neighbours in a grid are alike, so both halves take about as long."""
-        return [_Draft(self.engine, self.trials[n::2]) for n in range(2)]
+        return [_Draft(self.engine, self.trials[n::2], self.crew) for n in range(2)]
 
 
 def _pack(name: str, draft: _Draft) -> Pack:
@@ -146,9 +175,9 @@ def _pack(name: str, draft: _Draft) -> Pack:
     measured = max(measurement_bytes(t.spec) for t in trials)
     shared = measured if measured >= SHARED_MEASUREMENTS else 0
     lane = lane_cost(trials[0].spec).bytes + (measured if not shared else 0)
-    width = max(1, min(len(trials), (PACK_BYTES - shared) // max(lane, 1)))
     known = all(t.spec.stop.steps is not None for t in trials)
-    return Pack(name, draft.engine, tuple(trials), width, shared + width * lane, draft.seconds if known else None)
+    pack = Pack(name, draft.engine, draft.crew.device, tuple(trials), 1, lane, shared, draft.seconds if known else None)
+    return replace(pack, width=pack.lanes_in(draft.crew.memory))
 
 
 def _split(drafts: list[_Draft], workers: int) -> list[_Draft]:

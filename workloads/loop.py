@@ -23,7 +23,7 @@ from torch import Tensor
 
 from workloads.clocks import Clocks, padded
 from workloads.engines.base import Engine
-from workloads.engines.costs import DEFAULT, Rates, splits_well
+from workloads.engines.costs import CORE, Rates, splits_well
 from workloads.factorizations import factorization_of
 from workloads.lanes import DTYPES, Lanes, Prepared, Preparer
 from workloads.problems import ProblemData
@@ -52,7 +52,7 @@ def train(
     width: int | None = None,
     clock: Callable[[], float] = time.time,
     asked: Callable[[], bool] = lambda: False,
-    rates: Rates = DEFAULT,
+    rates: Rates = CORE,
 ) -> Iterator[Event]:
     """Train ``trials``, which share a `workloads.shapes.lane_key` and the measures they record, yielding events as they come.
 

@@ -106,9 +106,15 @@ class Progress:
 
 @dataclass(frozen=True)
 class Finished:
-    """Trials of a pack that have ended since the last event."""
+    """Trials of a pack that have ended since the last event.
+
+    A worker adds which ``engine`` trained them on which ``device``, by name, and the most bytes of the device's memory in use so far.
+    """
 
     results: tuple[TrialResult, ...]
+    engine: str = ""
+    device: str = ""
+    peak_bytes: int = 0
 
 
 @dataclass(frozen=True)

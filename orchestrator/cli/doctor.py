@@ -114,4 +114,4 @@ def _ray(address: str | None) -> str:
 
     with Cluster.connect(address) as cluster:
         where = "an embedded cluster starts" if cluster.address == "local" else f"{cluster.address} answers"
-        return f"{where}: {cluster.cpus:g} cores, {cluster.gpus:g} GPUs, {cluster.nodes} nodes"
+        return f"{where}: {cluster.cpus:g} cores, {cluster.gpus:g} GPUs, {len(cluster.nodes)} nodes"

@@ -34,11 +34,15 @@ def command(grid: Path, overrides: tuple[str, ...], workers: int | None, as_json
 
 def show_plan(grid: Grid, workers: int | None, as_json: bool) -> None:
     """Plan ``grid`` and print it, as text or JSON."""
-    from orchestrator.plan import default_workers, make_plan
+    from orchestrator.plan import Crew, default_workers, make_plan
     from orchestrator.sweep import recording_of
+    from workloads.engines.calibration import kept_rates
+    from workloads.engines.costs import CORE
 
     recording = recording_of(grid)
-    plan = make_plan(grid.trials, recording, grid.resources.engine, workers or default_workers(grid.resources.cpus))
+    rates = kept_rates() or CORE
+    crew = Crew(workers or default_workers(grid.resources.cpus), "cpu", rates)
+    plan = make_plan(grid.trials, recording, grid.resources.engine, [crew])
     if as_json:
         print_json({"experiment": grid.name, **plan.as_json()})
         return
@@ -67,7 +71,8 @@ def show_plan(grid: Grid, workers: int | None, as_json: bool) -> None:
         else f"{_duration(plan.seconds)} if every trial takes all its steps"
     )
     click.echo(f"memory: about {_size(plan.peak_bytes)} at once")
-    click.echo(f"time: {time} (a rough estimate from constants measured on one core)")
+    click.echo(f"time: {time}")
+    click.echo(f"estimated from rates {rates.source}: {1e-9 / rates.fused:.0f} GFLOP/s fused, {1e-9 / rates.batched:.0f} batched on a core")
 
 
 def _parameters(spec: object) -> str:

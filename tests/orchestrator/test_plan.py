@@ -7,7 +7,7 @@ import json
 import pytest
 
 from orchestrator.errors import UsageError
-from orchestrator.plan import PACK_BYTES, make_plan
+from orchestrator.plan import PACK_BYTES, Crew, make_plan
 from tests.specs import OPTIMIZERS, spec, trials
 from workloads.engines.choice import on_device
 from workloads.recording import Recording
@@ -16,7 +16,7 @@ TENSOR = {"kind": "tensor_completion", "shape": [4, 4, 4], "target": {"rank": 1}
 
 
 def plan(specs, workers=1, engine="batched", recording=Recording(())):
-    made = make_plan(trials(specs), recording, engine, workers)
+    made = make_plan(trials(specs), recording, engine, [Crew(workers)])
     packed = [t.trial_id for p in made.packs for t in p.trials]
     assert sorted(packed) == sorted(t.trial_id for t in trials(specs)), "every trial is in exactly one pack"
     return made
@@ -99,7 +99,7 @@ def test_a_time_budget_alone_gives_no_estimate():
 
 
 def test_nothing_to_run():
-    made = make_plan([], Recording(), "auto", 2, reused=7)
+    made = make_plan([], Recording(), "auto", [Crew(2)], reused=7)
     assert (made.packs, made.trials, made.reused, made.seconds, made.peak_bytes) == ((), 7, 7, 0.0, 0)
 
 

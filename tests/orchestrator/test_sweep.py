@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,11 @@ import pytest
 from safetensors.numpy import load_file
 
 import orchestrator
-from orchestrator.dispatch import Cluster
+from orchestrator.balance import Board
+from orchestrator.dispatch import Allotment, Cluster
 from orchestrator.errors import RayUnavailable
 from orchestrator.grid import parse_grid
-from orchestrator.plan import make_plan
+from orchestrator.plan import Crew, make_plan
 from orchestrator.sweep import submit
 from workloads.recording import Recording
 from workloads.results import Finished, Outcome
@@ -208,8 +210,7 @@ record: {steps: [0, 1, 10, 100], measures: [error, entry_0_0]}
     assert float(rows[0][4]) == pytest.approx(np.linalg.norm(first - target) / np.linalg.norm(target), rel=1e-12)
 
 
-def test_logical_gpus_are_shared_and_a_dead_worker_fails_its_pack_alone():
-    slow = """
+ENDLESS = """
 name: slow
 fixed:
   problem: {kind: matrix_completion, shape: [2, 2], entries: [[0, 1, 1.0]]}
@@ -220,30 +221,40 @@ fixed:
 grid: {seed: [1, 2]}
 record: {points: 0, measures: []}
 """
-    quick, endless = (parse_grid(slow % steps).trials for steps in (50, 10**12))
-    packs = [make_plan(t, Recording((), 0), "batched", 1).packs[0] for t in (quick, endless)]
-    import dataclasses
 
-    packs = [dataclasses.replace(p, name=name) for p, name in zip(packs, ("quick", "endless"), strict=True)]
-    outcomes: dict[str, set[Outcome]] = {"quick": set(), "endless": set()}
-    errors = []
-    with Cluster.connect("local", cpus=2, gpus=1) as cluster:
-        assert cluster.gpus == 1
-        allotment = cluster.allot(1, "auto", 1000)
-        assert allotment.gpus == 0.25
-        assert cluster.workers(allotment) == 2, "four fit on the GPU, two on the cores"
-        killed = False
-        for name, event in cluster.run([(p, allotment) for p in packs], Recording((), 0), {}):
+
+def test_a_dead_worker_fails_its_pack_alone_and_is_replaced():
+    nothing = Recording((), 0)
+    steps = {"endless": 10**12, "quick": 50, "later": 60}
+    packs = [replace(make_plan(parse_grid(ENDLESS % s).trials, nothing, "batched", [Crew(1)]).packs[0], name=n) for n, s in steps.items()]
+    outcomes: dict[str, set[Outcome]] = {name: set() for name in steps}
+    errors, killed = [], set()
+    with Cluster.connect("local", cpus=1) as cluster, cluster.hire(cluster.crews(1, "auto", 6)) as workers:
+        for name, event in workers.run(Board(packs, time.monotonic), nothing, {}):
             if isinstance(event, Finished):
                 outcomes[name] |= {r.outcome for r in event.results}
                 errors += [r.error for r in event.results if r.error]
             if not killed and name == "endless":
-                (worker,) = _processes("ray::endless")
-                os.kill(worker, signal.SIGKILL)
-                killed = True
-    assert outcomes == {"quick": {Outcome.EXHAUSTED}, "endless": {Outcome.FAILED}}
-    assert errors
-    assert "WorkerCrashedError" in errors[0]
+                killed.update(_processes("ray::_RemoteWorker"))
+                assert len(killed) == 1
+                os.kill(*killed, signal.SIGKILL)
+    assert outcomes == {"endless": {Outcome.FAILED}, "quick": {Outcome.EXHAUSTED}, "later": {Outcome.EXHAUSTED}}
+    assert len(errors) == 2
+    assert "ActorDiedError" in errors[0]
+
+
+def test_logical_gpus_are_shared_and_the_cores_that_are_left_work_too():
+    with Cluster.connect("local", cpus=6, gpus=1) as cluster:
+        assert (cluster.cpus, cluster.gpus) == (6, 1)
+        assert cluster.crews(1, "auto", 100) == [(Allotment(1, 0.25), 4), (Allotment(1, 0), 2)]
+        assert cluster.crews(1, "auto", 100, large=True) == [(Allotment(1, 1), 1), (Allotment(1, 0), 5)]
+        assert cluster.crews(1, 0.5, 100) == [(Allotment(1, 0.5), 2)]
+        assert cluster.crews(2, 0, 100) == [(Allotment(2, 0), 3)]
+        assert cluster.crews(1, "auto", 3) == [(Allotment(1, 0.25), 3), (Allotment(1, 0), 2)]
+        with cluster.hire(cluster.crews(3, "auto", 100)) as workers:
+            found = workers.machines(60.0)
+            # One of them was given the GPU, though torch sees none here and says so.
+            assert [(m.device, a.gpus) for m, a in found] == [("cpu", 0.25)] * 1
 
 
 def _processes(title):
@@ -265,6 +276,7 @@ cases:
   - {stop: {steps: 1000000000000}, dtype: float32}
 seeds: 2
 record: {points: 10, measures: [nuclear]}
+resources: {engine: batched}
 """
 
 

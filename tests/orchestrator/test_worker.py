@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import orchestrator.worker
-from orchestrator.plan import make_plan
-from orchestrator.worker import run_pack
+from orchestrator.plan import Crew, make_plan
+from orchestrator.worker import Worker
 from tests.specs import trials, two_by_two
 from workloads.engines.batched import BatchedEngine
 from workloads.recording import Recording
@@ -24,8 +24,10 @@ def test_an_exception_fails_what_had_not_ended_with_its_traceback(monkeypatch):
     monkeypatch.setattr(orchestrator.worker, "create", lambda _: Breaks())
     monkeypatch.setattr("workloads.loop.REPORT_SECONDS", -1.0)
     short, long = two_by_two(2, stop={"steps": 50}), two_by_two(2, stop={"steps": 5000}, seed=1)
-    (pack,) = make_plan(trials([short, long]), Recording(()), "batched", 1).packs
-    events = list(run_pack(pack, Recording(()), {}, threads=1, cuda=False))
+    (pack,) = make_plan(trials([short, long]), Recording(()), "batched", [Crew(1)]).packs
+    worker = Worker(1, 0.0)
+    worker.warm()
+    events = list(worker.run(pack, Recording(()), {}))
     results = {r.trial_id: r for e in events if isinstance(e, Finished) for r in e.results}
     assert results["t0"].outcome is Outcome.EXHAUSTED
     assert results["t1"].outcome is Outcome.FAILED

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from functools import cache
 
-from workloads.engines.costs import DEFAULT, Rates, engine_seconds
+from workloads.engines.costs import CORE, Rates, engine_seconds
 from workloads.engines.kernels.updates import UPDATES
 from workloads.shapes import parameter_shapes
 from workloads.spec import Cp, DeepMatrix, TrialSpec
@@ -41,9 +41,9 @@ def _has_warp() -> bool:
     return importlib.util.find_spec("warp") is not None
 
 
-def choose(specs: Sequence[TrialSpec], rates: Rates = DEFAULT) -> str:
-    """The fastest engine for a pack of ``specs``, which share a `workloads.shapes.lane_key`."""
-    if any(why_not_fused(spec) for spec in specs):
+def choose(specs: Sequence[TrialSpec], rates: Rates = CORE, *, cuda: bool = False) -> str:
+    """The fastest engine for a pack of ``specs``, which share a `workloads.shapes.lane_key`, on a core or, with ``cuda``, on a GPU."""
+    if any(why_not_fused(spec, cuda=cuda) for spec in specs):
         return "batched"
     return min(("fused", "batched"), key=lambda engine: engine_seconds(engine, specs, rates) - (rates.compile if engine == "fused" else 0))
 

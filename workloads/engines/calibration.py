@@ -1,0 +1,189 @@
+"""How fast this machine is: a probe of a fraction of a second for the constants of `workloads.engines.costs`, kept in a file per machine.
+
+Reading what is kept needs no torch, so that planning can; measuring does.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workloads.engines.costs import DEFAULTS, Rates
+
+if TYPE_CHECKING:
+    import torch
+
+    from workloads.lanes import Lanes
+
+VERSION = 1
+"""Raised whenever the engines or the probe change so much that what was kept is wrong."""
+PROBE_SECONDS = 0.03
+"""How long each measurement goes on."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a worker computes on: ``device`` (``cpu`` or ``cuda``), its name, the bytes of memory it has for packs, and its rates."""
+
+    device: str
+    name: str
+    memory: int
+    rates: Rates
+
+
+def cache_file() -> Path:
+    """Where measured rates are kept: ``orchestrate/rates.json`` in the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "orchestrate" / "rates.json"
+
+
+def kept_rates(device: str = "cpu", name: str | None = None) -> Rates | None:
+    """The rates measured on this machine before, or ``None``."""
+    found = _read().get(_key(device, name or processor()))
+    if not isinstance(found, dict):
+        return None
+    try:
+        return Rates(**{f.name: float(found[f.name]) for f in fields(Rates) if f.name != "source"}, source=str(found["source"]))
+    except (KeyError, TypeError, ValueError):
+        # Written by another version, or by hand.
+        return None
+
+
+def measured_rates(device: torch.device, name: str) -> Rates:
+    """The rates of ``device``, which is called ``name``: those kept, or measured now and kept."""
+    rates = kept_rates(device.type, name)
+    if rates is None:
+        rates = _probe(device, name)
+        # A home that cannot be written to costs a probe each time, not the sweep.
+        with suppress(OSError):
+            _keep(_key(device.type, name), rates)
+    return rates
+
+
+def processor() -> str:
+    """The processor's name, as the operating system gives it."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _key(device: str, name: str) -> str:
+    return "|".join((str(VERSION), platform.node(), device, name, _version("torch"), _version("warp-lang")))
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
+
+
+def _read() -> dict[str, Any]:
+    try:
+        kept = json.loads(cache_file().read_text())
+    except (OSError, ValueError):
+        return {}
+    return kept if isinstance(kept, dict) else {}
+
+
+def _keep(key: str, rates: Rates) -> None:
+    path = cache_file()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Replaced whole: several workers may write at once, and a reader must never see half a file.
+    part = path.with_name(f"{path.name}.{os.getpid()}")
+    part.write_text(json.dumps({**_read(), key: asdict(rates)}, indent=2))
+    part.replace(path)
+
+
+def _probe(device: torch.device, name: str) -> Rates:
+    """Time engines on problems that each show one constant, given those before."""
+    import torch
+
+    from workloads.engines.choice import why_not_fused
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        rates = replace(DEFAULTS[device.type], source=f"measured on {name}")
+        tiny, middling, large = (_problem(size) for size in (2, 8, 64))
+        many = 64 if device.type == "cpu" else 1 << 14
+        # The batched engine: a lone tiny lane is all calls, a thousand tiny lanes all small products, large ones all arithmetic.
+        rates = _fit(rates, "call", "batched", _timed("batched", tiny, 1, device), tiny, 1)
+        rates = _fit(rates, "product", "batched", _timed("batched", tiny, many, device), tiny, many)
+        rates = _fit(rates, "batched", "batched", _timed("batched", large, many // 16, device), large, many // 16)
+        if why_not_fused(middling, cuda=device.type == "cuda") is None:
+            if device.type == "cuda":
+                rates = _fit(rates, "latency", "fused", _timed("fused", tiny, 32, device), tiny, 32)
+            rates = _fit(rates, "fused", "fused", _timed("fused", middling, many, device), middling, many)
+        return rates
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _problem(size: int) -> Any:
+    from workloads.spec import TrialSpec
+
+    return TrialSpec.model_validate(
+        {
+            "problem": {"kind": "matrix_completion", "shape": [size, size], "target": {"rank": 1}, "observed": 0.5},
+            "factorization": {"kind": "deep_matrix", "depth": 3},
+            "init": {"kind": "gaussian", "scale": 0.1},
+            "optimizer": {"kind": "gd", "lr": 1e-9},
+            "stop": {"steps": 1},
+        }
+    )
+
+
+def _timed(engine: str, spec: Any, count: int, device: torch.device) -> float:
+    """Seconds that a step of ``count`` lanes takes, the best of several attempts."""
+    import numpy as np
+
+    from workloads.engines.base import create
+    from workloads.lanes import Lanes, Preparer
+    from workloads.spec import Trial
+
+    one = Preparer({}).prepare(Trial("probe", spec))
+    lanes: Lanes = Lanes([one] * count, device)
+    machine = create(engine)
+
+    def advance(steps: int) -> None:
+        target = lanes.step + steps
+        while (lanes.step < target).any():
+            machine.advance(lanes, target, np.full(count, -np.inf), steps)
+
+    advance(2)
+    steps, seconds = 1, 0.0
+    while seconds < PROBE_SECONDS / 4:
+        steps *= 2
+        seconds = _seconds(lambda: advance(steps))  # noqa: B023
+    return min(seconds, *(_seconds(lambda: advance(steps)) for _ in range(3))) / steps
+
+
+def _seconds(work: Callable[[], None]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def _fit(rates: Rates, constant: str, engine: str, seconds: float, spec: Any, count: int) -> Rates:
+    """``rates`` with the ``constant`` for which the model says ``seconds`` for a step. The model is linear in each constant."""
+    from workloads.engines.costs import step_seconds
+
+    def having(value: float) -> Rates:
+        return Rates(**{**asdict(rates), constant: value})
+
+    none = step_seconds(engine, [spec] * count, having(0.0))
+    one = step_seconds(engine, [spec] * count, having(1.0)) - none
+    default = getattr(rates, constant)
+    # A probe that was disturbed, or a model that does not fit, may be off by as much but not by orders of magnitude.
+    return having(min(max((seconds - none) / one, default / 20), default * 20))
