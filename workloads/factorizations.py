@@ -1,12 +1,11 @@
 """Factorizations: from parameters to the end-to-end matrix or tensor, and gradients back, in closed form, R lanes at once.
 
-A factorization knows its parameters' shapes and its product. `Program` is its training step for a fixed number of lanes, with every
-buffer allocated once: ``forward`` gives the product [R, D], ``backward`` turns dL/dW [R, D] into the parameters' gradients.
+A factorization knows its parameters' shapes and its product. `Program` is its training step for one set of lanes, with every buffer
+and every view of one made once: a call of PyTorch that makes a view costs as much as a small product.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -18,13 +17,16 @@ from workloads.spec import TrialSpec
 
 
 class Program(Protocol):
-    """The forward and backward pass of R lanes over preallocated buffers. ``params`` and ``grads`` are lists of [R, ...]."""
+    """The forward and backward pass of R lanes, bound to their parameters and gradients [R, ...] and to dL/dW [R, D]."""
 
-    def forward(self, params: Sequence[Tensor]) -> Tensor:
-        """The product [R, D]; a buffer of the program, or a view of a parameter."""
+    product: Tensor
+    """The end-to-end matrix or tensor [R, D]: a buffer, or a view of a parameter."""
 
-    def backward(self, params: Sequence[Tensor], outer: Tensor, grads: Sequence[Tensor]) -> None:
-        """Fill ``grads`` from ``outer`` = dL/dW [R, D], for the parameters of the last forward pass."""
+    def forward(self) -> None:
+        """Bring ``product`` up to date with the parameters."""
+
+    def backward(self) -> None:
+        """Fill the gradients from dL/dW, for the parameters of the last forward pass."""
 
 
 class Factorization(Protocol):
@@ -37,8 +39,8 @@ class Factorization(Protocol):
     def product(self, params: Sequence[Tensor]) -> Tensor:
         """The end-to-end matrix or tensor [R, *shape] of parameters [R, ...]."""
 
-    def program(self, lanes: int, dtype: torch.dtype, device: torch.device) -> Program:
-        """A training step for ``lanes`` lanes."""
+    def program(self, params: Sequence[Tensor], grads: Sequence[Tensor], outer: Tensor) -> Program:
+        """A training step bound to parameters and gradients [R, ...] and to dL/dW ``outer`` [R, D]."""
 
 
 class DeepMatrixFactorization:
@@ -55,35 +57,34 @@ class DeepMatrixFactorization:
             out = factor @ out
         return out
 
-    def program(self, lanes: int, dtype: torch.dtype, device: torch.device) -> Program:
-        return _DeepMatrixProgram(self.shapes, lanes, dtype, device)
+    def program(self, params: Sequence[Tensor], grads: Sequence[Tensor], outer: Tensor) -> Program:
+        return _DeepMatrixProgram(params, grads, outer)
 
 
 class _DeepMatrixProgram:
-    def __init__(self, shapes: Sequence[tuple[int, ...]], lanes: int, dtype: torch.dtype, device: torch.device) -> None:
-        columns = shapes[0][1]
-        rows = shapes[-1][0]
-        self.shape = (lanes, rows, columns)
+    def __init__(self, params: Sequence[Tensor], grads: Sequence[Tensor], outer: Tensor) -> None:
+        lanes, rows, columns = len(outer), params[-1].shape[1], params[0].shape[2]
         # prefix[l] = W_(l+1) ... W_1 and suffix[l] = (W_L ... W_(l+2))^T dL/dW, which have the same shape.
-        self.prefix = [torch.empty(lanes, out, columns, dtype=dtype, device=device) for out, _ in shapes[1:]]
-        self.suffix = [torch.empty(lanes, out, columns, dtype=dtype, device=device) for out, _ in shapes[1:-1]]
-
-    def forward(self, params: Sequence[Tensor]) -> Tensor:
-        out = params[0]
-        for factor, buffer in zip(params[1:], self.prefix, strict=True):
-            out = torch.bmm(factor, out, out=buffer)
-        return out.view(len(out), -1)
-
-    def backward(self, params: Sequence[Tensor], outer: Tensor, grads: Sequence[Tensor]) -> None:
-        below = [params[0], *self.prefix]
-        upper = outer.view(self.shape)
-        if len(params) == 1:
-            grads[0].copy_(upper)
-            return
+        prefix = [params[0], *(p.new_empty(lanes, p.shape[1], columns) for p in params[1:])]
+        self.product = prefix[-1].view(lanes, -1)
+        self.products = list(zip(params[1:], prefix, prefix[1:], strict=False))
+        self.gradients: list[tuple[Tensor, Tensor, Tensor]] = []
+        upper = outer.view(lanes, rows, columns)
+        self.single = (upper, grads[0]) if len(params) == 1 else None
         for layer in range(len(params) - 1, 0, -1):
-            torch.bmm(upper, below[layer - 1].mT, out=grads[layer])
-            target = self.suffix[layer - 2] if layer > 1 else grads[0]
-            upper = torch.bmm(params[layer].mT, upper, out=target)
+            target = torch.empty_like(prefix[layer - 1]) if layer > 1 else grads[0]
+            self.gradients += [(upper, prefix[layer - 1].mT, grads[layer]), (params[layer].mT, upper, target)]
+            upper = target
+
+    def forward(self) -> None:
+        for left, right, out in self.products:
+            torch.bmm(left, right, out=out)
+
+    def backward(self) -> None:
+        if self.single is not None:
+            self.single[1].copy_(self.single[0])
+        for left, right, out in self.gradients:
+            torch.bmm(left, right, out=out)
 
 
 class CpFactorization:
@@ -99,8 +100,8 @@ class CpFactorization:
         left, right = khatri_rao(params[:middle]), khatri_rao(params[middle:])
         return (left @ right.mT).view(len(left), *self.shape)
 
-    def program(self, lanes: int, dtype: torch.dtype, device: torch.device) -> Program:
-        return _CpProgram(self.shape, self.shapes[0][1], lanes, dtype, device)
+    def program(self, params: Sequence[Tensor], grads: Sequence[Tensor], outer: Tensor) -> Program:
+        return _CpProgram(self.shape, params, grads, outer)
 
 
 def khatri_rao(factors: Sequence[Tensor]) -> Tensor:
@@ -117,61 +118,64 @@ class _CpProgram:
     One product forward and two back, whatever the order; the gradients of K then unfold to the factors' mode by mode.
     """
 
-    def __init__(self, shape: tuple[int, ...], terms: int, lanes: int, dtype: torch.dtype, device: torch.device) -> None:
-        self.middle = split_modes(shape)
-        self.left = _Side(shape[: self.middle], terms, lanes, dtype, device)
-        self.right = _Side(shape[self.middle :], terms, lanes, dtype, device)
-        self.product = torch.empty(lanes, self.left.size, self.right.size, dtype=dtype, device=device)
+    def __init__(self, shape: tuple[int, ...], params: Sequence[Tensor], grads: Sequence[Tensor], outer: Tensor) -> None:
+        middle = split_modes(shape)
+        self.left, self.right = _Side(params[:middle], grads[:middle]), _Side(params[middle:], grads[middle:])
+        grid = outer.view(len(outer), self.left.whole.shape[1], self.right.whole.shape[1])
+        self.grid = torch.empty_like(grid)
+        self.product = self.grid.view(len(outer), -1)
+        self.products = [
+            (grid, self.right.whole, self.left.gradient),
+            (grid.mT, self.left.whole, self.right.gradient),
+        ]
+        self.right_transposed = self.right.whole.mT
 
-    def forward(self, params: Sequence[Tensor]) -> Tensor:
-        left, right = self.left.forward(params[: self.middle]), self.right.forward(params[self.middle :])
-        torch.bmm(left, right.mT, out=self.product)
-        return self.product.view(len(self.product), -1)
+    def forward(self) -> None:
+        self.left.forward()
+        self.right.forward()
+        torch.bmm(self.left.whole, self.right_transposed, out=self.grid)
 
-    def backward(self, params: Sequence[Tensor], outer: Tensor, grads: Sequence[Tensor]) -> None:
-        outer = outer.view(self.product.shape)
-        middle = self.middle
-        self.left.backward(params[:middle], outer, self.right.chain(params[middle:])[-1], grads[:middle])
-        self.right.backward(params[middle:], outer.mT, self.left.chain(params[:middle])[-1], grads[middle:])
+    def backward(self) -> None:
+        for left, right, out in self.products:
+            torch.bmm(left, right, out=out)
+        self.left.backward()
+        self.right.backward()
 
 
 class _Side:
-    """Some modes of a CP product: their Khatri-Rao product, built up one mode at a time, and its gradient taken apart again."""
+    """Some modes of a CP product: their Khatri-Rao product, built up one mode at a time, and its gradient taken apart again.
 
-    def __init__(self, dims: tuple[int, ...], terms: int, lanes: int, dtype: torch.dtype, device: torch.device) -> None:
-        self.dims = dims
-        self.size = math.prod(dims)
-        sizes = [math.prod(dims[: n + 1]) for n in range(1, len(dims))]
+    ``whole`` [R, d_1 ... d_k, C] is the product and ``gradient``, of the same shape, its gradient.
+    """
 
-        def buffers() -> list[Tensor]:
-            return [torch.empty(lanes, size, terms, dtype=dtype, device=device) for size in sizes]
+    def __init__(self, params: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
+        chain, upper = [params[0]], [grads[0]]
+        self.up: list[tuple[Tensor, Tensor, Tensor]] = []
+        for factor in params[1:]:
+            below = chain[-1]
+            lanes, rows, terms = below.shape
+            whole = below.new_empty(lanes, rows * factor.shape[1], terms)
+            self.up.append((below.unsqueeze(2), factor.unsqueeze(1), whole.view(lanes, rows, -1, terms)))
+            chain.append(whole)
+            upper.append(torch.empty_like(whole))
+        self.whole, self.gradient = chain[-1], upper[-1]
+        scratch = torch.empty_like(self.whole) if len(params) > 1 else None
+        self.down: list[tuple[Tensor, Tensor, Tensor, int, Tensor]] = []
+        for n in range(len(params) - 1, 0, -1):
+            assert scratch is not None
+            below = chain[n - 1]
+            split = (len(below), below.shape[1], params[n].shape[1], below.shape[2])
+            gradient, room = upper[n].view(split), scratch.flatten()[: upper[n].numel()].view(split)
+            self.down.append((gradient, below.unsqueeze(2), room, 1, grads[n]))
+            self.down.append((gradient, params[n].unsqueeze(1), room, 2, upper[n - 1]))
 
-        self.partial, self.gradient = buffers(), buffers()
-        self.scratch = torch.empty(lanes * self.size * terms if sizes else 0, dtype=dtype, device=device)
+    def forward(self) -> None:
+        for below, factor, out in self.up:
+            torch.mul(below, factor, out=out)
 
-    def chain(self, params: Sequence[Tensor]) -> list[Tensor]:
-        """The partial products [R, d_1 ... d_n, C] of the last forward pass."""
-        return [params[0], *self.partial]
-
-    def forward(self, params: Sequence[Tensor]) -> Tensor:
-        out = params[0]
-        for factor, buffer in zip(params[1:], self.partial, strict=True):
-            grid = buffer.view(len(out), out.shape[1], factor.shape[1], -1)
-            torch.mul(out.unsqueeze(2), factor.unsqueeze(1), out=grid)
-            out = buffer
-        return out
-
-    def backward(self, params: Sequence[Tensor], outer: Tensor, other: Tensor, grads: Sequence[Tensor]) -> None:
-        """Fill ``grads`` from ``outer`` [R, size, other's size] = dL/dW and the other side's Khatri-Rao product."""
-        chain = self.chain(params)
-        upper = torch.bmm(outer, other, out=self.gradient[-1] if self.partial else grads[0])
-        for n in range(len(self.dims) - 1, 0, -1):
-            below, factor = chain[n - 1], params[n]
-            split = (len(below), below.shape[1], factor.shape[1], below.shape[2])
-            scratch = self.scratch[: upper.numel()].view(split)
-            torch.sum(torch.mul(upper.view(split), below.unsqueeze(2), out=scratch), 1, out=grads[n])
-            target = self.gradient[n - 2] if n > 1 else grads[0]
-            upper = torch.sum(torch.mul(upper.view(split), factor.unsqueeze(1), out=scratch), 2, out=target)
+    def backward(self) -> None:
+        for gradient, other, room, axis, out in self.down:
+            torch.sum(torch.mul(gradient, other, out=room), axis, out=out)
 
 
 class LinearFactorization:
@@ -185,16 +189,20 @@ class LinearFactorization:
     def product(self, params: Sequence[Tensor]) -> Tensor:
         return params[0]
 
-    def program(self, lanes: int, dtype: torch.dtype, device: torch.device) -> Program:  # noqa: ARG002
-        return _LinearProgram()
+    def program(self, params: Sequence[Tensor], grads: Sequence[Tensor], outer: Tensor) -> Program:
+        return _LinearProgram(params[0], grads[0], outer)
 
 
 class _LinearProgram:
-    def forward(self, params: Sequence[Tensor]) -> Tensor:
-        return params[0].view(len(params[0]), -1)
+    def __init__(self, param: Tensor, grad: Tensor, outer: Tensor) -> None:
+        self.product = param.view(len(param), -1)
+        self.grad, self.outer = grad, outer.view(grad.shape)
 
-    def backward(self, params: Sequence[Tensor], outer: Tensor, grads: Sequence[Tensor]) -> None:  # noqa: ARG002
-        grads[0].copy_(outer.view_as(grads[0]))
+    def forward(self) -> None:
+        """The parameter is the product."""
+
+    def backward(self) -> None:
+        self.grad.copy_(self.outer)
 
 
 FACTORIZATIONS: dict[str, type[DeepMatrixFactorization] | type[CpFactorization] | type[LinearFactorization]] = {

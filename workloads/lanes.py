@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from workloads.factorizations import Factorization, Program, factorization_of
+from workloads.factorizations import Factorization, factorization_of
 from workloads.inits import initial_factors
 from workloads.optimizers import OPTIMIZERS, OptimizerRow
 from workloads.problems import Observations, ProblemData, observe, realize
@@ -115,11 +115,6 @@ class Lanes:
         """c [R] in loss = c * sum of squared residuals: 1/2 for half_sse, 1/N for mse."""
         return self._per_lane([0.5 if p.spec.loss == "half_sse" else 1.0 / p.problem.count for p in self.prepared])
 
-    @cached_property
-    def program(self) -> Program:
-        """The training step, with its buffers."""
-        return self.factorization.program(len(self), self.dtype, self.device)
-
     @property
     def tensors(self) -> list[Tensor]:
         """Everything that a step changes: parameters and optimizer state."""
@@ -150,5 +145,5 @@ class Lanes:
 
     def _replace(self, prepared: list[Prepared], params: list[Tensor], state: dict[str, list[Tensor]], hyper: dict[str, Tensor]) -> None:
         self.prepared, self.params, self.state, self.hyper = prepared, params, state, hyper
-        for derived in ("observations", "loss_scale", "program"):
+        for derived in ("observations", "loss_scale"):
             self.__dict__.pop(derived, None)

@@ -1,7 +1,8 @@
 """Optimizers: one update of R lanes, each with hyperparameters of its own.
 
-An optimizer is a row of `OPTIMIZERS`: the hyperparameters it reads (each a tensor [R]), the state it keeps, and a function that
-updates parameters and state in place. State that looks like the parameters is a list of [R, ...]; state per lane is a tensor [R].
+An optimizer is a row of `OPTIMIZERS`: the hyperparameters it reads (each a tensor [R]), the state it keeps, and a function that is
+given parameters, gradients, state and hyperparameters once and returns what takes a step on them in place. Views and scratch are made
+beforehand, so that a step allocates nothing. State that looks like the parameters is a list of [R, ...]; state per lane is a tensor [R].
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor
 Params = Sequence[Tensor]
 State = Mapping[str, list[Tensor]]
 Hyper = Mapping[str, Tensor]
+Step = Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -22,56 +24,91 @@ class OptimizerRow:
     """``hyper`` names the spec's fields that become [R] tensors; ``like_params`` and ``per_lane`` name the state and its start value."""
 
     hyper: tuple[str, ...]
-    update: Callable[[Params, Params, State, Hyper], None]
+    bind: Callable[[Params, Params, State, Hyper], Step]
     like_params: tuple[str, ...] = ()
     per_lane: tuple[tuple[str, float], ...] = ()
 
 
-def _over(lanes: Tensor, like: Tensor) -> Tensor:
-    """View [R] so that it broadcasts over [R, ...]."""
-    return lanes.view(-1, *(1,) * (like.dim() - 1))
+def _over(lanes: Tensor, params: Params) -> list[Tensor]:
+    """Views of [R] that broadcast over each parameter [R, ...]."""
+    return [lanes.view(-1, *(1,) * (p.dim() - 1)) for p in params]
 
 
-def gd(params: Params, grads: Params, state: State, hyper: Hyper) -> None:  # noqa: ARG001
+def gd(params: Params, grads: Params, state: State, hyper: Hyper) -> Step:  # noqa: ARG001
     """w <- w - lr * g."""
-    for w, g in zip(params, grads, strict=True):
-        w.addcmul_(g, _over(hyper["lr"], g), value=-1)
+    rows = list(zip(params, grads, _over(hyper["lr"], params), strict=True))
+
+    def step() -> None:
+        for w, g, lr in rows:
+            w.addcmul_(g, lr, value=-1)
+
+    return step
 
 
-def momentum(params: Params, grads: Params, state: State, hyper: Hyper) -> None:
+def momentum(params: Params, grads: Params, state: State, hyper: Hyper) -> Step:
     """v <- momentum * v + g; w <- w - lr * v (Polyak 1964, in PyTorch's form)."""
-    for w, g, v in zip(params, grads, state["velocity"], strict=True):
-        v.mul_(_over(hyper["momentum"], v)).add_(g)
-        w.addcmul_(v, _over(hyper["lr"], v), value=-1)
+    rows = list(
+        zip(params, grads, state["velocity"], _over(hyper["lr"], params), _over(hyper["momentum"], params), strict=True),
+    )
+
+    def step() -> None:
+        for w, g, v, lr, factor in rows:
+            v.mul_(factor).add_(g)
+            w.addcmul_(v, lr, value=-1)
+
+    return step
 
 
-def group_rmsprop(params: Params, grads: Params, state: State, hyper: Hyper) -> None:
+def group_rmsprop(params: Params, grads: Params, state: State, hyper: Hyper) -> Step:
     """w <- w - lr / (sqrt(s / (1 - beta^t)) + eps) * g, with s the moving average of the squared norm of the whole gradient.
 
     One step size for all parameters of a lane (arXiv 2102.09972, appendix on experiments).
     """
     average, power = state["average"][0], state["beta_power"][0]
-    beta = hyper["beta"]
-    squared = torch.stack([g.flatten(1).square().sum(1) for g in grads]).sum(0)
-    average.mul_(beta).add_(squared * (1 - beta))
-    power.mul_(beta)
-    rate = hyper["lr"] / ((average / (1 - power)).sqrt_() + hyper["eps"])
-    for w, g in zip(params, grads, strict=True):
-        w.addcmul_(g, _over(rate, g), value=-1)
+    lr, beta, eps, rest = hyper["lr"], hyper["beta"], hyper["eps"], 1 - hyper["beta"]
+    lanes = len(average)
+    # Batched dot products: unlike sums over an axis they give a lane the same bits whatever the number of lanes.
+    norms = average.new_empty(len(params), lanes)
+    dots = [(g.view(lanes, 1, -1), g.view(lanes, -1, 1), norm.view(lanes, 1, 1)) for g, norm in zip(grads, norms, strict=True)]
+    squared, size = torch.empty_like(average), torch.empty_like(average)
+    rows = list(zip(params, grads, _over(size, params), strict=True))
+
+    def step() -> None:
+        for left, right, out in dots:
+            torch.bmm(left, right, out=out)
+        torch.sum(norms, 0, out=squared)
+        average.mul_(beta).addcmul_(squared, rest)
+        power.mul_(beta)
+        torch.sub(1, power, out=size)
+        torch.div(average, size, out=size)
+        size.sqrt_().add_(eps)
+        torch.div(lr, size, out=size)
+        for w, g, each in rows:
+            w.addcmul_(g, each, value=-1)
+
+    return step
 
 
-def adam(params: Params, grads: Params, state: State, hyper: Hyper) -> None:
+def adam(params: Params, grads: Params, state: State, hyper: Hyper) -> Step:
     """Adam with bias correction (Kingma and Ba 2015, algorithm 1)."""
     first_power, second_power = state["beta1_power"][0], state["beta2_power"][0]
-    first_power.mul_(hyper["beta1"])
-    second_power.mul_(hyper["beta2"])
-    rate = hyper["lr"] / (1 - first_power)
-    correction = (1 - second_power).sqrt()
-    for w, g, m, v in zip(params, grads, state["first"], state["second"], strict=True):
-        m.lerp_(g, _over(1 - hyper["beta1"], g))
-        v.mul_(_over(hyper["beta2"], v)).addcmul_(g, g * _over(1 - hyper["beta2"], g))
-        denominator = v.sqrt().div_(_over(correction, v)).add_(_over(hyper["eps"], v))
-        w.addcmul_(m / denominator, _over(rate, m), value=-1)
+    lr, beta1, beta2 = hyper["lr"], hyper["beta1"], hyper["beta2"]
+    rate, correction = torch.empty_like(lr), torch.empty_like(lr)
+    over = (_over(lanes, params) for lanes in (1 - beta1, beta2, 1 - beta2, correction, hyper["eps"], rate))
+    rows = list(zip(params, grads, state["first"], state["second"], [torch.empty_like(p) for p in params], *over, strict=True))
+
+    def step() -> None:
+        first_power.mul_(beta1)
+        second_power.mul_(beta2)
+        torch.div(lr, torch.sub(1, first_power, out=rate), out=rate)
+        torch.sub(1, second_power, out=correction).sqrt_()
+        for w, g, m, v, room, rest1, keep2, rest2, scale, eps, size in rows:
+            m.lerp_(g, rest1)
+            v.mul_(keep2).addcmul_(g, torch.mul(g, rest2, out=room))
+            torch.sqrt(v, out=room).div_(scale).add_(eps)
+            w.addcmul_(torch.div(m, room, out=room), size, value=-1)
+
+    return step
 
 
 OPTIMIZERS: dict[str, OptimizerRow] = {

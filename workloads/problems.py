@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
@@ -131,6 +133,8 @@ class Observations(ABC):
 
     width: int
     """N: columns of the residual."""
+    in_place: bool
+    """Whether the residual is its own adjoint."""
 
     @abstractmethod
     def residual(self, product: Tensor, out: Tensor) -> Tensor: ...
@@ -138,9 +142,15 @@ class Observations(ABC):
     @abstractmethod
     def adjoint(self, residual: Tensor, out: Tensor) -> Tensor: ...
 
+    @abstractmethod
+    def part(self, lanes: slice) -> Self:
+        """The observations of some of the lanes: views."""
+
 
 class Completion(Observations):
     """Entries are observed: the residual is masked and keeps its place, so that the adjoint is the identity."""
+
+    in_place = True
 
     def __init__(self, problems: Sequence[ProblemData], dtype: torch.dtype, device: torch.device) -> None:
         distinct, which = unique(problems)
@@ -159,9 +169,17 @@ class Completion(Observations):
     def adjoint(self, residual: Tensor, out: Tensor) -> Tensor:  # noqa: ARG002
         return residual
 
+    def part(self, lanes: slice) -> Self:
+        some = copy(self)
+        if len(self.mask) > 1:
+            some.mask, some.target = self.mask[lanes], self.target[lanes]
+        return some
+
 
 class Sensing(Observations):
     """Inner products with measurement matrices or tensors are observed."""
+
+    in_place = False
 
     def __init__(self, problems: Sequence[ProblemData], dtype: torch.dtype, device: torch.device) -> None:
         distinct, which = unique(problems)
@@ -191,6 +209,12 @@ class Sensing(Observations):
             return torch.mm(residual, self.operators[0], out=out)
         torch.bmm(residual.unsqueeze(1), self.operators, out=out.unsqueeze(1))
         return out
+
+    def part(self, lanes: slice) -> Self:
+        some = copy(self)
+        if not self.shared:
+            some.operators, some.values = self.operators[lanes], self.values[lanes]
+        return some
 
 
 def observe(problems: Sequence[ProblemData], dtype: torch.dtype, device: torch.device) -> Observations:

@@ -9,8 +9,8 @@ from itertools import pairwise
 from workloads.spec import Cp, DeepMatrix, Factorization, TrialSpec
 
 ITEM_BYTES = {"float64": 8, "float32": 4}
-OPTIMIZER_COPIES = {"gd": 0, "group_rmsprop": 0, "momentum": 1, "adam": 2}
-"""Arrays of the parameters' size that an optimizer keeps between steps."""
+OPTIMIZER_COPIES = {"gd": 0, "group_rmsprop": 0, "momentum": 2, "adam": 5}
+"""Arrays of the parameters' size that an optimizer needs: its state, the copy of it to step back to, scratch."""
 
 
 def factor_shapes(factorization: Factorization, shape: tuple[int, ...]) -> list[tuple[int, ...]]:

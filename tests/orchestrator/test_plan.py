@@ -10,6 +10,7 @@ from orchestrator.errors import UsageError
 from orchestrator.plan import PACK_BYTES, Crew, make_plan
 from tests.specs import OPTIMIZERS, spec, trials
 from workloads.engines.choice import on_device
+from workloads.engines.costs import DEFAULTS
 from workloads.recording import Recording
 
 TENSOR = {"kind": "tensor_completion", "shape": [4, 4, 4], "target": {"rank": 1}, "observed": 30}
@@ -141,3 +142,28 @@ def test_a_gpu_gets_what_there_are_kernels_for():
     tensor = spec(problem=TENSOR, factorization={"kind": "cp"})
     assert [on_device("fused", one, cuda=True) for one in (tensor, spec())] == ["batched", "fused"]
     assert on_device("fused", tensor, cuda=False) == "fused"
+
+
+def test_packs_go_to_the_device_that_is_through_with_them_first():
+    pytest.importorskip("warp")
+    crews = [Crew(1, "cuda", DEFAULTS["cuda"], 16 << 30), Crew(8)]
+    few = [spec(seed=n, stop={"steps": 100_000}) for n in range(8)]
+    many = [spec(factorization__depth=3, seed=n, stop={"steps": 100_000}) for n in range(5000)]
+    wide = [spec(problem__shape=[200, 200], seed=n, stop={"steps": 100_000}) for n in range(64)]
+    made = make_plan(trials([*few, *many, *wide]), Recording(()), "auto", crews)
+    devices = {(p.trials[0].spec.shape[0], p.trials[0].spec.factorization.depth): p.device for p in made.packs}
+    assert devices == {(4, 2): "cpu", (4, 3): "cuda", (200, 2): "cuda"}
+    assert made.workers == 9
+
+
+def test_a_pack_for_a_gpu_is_as_wide_as_its_memory():
+    specs = [spec(problem__shape=[200, 200], seed=n) for n in range(64)]
+    (pack,) = make_plan(trials(specs), Recording(()), "batched", [Crew(1, "cuda", DEFAULTS["cuda"], 100 << 20)]).packs
+    assert 1 < pack.width < 64
+    assert pack.bytes <= 100 << 20 < pack.bytes + pack.lane_bytes
+    assert pack.lanes_in(1) == 1
+    assert pack.lanes_in(1 << 40) == 64
+
+
+def test_the_plan_says_where_its_estimate_comes_from():
+    assert "assumed" in plan([spec()]).as_json()["rates"]["cpu"]["source"]

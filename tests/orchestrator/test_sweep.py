@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -23,8 +24,9 @@ from orchestrator.errors import RayUnavailable
 from orchestrator.grid import parse_grid
 from orchestrator.plan import Crew, make_plan
 from orchestrator.sweep import submit
+from workloads.engines.calibration import processor
 from workloads.recording import Recording
-from workloads.results import Finished, Outcome
+from workloads.results import Finished, HandedOver, Outcome, TrialResult
 
 pytestmark = pytest.mark.ray
 
@@ -110,6 +112,8 @@ def test_mlflow_has_the_parent_and_every_child(store, client, first):
     assert parent.info.status == "FINISHED"
     assert parent.data.metrics["trials"] == 8
     assert parent.data.metrics["failed"] == 2
+    assert 0 <= parent.data.metrics["idle_share"] < 1
+    assert parent.data.metrics["peak_memory_bytes"] > 50 << 20
     names = {a.path for a in client.list_artifacts(first.parent_run_id)}
     assert {"grid.yaml", "plan.json", "trials.parquet", "traces"} <= names
     runs = children(client, first)
@@ -125,6 +129,8 @@ def test_mlflow_has_the_parent_and_every_child(store, client, first):
         if failed:
             assert "determinant of the initial product is zero" in run.data.tags["mlflow.note.content"]
             continue
+        assert run.data.tags["orchestrate.engine"] == "fused"
+        assert run.data.tags["orchestrate.device"] == processor()
         trace = history[history.trial_id == row.trial_id]
         assert trace.step.iloc[0] == 0
         assert trace.step.iloc[-1] == row.steps
@@ -241,6 +247,53 @@ def test_a_dead_worker_fails_its_pack_alone_and_is_replaced():
     assert outcomes == {"endless": {Outcome.FAILED}, "quick": {Outcome.EXHAUSTED}, "later": {Outcome.EXHAUSTED}}
     assert len(errors) == 2
     assert "ActorDiedError" in errors[0]
+
+
+UNEQUAL = """
+name: unequal
+fixed:
+  optimizer: {kind: group_rmsprop, lr: 1e-4}
+  init: {kind: gaussian, scale: 0.1}
+cases:
+  - problem: {kind: matrix_completion, shape: [12, 12], target: {rank: 1}, observed: 60}
+    factorization: {kind: deep_matrix, depth: 3}
+  - problem: {kind: tensor_completion, shape: [6, 6, 6], target: {rank: 1}, observed: 100}
+    factorization: {kind: cp}
+    loss: mse
+zip: {seed: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23],
+      stop.steps: [90000, 10, 1000, 50000, 10, 100, 90000, 10, 60000, 10, 1000, 50000,
+                   10, 70000, 10, 90000, 1000, 50000, 10, 100, 80000, 10, 90000, 20000]}
+record: {points: 10, measures: []}
+"""
+
+
+def test_a_trial_has_the_same_bits_whoever_trains_it():
+    grid, recording = parse_grid(UNEQUAL), Recording((), 10)
+    # One pack for each case, whatever the number of workers: the others have to be given theirs.
+    packs = make_plan(grid.trials, recording, "fused", [Crew(1)]).packs
+    assert len(packs) == 2
+    seen: list[dict[str, TrialResult]] = []
+    given = 0
+    for cpus in (1, 5):
+        results: dict[str, TrialResult] = {}
+        with Cluster.connect("local", cpus=cpus) as cluster, cluster.hire(cluster.crews(1, 0, 48)) as workers:
+            assert workers.machines(60.0)
+            board: Board[Any] = Board(packs, time.monotonic)
+            for _, event in workers.run(board, recording, {}):
+                if isinstance(event, Finished):
+                    assert not results.keys() & {r.trial_id for r in event.results}
+                    results |= {r.trial_id: r for r in event.results}
+                given += isinstance(event, HandedOver) and len(event.trials)
+        seen.append(results)
+    one, many = seen
+    assert given, "nothing was handed over"
+    assert one.keys() == many.keys() == {t.trial_id for t in grid.trials}
+    for key, result in one.items():
+        assert (result.outcome, result.steps) == (many[key].outcome, many[key].steps)
+        np.testing.assert_array_equal(result.trace.steps, many[key].trace.steps)
+        np.testing.assert_array_equal(result.trace.values[:, 0], many[key].trace.values[:, 0])
+        for name, factor in result.factors.items():
+            np.testing.assert_array_equal(factor, many[key].factors[name])
 
 
 def test_logical_gpus_are_shared_and_the_cores_that_are_left_work_too():

@@ -114,7 +114,7 @@ def test_the_time_that_a_trial_was_paused_is_not_counted(monkeypatch):
 def test_a_lone_trial_and_a_lone_group_stay_where_they_are(monkeypatch):
     monkeypatch.setattr("workloads.engines.costs.WORTH_SECONDS", 0.0)
     long = two_by_two(3, stop={"steps": 3000})
-    for engine, count in (("fused", 1), ("fused", 2), ("batched", 1)):
+    for engine, count in (("fused", 1), ("fused", 8), ("batched", 2)):
         specs = [long.model_copy(update={"seed": n}) for n in range(count)]
         events = list(train(trials(specs), RECORDING, create(engine), asked=lambda: True))
         assert [e.trials for e in events if isinstance(e, HandedOver)]

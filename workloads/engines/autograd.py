@@ -32,6 +32,8 @@ class AutogradEngine:
         params = [p[lane : lane + 1].clone().requires_grad_() for p in lanes.params]
         state = {name: [t[lane : lane + 1] for t in part] for name, part in lanes.state.items()}
         hyper = {name: t[lane : lane + 1] for name, t in lanes.hyper.items()}
+        grads = [torch.empty_like(p) for p in params]
+        update = lanes.optimizer.bind([p.detach() for p in params], grads, state, hyper)
         for done in range(limit + 1):
             squared = problem.residual(lanes.factorization.product(params)[0]).square()
             loss = squared.sum() / 2 if spec.loss == "half_sse" else squared.mean()
@@ -39,9 +41,9 @@ class AutogradEngine:
             arrived = not np.isfinite(lanes.loss[lane]) or lanes.loss[lane] <= until_loss or lanes.step[lane] >= until_step
             if arrived or done == limit:
                 break
-            grads = torch.autograd.grad(loss, params)
-            with torch.no_grad():
-                lanes.optimizer.update(params, grads, state, hyper)
+            for mine, new in zip(grads, torch.autograd.grad(loss, params), strict=True):
+                mine.copy_(new)
+            update()
             lanes.step[lane] += 1
         with torch.no_grad():
             for whole, own in zip(lanes.params, params, strict=True):

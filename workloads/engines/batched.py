@@ -1,13 +1,17 @@
 """The batched engine: all lanes in one program, closed-form gradients, buffers allocated once.
 
+On a CPU the lanes are cut into parts that stay in a core's own cache, each advanced many steps before the next; on a GPU they are one
+part, whose blocks of steps are captured as graphs and replayed, so that nothing waits for the host inside a block.
+
 The stop check is exact to the step yet costs little. Lanes are advanced in blocks of several steps; every step's losses are kept, and
-looked at once a block. If some lane arrived in the middle, all lanes are put back to the start of the block and advanced to just that
-step, which gives the same bits again.
+looked at once a block. If some lane arrived in the middle, all lanes of its part are put back to the start of the block and advanced to
+just that step, which gives the same bits again.
 """
 
 from __future__ import annotations
 
-import math
+import warnings
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -15,8 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from workloads.lanes import Lanes
+from workloads.shapes import ITEM_BYTES, lane_cost
 
 LONGEST_BLOCK = 64
+PART_BYTES = 1 << 21
+"""What a part of the lanes may take on a CPU. A step touches half of it, which fits a core's own cache today."""
+PART_FLOPS = 500_000
+"""What a part has to compute in a step at least, so that its calls into PyTorch do not matter: about a dozen microseconds."""
 
 
 class BatchedEngine:
@@ -25,107 +34,167 @@ class BatchedEngine:
     name = "batched"
 
     def __init__(self) -> None:
-        self._block = 1
-        self._step: _Step | None = None
+        self._parts: list[_Part] = []
+        self._params: list[Tensor] | None = None
 
     @torch.no_grad()
     def advance(self, lanes: Lanes, until_step: NDArray[np.int64], until_loss: NDArray[np.float64], limit: int) -> NDArray[np.bool_]:
-        """See `workloads.engines.base.Engine.advance`. Returns as soon as one lane has arrived."""
-        step = self._step_for(lanes)
-        lowest = torch.from_numpy(np.where(lanes.active, until_loss, -np.inf)).to(lanes.device)
-        parked = torch.from_numpy(~lanes.active).to(lanes.device) if not lanes.active.all() else None
-        remaining = int((until_step - lanes.step)[lanes.active].min())
-        done = 0
+        """See `workloads.engines.base.Engine.advance`. Each part goes on until one of its lanes has arrived."""
+        if self._params is not lanes.params:
+            self.release()
+            self._parts = [_Part(lanes, slice(start, stop)) for start, stop in pairwise(_cuts(lanes))]
+            self._params = lanes.params
+        reached = np.zeros(len(lanes), dtype=np.bool_)
+        for part in self._parts:
+            if lanes.active[part.where].any():
+                reached[part.where] = part.advance(until_step[part.where], until_loss[part.where], limit)
+        return reached
+
+    def release(self) -> None:
+        """See `workloads.engines.base.Engine.release`."""
+        self._parts, self._params = [], None
+
+
+def _cuts(lanes: Lanes) -> list[int]:
+    """Where parts begin and end: as many lanes as stay in cache, but enough to be worth a call; all of them on a GPU."""
+    count = len(lanes)
+    if lanes.device.type == "cuda":
+        return [0, count]
+    spec = lanes.prepared[0].spec
+    cost = lane_cost(spec, lanes.observations.width)
+    cached = PART_BYTES // max(1, cost.touched * ITEM_BYTES[spec.dtype])
+    worthwhile = -(-PART_FLOPS // max(1, cost.flops))
+    # Parts of equal size: a last one of a single lane would take as many calls as the others.
+    parts = max(1, count // max(1, cached, worthwhile))
+    return [count * n // parts for n in range(parts + 1)]
+
+
+class _Part:
+    """Some neighbouring lanes, the buffers for them, and the steps that run on those."""
+
+    def __init__(self, lanes: Lanes, where: slice) -> None:
+        self.lanes, self.where = lanes, where
+        self.params = [p[where] for p in lanes.params]
+        self.tensors = [t[where] for t in lanes.tensors]
+        self.backup = [torch.empty_like(t) for t in self.tensors]
+        self.observations = lanes.observations.part(where)
+        count, new = len(self.params[0]), lanes.params[0].new_empty
+        grads = [torch.empty_like(p) for p in self.params]
+        self.residual = new(count, self.observations.width)
+        scale = lanes.loss_scale[where]
+        self.scale = scale.clone()
+        self.double_scale = (2 * scale).unsqueeze(1) if bool((scale != 0.5).any()) else None
+        product_size = int(np.prod(lanes.factorization.shape))
+        # dL/dW is the residual itself where entries are observed and nothing scales it.
+        self.outer = self.residual if self.observations.in_place and self.double_scale is None else new(count, product_size)
+        self.program = lanes.factorization.program(self.params, grads, self.outer)
+        state = {name: [t[where] for t in tensors] for name, tensors in lanes.state.items()}
+        self.update = lanes.optimizer.bind(self.params, grads, state, {name: t[where] for name, t in lanes.hyper.items()})
+        self.losses = new(LONGEST_BLOCK + 1, count)
+        # A batched dot product: unlike a sum over the last axis it gives a lane the same bits whatever the number of lanes.
+        self.dot = (self.residual.unsqueeze(1), self.residual.unsqueeze(2))
+        self.rows = [row.view(-1, 1, 1) for row in self.losses]
+        self.present = new(count, 1, 1)
+        """Sums of squared residuals of the present parameters, once ``fresh``."""
+        self.fresh = False
+        self.block = 1
+        self.graphs: dict[int, torch.cuda.CUDAGraph | None] | None = {} if lanes.device.type == "cuda" else None
+
+    def advance(self, until_step: NDArray[np.int64], until_loss: NDArray[np.float64], limit: int) -> NDArray[np.bool_]:
+        """`BatchedEngine.advance` for these lanes."""
+        lanes, where = self.lanes, self.where
+        active = lanes.active[where]
+        lowest = torch.from_numpy(np.where(active, until_loss, -np.inf)).to(lanes.device)
+        parked = torch.from_numpy(~active).to(lanes.device) if not active.all() else None
+        remaining = min(int((until_step - lanes.step[where])[active].min()), limit)
         while True:
-            block = max(0, min(self._block, remaining - done, limit - done))
-            losses = step.run(block)
+            block = max(0, min(self.block, remaining))
+            if self.graphs is not None and block:
+                # Graphs have lengths that are powers of two.
+                block = 1 << (block.bit_length() - 1)
+            losses = self._run(block)
             going = (losses > lowest) & (losses < torch.inf)
             if parked is not None:
                 going |= parked
             arrived = np.flatnonzero(~going.all(1).numpy(force=True))
             if len(arrived):
-                first = int(arrived[0])
-                if first < block:
-                    step.back_up(first)
-                self._block = max(1, self._block // 2)
-                done += first
-                losses, going = losses[first], going[first]
+                done = int(arrived[0])
+                if done < block:
+                    self._back_up(done)
+                self.block = max(1, self.block // 2)
+            else:
+                done = block
+                self.block = min(LONGEST_BLOCK, 2 * self.block)
+            # Every block: should the next one run out of memory, steps and parameters belong together.
+            lanes.step[where] = np.where(active, lanes.step[where] + done, lanes.step[where])
+            remaining -= done
+            if len(arrived) or remaining <= 0:
                 break
-            done += block
-            self._block = min(LONGEST_BLOCK, 2 * self._block)
-            if done >= min(remaining, limit):
-                losses, going = losses[block], going[block]
-                break
-        lanes.step = np.where(lanes.active, lanes.step + done, lanes.step)
-        lanes.loss = np.where(lanes.active, losses.numpy(force=True), lanes.loss)
-        reached: NDArray[np.bool_] = lanes.active & (~going.numpy(force=True) | (lanes.step >= until_step))
+        lanes.loss[where] = np.where(active, losses[done].numpy(force=True), lanes.loss[where])
+        reached: NDArray[np.bool_] = active & (~going[done].numpy(force=True) | (lanes.step[where] >= until_step))
         return reached
 
-    def release(self) -> None:
-        """See `workloads.engines.base.Engine.release`."""
-        self._step = None
-
-    def _step_for(self, lanes: Lanes) -> _Step:
-        """The training step for these lanes as they are now: buffers are kept as long as the set of lanes is the same."""
-        if self._step is None or self._step.program is not lanes.program or self._step.lanes is not lanes:
-            self._step = _Step(lanes)
-        return self._step
-
-
-class _Step:
-    """Buffers for one set of lanes, and the steps that run on them."""
-
-    def __init__(self, lanes: Lanes) -> None:
-        self.lanes = lanes
-        self.program = lanes.program
-        count = len(lanes)
-        self.grads = [torch.empty_like(p) for p in lanes.params]
-        self.backup = [torch.empty_like(t) for t in lanes.tensors]
-        new = lanes.params[0].new_empty
-        self.residual = new(count, lanes.observations.width)
-        self.outer = new(count, math.prod(lanes.factorization.shape))
-        self.losses = new(LONGEST_BLOCK + 1, count)
-        self.double_scale = (2 * lanes.loss_scale).unsqueeze(1) if bool((lanes.loss_scale != 0.5).any()) else None
-        self.last: int | None = None
-        """The row of ``losses`` that belongs to the present parameters."""
-
-    def run(self, steps: int) -> Tensor:
+    def _run(self, steps: int) -> Tensor:
         """Take ``steps`` steps; the losses before each of them and after the last [steps + 1, R], in float64."""
-        if steps:
-            for kept, tensor in zip(self.backup, self.lanes.tensors, strict=True):
-                kept.copy_(tensor)
-        if self.last is None:
-            self._forward(0)
+        if not self.fresh:
+            self._forward(self.present)
+            self.fresh = True
+        if steps and self.graphs is not None:
+            self._replay(steps)
         else:
-            self.losses[0].copy_(self.losses[self.last])
-        for done in range(steps):
-            self._update()
-            self._forward(done + 1)
-        self.last = steps
-        return self.losses[: steps + 1].double()
+            self._take(steps)
+        return (self.losses[: steps + 1] * self.scale).double()
 
-    def back_up(self, steps: int) -> None:
-        """Undo the last `run` and take only ``steps`` steps of it."""
-        for kept, tensor in zip(self.backup, self.lanes.tensors, strict=True):
+    def _take(self, steps: int) -> None:
+        if steps:
+            for kept, tensor in zip(self.backup, self.tensors, strict=True):
+                kept.copy_(tensor)
+        self.rows[0].copy_(self.present)
+        for row in self.rows[1 : steps + 1]:
+            self._step(row)
+        self.present.copy_(self.rows[steps])
+
+    def _replay(self, steps: int) -> None:
+        """`_take` on a GPU: the second time, and from then on, as a graph."""
+        assert self.graphs is not None
+        graph = self.graphs.get(steps)
+        if graph is None and steps in self.graphs:
+            try:
+                graph = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(graph):
+                    self._take(steps)
+            except RuntimeError as error:
+                warnings.warn(f"steps cannot be captured as a graph and run one by one: {error}", stacklevel=2)
+                self.graphs = None
+                self._take(steps)
+                return
+            self.graphs[steps] = graph
+        if graph is None:
+            # The first time libraries allocate what they need, which no graph may contain.
+            self.graphs[steps] = None
+            self._take(steps)
+        else:
+            graph.replay()
+
+    def _back_up(self, steps: int) -> None:
+        """Undo the last block and take only ``steps`` steps of it."""
+        for kept, tensor in zip(self.backup, self.tensors, strict=True):
             tensor.copy_(kept)
-        self._forward(0)
-        for done in range(steps):
-            self._update()
-            self._forward(done + 1)
-        self.last = steps
+        self._forward(self.present)
+        for _ in range(steps):
+            self._step(self.present)
 
-    def _forward(self, row: int) -> None:
-        """Residual and loss of the present parameters; the loss goes to ``row`` of the block."""
-        lanes = self.lanes
-        lanes.observations.residual(self.program.forward(lanes.params), self.residual)
-        # A batched dot product: unlike a sum over the last axis it gives a lane the same bits whatever the number of lanes.
-        torch.bmm(self.residual.unsqueeze(1), self.residual.unsqueeze(2), out=self.losses[row].view(-1, 1, 1))
-        self.losses[row].mul_(lanes.loss_scale)
+    def _forward(self, squared: Tensor) -> None:
+        """The residual of the present parameters, and its squared norm [R, 1, 1]."""
+        self.program.forward()
+        self.observations.residual(self.program.product, self.residual)
+        torch.bmm(*self.dot, out=squared)
 
-    def _update(self) -> None:
-        lanes = self.lanes
-        outer = lanes.observations.adjoint(self.residual, self.outer)
+    def _step(self, squared: Tensor) -> None:
+        """One step of training, and `_forward` of where it led."""
+        outer = self.observations.adjoint(self.residual, self.outer)
         if self.double_scale is not None:
-            outer = torch.mul(outer, self.double_scale, out=self.outer)
-        self.program.backward(lanes.params, outer, self.grads)
-        lanes.optimizer.update(lanes.params, self.grads, lanes.state, lanes.hyper)
+            torch.mul(outer, self.double_scale, out=self.outer)
+        self.program.backward()
+        self.update()
+        self._forward(squared)
