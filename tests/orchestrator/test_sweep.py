@@ -19,10 +19,11 @@ from safetensors.numpy import load_file
 
 import orchestrator
 from orchestrator.balance import Board
-from orchestrator.dispatch import Allotment, Cluster
+from orchestrator.dispatch import Allotment, Cluster, Node
 from orchestrator.errors import RayUnavailable
 from orchestrator.grid import parse_grid
-from orchestrator.plan import Crew, make_plan
+from orchestrator.plan import PACK_BYTES, Crew, make_plan
+from orchestrator.sweep import _crews as crews_of
 from orchestrator.sweep import submit
 from workloads.engines.calibration import processor
 from workloads.recording import Recording
@@ -304,10 +305,25 @@ def test_logical_gpus_are_shared_and_the_cores_that_are_left_work_too():
         assert cluster.crews(1, 0.5, 100) == [(Allotment(1, 0.5), 2)]
         assert cluster.crews(2, 0, 100) == [(Allotment(2, 0), 3)]
         assert cluster.crews(1, "auto", 3) == [(Allotment(1, 0.25), 3), (Allotment(1, 0), 2)]
-        with cluster.hire(cluster.crews(3, "auto", 100)) as workers:
-            found = workers.machines(60.0)
-            # One of them was given the GPU, though torch sees none here and says so.
-            assert [(m.device, a.gpus) for m, a in found] == [("cpu", 0.25)] * 1
+        hired = cluster.crews(1, "auto", 100)
+        with cluster.hire(hired) as workers:
+            # Four of them were given a share of the GPU, though torch sees none here and says so: they are cores like the others.
+            (crew,) = crews_of(workers, hired, cluster)
+            assert (crew.workers, crew.device, crew.memory) == (6, "cpu", PACK_BYTES)
+            assert crew.rates.source == f"measured on {processor()}"
+
+
+def test_workers_of_a_mixed_cluster_are_counted_node_by_node():
+    mixed = Cluster("somewhere", [Node(16, 2), Node(8, 0), Node(1, 4)])
+    assert mixed.crews(1, "auto", 1000) == [(Allotment(1, 0.25), 9), (Allotment(1, 0), 16)]
+    assert mixed.crews(1, "auto", 1000, large=True) == [(Allotment(1, 1), 3), (Allotment(1, 0), 22)]
+    assert mixed.crews(4, 1, 1000) == [(Allotment(4, 1), 2)], "the third node has GPUs but too few cores"
+    assert mixed.crews(1, "auto", 5) == [(Allotment(1, 0.25), 5), (Allotment(1, 0), 5)]
+    assert mixed.crews(0.5, 0, 1000) == [(Allotment(0.5, 0), 50)]
+    with pytest.raises(RayUnavailable, match="no single node"):
+        mixed.crews(20, 0, 10)
+    with pytest.raises(RayUnavailable, match=r"resources.gpus asks for 7 a pack"):
+        mixed.crews(1, 7, 10)
 
 
 def _processes(title):

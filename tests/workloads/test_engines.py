@@ -10,7 +10,7 @@ from tests.specs import OPTIMIZERS, spec, trials, two_by_two
 from tests.workloads import oracle
 from workloads.engines.base import create
 from workloads.engines.choice import why_not_fused
-from workloads.engines.fused import entry_tree
+from workloads.engines.fused import FusedEngine, entry_tree
 from workloads.engines.kernels.deep_matrix import DeepMatrixKey
 from workloads.engines.kernels.updates import UPDATES
 from workloads.lanes import Lanes, Preparer
@@ -280,6 +280,23 @@ def test_fused_gives_a_trial_the_same_bits_in_any_pack_and_place(name, dtype):
     for lane in range(19):
         alone = advance(create("fused"), lanes_of([specs[lane]]), 700)
         np.testing.assert_array_equal(product(alone)[0], product(whole)[lane])
+
+
+@pytest.mark.parametrize("name", [name for name in FUSED if not name.startswith("cp")])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_thread_for_each_lane_gives_the_same_bits(name, optimizer):
+    """The layout that a GPU gets, on a CPU."""
+    one = FUSED[name].model_copy(update={"optimizer": spec(optimizer=OPTIMIZERS[optimizer] | {"lr": 1e-3}).optimizer})
+    specs = [one.model_copy(update={"seed": n, "loss": "mse" if n % 2 else "half_sse"}) for n in range(11)]
+    grouped, threaded = FusedEngine(), FusedEngine(threads=True)
+    one_way, other = lanes_of(specs), lanes_of(specs)
+    for steps in (1, 50, 200):
+        advance(grouped, one_way, steps)
+        advance(threaded, other, steps)
+    np.testing.assert_array_equal(product(other), product(one_way))
+    np.testing.assert_array_equal(other.loss, one_way.loss)
+    for mine, theirs in zip(other.tensors, one_way.tensors, strict=True):
+        np.testing.assert_array_equal(mine.numpy(), theirs.numpy())
 
 
 def test_kernels_know_each_optimizer_by_the_same_names():

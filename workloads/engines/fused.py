@@ -28,17 +28,24 @@ Losses = NDArray[np.float64]
 
 
 class FusedEngine:
-    """Trains lanes in kernels (`workloads.engines.base.Engine`)."""
+    """Trains lanes in kernels (`workloads.engines.base.Engine`).
+
+    ``threads``: each lane of a deep matrix factorization has a thread to itself rather than a place in a vector. By default on a GPU.
+    """
 
     name = "fused"
 
-    def __init__(self) -> None:
+    def __init__(self, *, threads: bool | None = None) -> None:
+        self._threads = threads
         self._layout: _Layout | None = None
 
     def advance(self, lanes: Lanes, until_step: Steps, until_loss: Losses, limit: int) -> NDArray[np.bool_]:
         """See `workloads.engines.base.Engine.advance`. Lanes that stand alone go on, each to where it arrives itself."""
         if self._layout is None or self._layout.lanes is not lanes or self._layout.params is not lanes.params:
-            self._layout = _Singles(lanes) if isinstance(lanes.prepared[0].spec.factorization, Cp) else _Groups(lanes)
+            if isinstance(lanes.prepared[0].spec.factorization, Cp):
+                self._layout = _Singles(lanes)
+            else:
+                self._layout = _Groups(lanes, lanes.device.type == "cuda" if self._threads is None else self._threads)
         # A loss is never negative: a goal below zero is never reached.
         goals = _round_down(np.where(lanes.active, np.maximum(until_loss, -1.0), -1.0), lanes.dtype)
         left = np.clip(until_step - lanes.step, 0, limit)
@@ -88,19 +95,22 @@ def _hyper(lanes: Lanes) -> Tensor:
 
 
 class _Groups:
-    """Lanes of a deep matrix factorization, in groups of V side by side: tables [groups, entries, V]."""
+    """Lanes of a deep matrix factorization, in groups of V side by side: tables [groups, entries, V].
 
-    def __init__(self, lanes: Lanes) -> None:
+    With ``threads`` V is 1, and the tables are views of memory in which groups lie side by side.
+    """
+
+    def __init__(self, lanes: Lanes, threads: bool) -> None:
         wp = _start_warp()
         spec = lanes.prepared[0].spec
         self.lanes, self.params = lanes, lanes.params
         self.count = len(lanes)
-        # A lone lane would leave a group of eight nearly empty; a GPU has a thread for every lane.
-        width = 1 if lanes.device.type == "cuda" or self.count == 1 else simd_width(spec.dtype)
+        # A lone lane would leave a group of eight nearly empty.
+        width = 1 if threads or self.count == 1 else simd_width(spec.dtype)
         self.groups = -(-self.count // width)
         measurements = lanes.observations.width if spec.problem.sensing else 0
         shapes = tuple((s[0], s[1]) for s in parameter_shapes(spec))
-        self.key = DeepMatrixKey(shapes, measurements, spec.optimizer.kind, spec.dtype, width)
+        self.key = DeepMatrixKey(shapes, measurements, spec.optimizer.kind, spec.dtype, width, threads)
         self.weights = self._pack(torch.cat([p.flatten(1) for p in lanes.params], 1))
         self.state = self._pack(self._state())
         targets, masks = self._observed()
@@ -108,11 +118,14 @@ class _Groups:
         # Ones in the padding, like those of parked lanes: a step size of lr / (0 + eps) has to stay finite there.
         self.hyper = self._pack(_hyper(lanes), fill=1.0)
         new = lanes.params[0].new_zeros
-        self.scratch = new(self.groups, max(1, self.key.workspace), width)
+        self.scratch = self._table(max(1, self.key.workspace))
         self.until, self.losses = new(self.groups, width), new(self.groups, width)
         self.steps = torch.zeros(self.groups, dtype=torch.int32, device=lanes.device)
         self.parked: NDArray[np.bool_] = np.zeros(self.count, dtype=np.bool_)
-        tables = [self.weights, self.state, self.targets, self.masks, self.scratch, self.hyper, self.until, self.steps, self.losses]
+        tables = [self.weights, self.state, self.targets, self.masks, self.scratch, self.hyper]
+        if threads:
+            tables = [table.permute(1, 0, 2) for table in tables]
+        tables += [self.until, self.steps, self.losses]
         device = wp.device_from_torch(lanes.device)
         self.command = wp.launch(deep_matrix_kernel(self.key), dim=self.groups, inputs=_arguments(tables), device=device, record_cmd=True)
 
@@ -120,7 +133,7 @@ class _Groups:
         """See `_Layout`. A group goes on until one of its lanes has arrived."""
         idle = ~self.lanes.active
         self._park(idle)
-        self.until.copy_(self._pack(torch.from_numpy(goals).unsqueeze(1), fill=-1.0).squeeze(1))
+        self.until.copy_(self._pack(torch.from_numpy(goals).unsqueeze(1), fill=-1.0)[:, 0])
         padded = np.full(self.groups * self.key.lanes, np.iinfo(np.int32).max)
         padded[: self.count] = np.where(idle, padded[: self.count], left)
         fewest = padded.reshape(self.groups, -1).min(1)
@@ -163,8 +176,14 @@ class _Groups:
         padded = self.params[0].new_full((self.groups * self.key.lanes, rows.shape[1]), fill)
         padded[: self.count] = rows
         # Copied into a new tensor: a transposed one may call itself contiguous with strides that Warp refuses.
-        out = padded.new_empty(self.groups, rows.shape[1], self.key.lanes)
-        return out.copy_(padded.view(self.groups, self.key.lanes, -1).transpose(1, 2))
+        return self._table(rows.shape[1]).copy_(padded.view(self.groups, self.key.lanes, -1).transpose(1, 2))
+
+    def _table(self, entries: int) -> Tensor:
+        """Room for ``entries`` of all lanes [groups, entries, V]."""
+        new = self.params[0].new_empty
+        if self.key.threads:
+            return new(entries, self.groups, 1).permute(1, 0, 2)
+        return new(self.groups, entries, self.key.lanes)
 
     def _unpack(self) -> None:
         """Bring the lanes' parameters and optimizer state up to date."""

@@ -24,6 +24,8 @@ class DeepMatrixKey:
     """What a kernel is generated for.
 
     ``shapes`` of W_1 ... W_L, each [width_l, width_(l-1)]; the number of ``measurements`` (0: completion); ``lanes`` V in a group.
+    ``threads`` says that each group, of one lane, has a thread of a GPU: tables are then entry by entry, with all groups side by side,
+    so that neighbouring threads read neighbouring numbers.
     """
 
     shapes: tuple[tuple[int, int], ...]
@@ -31,6 +33,7 @@ class DeepMatrixKey:
     optimizer: str
     dtype: str
     lanes: int
+    threads: bool = False
 
     @property
     def rows(self) -> int:
@@ -78,9 +81,9 @@ class DeepMatrixKey:
 def deep_matrix_kernel(key: DeepMatrixKey) -> Any:
     """The Warp kernel for ``key``. Compiled at first launch, and cached on disk by Warp.
 
-    One thread is one group of V lanes. Arguments, all flat, entries of ``vec`` one after another for each group: parameters, optimizer
-    state, observed values, masks or measurements, workspace, hyperparameters followed by the loss's scale, losses to stop at; steps to
-    do and done [groups]; losses.
+    One thread is one group of V lanes. Arguments, all flat, tables [groups, entries] of ``vec`` (with ``threads`` [entries, groups]):
+    parameters, optimizer state, observed values, masks or measurements, workspace, hyperparameters followed by the loss's scale; losses
+    to stop at [groups]; steps to do and done [groups]; losses [groups].
     """
     import warp as wp
 
@@ -112,8 +115,16 @@ def _source(key: DeepMatrixKey) -> str:
         "x": ("scratch", max(1, key.workspace)),
         "h": ("hyper", len(key.update.hyper) + 1),
     }
+    if key.threads:
+        with write.block("struct Column"):
+            write("vec* __restrict__ top;", "size_t across;")
+            write("inline CUDA_CALLABLE vec& operator[](int entry) const { return top[entry * across]; }")
+        write(";", "const size_t across = steps.shape[0];")
     for name, (table, size) in tables.items():
-        write(f"vec* __restrict__ {name} = (vec*){table}.data + (size_t)group * {size};")
+        if key.threads:
+            write(f"const Column {name} = {{(vec*){table}.data + group, across}};")
+        else:
+            write(f"vec* __restrict__ {name} = (vec*){table}.data + (size_t)group * {size};")
     write(*(f"const vec {name} = h[{n}];" for n, name in enumerate(key.update.hyper)))
     write(f"const vec scale = h[{len(key.update.hyper)}], twice = scale + scale, rate = lr * twice;")
     write("const vec low = ((vec*)until.data)[group];", "const vec zero = {}, one = zero + (real)1;", "vec total;")
