@@ -13,13 +13,12 @@ Each time is a whole process, with start-up; rates are trials a second.
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
+from benchmarks.command import store, submit, tune_seconds
 from benchmarks.report import report
 
 GRID = """
@@ -63,36 +62,6 @@ for run, metrics, factors in contents:
 print(len(contents) / (time.perf_counter() - start), sum(len(m) for _, m, _ in contents) / len(contents))
 """
 
-TUNE = """
-import sys, time
-start = time.perf_counter()
-import ray
-from ray import tune
-ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-
-def train(config):
-    import torch
-    torch.set_num_threads(1)
-    torch.manual_seed(config["seed"])
-    factors = [(torch.randn(2, 2, dtype=torch.float64) * 0.03).requires_grad_() for _ in range(2)]
-    optimizer = torch.optim.SGD(factors, lr=0.01)
-    target = torch.tensor([[0.0, 1.0], [1.0, 0.0]], dtype=torch.float64)
-    mask = torch.tensor([[0.0, 1.0], [1.0, 1.0]], dtype=torch.float64)
-    for _ in range(2000):
-        optimizer.zero_grad()
-        product = factors[1] @ factors[0]
-        loss = 0.5 * (((product - target) * mask) ** 2).sum()
-        loss.backward()
-        optimizer.step()
-    return {"loss": loss.item()}
-
-trials = int(sys.argv[1])
-tuner = tune.Tuner(train, param_space={"seed": tune.grid_search(list(range(trials)))}, run_config=tune.RunConfig(storage_path=sys.argv[2], verbose=0))
-results = tuner.fit()
-assert not results.errors
-print(trials / (time.perf_counter() - start))
-"""
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -104,16 +73,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
         (folder / "grid.yaml").write_text(GRID % args.trials)
-        start = time.perf_counter()
-        store = f"sqlite:///{folder}/ours.db"
-        command = [sys.executable, "-m", "orchestrator.cli.main", "submit", "grid.yaml", "--json", "--tracking-uri", store]
-        done = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
-        seconds = time.perf_counter() - start
-        summary = json.loads(done.stdout.splitlines()[-1])
-        assert summary["exhausted"] == args.trials, summary
-        ours = args.trials / seconds
-        bare, points = map(float, _run(BARE, store, f"sqlite:///{folder}/bare.db", text, str(args.bare_trials)).split())
-        tune = float(_run(TUNE, str(args.tune_trials), text).split()[-1]) if args.tune_trials else float("nan")
+        done = submit(folder / "grid.yaml", folder)
+        assert done.summary["exhausted"] == args.trials, done.summary
+        ours = args.trials / done.seconds
+        bare, points = map(float, _run(BARE, store(folder), f"sqlite:///{folder}/bare.db", text, str(args.bare_trials)).split())
+        tune = args.tune_trials / tune_seconds(args.tune_trials, 2000, folder) if args.tune_trials else float("nan")
     rows = [
         {"what": "orchestrate submit, whole command", "trials": args.trials, "trials/s": ours, "ours/rival": 1.0},
         {
