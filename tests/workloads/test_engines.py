@@ -12,6 +12,7 @@ from workloads.engines.base import create
 from workloads.engines.choice import why_not_fused
 from workloads.engines.fused import FusedEngine, entry_tree
 from workloads.engines.kernels.deep_matrix import DeepMatrixKey
+from workloads.engines.kernels.source import Registers
 from workloads.engines.kernels.updates import UPDATES
 from workloads.lanes import Lanes, Preparer
 from workloads.optimizers import OPTIMIZERS as OPTIMIZER_ROWS
@@ -297,6 +298,17 @@ def test_a_thread_for_each_lane_gives_the_same_bits(name, optimizer):
     np.testing.assert_array_equal(other.loss, one_way.loss)
     for mine, theirs in zip(other.tensors, one_way.tensors, strict=True):
         np.testing.assert_array_equal(mine.numpy(), theirs.numpy())
+
+
+@pytest.mark.parametrize("there", [Registers(16, 32), Registers(32, 16)], ids=["NEON", "AVX2"])
+@pytest.mark.parametrize("name", ["unrolled", "looped", "normed"])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_narrower_registers_give_the_same_bits(name, dtype, there, monkeypatch):
+    specs = [FUSED[name].model_copy(update={"seed": n, "dtype": dtype}) for n in range(13)]
+    one_way = advance(create("fused"), lanes_of(specs), 100)
+    monkeypatch.setattr("workloads.engines.kernels.deep_matrix.registers", lambda: there)
+    other = advance(create("fused"), lanes_of(specs), 100)
+    np.testing.assert_array_equal(product(other), product(one_way))
 
 
 def test_kernels_know_each_optimizer_by_the_same_names():

@@ -7,6 +7,7 @@ whatever its pack and its place in it: no operation crosses lanes.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,8 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from workloads.engines.kernels.cp import CpKey, cp_kernel
-from workloads.engines.kernels.deep_matrix import DeepMatrixKey, deep_matrix_kernel
-from workloads.engines.kernels.source import simd_width
+from workloads.engines.kernels.deep_matrix import cpu_key, deep_matrix_kernel
 from workloads.engines.kernels.updates import UPDATES
 from workloads.lanes import Lanes
 from workloads.problems import Completion, Sensing, unique
@@ -105,12 +105,14 @@ class _Groups:
         spec = lanes.prepared[0].spec
         self.lanes, self.params = lanes, lanes.params
         self.count = len(lanes)
-        # A lone lane would leave a group of eight nearly empty.
-        width = 1 if threads or self.count == 1 else simd_width(spec.dtype)
-        self.groups = -(-self.count // width)
         measurements = lanes.observations.width if spec.problem.sensing else 0
         shapes = tuple((s[0], s[1]) for s in parameter_shapes(spec))
-        self.key = DeepMatrixKey(shapes, measurements, spec.optimizer.kind, spec.dtype, width, threads)
+        self.key = cpu_key(shapes, measurements, spec.optimizer.kind, spec.dtype)
+        if threads or self.count == 1:
+            # A lone lane would leave a group of eight nearly empty.
+            self.key = replace(self.key, lanes=1, threads=threads)
+        width = self.key.lanes
+        self.groups = -(-self.count // width)
         self.weights = self._pack(torch.cat([p.flatten(1) for p in lanes.params], 1))
         self.state = self._pack(self._state())
         targets, masks = self._observed()

@@ -8,12 +8,13 @@ is advanced until one of them arrives (`workloads.engines.base.Engine`); the los
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from workloads.engines.kernels.source import GOING, Writer, everywhere, vector_type
+from workloads.engines.kernels.source import GOING, SIMD_BYTES, Writer, everywhere, registers, simd_width, vector_type
 from workloads.engines.kernels.updates import UPDATES, Update
+from workloads.shapes import ITEM_BYTES
 
 UNROLLED_PRODUCTS = 90
 """Up to this many multiplications in the products of a forward pass a kernel is straight-line code."""
@@ -23,7 +24,8 @@ UNROLLED_PRODUCTS = 90
 class DeepMatrixKey:
     """What a kernel is generated for.
 
-    ``shapes`` of W_1 ... W_L, each [width_l, width_(l-1)]; the number of ``measurements`` (0: completion); ``lanes`` V in a group.
+    ``shapes`` of W_1 ... W_L, each [width_l, width_(l-1)]; the number of ``measurements`` (0: completion); ``lanes`` V in a group;
+    how many ``registers`` there are for tiles.
     ``threads`` says that each group, of one lane, has a thread of a GPU: tables are then entry by entry, with all groups side by side,
     so that neighbouring threads read neighbouring numbers.
     """
@@ -34,6 +36,7 @@ class DeepMatrixKey:
     dtype: str
     lanes: int
     threads: bool = False
+    registers: int = 32
 
     @property
     def rows(self) -> int:
@@ -75,6 +78,16 @@ class DeepMatrixKey:
         """Whether the kernel is straight-line code."""
         products = sum(out * into * self.columns for out, into in self.shapes[1:]) + self.measurements * self.rows * self.columns
         return products <= UNROLLED_PRODUCTS and self.parameters <= UNROLLED_PRODUCTS
+
+
+def cpu_key(shapes: tuple[tuple[int, int], ...], measurements: int, optimizer: str, dtype: str) -> DeepMatrixKey:
+    """The key for groups of lanes on this machine's CPU."""
+    there = registers()
+    key = DeepMatrixKey(shapes, measurements, optimizer, dtype, simd_width(dtype), registers=there.count)
+    if key.unrolled:
+        # Chains of products wait for each other: with two registers a vector there are two chains.
+        return replace(key, lanes=min(SIMD_BYTES, 2 * there.bytes) // ITEM_BYTES[dtype])
+    return replace(key, lanes=there.bytes // ITEM_BYTES[dtype])
 
 
 @lru_cache(maxsize=256)
@@ -267,9 +280,9 @@ class _Looped(_Body):
         place += 2 * widest * key.columns
         self.gradient = place
         self.residual = place + (key.parameters if key.update.whole else 0)
-        # Tiles of results, with a column of one operand and an entry of the other, fill the 32 vector registers of AVX-512. A lone
-        # lane has 16 registers for its plain numbers.
-        self.tile = (5, 4) if key.lanes > 1 else (3, 3)
+        # Tiles of results, with a column of one operand and an entry of the other, fill the registers. A lone lane has 16 for its plain
+        # numbers, whatever the vectors have.
+        self.tile = (5, 4) if key.lanes > 1 and key.registers >= 32 else (3, 3)
 
     def _factor(self, layer: int) -> Index:
         into = self.key.shapes[layer][1]

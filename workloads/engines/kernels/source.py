@@ -8,21 +8,45 @@ whatever the vectors' length.
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 from workloads.shapes import ITEM_BYTES
 
 SIMD_BYTES = 64
-"""Bytes of a ``vec`` on a CPU: one AVX-512 register, or two of AVX2."""
+"""Bytes of a ``vec`` where several registers do not hurt: one of AVX-512, two of AVX2, four of NEON."""
 REALS = {"float64": "double", "float32": "float"}
 GOING = "(total > low) & (total - total == {none})"
 """Whether training goes on: the loss is above its goal and finite. Infinity less itself is not a number, which compares false."""
 
 
 def simd_width(dtype: str) -> int:
-    """Numbers in a ``vec`` on a CPU."""
+    """Numbers in a ``vec`` of `SIMD_BYTES`."""
     return SIMD_BYTES // ITEM_BYTES[dtype]
+
+
+@dataclass(frozen=True)
+class Registers:
+    """A CPU's SIMD registers: the bytes of each, and how many there are."""
+
+    bytes: int
+    count: int
+
+
+@cache
+def registers() -> Registers:
+    """The SIMD registers of this machine: AVX-512, AVX2 or NEON."""
+    if platform.machine().lower() in ("arm64", "aarch64"):
+        return Registers(16, 32)
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        flags = ""
+    return Registers(64, 32) if "avx512f" in flags else Registers(32, 16)
 
 
 class Writer:
