@@ -70,11 +70,10 @@ class Board(Generic[WorkerT]):
 
     def take(self, worker: WorkerT, device: str) -> Pack | None:
         """The next pack for an idle worker on ``device``: one planned for it, else, for a GPU, any. The worker is busy from now on."""
-        place = next((n for n, pack in enumerate(self._waiting) if pack.device == device), None)
-        if place is None and self._waiting and device == "cuda":
-            place = 0
-        if place is None:
+        able = [n for n, pack in enumerate(self._waiting) if _suits(pack, device)]
+        if not able:
             return None
+        place = next((n for n in able if self._waiting[n].device == device), able[0])
         pack = self._waiting[place]
         del self._waiting[place]
         now = self._clock()
@@ -114,21 +113,24 @@ class Board(Generic[WorkerT]):
         """A worker is gone for good."""
         self._workers.discard(worker)
 
-    def donors(self, idle: int) -> list[WorkerT]:
-        """The workers to ask for half of what they have, for ``idle`` others that have nothing: those with most left."""
-        if self._waiting:
-            return []
+    def donors(self, idle: Sequence[str]) -> list[WorkerT]:
+        """The workers to ask for half of what they have: those with most left, one for each worker that is idle on one of the devices."""
         now = self._clock()
-        missing = idle - sum(share.asked for share in self._running.values())
+        missing = len(idle) - sum(share.asked for share in self._running.values())
         able = [
             (share.seconds, worker)
             for worker, share in self._running.items()
-            if not share.asked and now >= share.spared_until and len(share.left) > 1
+            if not share.asked and now >= share.spared_until and len(share.left) > 1 and any(_suits(share.pack, d) for d in idle)
         ]
         chosen = [worker for _, worker in sorted(able, key=lambda pair: -pair[0])[: max(missing, 0)]]
         for worker in chosen:
             self._running[worker].asked = True
         return chosen
+
+
+def _suits(pack: Pack, device: str) -> bool:
+    """Whether a worker on ``device`` may take ``pack``: a GPU takes any, a core nothing that was planned for a GPU."""
+    return device in (pack.device, "cuda")
 
 
 def _steps(trial: Trial) -> int:

@@ -247,7 +247,7 @@ class Workers:
                 # Not retried by Ray, which would replay the stream from its first event.
                 stream = worker.run.options(num_returns="streaming", max_task_retries=0).remote(pack, recording, files)
                 self._streams[stream] = _Stream(worker, pack, time.time())
-        for worker in board.donors(len(self._idle)):
+        for worker in board.donors([self._machines[worker].device for worker in self._idle]):
             worker.ask.options(concurrency_group="requests").remote()
 
     def _receive(self, reference: Any, board: Board[Any]) -> Event | None:

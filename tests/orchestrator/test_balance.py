@@ -57,9 +57,9 @@ def test_the_worker_with_most_left_is_asked_and_what_it_gives_goes_to_the_idle_o
     board: Board[str] = Board([pack("short", steps=10), pack("long", steps=10_000)], clock)
     board.take("x", "cpu")
     long = board.take("y", "cpu")
-    assert board.donors(0) == []
-    assert board.donors(1) == ["y"]
-    assert board.donors(1) == [], "the answer is not there yet"
+    assert board.donors([]) == []
+    assert board.donors(["cpu"]) == ["y"]
+    assert board.donors(["cpu"]) == [], "the answer is not there yet"
     board.see("y", HandedOver(long.trials[1::2]))
     given = board.take("z", "cpu")
     assert (given.name, [t.trial_id for t in given.trials]) == ("long", ["t1", "t3"])
@@ -68,30 +68,33 @@ def test_the_worker_with_most_left_is_asked_and_what_it_gives_goes_to_the_idle_o
     assert set(board.ended("z")) == {"t3"}
 
 
-def test_nobody_is_asked_while_packs_wait(clock):
-    board: Board[str] = Board([pack("a"), pack("b")], clock)
-    board.take("x", "cpu")
-    assert board.donors(1) == []
+def test_a_core_does_not_ask_for_what_only_a_gpu_may_take(clock):
+    board: Board[str] = Board([pack("large", device="cuda"), pack("small", steps=10)], clock)
+    board.take("gpu", "cuda")
+    board.take("core", "cpu")
+    assert board.donors(["cpu"]) == ["core"]
+    assert board.donors(["cpu"]) == []
+    assert board.donors(["cuda", "cuda"]) == ["gpu"]
 
 
 def test_who_has_nothing_to_give_is_left_alone_for_a_while(clock):
     board: Board[str] = Board([pack("a"), pack("b", steps=10)], clock)
     board.take("x", "cpu")
     board.take("y", "cpu")
-    assert board.donors(1) == ["x"]
+    assert board.donors(["cpu"]) == ["x"]
     board.see("x", HandedOver(()))
-    assert board.donors(1) == ["y"]
+    assert board.donors(["cpu"]) == ["y"]
     board.see("y", HandedOver(()))
-    assert board.donors(2) == []
+    assert board.donors(["cpu", "cpu"]) == []
     clock.now += ASK_AGAIN
-    assert board.donors(2) == ["x", "y"]
+    assert board.donors(["cpu", "cpu"]) == ["x", "y"]
 
 
 def test_a_worker_with_one_trial_left_is_not_asked(clock):
     board: Board[str] = Board([pack("a", count=2)], clock)
     board.take("x", "cpu")
     board.see("x", finished("t0"))
-    assert board.donors(1) == []
+    assert board.donors(["cpu"]) == []
 
 
 def test_the_idle_share_counts_from_the_first_start_to_the_last_end(clock):
