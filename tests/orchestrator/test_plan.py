@@ -148,7 +148,7 @@ def test_packs_go_to_the_device_that_is_through_with_them_first():
     pytest.importorskip("warp")
     crews = [Crew(1, "cuda", DEFAULTS["cuda"], 16 << 30), Crew(8)]
     few = [spec(seed=n, stop={"steps": 100_000}) for n in range(8)]
-    many = [spec(factorization__depth=3, seed=n, stop={"steps": 100_000}) for n in range(5000)]
+    many = [spec(factorization__depth=3, seed=n, stop={"steps": 10_000_000}) for n in range(5000)]
     wide = [spec(problem__shape=[200, 200], seed=n, stop={"steps": 100_000}) for n in range(64)]
     made = make_plan(trials([*few, *many, *wide]), Recording(()), "auto", crews)
     devices = {(p.trials[0].spec.shape[0], p.trials[0].spec.factorization.depth): p.device for p in made.packs}
