@@ -47,14 +47,18 @@ class Preparer:
     def prepare(self, trial: Trial) -> Prepared:
         """The problem and start of one trial. Raises what `realize` and `initial_factors` raise."""
         spec = trial.spec
-        key = spec.problem.canonical
-        if key not in self._problems:
-            self._problems[key] = realize(spec.problem, self._files)
-        problem = self._problems[key]
+        problem = self.problem(spec)
         if isinstance(trial, Paused):
             factors = len(parameter_shapes(spec))
             return Prepared(spec, problem, trial.tensors[:factors], trial.tensors[factors:])
         return Prepared(spec, problem, initial_factors(spec, self._files))
+
+    def problem(self, spec: TrialSpec) -> ProblemData:
+        """The problem of a trial. Raises what `realize` raises."""
+        key = spec.problem.canonical
+        if key not in self._problems:
+            self._problems[key] = realize(spec.problem, self._files)
+        return self._problems[key]
 
 
 class Lanes:

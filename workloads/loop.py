@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from workloads import measures
 from workloads.clocks import Clocks, padded
 from workloads.engines.base import Engine
 from workloads.engines.costs import CORE, Rates, splits_well
@@ -91,7 +92,14 @@ class _Loop:
         self.trials, self.recording, self.engine, self.device, self.width = list(trials), recording, engine, device, width
         self.preparer = Preparer(files)
         self.factorization = factorization_of(trials[0].spec)
-        self.names = recording.names(trials[0].spec)
+        spec = trials[0].spec
+        names = recording.names(spec)
+        self.names = [name for name in names if not measures.is_final(name)]
+        self.final_names = [name for name in names if measures.is_final(name)]
+        columns = recording.columns(spec)
+        self.places, self.final_places = (
+            [columns.index(c) for name in some for c in measures.column_names(name, spec)] for some in (self.names, self.final_names)
+        )
         self.traces = TraceBuilder(recording.columns(trials[0].spec))
         self.waiting = deque(range(len(trials)))
         self.pending: list[_Rows] = []
@@ -302,7 +310,9 @@ class _Loop:
         problems = [problem for rows in self.pending for problem in rows.problems]
         epsilon = torch.finfo(DTYPES[self.trials[0].spec.dtype]).eps
         loss = torch.from_numpy(losses).to(params[0].device)
-        self.traces.add(keys, steps, evaluate(self.names, Snapshot(self.factorization, params, loss, problems, epsilon)))
+        values = np.full((len(keys), len(self.traces.columns)), np.nan)
+        values[:, self.places] = evaluate(self.names, Snapshot(self.factorization, params, loss, problems, epsilon))
+        self.traces.add(keys, steps, values)
         self.pending.clear()
 
     def _fill(self) -> bool:
@@ -344,12 +354,24 @@ class _Loop:
         """The trials that have ended since last asked."""
         self._measure()
         names = self.factorization.names
-        results = [
-            TrialResult(
-                self.trials[key].trial_id, outcome, steps, started, ended, self.traces.take(key), dict(zip(names, factors, strict=True))
-            )
-            for key, outcome, steps, started, ended, factors in self.ended
-        ]
+        final = self._measure_ends()
+        results = []
+        for row, (key, outcome, steps, started, ended, factors) in enumerate(self.ended):
+            trace = self.traces.take(key)
+            trace.values[-1, self.final_places] = final[row]
+            trial_id = self.trials[key].trial_id
+            results.append(TrialResult(trial_id, outcome, steps, started, ended, trace, dict(zip(names, factors, strict=True))))
         results += self.failed
         self.ended, self.failed = [], []
         return tuple(results)
+
+    def _measure_ends(self) -> NDArray[np.float64]:
+        """The measures of trials that have ended which are computed only then [R, C]."""
+        if not self.ended or not self.final_names:
+            return np.empty((len(self.ended), 0))
+        specs = [self.trials[key].spec for key, *_ in self.ended]
+        params = [torch.from_numpy(np.stack(arrays)) for arrays in zip(*(row[5] for row in self.ended), strict=True)]
+        problems = [self.preparer.problem(spec) for spec in specs]
+        unknown = torch.full((len(specs),), float("nan"), dtype=torch.float64)
+        epsilon = torch.finfo(DTYPES[specs[0].dtype]).eps
+        return evaluate(self.final_names, Snapshot(self.factorization, params, unknown, problems, epsilon))

@@ -9,6 +9,7 @@ torch is reached only through the tensors passed in, so that planning can read t
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ class Measure:
 
     ``pattern`` is a regular expression for the name, with a group per argument. ``needs`` returns why the measure is not defined for a
     trial, or ``None`` where it is. ``columns`` gives the names of the k columns. ``compute`` maps a snapshot and the arguments to
-    [R] or [R, k].
+    [R] or [R, k]. ``final`` says that it is computed at the end of a trial only, because it costs more than training does.
     """
 
     pattern: str
@@ -44,6 +45,7 @@ class Measure:
     summary: str
     needs: Callable[..., str | None] = _always
     columns: Callable[..., Sequence[str]] | None = None
+    final: bool = False
 
     def match(self, name: str) -> tuple[str, ...] | None:
         found = re.fullmatch(self.pattern, name)
@@ -103,6 +105,10 @@ def _leading(spec: TrialSpec, count: str | None) -> str | None:
     return _matrix(spec) or (None if count is None or int(count) >= 1 else "needs a count of at least 1")
 
 
+def _rank_of_matrix(spec: TrialSpec, rank: str) -> str | None:
+    return _matrix(spec) or (None if int(rank) <= min(spec.shape) else f"needs a rank of at most {min(spec.shape)}")
+
+
 # ------------------------------------------------------------------------------------------------------------------ columns
 
 
@@ -113,6 +119,10 @@ def _sv_columns(spec: TrialSpec, count: str | None) -> list[str]:
 def _component_columns(spec: TrialSpec) -> list[str]:
     assert isinstance(spec.factorization, Cp)
     return [f"component_{k}" for k in range(min(spec.factorization.terms(spec.shape), DEFAULT_SINGULAR_VALUES))]
+
+
+def _multilinear_columns(spec: TrialSpec) -> list[str]:
+    return [f"multilinear_rank_{k}" for k in range(len(spec.shape))]
 
 
 def _unfolding_columns(spec: TrialSpec) -> list[str]:
@@ -223,6 +233,33 @@ def unfolding_effective_rank(x: Snapshot) -> Tensor:
     return x.unfolding_ranks(entropy_rank)
 
 
+def multilinear_rank(x: Snapshot) -> Tensor:
+    """Numerical rank of every mode-n unfolding [R, N]: singular values above max(m, n) * machine epsilon * the largest."""
+    shape = x.product.shape[1:]
+    size = max(math.prod(shape) // n for n in shape)
+
+    def count(s: Tensor) -> Tensor:
+        found: Tensor = (s > s[:, :1] * (max(size, *shape) * x.epsilon)).to(s.dtype).sum(1)
+        return found.where(s.isfinite().all(1), s.new_full((), float("nan")))
+
+    return x.unfolding_ranks(count)
+
+
+def rank_distance(x: Snapshot, text: str) -> Tensor:
+    """Frobenius distance [R] to the nearest matrix of rank ``text`` or less: the tail of the singular values (Eckart and Young 1936)."""
+    return x.singular_values[:, int(text) :].square().sum(1).sqrt()
+
+
+def cp_rank(x: Snapshot) -> Tensor:
+    """CP rank [R]: the least r whose rank-r decomposition by alternating least squares has a mean squared error under 1e-6.
+
+    As in the experiments of arXiv 2102.09972 (`workloads.cp_rank`).
+    """
+    from workloads.cp_rank import cp_rank as search
+
+    return search(x.product)
+
+
 MEASURES: tuple[Measure, ...] = (
     Measure(r"loss", "loss", loss, "the training loss (always recorded)"),
     Measure(r"error", "error", error, "‖W − W*‖_F / ‖W*‖_F", _truth),
@@ -260,6 +297,25 @@ MEASURES: tuple[Measure, ...] = (
         _tensor,
         _unfolding_columns,
     ),
+    Measure(
+        r"multilinear_rank",
+        "multilinear_rank",
+        multilinear_rank,
+        "numerical ranks of the unfoldings: columns multilinear_rank_0, …",
+        _tensor,
+        _multilinear_columns,
+    ),
+    Measure(
+        r"rank_distance_(\d+)", "rank_distance_1", rank_distance, "Frobenius distance to the matrices of rank r, any r", _rank_of_matrix
+    ),
+    Measure(
+        r"cp_rank",
+        "cp_rank",
+        cp_rank,
+        "least number of components of a CP decomposition with a mean squared error under 1e-6; at the end of a trial only",
+        _tensor,
+        final=True,
+    ),
 )
 
 
@@ -269,6 +325,14 @@ def find(name: str) -> tuple[Measure, tuple[str, ...]] | None:
         if (arguments := measure.match(name)) is not None:
             return measure, arguments
     return None
+
+
+def is_final(name: str) -> bool:
+    """Whether measure ``name`` is computed at the end of a trial only. Raises `KeyError` for an unknown name."""
+    found = find(name)
+    if found is None:
+        raise KeyError(name)
+    return found[0].final
 
 
 def undefined(name: str, spec: TrialSpec) -> str | None:

@@ -14,8 +14,12 @@ class Stream(IntEnum):
     OBSERVED = 1
     MEASUREMENTS = 2
     INIT = 3
+    DECOMPOSITION = 4
 
 
-def generator(seed: int, stream: Stream) -> np.random.Generator:
-    """A counter-based generator (Philox; Salmon et al. 2011) on the CPU, whatever device the trial trains on."""
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(int(stream),))))
+def generator(seed: int, stream: Stream, *parts: int) -> np.random.Generator:
+    """A counter-based generator (Philox; Salmon et al. 2011) on the CPU, whatever device the trial trains on.
+
+    ``parts`` tell apart what one stream is drawn from several times.
+    """
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(int(stream), *parts))))

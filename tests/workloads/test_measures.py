@@ -65,6 +65,10 @@ def reference(name, w, one):
         case _, "error":
             truth = problem.truth.reshape(w.shape)
             return [np.linalg.norm(w - truth) / np.linalg.norm(truth)]
+        case "rank", _:
+            u, values, v = np.linalg.svd(w)
+            kept = int(name.rpartition("_")[2])
+            return [np.linalg.norm(w - (u[:, :kept] * values[:kept]) @ v[:kept])]
         case "singular", _:
             return list(s[:10])
     raise AssertionError(name)
@@ -85,6 +89,9 @@ ANY = [
     "unobserved_max",
     "error",
     "singular_values",
+    "rank_distance_0",
+    "rank_distance_1",
+    "rank_distance_2",
 ]
 
 
@@ -147,17 +154,18 @@ def test_tensor_measures_against_numpy():
     factors = [rng.standard_normal((5, n, 12)) for n in one.shape]
     problem = realize(one.problem, {})
     snap = Snapshot(factorization_of(one), [torch.from_numpy(f) for f in factors], torch.zeros(5), [problem] * 5, 1e-16)
-    names = ["frobenius", "error", "components", "unfolding_effective_rank", "entry_2_3_1"]
+    names = ["frobenius", "error", "components", "unfolding_effective_rank", "multilinear_rank", "entry_2_3_1"]
     got = evaluate(names, snap)
     for lane in range(5):
         w = np.einsum("ir,jr,kr->ijk", *(f[lane] for f in factors))
         parts = sorted((np.linalg.norm(np.einsum("i,j,k->ijk", *(f[lane][:, r] for f in factors))) for r in range(12)), reverse=True)
-        ranks = []
+        ranks, numerical = [], []
         for mode in range(3):
             s = scipy.linalg.svdvals(np.moveaxis(w, mode, 0).reshape(one.shape[mode], -1))
             ranks.append(np.exp(scipy.stats.entropy(s / s.sum())))
+            numerical.append(np.linalg.matrix_rank(np.moveaxis(w, mode, 0).reshape(one.shape[mode], -1)))
         truth = problem.truth.reshape(w.shape)
-        want = [np.linalg.norm(w), np.linalg.norm(w - truth) / np.linalg.norm(truth), *parts[:10], *ranks, w[2, 3, 1]]
+        want = [np.linalg.norm(w), np.linalg.norm(w - truth) / np.linalg.norm(truth), *parts[:10], *ranks, *numerical, w[2, 3, 1]]
         np.testing.assert_allclose(got[lane], want, **CLOSE)
 
 
