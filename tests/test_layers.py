@@ -19,6 +19,8 @@ HOMES = {
     "rich": "orchestrator/cli/",
     "warp": "workloads/engines/",
     "torch": "workloads/",
+    "altair": "orchestrator/analysis/",
+    "scipy": "orchestrator/analysis/",
 }
 """Where a library may be imported, besides what is listed in `EXCEPTIONS`."""
 EXCEPTIONS = {

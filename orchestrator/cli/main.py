@@ -16,7 +16,7 @@ from orchestrator.errors import OrchestratorError
 
 RARELY = 100_000
 """Objects made between two garbage collections. With Python's 700 they take a quarter of the time that imports take."""
-COMMANDS = ("submit", "plan", "status", "list", "runs", "history", "ui", "schema", "doctor")
+COMMANDS = ("submit", "plan", "status", "list", "runs", "history", "figures", "verify", "compare", "ui", "schema", "doctor")
 INTERRUPTED = 130
 
 
@@ -41,8 +41,8 @@ def cli() -> None:
 
     Start with `orchestrate submit configs/quickstart.yaml`, then `orchestrate runs latest` and `orchestrate ui`.
 
-    Exit codes: 0 all trials have an outcome and none failed; 1 some failed; 2 bad grid or usage; 3 Ray, MLflow or storage cannot be
-    used; 130 interrupted (submit again to go on).
+    Exit codes: 0 all trials have an outcome and none failed; 1 some failed, or a claim does not hold; 2 bad grid or usage; 3 Ray,
+    MLflow or storage cannot be used; 130 interrupted (submit again to go on).
     """
 
 

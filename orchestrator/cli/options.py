@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from orchestrator.errors import StorageUnavailable
+from orchestrator.files import write_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,11 +81,5 @@ def write_frame(frame: pd.DataFrame, form: str, output: Path | None) -> None:
         content = bytes(frame.to_parquet(index=False))
     if output is None:
         sys.stdout.buffer.write(content)
-        return
-    partial = output.with_name(f".{output.name}.{os.getpid()}.part")
-    try:
-        partial.write_bytes(content)
-        partial.replace(output)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise StorageUnavailable(f"cannot write {output}: {error.strerror}") from error
+    else:
+        write_file(output, content)

@@ -12,12 +12,13 @@ from orchestrator.grid.axes import Assignment, nearest, shown
 from orchestrator.grid.expand import Expander
 from orchestrator.grid.files import Files
 from orchestrator.grid.model import TOP, Record, Resources
+from orchestrator.grid.questions import CLAIMS, FIGURES, Claim, Figure, check_names, columns_of, read_questions
 from orchestrator.grid.sections import PARTS, Model, nested, validate
 from orchestrator.grid.source import MAX_BYTES, Problem, Source, parse, parse_value
 from workloads import measures
+from workloads.recording import DEFAULT_MEASURES
 from workloads.spec import Trial
 
-RESERVED = ("figures", "claims")
 AXES = ("cases", "grid", "zip", "random")
 
 
@@ -36,21 +37,26 @@ class Grid:
     record: Record
     resources: Resources
     axes: tuple[str, ...] = ()
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+    claims: Mapping[str, Claim] = field(default_factory=dict)
     files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
 
 def load_grid(path: str | Path, overrides: Sequence[str] = ()) -> Grid:
     """Load a grid file; ``overrides`` are ``key=value`` texts. Raises `GridError` with everything that is wrong."""
     path = Path(path)
+    return parse_grid(_read(path), str(path), path.parent, overrides)
+
+
+def _read(path: Path) -> str:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise GridError([f"{path}: is larger than {MAX_BYTES >> 20} MiB, which no grid needs: put data into files of their own"])
-        text = path.read_bytes().decode("utf-8-sig")
+        return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise GridError([f"{path}: is not UTF-8 text"]) from error
     except (OSError, ValueError) as error:
         raise GridError([f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}"]) from error
-    return parse_grid(text, str(path), path.parent, overrides)
 
 
 def parse_grid(text: str, name: str = "<grid>", folder: Path = Path(), overrides: Sequence[str] = ()) -> Grid:
@@ -66,7 +72,6 @@ def parse_grid(text: str, name: str = "<grid>", folder: Path = Path(), overrides
                 f"belongs under fixed: fixed: {{{key}: ...}}" if key.partition(".")[0] in PARTS else f"unknown key{nearest(key, known)}"
             )
             problems.append(Problem((key,), key, message))
-    problems += [Problem((key,), key, "is not supported by this version: remove it") for key in RESERVED if data.get(key)]
     title = _name(data, problems)
     record = _top(Record, "record", data, problems)
     resources = _top(Resources, "resources", data, problems)
@@ -76,11 +81,32 @@ def parse_grid(text: str, name: str = "<grid>", folder: Path = Path(), overrides
     expander = Expander(data, settings, files, problems)
     # A broken axis would be reported over and over by the sections it feeds.
     trials = expander.trials() if not any(p.path[:1] in {(a,) for a in AXES} for p in problems) else ()
-    if record is not None and trials:
+    figures = read_questions("figures", FIGURES, data, problems)
+    claims = read_questions("claims", CLAIMS, data, problems)
+    if record is not None and trials and not problems:
         _check_measures(record, trials, problems)
+    if record is not None and trials and not problems and (figures or claims):
+        names = record.measures if record.measures is not None else DEFAULT_MEASURES
+        check_names({"figures": figures, "claims": claims}, *columns_of((t.spec for t in trials), names), problems)
     if problems or record is None or resources is None:
         raise source.error(problems)
-    return Grid(title, name, text, trials, record, resources, expander.varying(), files.contents)
+    return Grid(title, name, text, trials, record, resources, expander.varying(), figures, claims, files.contents)
+
+
+def load_questions(path: str | Path) -> tuple[dict[str, Figure], dict[str, Claim]]:
+    """The figures and claims of a grid file, without its trials. Raises `GridError` with everything that is wrong with them."""
+    return parse_questions(_read(Path(path)), str(path))
+
+
+def parse_questions(text: str, name: str = "<grid>") -> tuple[dict[str, Figure], dict[str, Claim]]:
+    """`load_questions` from a grid's text."""
+    source = parse(text, name)
+    problems: list[Problem] = []
+    figures = read_questions("figures", FIGURES, source.data, problems)
+    claims = read_questions("claims", CLAIMS, source.data, problems)
+    if problems:
+        raise source.error(problems)
+    return figures, claims
 
 
 def _override(source: Source, overrides: Sequence[str], problems: list[Problem]) -> list[Assignment]:

@@ -36,8 +36,8 @@ TOP: dict[str, Any] = {
     "exclude": "a list of partial specs to leave out",
     "record": "what is recorded, and when",
     "resources": "what each pack gets",
-    "figures": "reserved",
-    "claims": "reserved",
+    "figures": "name: a picture of the runs",
+    "claims": "name: a statement about the runs that is checked",
 }
 """Top-level keys of a grid file, with a word on each."""
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from orchestrator.grid.model import Record, Resources
+from orchestrator.grid.questions import CLAIMS, FIGURES, Claim, Figure
 from orchestrator.grid.schema import inlined
 from workloads import measures
 from workloads.spec import SECTIONS, Section, Stop
@@ -22,6 +23,8 @@ def tables() -> dict[str, str]:
     parts["stop"] = "\n".join(_fields(Stop))
     parts["record"] = "\n".join(_fields(Record))
     parts["resources"] = "\n".join(_fields(Resources))
+    parts["figures"] = "\n".join(_kinds("figures.NAME", FIGURES, Figure))
+    parts["claims"] = "\n".join(_kinds("claims.NAME", CLAIMS, Claim))
     rows = [f"| `{m.shown}` | {m.summary} |" for m in measures.MEASURES]
     parts["measures"] = "\n".join(["| name | what it is |", "|---|---|", *rows])
     return parts
@@ -37,12 +40,21 @@ def fill(page: str) -> str:
     return re.sub(r"<!-- generated: (\w+) -->\n.*?<!-- end -->", replace, page, flags=re.DOTALL)
 
 
-def _kinds(part: str, kinds: dict[str, type[Section]]) -> Iterator[str]:
+def _kinds(part: str, kinds: Mapping[str, type[Section]], base: type[Section] | None = None) -> Iterator[str]:
+    """A row a kind; the keys of their common ``base`` in a sentence before."""
+    common = {"kind"} | (set(base.model_fields) if base else set())
+    if base is not None:
+        yield f"{_summary(base)} All kinds take {', '.join(_key(*field) for field in _properties(base) if field[0] != 'kind')}."
+        yield ""
     yield f"| `{part}.kind` | what it is | keys |"
     yield "|---|---|---|"
     for kind, model in kinds.items():
-        what = " ".join((model.__doc__ or "").split()).replace("``", "`").replace("|", "\\|")
-        yield f"| `{kind}` | {what} | {', '.join(_key(*field) for field in _properties(model) if field[0] != 'kind') or 'none'} |"
+        keys = ", ".join(_key(*field) for field in _properties(model) if field[0] not in common)
+        yield f"| `{kind}` | {_summary(model)} | {keys or 'none'} |"
+
+
+def _summary(model: type[Section]) -> str:
+    return " ".join((model.__doc__ or "").split()).replace("``", "`").replace("|", "\\|")
 
 
 def _fields(model: type[Section]) -> Iterator[str]:

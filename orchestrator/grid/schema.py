@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import TypeAdapter
 
 from orchestrator.grid.axes import DISTRIBUTIONS
 from orchestrator.grid.model import TOP, Record, Resources
+from orchestrator.grid.questions import CLAIMS, FIGURES, Question
 from workloads import measures
 from workloads.spec import SECTIONS, Dtype, Loss, Section, Seed, Stop
 
@@ -50,8 +52,8 @@ def json_schema() -> dict[str, Any]:
         "exclude": {"type": "array", "items": {"$ref": "#/$defs/spec"}},
         "record": record,
         "resources": inlined(Resources),
-        "figures": {"maxProperties": 0},
-        "claims": {"maxProperties": 0},
+        "figures": _named(FIGURES),
+        "claims": _named(CLAIMS),
     }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -62,6 +64,26 @@ def json_schema() -> dict[str, Any]:
         "properties": {key: {"description": TOP[key], **schema} for key, schema in properties.items()},
         "$defs": defs,
     }
+
+
+def _named(kinds: Mapping[str, type[Question]]) -> dict[str, Any]:
+    """A mapping from names to one of several kinds of questions."""
+    options = []
+    for kind, model in kinds.items():
+        schema = inlined(model)
+        # Everywhere that a list is meant, a single item may stand for it.
+        fields = {key: _or_single(field) for key, field in schema["properties"].items() if key != "kind"}
+        required = ["kind", *(key for key in schema.get("required", ()) if key != "kind")]
+        fields = {"kind": {"const": kind}, **fields}
+        options.append({"type": "object", "additionalProperties": False, "required": required, "properties": fields})
+    return {"type": "object", "additionalProperties": {"anyOf": options}}
+
+
+def _or_single(schema: dict[str, Any]) -> dict[str, Any]:
+    if schema.get("type") != "array" or "items" not in schema:
+        return schema
+    rest = {key: schema[key] for key in ("default",) if key in schema}
+    return {**rest, "anyOf": [{k: v for k, v in schema.items() if k != "default"}, schema["items"]]}
 
 
 def _leaves() -> dict[str, Any]:

@@ -46,6 +46,8 @@ TRIALS_FILE = "trials.parquet"
 TRACES_FOLDER = "traces"
 FACTORS_FILE = "factors.safetensors"
 ERROR_FILE = "error.txt"
+FIGURES_FOLDER = "figures"
+CLAIMS_FILE = "claims.json"
 
 TERMINAL = frozenset({"FINISHED", "FAILED", "KILLED"})
 """Statuses of a run that nobody writes to any more."""

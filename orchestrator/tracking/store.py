@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -67,6 +68,19 @@ class Store:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content.encode() if isinstance(content, str) else content)
             self.client.log_artifacts(run_id, folder)
+
+    def read(self, run_id: str, path: str) -> bytes:
+        """A file among a run's artifacts."""
+        with translated(self.display), tempfile.TemporaryDirectory(prefix="orchestrate-") as folder:
+            return Path(self.client.download_artifacts(run_id, path, folder)).read_bytes()
+
+    def measure(self, run_id: str, metrics: Mapping[str, float]) -> None:
+        """Log metrics to a run that may have ended."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        with translated(self.display):
+            self.client.log_batch(run_id, [Metric(key, float(value), now, 0) for key, value in metrics.items()])
 
     def _artifact_location(self, name: str) -> str | None:
         """Beside the SQLite file, wherever the process was started: MLflow would choose ``mlruns`` of the working directory."""

@@ -7,7 +7,6 @@ import re
 import tempfile
 from collections import defaultdict
 from collections.abc import Collection, Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -117,8 +116,7 @@ def _read(store: Store, run_id: str, path: str, trial_ids: Collection[str] | Non
 
 
 def _traceback(store: Store, run: Run) -> str:
-    with tempfile.TemporaryDirectory(prefix="orchestrate-") as folder:
-        return Path(store.client.download_artifacts(run.info.run_id, layout.ERROR_FILE, folder)).read_text(encoding="utf-8")
+    return store.read(run.info.run_id, layout.ERROR_FILE).decode()
 
 
 def _objects(values: Iterable[str | None]) -> pd.Series[Any]:

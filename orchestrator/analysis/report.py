@@ -1,0 +1,93 @@
+"""A sweep's figures and verdicts: drawn and checked, written to a folder, and added to the sweep's MLflow run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.analysis.claims import Verdict, verify
+from orchestrator.analysis.figures import FORMATS, draw, rendered
+from orchestrator.analysis.results import Results
+from orchestrator.errors import UsageError
+from orchestrator.files import make_folder, write_file
+from orchestrator.grid.load import parse_questions
+from orchestrator.grid.questions import Claim, Figure
+from orchestrator.tracking import layout
+
+if TYPE_CHECKING:
+    from orchestrator.tracking.queries import SweepSummary
+    from orchestrator.tracking.store import Store
+
+FOLDER = Path("figures")
+"""Where figures are written, in a folder of the experiment's name."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What came of a grid's questions: the files drawn, figures that could not be (with the reason), and the verdicts."""
+
+    files: tuple[Path, ...] = ()
+    undrawn: Mapping[str, str] = field(default_factory=dict)
+    verdicts: tuple[Verdict, ...] = ()
+
+    @property
+    def sound(self) -> bool:
+        """Whether all figures could be drawn and no required claim is broken."""
+        return not self.undrawn and not any(verdict.broken for verdict in self.verdicts)
+
+
+def questions_of(store: Store, sweep: SweepSummary) -> tuple[dict[str, Figure], dict[str, Claim]]:
+    """The figures and claims of the grid that a sweep was submitted with."""
+    return parse_questions(store.read(sweep.parent_run_id, layout.GRID_FILE).decode(), layout.GRID_FILE)
+
+
+def folder_of(sweeps: Sequence[SweepSummary]) -> Path:
+    """Where figures of sweeps are written unless told otherwise."""
+    return FOLDER / "-".join(dict.fromkeys(sweep.experiment.strip() for sweep in sweeps))
+
+
+def report(
+    store: Store,
+    sweeps: Sequence[SweepSummary],
+    figures: Mapping[str, Figure],
+    claims: Mapping[str, Claim],
+    folder: Path,
+    *,
+    formats: Collection[str] = FORMATS,
+    log: bool = True,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Report:
+    """Draw ``figures`` of the trials of ``sweeps`` into ``folder`` and check ``claims``.
+
+    With ``log``, the MLflow run of a single sweep gets all of it. ``tell`` is called before what takes long. Raises
+    `orchestrator.errors.StorageUnavailable` if ``folder`` cannot be written, and what reading MLflow raises.
+    """
+    if figures:
+        make_folder(folder)
+    results = Results.load(store, sweeps)
+    drawn: dict[str, bytes] = {}
+    undrawn: dict[str, str] = {}
+    for name, figure in figures.items():
+        tell(f"drawing {name}")
+        try:
+            chart = draw(figure, results)
+        except UsageError as error:
+            undrawn[name] = str(error)
+            continue
+        drawn |= {f"{name}.{form}": content for form, content in rendered(chart, [f for f in FORMATS if f in formats]).items()}
+    verdicts = tuple(verify(claims, results))
+    for name, content in drawn.items():
+        write_file(folder / name, content)
+    if log and len(sweeps) == 1:
+        attached: dict[str, str | bytes] = {f"{layout.FIGURES_FOLDER}/{name}": content for name, content in drawn.items()}
+        if claims:
+            attached[layout.CLAIMS_FILE] = json.dumps([verdict.as_json() for verdict in verdicts], indent=2)
+        if attached:
+            store.attach(sweeps[0].parent_run_id, attached)
+        if claims:
+            held = sum(verdict.holds for verdict in verdicts)
+            store.measure(sweeps[0].parent_run_id, {"claims_held": held, "claims_broken": sum(v.broken for v in verdicts)})
+    return Report(tuple(folder / name for name in drawn), undrawn, verdicts)

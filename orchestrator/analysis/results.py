@@ -1,0 +1,192 @@
+"""The trials of one or more sweeps with their traces, and expressions evaluated over them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from orchestrator.errors import UsageError
+from orchestrator.grid.expressions import OVER_TRACE, Expression
+from orchestrator.grid.questions import SEEDS
+
+if TYPE_CHECKING:
+    from orchestrator.tracking.queries import SweepSummary
+    from orchestrator.tracking.store import Store
+
+IDENTITY = ("trial_id", "run_id", "outcome", "steps", "seconds", "sweep")
+"""Columns of the table of trials that come before the spec's."""
+_REDUCTIONS = {"first": "first", "lowest": "min", "highest": "max"}
+
+
+class Results:
+    """Trials ``runs`` (a row each, as `orchestrator.load_runs`, plus ``sweep``) and their traces, read when they are first needed.
+
+    ``history`` has ``trial_id``, ``step`` and the measures; ``owners`` [K] is the row in ``runs`` that each row of it belongs to.
+    """
+
+    def __init__(self, runs: pd.DataFrame, history: Callable[[], pd.DataFrame]) -> None:
+        self.runs = runs.reset_index(drop=True)
+        self._history = history
+
+    @classmethod
+    def load(cls, store: Store, sweeps: Sequence[SweepSummary]) -> Results:
+        """The trials of ``sweeps``, each once, reused ones included; their traces, too."""
+        from orchestrator.tracking.tables import load_history, load_runs
+
+        tables = [load_runs(store, sweep).assign(sweep=sweep.sweep_id) for sweep in sweeps]
+        runs = pd.concat(tables, ignore_index=True) if len(tables) > 1 else tables[0]
+        if len(tables) > 1:
+            # Of a trial that is in several sweeps, a run that has ended counts.
+            runs = runs.iloc[runs["outcome"].isna().argsort(kind="stable")].drop_duplicates("trial_id").sort_index()
+
+        def history() -> pd.DataFrame:
+            traces: list[pd.DataFrame] = [load_history(store, sweep) for sweep in sweeps]
+            # In every sweep that has a trial its trace is the same.
+            if len(traces) == 1:
+                return traces[0]
+            once: pd.DataFrame = pd.concat(traces, ignore_index=True).drop_duplicates(["trial_id", "step"])
+            return once
+
+        return cls(runs, history)
+
+    def __len__(self) -> int:
+        return len(self.runs)
+
+    @cached_property
+    def history(self) -> pd.DataFrame:
+        """The traces, of trials that are in ``runs``."""
+        frame = self._history()
+        owners = pd.Index(self.runs["trial_id"]).get_indexer(pd.Index(frame["trial_id"]))
+        self.owners: NDArray[np.intp] = owners[owners >= 0]
+        known: pd.DataFrame = frame[owners >= 0].reset_index(drop=True)
+        return known
+
+    def chosen(self, where: str | None) -> NDArray[np.intp]:
+        """The rows of the trials that have ended and meet a condition."""
+        ended = self.runs["outcome"].notna().to_numpy()
+        return np.flatnonzero(ended & self.condition(where)) if where else np.flatnonzero(ended)
+
+    def condition(self, text: str) -> NDArray[np.bool_]:
+        """Which trials meet a condition [R]."""
+        met: NDArray[np.bool_] = np.broadcast_to(Expression(text).evaluate(_Runs(self)), len(self)).astype(np.bool_)
+        return met
+
+    def values(self, text: str) -> NDArray[Any]:
+        """An expression once a trial [R]: keys of the spec, and measures at the end."""
+        return np.broadcast_to(Expression(text).evaluate(_Runs(self)), len(self))
+
+    def traced(self, text: str) -> NDArray[Any]:
+        """An expression at every recorded step [K]; keys of the spec are those of the step's trial."""
+        return np.broadcast_to(Expression(text).evaluate(_Rows(self)), len(self.history))
+
+    def margins(self, text: str, traced: bool) -> NDArray[np.float64]:
+        """By how much a condition holds (`Expression.margin`), once a trial [R] or at every recorded step [K]."""
+        size = len(self.history) if traced else len(self)
+        margins: NDArray[np.float64] = np.broadcast_to(Expression(text).margin(_Rows(self) if traced else _Runs(self)), size)
+        return margins
+
+    def rows(self, trials: NDArray[np.intp], when: str | None) -> NDArray[np.intp]:
+        """The recorded steps of some trials, those at which a condition holds."""
+        keep = np.zeros(len(self), dtype=np.bool_)
+        keep[trials] = True
+        history = self.history
+        kept = keep[self.owners]
+        if when:
+            kept &= np.broadcast_to(Expression(when).evaluate(_Rows(self)), len(history)).astype(np.bool_)
+        return np.flatnonzero(kept)
+
+    @property
+    def keys(self) -> list[str]:
+        """The spec's dotted keys."""
+        return [column for column in self.runs.columns if column in ("seed", "dtype") or ("." in column and column not in self.measures)]
+
+    @property
+    def measures(self) -> list[str]:
+        """The measures in the table of trials."""
+        columns = list(self.runs.columns)
+        return [c for c in columns[len(IDENTITY) - 1 :] if pd.api.types.is_float_dtype(self.runs[c]) and self._is_measure(c)]
+
+    def _is_measure(self, column: str) -> bool:
+        # The spec's keys are dotted below one of its sections; of measures only schatten_0.5 and its like have a dot.
+        return column not in (*IDENTITY, "seed", "dtype") and column.partition(".")[0] not in _SECTIONS
+
+    def varying(self, trials: NDArray[np.intp], without: Sequence[str] = ()) -> list[str]:
+        """The keys of the spec that tell some trials apart, besides seeds and the keys ``without``."""
+        left_out = {*SEEDS, *without}
+        return distinguishing(self.runs.iloc[trials], [key for key in self.keys if key not in left_out], without)
+
+
+def distinguishing(runs: pd.DataFrame, keys: Sequence[str], given: Sequence[str] = ()) -> list[str]:
+    """Those of ``keys`` that differ between runs and do not follow from others that do, or from the keys ``given``."""
+    kept: list[str] = []
+    for key in sorted(keys, key=lambda key: key in _DERIVED):
+        others = [*given, *kept]
+        values = runs[key]
+        apart = runs.groupby(others, dropna=False)[key].nunique(dropna=False).max() if others else values.nunique(dropna=False)
+        if apart > 1:
+            kept.append(key)
+    return [key for key in keys if key in kept]
+
+
+_DERIVED = ("factorization.widths", "factorization.components")
+"""Keys that mostly follow from others."""
+_SECTIONS = ("problem", "factorization", "init", "optimizer", "stop", "spec")
+
+
+class _Columns(Mapping[str, Any]):
+    """Columns by name as arrays; a name that there is not is the user's to mend."""
+
+    def __init__(self, results: Results) -> None:
+        self.results = results
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.results.runs.columns)
+
+    def __len__(self) -> int:
+        return len(self.results.runs.columns)
+
+
+class _Runs(_Columns):
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        runs = self.results.runs
+        function, _, inner = name.partition("(")
+        if inner and function in OVER_TRACE:
+            history = self.results.history
+            if inner[:-1] not in history.columns:
+                raise _missing(inner[:-1], history)
+            grouped = history[inner[:-1]].groupby(self.results.owners)
+            return getattr(grouped, _REDUCTIONS[function])().reindex(range(len(runs))).to_numpy()  # type: ignore[no-any-return]
+        if name not in runs.columns:
+            raise _missing(name, runs)
+        return plain(runs[name])
+
+
+class _Rows(_Columns):
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        history = self.results.history
+        if name in history.columns:
+            return plain(history[name])
+        return _Runs(self.results)[name][self.results.owners]
+
+
+def _missing(name: str, frame: pd.DataFrame) -> UsageError:
+    from orchestrator.grid.axes import nearest
+
+    return UsageError(f"the runs have no {name}{nearest(name, map(str, frame.columns))}")
+
+
+def plain(column: pd.Series[Any]) -> NDArray[Any]:
+    """A column as an array: numbers as float64 with NaN for what is missing, booleans where none is missing, else objects."""
+    if pd.api.types.is_bool_dtype(column.dtype) and not column.isna().any():
+        return column.to_numpy(dtype=np.bool_)
+    if pd.api.types.is_numeric_dtype(column.dtype):
+        return column.to_numpy(dtype=np.float64, na_value=np.nan)
+    return column.to_numpy(dtype=object)

@@ -1,0 +1,38 @@
+"""Verdicts and drawn figures as text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from orchestrator.analysis.claims import Verdict
+
+
+def print_verdicts(verdicts: Sequence[Verdict], *, err: bool = False) -> None:
+    """Two lines a claim: whether it holds and what was found, then the trial that speaks most against it."""
+    for verdict in verdicts:
+        word = "holds" if verdict.holds else "BROKEN" if verdict.required else "does not hold"
+        trials = f"{verdict.trials} trial{'s' if verdict.trials != 1 else ''}"
+        click.echo(f"{word:>13}  {verdict.name}: {verdict.says}", err=err)
+        click.echo(f"{'':>13}  {verdict.found} (rests on {trials})", err=err)
+        if verdict.worst is not None:
+            step = f" at step {verdict.worst.step:,}" if verdict.worst.step is not None else ""
+            nearest = "nearest to breaking it" if verdict.holds else "worst"
+            click.echo(
+                f"{'':>13}  {nearest}: {verdict.worst.shows}{step}, trial {verdict.worst.trial_id}, run {verdict.worst.run_id}", err=err
+            )
+
+
+def print_figures(files: Sequence[Path], undrawn: Mapping[str, str], *, err: bool = False) -> None:
+    """A line a figure: where it is, and in which formats."""
+    names: dict[Path, list[str]] = {}
+    for path in files:
+        names.setdefault(path.with_suffix(""), []).append(path.suffix[1:])
+    for path, forms in names.items():
+        click.echo(f"drawn: {path}.{forms[0]}{f' (and {chr(44).join(forms[1:])})' if len(forms) > 1 else ''}", err=err)
+    for name, reason in undrawn.items():
+        click.echo(f"not drawn: {name}: {reason}", err=True)

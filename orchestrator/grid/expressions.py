@@ -1,0 +1,279 @@
+"""Expressions over the columns of a sweep: ``abs(entry_0_0) >= (1 - sqrt(2 * loss)) ** 2 / sqrt(2 * loss)``.
+
+Figures and claims are written in them. A name is a column of the traces or of the table of trials: a measure (``schatten_0.5``), a
+dotted key of the spec (``optimizer.lr``), ``step``, ``steps``, ``seconds`` or ``outcome``. Only what is listed here is understood,
+so that a grid file from elsewhere can do no harm. numpy is imported when an expression is evaluated, not when it is read.
+"""
+
+from __future__ import annotations
+
+import ast
+import operator
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+MAX_LENGTH = 1000
+OVER_TRACE = ("first", "lowest", "highest")
+"""Functions from a measure over a trial's whole trace to one value of the trial."""
+FUNCTIONS = {
+    "abs": "absolute",
+    "sqrt": "sqrt",
+    "exp": "exp",
+    "log": "log",
+    "log10": "log10",
+    "sign": "sign",
+    "isfinite": "isfinite",
+    "min": "minimum",
+    "max": "maximum",
+}
+"""Functions by their name in numpy."""
+_CONSTANTS: dict[str, Any] = {"true": True, "false": False, "True": True, "False": False, "pi": 3.141592653589793, "inf": float("inf")}
+_BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.Pow: operator.pow,
+}
+_COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+}
+_TOKEN = re.compile(
+    r"(?P<text>'[^']*'|\"[^\"]*\")|(?P<number>(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)"
+    r"|(?P<name>[A-Za-z_]\w*(?:\.\w+)*)|(?P<other>\s+|\*\*|[<>=!]=|[-+*/()<>,\[\]])"
+)
+_KEYWORDS = {"and", "or", "not", "in"}
+
+
+class ExpressionError(ValueError):
+    """An expression that is not understood; the message says what and where."""
+
+
+@dataclass(frozen=True)
+class Expression:
+    """A parsed expression. Raises `ExpressionError` when made from a text that is not understood."""
+
+    text: str
+    names: tuple[str, ...] = field(init=False)
+    """The columns that it needs; ``lowest(det)`` and its like are columns of the table of trials."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", tuple(dict.fromkeys(self._parsed.names)))
+
+    @cached_property
+    def _parsed(self) -> _Parsed:
+        return _parse(self.text)
+
+    @property
+    def is_condition(self) -> bool:
+        """Whether the value is true or false, as far as can be told without data: a comparison, or a combination of such."""
+        return isinstance(self._parsed.tree, ast.Compare | ast.BoolOp) or (
+            isinstance(self._parsed.tree, ast.UnaryOp) and isinstance(self._parsed.tree.op, ast.Not)
+        )
+
+    def evaluate(self, columns: Mapping[str, Any]) -> Any:
+        """The value for ``columns``, arrays [K] by name: an array [K], or a single value if it needs no column.
+
+        Where something is undefined (the logarithm of a negative number, a missing value) it is NaN, and comparisons with it are false.
+        """
+        import numpy as np
+
+        with np.errstate(all="ignore"):
+            return self._value(self._parsed.tree, columns)
+
+    def margin(self, columns: Mapping[str, Any]) -> Any:
+        """By how much a condition holds [K], relative to the size of what is compared; negative where it does not, NaN where undefined."""
+        import numpy as np
+
+        with np.errstate(all="ignore"):
+            return np.asarray(self._margin(self._parsed.tree, columns), dtype=np.float64)
+
+    def _value(self, node: ast.expr, columns: Mapping[str, Any]) -> Any:
+        import numpy as np
+
+        match node:
+            case ast.Constant():
+                return node.value
+            case ast.Name():
+                return columns[self._parsed.columns[node.id]] if node.id in self._parsed.columns else _CONSTANTS[node.id]
+            case ast.List() | ast.Tuple():
+                return [self._value(item, columns) for item in node.elts]
+            case ast.UnaryOp(op=ast.Not()):
+                return np.logical_not(_truth(self._value(node.operand, columns)))
+            case ast.UnaryOp():
+                value = self._value(node.operand, columns)
+                return -value if isinstance(node.op, ast.USub) else value
+            case ast.BinOp():
+                return _BINARY[type(node.op)](_number(self._value(node.left, columns)), _number(self._value(node.right, columns)))
+            case ast.BoolOp():
+                parts = [_truth(self._value(value, columns)) for value in node.values]
+                return (np.logical_and if isinstance(node.op, ast.And) else np.logical_or).reduce(np.broadcast_arrays(*parts))
+            case ast.Compare():
+                return np.logical_and.reduce(
+                    np.broadcast_arrays(*(_compare(op, left, right) for op, left, right in self._pairs(node, columns)))
+                )
+            case ast.Call(func=ast.Name(id=name)):
+                return getattr(np, FUNCTIONS[name])(*(_number(self._value(argument, columns)) for argument in node.args))
+        raise AssertionError(f"{ast.dump(node)} passed the check")
+
+    def _pairs(self, node: ast.Compare, columns: Mapping[str, Any]) -> Iterator[tuple[ast.cmpop, Any, Any]]:
+        values = [self._value(side, columns) for side in (node.left, *node.comparators)]
+        yield from zip(node.ops, values, values[1:], strict=False)
+
+    def _margin(self, node: ast.expr, columns: Mapping[str, Any]) -> Any:
+        import numpy as np
+
+        match node:
+            case ast.BoolOp():
+                parts = np.broadcast_arrays(*(self._margin(value, columns) for value in node.values))
+                return (np.minimum if isinstance(node.op, ast.And) else np.fmax).reduce(parts)
+            case ast.Compare() if all(isinstance(op, ast.Lt | ast.LtE | ast.Gt | ast.GtE) for op in node.ops):
+                return np.minimum.reduce(np.broadcast_arrays(*(_slack(*pair) for pair in self._pairs(node, columns))))
+        return np.where(self._value(node, columns), 1.0, -1.0)
+
+
+def _slack(op: ast.cmpop, left: Any, right: Any) -> Any:
+    import numpy as np
+
+    left, right = np.asarray(_number(left), dtype=np.float64), np.asarray(_number(right), dtype=np.float64)
+    gap = right - left if isinstance(op, ast.Lt | ast.LtE) else left - right
+    size = np.maximum(np.abs(left), np.abs(right))
+    # What is equal holds by nothing, which is enough for "at most" and not for "less than".
+    least = -np.finfo(np.float64).tiny if isinstance(op, ast.Lt | ast.Gt) else 0.0
+    return np.where(gap == 0, least, np.where(np.isinf(size), np.sign(gap), gap / np.where(size > 0, size, 1.0)))
+
+
+def _compare(op: ast.cmpop, left: Any, right: Any) -> Any:
+    import numpy as np
+
+    if isinstance(op, ast.In | ast.NotIn):
+        found = np.logical_or.reduce(np.broadcast_arrays(*(_compare(ast.Eq(), left, item) for item in right)))
+        return found if isinstance(op, ast.In) else np.logical_not(found)
+    if isinstance(op, ast.Eq | ast.NotEq):
+        return _COMPARE[type(op)](np.asarray(left), right)
+    return _COMPARE[type(op)](_number(left), _number(right))
+
+
+def _truth(value: Any) -> Any:
+    """True or false; a missing value (NaN) is neither and counts as false."""
+    import numpy as np
+
+    array = np.asarray(value)
+    return array if array.dtype == np.bool_ else array == True  # noqa: E712
+
+
+def _number(value: Any) -> Any:
+    """A value fit for arithmetic: text is not a number."""
+    import numpy as np
+
+    array = np.asarray(value)
+    if array.dtype.kind in "OUS":
+        number = np.full(array.shape, np.nan)
+        for place, item in np.ndenumerate(array):
+            if isinstance(item, int | float):
+                number[place] = item
+        return number
+    return array.astype(np.float64) if array.dtype.kind in "iub" else array
+
+
+@dataclass(frozen=True)
+class _Parsed:
+    """A checked tree, and the columns that its placeholder names stand for."""
+
+    tree: ast.expr
+    columns: dict[str, str]
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.columns.values())
+
+
+def _parse(text: str) -> _Parsed:
+    if len(text) > MAX_LENGTH:
+        raise ExpressionError(f"is longer than {MAX_LENGTH} characters")
+    if not text.strip():
+        raise ExpressionError("is empty")
+    columns: dict[str, str] = {}
+    code = []
+    place = 0
+    while place < len(text):
+        token = _TOKEN.match(text, place)
+        if token is None:
+            raise ExpressionError(f"has a {text[place]!r} at character {place + 1}, which is not understood")
+        place = token.end()
+        name = token["name"]
+        if name is None or name in _KEYWORDS or name in _CONSTANTS:
+            code.append(token[0])
+        elif name in OVER_TRACE:
+            inner = re.compile(r"\s*\(\s*([A-Za-z_][\w.]*)\s*\)").match(text, place)
+            if inner is None:
+                raise ExpressionError(f"has {name} without a measure: write {name}(det), say")
+            place = inner.end()
+            code.append(_placeholder(f"{name}({inner[1]})", columns))
+        elif text[place:].lstrip().startswith("("):
+            if name not in FUNCTIONS:
+                raise ExpressionError(f"has an unknown function {name}: known are {', '.join((*FUNCTIONS, *OVER_TRACE))}")
+            code.append(name)
+        else:
+            code.append(_placeholder(name, columns))
+    try:
+        tree = ast.parse("".join(code).strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise ExpressionError("is not an expression such as abs(det) > 1e-3: look for a missing operator or bracket") from error
+    _check(tree, 0)
+    return _Parsed(tree, columns)
+
+
+def _placeholder(column: str, columns: dict[str, str]) -> str:
+    """A name that Python can read for a column whose name it cannot."""
+    for known, meant in columns.items():
+        if meant == column:
+            return known
+    columns[name := f"_{len(columns)}"] = column
+    return name
+
+
+def _check(node: ast.expr, depth: int) -> None:
+    """Raise `ExpressionError` for anything but what `Expression` evaluates."""
+    if depth > 50:
+        raise ExpressionError("is nested too deeply")
+    inner: list[ast.expr]
+    match node:
+        case ast.Constant(value=bool() | int() | float() | str()) | ast.Name():
+            inner = []
+        case ast.UnaryOp(op=ast.Not() | ast.USub() | ast.UAdd(), operand=operand):
+            inner = [operand]
+        case ast.BinOp() if type(node.op) in _BINARY:
+            inner = [node.left, node.right]
+        case ast.BoolOp():
+            inner = node.values
+        case ast.Compare():
+            inner = _compared(node)
+        case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]) if name in FUNCTIONS:
+            wanted = 2 if name in ("min", "max") else 1
+            if len(arguments) != wanted:
+                raise ExpressionError(f"gives {name} {len(arguments)} values, not {wanted}")
+            inner = arguments
+        case _:
+            raise ExpressionError("is more than arithmetic, comparisons and the functions " + ", ".join(FUNCTIONS))
+    for part in inner:
+        _check(part, depth + 1)
+
+
+def _compared(node: ast.Compare) -> list[ast.expr]:
+    """What a comparison compares; lists only after ``in``."""
+    for op, right in zip(node.ops, node.comparators, strict=True):
+        if isinstance(op, ast.In | ast.NotIn) != isinstance(right, ast.List | ast.Tuple):
+            raise ExpressionError("uses in without a list, such as factorization.depth in [2, 3]")
+        if isinstance(right, ast.List | ast.Tuple) and not right.elts:
+            raise ExpressionError("looks for something in an empty list")
+    sides = [node.left, *node.comparators]
+    return [part for side in sides for part in (side.elts if isinstance(side, ast.List | ast.Tuple) else [side])]
