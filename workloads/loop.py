@@ -10,11 +10,13 @@ half of its work to a worker that has none, and how it makes room when the devic
 
 from __future__ import annotations
 
+import math
 import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,6 +39,8 @@ CALL_SECONDS = 0.2
 """About how long one call of the engine may take: progress, time budgets and requests are looked at in between."""
 PENDING_ROWS = 1024
 PENDING_BYTES = 64 << 20
+FINAL_NUMBERS = 1 << 15
+"""Measures that are computed at the end only are computed for so many numbers at once: in between, some may go to another worker."""
 REPORT_SECONDS = 10.0
 """Finished trials are handed on at least this often."""
 GAPS = {"cpu": 8, "cuda": 2}
@@ -81,6 +85,10 @@ class _Rows:
     problems: list[ProblemData]
 
 
+_Ended = tuple[int, Outcome, int, float, float, list[NDArray[Any]]]
+"""A trial that has ended: key, outcome, steps, when it started and ended, final parameters."""
+
+
 class _Loop:
     clock: Callable[[], float]
     asked: Callable[[], bool]
@@ -103,7 +111,7 @@ class _Loop:
         self.traces = TraceBuilder(recording.columns(trials[0].spec))
         self.waiting = deque(range(len(trials)))
         self.pending: list[_Rows] = []
-        self.ended: list[tuple[int, Outcome, int, float, float, list[NDArray[np.float64]]]] = []
+        self.ended: list[_Ended] = []
         self.failed: list[TrialResult] = []
         self.steps = 0
         self.limit = 16
@@ -129,9 +137,9 @@ class _Loop:
                 yield HandedOver(self._half())
             if (self.ended or self.failed) and now - reported > REPORT_SECONDS:
                 reported = now
-                yield Finished(self._results())
+                yield from self._deliver()
         yield self._progress()
-        yield Finished(self._results())
+        yield from self._deliver()
 
     def _progress(self) -> Progress:
         done, self.steps = self.steps, 0
@@ -156,6 +164,8 @@ class _Loop:
         prepared: list[Prepared] = []
         while self.waiting and len(keys) < room:
             key = self.waiting.popleft()
+            if self._has_ended(key):
+                continue
             try:
                 prepared.append(self.preparer.prepare(self.trials[key]))
                 keys.append(key)
@@ -185,6 +195,16 @@ class _Loop:
         fresh = np.array([n not in paused for n in range(len(lanes))])
         self._arrive(fresh, self.clock(), lanes, clocks)
         return lanes, clocks
+
+    def _has_ended(self, key: int) -> bool:
+        """Whether a trial had ended where it comes from. Then it is one of ``ended`` here."""
+        trial = self.trials[key]
+        if not isinstance(trial, Paused) or trial.outcome is None:
+            return False
+        now = self.clock()
+        self.traces.add(np.full(len(trial.trace.steps), key), trial.trace.steps, trial.trace.values)
+        self.ended.append((key, trial.outcome, trial.step, now - trial.seconds, now, trial.tensors))
+        return True
 
     def _put_back(self, keys: Iterable[int]) -> None:
         """Let trials wait again, before all others."""
@@ -233,6 +253,17 @@ class _Loop:
         if lanes is not None and len(given) < share:
             given += self._pause(lanes, self.clocks, active[1::2][: share - len(given)])
         return tuple(self.trials[key] for key in given)
+
+    def _half_of_ended(self) -> tuple[Trial, ...]:
+        """Half of the trials that have ended and are yet to be measured, if there are more than are measured at once."""
+        if len(self.ended) <= self._at_once():
+            return ()
+        given, self.ended = self.ended[1::2], self.ended[::2]
+        paused = []
+        for key, outcome, step, started, ended, factors in given:
+            trial, trace, unknown = self.trials[key], self.traces.take(key), float("nan")
+            paused.append(Paused(trial.trial_id, trial.spec, step, 0, 0, ended - started, unknown, list(factors), trace, outcome))
+        return tuple(paused)
 
     def _shrink(self, error: BaseException) -> Notice:
         """After the device ran out of memory: let all trials wait again, and train half as many at once."""
@@ -350,27 +381,39 @@ class _Loop:
                 self._put_back(self._pause(*joined, np.flatnonzero(joined[0].active)))
             raise
 
-    def _results(self) -> tuple[TrialResult, ...]:
-        """The trials that have ended since last asked."""
+    def _deliver(self) -> Iterator[Event]:
+        """Hand on the trials that have ended; where measures are taken of them only now, some at a time."""
         self._measure()
+        while self.ended or self.failed:
+            yield Finished(self._results(self._at_once()))
+            if self.ended and self.asked():
+                yield HandedOver(self._half_of_ended())
+
+    def _at_once(self) -> int:
+        """How many of the trials that have ended are measured at once."""
+        return max(1, FINAL_NUMBERS // math.prod(self.factorization.shape)) if self.final_names else len(self.ended)
+
+    def _results(self, count: int) -> tuple[TrialResult, ...]:
+        """The first ``count`` of the trials that have ended."""
         names = self.factorization.names
-        final = self._measure_ends()
+        some, self.ended = self.ended[:count], self.ended[count:]
+        final = self._measure_ends(some)
         results = []
-        for row, (key, outcome, steps, started, ended, factors) in enumerate(self.ended):
+        for row, (key, outcome, steps, started, ended, factors) in enumerate(some):
             trace = self.traces.take(key)
             trace.values[-1, self.final_places] = final[row]
             trial_id = self.trials[key].trial_id
             results.append(TrialResult(trial_id, outcome, steps, started, ended, trace, dict(zip(names, factors, strict=True))))
         results += self.failed
-        self.ended, self.failed = [], []
+        self.failed = []
         return tuple(results)
 
-    def _measure_ends(self) -> NDArray[np.float64]:
+    def _measure_ends(self, some: Sequence[_Ended]) -> NDArray[np.float64]:
         """The measures of trials that have ended which are computed only then [R, C]."""
-        if not self.ended or not self.final_names:
-            return np.empty((len(self.ended), 0))
-        specs = [self.trials[key].spec for key, *_ in self.ended]
-        params = [torch.from_numpy(np.stack(arrays)) for arrays in zip(*(row[5] for row in self.ended), strict=True)]
+        if not some or not self.final_names:
+            return np.empty((len(some), 0))
+        specs = [self.trials[key].spec for key, *_ in some]
+        params = [torch.from_numpy(np.stack(arrays)) for arrays in zip(*(row[5] for row in some), strict=True)]
         problems = [self.preparer.problem(spec) for spec in specs]
         unknown = torch.full((len(specs),), float("nan"), dtype=torch.float64)
         epsilon = torch.finfo(DTYPES[specs[0].dtype]).eps

@@ -84,7 +84,8 @@ class Paused(Trial):
 
     ``streak`` counts the stop checks passed in a row and ``level`` the losses already recorded at; ``seconds`` is how long it has been
     trained; ``tensors`` are its parameters and optimizer state in the order of `workloads.lanes.Lanes.tensors`, without the lane axis;
-    ``trace`` is what it has recorded so far.
+    ``trace`` is what it has recorded so far. A trial with an ``outcome`` has ended, and only measures are yet to be computed; its
+    ``tensors`` are its parameters alone.
     """
 
     step: int
@@ -94,6 +95,7 @@ class Paused(Trial):
     initial_loss: float
     tensors: list[NDArray[Any]]
     trace: Trace
+    outcome: Outcome | None = None
 
 
 @dataclass(frozen=True)

@@ -156,3 +156,31 @@ def test_out_of_memory_halves_the_pack_and_goes_on(at_step):
 def test_out_of_memory_with_a_single_lane_is_an_error():
     with pytest.raises(torch.OutOfMemoryError):
         list(train(trials([two_by_two(2)]), RECORDING, Narrow(0, 0)))
+
+
+def test_measuring_trials_that_have_ended_is_shared_too(monkeypatch):
+    monkeypatch.setattr("workloads.loop.FINAL_NUMBERS", 2 * 24)
+    recording = Recording(("frobenius", "cp_rank"), points=5)
+    base = spec(problem=TENSOR, factorization={"kind": "cp", "components": 3}, loss="mse", optimizer__lr=0.1, stop={"steps": 50})
+    specs = [base.model_copy(update={"seed": n}) for n in range(20)]
+    expected = {r.trial_id: r for e in train(trials(specs), recording, create("batched")) if isinstance(e, Finished) for r in e.results}
+    packs, results, given = deque([trials(specs)]), {}, 0
+    while packs:
+        pack = pickle.loads(pickle.dumps(packs.popleft()))
+        for event in train(pack, recording, create("batched"), asked=lambda: True):
+            match event:
+                case Finished():
+                    results |= {r.trial_id: r for r in event.results}
+                case HandedOver() if event.trials:
+                    assert all(isinstance(trial, Paused) and trial.outcome is Outcome.EXHAUSTED for trial in event.trials)
+                    given += len(event.trials)
+                    packs.append(list(event.trials))
+    assert given > 10
+    assert results.keys() == expected.keys()
+    for key, result in results.items():
+        assert (result.outcome, result.steps) == (expected[key].outcome, expected[key].steps)
+        np.testing.assert_array_equal(result.trace.steps, expected[key].trace.steps)
+        np.testing.assert_array_equal(result.trace.values, expected[key].trace.values)
+        assert np.isfinite(result.trace.final()["cp_rank"])
+        for name, factor in result.factors.items():
+            np.testing.assert_array_equal(factor, expected[key].factors[name])
