@@ -127,12 +127,15 @@ def _order(values: NDArray[Any], grouping: str | Mapping[str, str] | None) -> li
     return [_text(value) for value in sorted(present, key=float if numbers else str)]
 
 
-def _color(figure: Figure, frame: Frame, grouping: str | Mapping[str, str]) -> tuple[alt.Color, str]:
-    """The colour channel for a column ``color`` of ``frame``, and whether it is a category ("N") or a quantity ("Q")."""
+def _color(figure: Figure, frame: Frame, grouping: str | Mapping[str, str], *, along: bool = False) -> tuple[alt.Color, str]:
+    """The colour channel for a column ``color`` of ``frame``, and whether it is a category ("N") or a quantity ("Q").
+
+    What changes ``along`` a curve is a quantity, and so are numbers of which there are many.
+    """
     title = _title(figure, "color", grouping)
     values = frame["color"].to_numpy()
     numeric = frame["color"].dtype.kind in "if"
-    if numeric and ("color" in figure.log or len(pd.unique(frame["color"])) > CATEGORIES):
+    if numeric and (along or "color" in figure.log or len(pd.unique(frame["color"])) > CATEGORIES):
         return alt.Color("color:Q", title=title, scale=_continuous(figure), legend=alt.Legend(format="~s" if _large(values) else "~g")), "Q"
     order = _order(values, grouping)
     scheme = "viridis" if numeric and len(order) > 2 else "tableau10"
@@ -255,7 +258,7 @@ def _trajectories(figure: Trajectories, results: Results, trials: NDArray[np.int
     along = isinstance(grouping, str) and any(name in history.columns for name in Expression(grouping).names)
     color = None
     if grouping is not None:
-        color, kind = _color(figure, frame, grouping)
+        color, kind = _color(figure, frame, grouping, along=along)
         frame = _as_category(frame, "color") if kind == "N" else frame
     if figure.shape is not None:
         shapes = _order(frame["shape"].to_numpy(), figure.shape)

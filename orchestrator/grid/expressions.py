@@ -211,7 +211,7 @@ def _parse(text: str) -> _Parsed:
         place = token.end()
         name = token["name"]
         if name is None or name in _KEYWORDS or name in _CONSTANTS:
-            code.append(token[0])
+            code.append(token[0].strip())
         elif name in OVER_TRACE:
             inner = re.compile(r"\s*\(\s*([A-Za-z_][\w.]*)\s*\)").match(text, place)
             if inner is None:
@@ -225,7 +225,7 @@ def _parse(text: str) -> _Parsed:
         else:
             code.append(_placeholder(name, columns))
     try:
-        tree = ast.parse("".join(code).strip(), mode="eval").body
+        tree = ast.parse(" ".join(code), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ExpressionError("is not an expression such as abs(det) > 1e-3: look for a missing operator or bracket") from error
     _check(tree, 0)

@@ -1,0 +1,200 @@
+"""Claims against results of which it is known whether they hold, and which trial speaks most against them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from orchestrator.analysis.claims import verify
+from orchestrator.analysis.statistics import difference, typical
+from orchestrator.errors import UsageError
+from orchestrator.grid.questions import CLAIMS
+from tests.analysis.made import results
+
+
+def check(made, **claim):
+    """The verdict on one claim."""
+    return verify({"c": CLAIMS[claim["kind"]].model_validate(claim)}, made)[0]
+
+
+def decaying(trial):
+    """A loss that falls and a norm that grows as 1/sqrt(loss), times the trial's factor."""
+    loss = np.geomspace(1, 1e-4, 9)
+    return {"loss": loss, "norm": trial["factor"] / np.sqrt(loss), "det": np.linspace(1, trial.get("end", 0.5), 9)}
+
+
+GROWING = [{"factor": 1.0, "seed": 0}, {"factor": 2.0, "seed": 1}, {"factor": 1.5, "seed": 2}]
+
+
+def test_bound_at_every_step():
+    made = results(GROWING, decaying)
+    verdict = check(made, kind="bound", that="norm >= 1 / sqrt(loss)")
+    assert verdict.holds
+    assert (verdict.trials, verdict.found) == (3, "in 3 of 3 trials")
+    assert verdict.worst.trial_id == "trial0"
+    broken = check(made, kind="bound", that="norm >= 1.2 / sqrt(loss)")
+    assert not broken.holds
+    assert broken.broken
+    assert (broken.found, broken.worst.trial_id, broken.worst.run_id) == ("in 2 of 3 trials", "trial0", "run0")
+
+
+def test_the_worst_offender_has_its_step():
+    def bump(trial):
+        return {"loss": np.where(np.arange(6) == trial["at"], 5.0, 1.0)}
+
+    verdict = check(results([{"at": 2}, {"at": 9}], bump), kind="bound", that="loss < 2")
+    assert not verdict.holds
+    assert (verdict.worst.trial_id, verdict.worst.step) == ("trial0", 2)
+    assert check(results([{"at": 2}, {"at": 9}], bump), kind="bound", that="loss < 2", when="step != 2").holds
+
+
+def test_bound_at_the_end_and_share():
+    made = results(GROWING, decaying)
+    assert check(made, kind="bound", that="norm > 120", at="end", where="seed > 0").holds
+    verdict = check(made, kind="bound", that="norm > 120", at="end")
+    assert (verdict.holds, verdict.worst.step, verdict.worst.trial_id) == (False, None, "trial0")
+    assert check(made, kind="bound", that="norm > 120", at="end", share=0.6).holds
+    assert not check(made, kind="bound", that="norm > 120", at="end", share=0.7).holds
+
+
+def test_keys_of_the_spec_stand_beside_measures_of_the_trace():
+    made = results(GROWING, decaying)
+    assert check(made, kind="bound", that="norm * sqrt(loss) <= factor * 1.000001").holds
+    assert not check(made, kind="bound", that="norm * sqrt(loss) <= factor * 0.9").holds
+
+
+def test_a_claim_about_nobody_does_not_hold():
+    made = results(GROWING, decaying)
+    for claim in ({"where": "seed > 9"}, {"when": "loss > 9"}):
+        verdict = check(made, kind="bound", that="norm > 0", **claim)
+        assert (verdict.holds, verdict.trials, verdict.found) == (False, 0, "no trial is concerned")
+
+
+def test_what_is_not_required_is_not_broken():
+    verdict = check(results(GROWING, decaying), kind="bound", that="norm < 0", required=False)
+    assert not verdict.holds
+    assert not verdict.broken
+
+
+def test_trials_without_an_outcome_are_left_out():
+    made = results([*GROWING, {"factor": -1.0, "outcome": None}], decaying)
+    assert check(made, kind="bound", that="norm > 0").trials == 3
+
+
+def test_a_diverged_trial_breaks_a_bound_and_an_undefined_measure_does_not():
+    def trace(trial):
+        return {"loss": [1.0, np.nan], "cp_rank": [np.nan, trial["rank"]]}
+
+    made = results([{"rank": 1.0}, {"rank": 2.0}], trace)
+    assert check(made, kind="bound", that="cp_rank <= 2").trials == 2
+    assert check(made, kind="bound", that="loss < 2").holds
+    made.runs.loc[1, "outcome"] = "diverged"
+    verdict = check(made, kind="bound", that="loss < 2")
+    assert (verdict.holds, verdict.worst.trial_id, verdict.worst.step) == (False, "trial1", 1)
+
+
+def test_keeps_sign():
+    made = results([{"factor": 1.0, "end": 0.5}, {"factor": 1.0, "end": -0.2}, {"factor": 1.0, "end": 0.01}], decaying)
+    verdict = check(made, kind="keeps_sign", of="det")
+    assert (verdict.holds, verdict.found) == (False, "in 2 of 3 trials")
+    assert (verdict.worst.trial_id, verdict.worst.step) == ("trial1", 8)
+    assert check(made, kind="keeps_sign", of="det", where="end > 0").holds
+    assert check(made, kind="keeps_sign", of="-det", where="end > 0").holds
+    assert check(made, kind="keeps_sign", of="det", share=0.6).holds
+
+
+def test_zero_is_no_sign():
+    made = results([{}], lambda _: {"det": [1.0, 0.0, 1.0]})
+    assert not check(made, kind="keeps_sign", of="det").holds
+
+
+def test_monotone_along_the_trace():
+    made = results(GROWING, decaying)
+    assert check(made, kind="monotone", of="norm", direction="rising").holds
+    assert check(made, kind="monotone", of="loss", direction="falling").holds
+    assert not check(made, kind="monotone", of="norm", direction="falling").holds
+    wavy = results([{}], lambda _: {"loss": [4.0, 2.0, 2.1, 1.0]})
+    verdict = check(wavy, kind="monotone", of="loss", direction="falling")
+    assert (verdict.holds, verdict.worst.step) == (False, 2)
+    assert check(wavy, kind="monotone", of="loss", direction="falling", tolerance=0.06).holds
+    assert not check(wavy, kind="monotone", of="loss", direction="falling", tolerance=0.04).holds
+
+
+def settings(error, **more):
+    """Three seeds of each of three numbers of observations and two scales, with an error."""
+    return [
+        {"problem.observed": n, "init.scale": scale, "seed": seed, "error": error(n, scale, seed), **more}
+        for n in (50, 100, 200)
+        for scale in (1e-3, 1e-2)
+        for seed in range(3)
+    ]
+
+
+def test_monotone_along_a_key_over_seeds():
+    made = results(settings(lambda n, scale, seed: scale * (1 + 0.1 * seed) / n))
+    verdict = check(made, kind="monotone", of="error", along="problem.observed", direction="falling")
+    assert (verdict.holds, verdict.trials, verdict.found) == (True, 18, "in 2 of 2 groups of trials")
+    up = results(settings(lambda n, scale, _: n if scale == 1e-2 else 1 / n))
+    verdict = check(up, kind="monotone", of="error", along="problem.observed", direction="falling")
+    assert (verdict.holds, verdict.found) == (False, "in 1 of 2 groups of trials")
+    assert up.runs.set_index("trial_id").loc[verdict.worst.trial_id, "init.scale"] == 1e-2
+
+
+def test_the_median_not_each_seed_is_within():
+    made = results(settings(lambda _, scale, seed: 5.0 if seed == 2 else scale))
+    assert check(made, kind="within", of="error", range=[None, 1e-2]).holds
+    verdict = check(made, kind="within", of="error", range=[None, 5e-3])
+    assert (verdict.holds, verdict.found) == (False, "in 3 of 6 groups of trials, from 0.001 to 0.01")
+    assert made.runs.set_index("trial_id").loc[verdict.worst.trial_id, "init.scale"] == 1e-2
+    assert not check(made, kind="within", of="error", range=[None, 1e-2], statistic="max").holds
+    assert check(made, kind="within", of="error", range=[1e-3, None], statistic="min").holds
+    assert check(made, kind="within", of="error", range=[0.9, 2], statistic="mean", by="seed", where="seed == 0").holds is False
+
+
+def test_keys_that_follow_from_others_make_no_groups():
+    made = results([{"factorization.depth": d, "factorization.widths": "[2]" * d, "seed": s, "error": s} for d in (2, 3) for s in range(3)])
+    verdict = check(made, kind="within", of="error", range=[1, 1])
+    assert verdict.holds
+    assert "widths" not in verdict.worst.shows
+    assert check(made, kind="monotone", of="error", along="factorization.depth", direction="falling").trials == 6
+
+
+def test_contrast_with_a_bootstrap_interval():
+    rng = np.random.default_rng(0)
+    trials = [
+        {"factorization.kind": kind, "problem.observed": n, "seed": s, "error": level + 0.1 * rng.standard_normal()}
+        for kind, level in (("cp", 1.0), ("linear", 1.5))
+        for n in (50, 100)
+        for s in range(20)
+    ]
+    made = results(trials)
+    claim = {"kind": "contrast", "of": "error", "group": "factorization.kind == 'cp'", "against": "factorization.kind == 'linear'"}
+    verdict = check(made, **claim, direction="lower", by="problem.observed")
+    assert (verdict.holds, verdict.trials, verdict.found) == (True, 80, "in 2 of 2 groups of trials")
+    assert not check(made, **claim, direction="higher").holds
+    close = results([{**t, "error": t["error"] - 0.49 * (t["factorization.kind"] == "linear")} for t in trials])
+    assert not check(close, **claim, direction="lower").holds
+    assert check(made, **claim, direction="lower", where="seed == 0", interval=False).holds
+    verdict = check(made, **claim, direction="lower", where="problem.observed == 50 and factorization.kind == 'cp'")
+    assert (verdict.holds, verdict.found) == (False, "there are no trials of both groups to compare")
+
+
+def test_intervals_cover_what_is_known():
+    rng = np.random.default_rng(1)
+    inside = 0
+    for _ in range(60):
+        one, other = rng.normal(1.0, 1, 30), rng.normal(0.4, 1, 40)
+        estimate = difference(one, other, "mean", 0.95)
+        assert estimate.low <= estimate.value <= estimate.high
+        inside += estimate.low <= 0.6 <= estimate.high
+    assert 50 <= inside <= 60
+    # The mean's interval has a closed form for many samples.
+    many = rng.normal(2.0, 1, 2000)
+    estimate = typical(many, "mean", 0.95)
+    assert estimate.high - estimate.low == pytest.approx(2 * 1.96 * many.std() / np.sqrt(2000), rel=0.15)
+    assert difference(np.array([2.0]), np.array([1.0]), "median", 0.95).low == 1.0
+
+
+def test_a_column_that_is_not_there_is_the_users_to_mend():
+    with pytest.raises(UsageError, match="the runs have no eror; did you mean error"):
+        check(results(settings(lambda *_: 1.0)), kind="within", of="eror", range=[0, 1])

@@ -1,0 +1,158 @@
+"""Figures: what is in a chart, read back from its Vega-Lite, and that every kind is drawn in every format."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from orchestrator.analysis.figures import FORMATS, MAX_ROWS, NothingToDraw, draw, rendered
+from orchestrator.errors import UsageError
+from orchestrator.grid.questions import FIGURES
+from tests.analysis.made import results
+
+
+def chart(made, **figure):
+    return draw(FIGURES[figure["kind"]].model_validate(figure), made).to_dict()
+
+
+def panels(spec):
+    return spec.get("concat", [spec])
+
+
+def rows(panel, spec):
+    """The rows of a panel's first layer."""
+    layer = panel["layer"][0] if "layer" in panel else panel
+    data = layer.get("data", panel.get("data", spec.get("data")))
+    return spec["datasets"][data["name"]] if "name" in data else data["values"]
+
+
+def encoding(panel):
+    return panel["layer"][0]["encoding"] if "layer" in panel else panel["encoding"]
+
+
+def falling(trial):
+    loss = np.geomspace(1, 1e-4, 5)
+    return {"loss": loss, "sv_0": 1 - loss, "sv_1": loss / 2}
+
+
+TRIALS = [{"factorization.depth": d, "seed": s, "init.balanced": bool(s)} for d in (2, 3) for s in range(2)]
+MADE = results(TRIALS, falling)
+
+
+def test_trajectories_have_a_row_for_every_recorded_step():
+    spec = chart(MADE, kind="trajectories", x="loss", y="sv_0 * 2", color="step", log=["x"], facet="factorization.depth")
+    assert [panel["title"]["text"] for panel in panels(spec)] == ["factorization.depth 2", "factorization.depth 3"]
+    for panel in panels(spec):
+        found = rows(panel, spec)
+        assert sorted({row["trial"] for row in found}) in (["trial0", "trial1"], ["trial2", "trial3"])
+        assert [row["y"] for row in found[:5]] == pytest.approx(list(2 * (1 - np.geomspace(1, 1e-4, 5))))
+        assert encoding(panel)["x"]["scale"]["type"] == "log"
+        assert encoding(panel)["color"]["type"] == "quantitative"
+
+
+def test_what_a_log_axis_cannot_show_is_left_out():
+    spec = chart(MADE, kind="trajectories", x="step", y="sv_0", log=["x", "y"], where="seed == 0 and factorization.depth == 2")
+    assert [row["step"] for row in rows(panels(spec)[0], spec)] == [1, 2, 3, 4]
+
+
+def test_a_pattern_draws_each_column_in_its_colour():
+    spec = chart(MADE, kind="trajectories", y="sv_*", where="seed == 0", facet="factorization.depth")
+    panel = panels(spec)[0]
+    assert {row["color"] for row in rows(panel, spec)} == {"sv_0", "sv_1"}
+    assert encoding(panel)["color"]["scale"]["domain"] == ["sv_0", "sv_1"]
+    assert encoding(panel)["detail"]["field"] == "trial"
+
+
+def test_curves_are_formulas_in_x():
+    spec = chart(MADE, kind="trajectories", x="loss", y="sv_0", curves={"half": "loss / 2"}, log="x")
+    layers = panels(spec)[0]["layer"]
+    curve = spec["datasets"][layers[1]["data"]["name"]] if "name" in layers[1]["data"] else layers[1]["data"]["values"]
+    assert [row["y"] for row in curve] == pytest.approx([row["x"] / 2 for row in curve], rel=1e-8)
+
+
+def test_conditions_label_trials_and_leave_out_the_rest():
+    color = {"plain": "init.balanced == false and factorization.depth == 2", "balanced": "init.balanced == true"}
+    spec = chart(MADE, kind="trajectories", y="loss", color=color)
+    found = {row["trial"]: row["color"] for row in rows(spec, spec)}
+    assert found == {"trial0": "plain", "trial1": "balanced", "trial3": "balanced"}
+    assert encoding(spec)["color"]["scale"]["domain"] == ["plain", "balanced"]
+
+
+def test_medians_and_quartiles_over_seeds():
+    errors = {0: [1.0, 2.0, 3.0, 10.0], 1: [4.0, 4.0, 5.0, 6.0]}
+    made = results([{"problem.observed": 50 + n, "seed": s, "error": e} for n, values in errors.items() for s, e in enumerate(values)])
+    spec = chart(made, kind="medians", x="problem.observed", y=["error", "error ** 2"], log="error", lines={"error": {"truth": 1}})
+    assert len(panels(spec)) == 2
+    for (x, values), row in zip(errors.items(), rows(panels(spec)[0], spec), strict=True):
+        low, middle, high = np.percentile(values, [25, 50, 75])
+        assert (row["x"], row["low"], row["y"], row["high"], row["trials"]) == (50 + x, low, middle, high, 4)
+    assert [panel["layer"][0]["encoding"]["y"]["scale"]["type"] for panel in panels(spec)] == ["log", "linear"]
+    assert [len(panel["layer"]) for panel in panels(spec)] == [4, 3]
+    whole = chart(made, kind="medians", x="problem.observed", y="error", bars="range")
+    assert [(row["low"], row["high"]) for row in rows(whole, whole)] == [(1, 10), (4, 6)]
+
+
+def test_heatmap_has_the_median_of_each_cell():
+    made = results([{"a.x": x, "a.y": y, "seed": s, "error": x * y + 10 * (s == 2)} for x in (1, 10) for y in (2, 20) for s in range(3)])
+    spec = chart(made, kind="heatmap", x="a.x", y="a.y", color="error", log="color")
+    assert {(row["x"], row["y"]): row["value"] for row in rows(spec, spec)} == {
+        ("1", "2"): 2,
+        ("1", "20"): 20,
+        ("10", "2"): 20,
+        ("10", "20"): 200,
+    }
+    assert spec["encoding"]["x"]["sort"] == ["1", "10"]
+    assert spec["encoding"]["y"]["sort"] == ["20", "2"], "small values belong at the bottom"
+
+
+def test_points_have_one_row_a_trial():
+    spec = chart(MADE, kind="points", x="sv_0", y="loss", color="factorization.depth", log="y")
+    assert len(rows(spec, spec)) == 4
+
+
+def test_long_traces_are_thinned_and_keep_their_ends():
+    made = results([{"seed": s} for s in range(10)], lambda trial: {"loss": np.linspace(1, trial["seed"] + 2, 12_000)})
+    spec = chart(made, kind="trajectories", y="loss")
+    found = rows(spec, spec)
+    assert MAX_ROWS / 2 < len(found) <= MAX_ROWS + 10
+    ends = {}
+    for row in found:
+        ends[row["trial"]] = (row["step"], row["y"])
+    assert ends == {f"trial{s}": (11_999, s + 2.0) for s in range(10)}
+
+
+KINDS = {
+    "trajectories": {"x": "loss", "y": "sv_0", "color": "step", "shape": "init.balanced", "log": ["x", "color"], "curves": {"c": "loss"}},
+    "medians": {"x": "factorization.depth", "y": ["loss", "sv_0"], "color": "init.balanced", "log": "loss"},
+    "heatmap": {"x": "factorization.depth", "y": "seed", "color": "sv_1"},
+    "points": {"x": "sv_0", "y": "sv_1", "facet": "init.balanced"},
+}
+
+
+@pytest.mark.parametrize("kind", FIGURES)
+def test_every_kind_is_drawn_in_every_format_and_needs_no_network(kind):
+    files = rendered(draw(FIGURES[kind].model_validate({"kind": kind, "title": "A <title>", **KINDS[kind]}), MADE))
+    assert list(files) == list(FORMATS)
+    assert files["png"].startswith(b"\x89PNG")
+    assert files["pdf"].startswith(b"%PDF")
+    assert files["svg"].startswith(b"<svg")
+    page = files["html"].decode()
+    assert "<script src" not in page
+    assert "cdn.jsdelivr" not in page.split("vegaEmbed")[0][:2000]
+    json.loads(json.dumps(draw(FIGURES[kind].model_validate({"kind": kind, **KINDS[kind]}), MADE).to_dict(), allow_nan=False))
+
+
+def test_nothing_to_draw_is_said():
+    for figure in ({"where": "seed > 9"}, {"when": "loss > 9"}, {"y": "sqrt(-loss)"}):
+        with pytest.raises(NothingToDraw):
+            chart(MADE, **{"kind": "trajectories", "y": "loss", **figure})
+    with pytest.raises(UsageError, match="no measure of the runs is called component_"):
+        chart(MADE, kind="trajectories", y="component_*")
+
+
+def test_too_many_panels_are_refused():
+    made = results([{"seed": s} for s in range(40)], falling)
+    with pytest.raises(UsageError, match="has 40 panels, more than 36"):
+        chart(made, kind="trajectories", y="loss", facet="seed")
