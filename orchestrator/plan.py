@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from orchestrator.errors import UsageError
-from workloads.engines.choice import choose, why_not_fused
+from workloads.engines.choice import chosen, why_not_fused
 from workloads.engines.costs import CORE, Rates, engine_seconds
 from workloads.recording import Recording
 from workloads.shapes import lane_cost, lane_key, measurement_bytes, parameter_shapes
@@ -150,12 +150,11 @@ def _pack_key(spec: TrialSpec, recording: Recording) -> tuple[object, ...]:
 def _draft(asked: str, trials: list[Trial], crew: Crew) -> _Draft:
     specs = [t.spec for t in trials]
     cuda = crew.device == "cuda"
-    if asked == "auto":
-        return _Draft(choose(specs, crew.rates, cuda=cuda), trials, crew)
-    reason = next(filter(None, (why_not_fused(spec, cuda=cuda) for spec in specs)), None) if asked == "fused" else None
+    engine = chosen(asked, specs, crew.rates, cuda=cuda)
+    reason = next(filter(None, (why_not_fused(spec, cuda=cuda) for spec in specs)), None) if asked == engine == "fused" else None
     if reason:
         raise UsageError(f"resources.engine: fused cannot train every trial of this grid: {reason}; use auto")
-    return _Draft(asked, trials, crew)
+    return _Draft(engine, trials, crew)
 
 
 class _Draft:

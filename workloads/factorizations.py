@@ -209,6 +209,8 @@ FACTORIZATIONS: dict[str, type[DeepMatrixFactorization] | type[CpFactorization] 
     "deep_matrix": DeepMatrixFactorization,
     "cp": CpFactorization,
     "linear": LinearFactorization,
+    "min_frobenius": LinearFactorization,
+    "nuclear_norm": LinearFactorization,
 }
 
 

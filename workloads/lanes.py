@@ -66,7 +66,8 @@ class Lanes:
 
     ``params`` are tensors [R, ...]; ``state`` is the optimizer's, lists of tensors [R, ...]; ``hyper`` its hyperparameters [R].
     ``step`` [R] int64 and ``active`` [R] bool live on the host, as does ``loss`` [R] float64, which belongs to ``step`` and is NaN before
-    the first evaluation. A lane that is not active is parked: engines may go on computing it but never report it.
+    the first evaluation. A lane that is not active is parked: engines may go on computing it but never report it. ``solved`` [R] bool marks
+    lanes that have reached a solution for which the loss is no measure.
     """
 
     def __init__(self, prepared: Sequence[Prepared], device: torch.device) -> None:
@@ -74,7 +75,7 @@ class Lanes:
         self.device = device
         self.dtype = DTYPES[first.dtype]
         self.factorization: Factorization = factorization_of(first)
-        self.optimizer: OptimizerRow = OPTIMIZERS[first.optimizer.kind]
+        self.optimizer: OptimizerRow = OPTIMIZERS[first.method]
         self.prepared = list(prepared)
         count = len(prepared)
         self.params = [
@@ -88,6 +89,7 @@ class Lanes:
         self.step: NDArray[np.int64] = np.zeros(count, dtype=np.int64)
         self.loss: NDArray[np.float64] = np.full(count, np.nan)
         self.active: NDArray[np.bool_] = np.ones(count, dtype=np.bool_)
+        self.solved: NDArray[np.bool_] = np.zeros(count, dtype=np.bool_)
 
     def __len__(self) -> int:
         return len(self.prepared)
@@ -133,7 +135,7 @@ class Lanes:
             {name: [t.index_select(0, index) for t in part] for name, part in self.state.items()},
             {name: t.index_select(0, index) for name, t in self.hyper.items()},
         )
-        self.step, self.loss, self.active = self.step[lanes], self.loss[lanes], self.active[lanes]
+        self.step, self.loss, self.active, self.solved = self.step[lanes], self.loss[lanes], self.active[lanes], self.solved[lanes]
 
     def extend(self, other: Lanes) -> None:
         """Append another set of lanes with the same `workloads.shapes.lane_key`."""
@@ -146,6 +148,7 @@ class Lanes:
         self.step = np.concatenate((self.step, other.step))
         self.loss = np.concatenate((self.loss, other.loss))
         self.active = np.concatenate((self.active, other.active))
+        self.solved = np.concatenate((self.solved, other.solved))
 
     def _replace(self, prepared: list[Prepared], params: list[Tensor], state: dict[str, list[Tensor]], hyper: dict[str, Tensor]) -> None:
         self.prepared, self.params, self.state, self.hyper = prepared, params, state, hyper

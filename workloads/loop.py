@@ -301,7 +301,7 @@ class _Loop:
         checked = (step % clocks.every[index] == 0) & (loss <= clocks.stop_loss[index])
         due = step % clocks.every[index] == 0
         clocks.streak[index] = np.where(checked, clocks.streak[index] + 1, np.where(due, 0, clocks.streak[index]))
-        converged = finite & (clocks.streak[index] >= clocks.consecutive[index])
+        converged = finite & (lanes.solved[index] | (clocks.streak[index] >= clocks.consecutive[index]))
         exhausted = finite & ~converged & ((step >= clocks.stop_steps[index]) | late[index])
         ended = converged | exhausted | ~finite
         point = (clocks.points[index] <= step[:, None]).sum(1)

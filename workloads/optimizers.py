@@ -21,10 +21,13 @@ Step = Callable[[], None]
 
 @dataclass(frozen=True)
 class OptimizerRow:
-    """``hyper`` names the spec's fields that become [R] tensors; ``like_params`` and ``per_lane`` name the state and its start value."""
+    """``hyper`` names the spec's fields that become [R] tensors; ``like_params`` and ``per_lane`` name the state and its start value.
+
+    ``bind`` is ``None`` for what an engine of its own solves.
+    """
 
     hyper: tuple[str, ...]
-    bind: Callable[[Params, Params, State, Hyper], Step]
+    bind: Callable[[Params, Params, State, Hyper], Step] | None
     like_params: tuple[str, ...] = ()
     per_lane: tuple[tuple[str, float], ...] = ()
 
@@ -118,4 +121,7 @@ OPTIMIZERS: dict[str, OptimizerRow] = {
     "adam": OptimizerRow(
         ("lr", "beta1", "beta2", "eps"), adam, like_params=("first", "second"), per_lane=(("beta1_power", 1.0), ("beta2_power", 1.0))
     ),
+    "min_frobenius": OptimizerRow((), None),
+    "nuclear_norm": OptimizerRow((), None, like_params=("shadow",), per_lane=(("penalty", 0.0),)),
 }
+"""By `workloads.spec.TrialSpec.method`."""

@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass
 from itertools import pairwise
 
-from workloads.spec import Cp, DeepMatrix, Factorization, TrialSpec
+from workloads.spec import Cp, DeepMatrix, Factorization, NuclearNorm, Solved, TrialSpec
 
 ITEM_BYTES = {"float64": 8, "float32": 4}
-OPTIMIZER_COPIES = {"gd": 0, "group_rmsprop": 0, "momentum": 2, "adam": 5}
-"""Arrays of the parameters' size that an optimizer needs: its state, the copy of it to step back to, scratch."""
+OPTIMIZER_COPIES = {"gd": 0, "group_rmsprop": 0, "momentum": 2, "adam": 5, "min_frobenius": 3, "nuclear_norm": 9}
+"""Arrays of the parameters' size that an optimizer or solver needs: its state, the copy of it to step back to, scratch."""
 
 
 def factor_shapes(factorization: Factorization, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
@@ -37,7 +37,7 @@ def split_modes(shape: tuple[int, ...]) -> int:
 
 def lane_key(spec: TrialSpec) -> tuple[object, ...]:
     """Trials with equal keys can be lanes of one program: same arithmetic, whatever their data, seeds, starts and step sizes."""
-    return (spec.problem.sensing, spec.shape, spec.factorization.kind, tuple(parameter_shapes(spec)), spec.optimizer.kind, spec.dtype)
+    return (spec.problem.sensing, spec.shape, spec.factorization.kind, tuple(parameter_shapes(spec)), spec.method, spec.dtype)
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def lane_cost(spec: TrialSpec, observations: int | None = None) -> LaneCost:
     shapes = parameter_shapes(spec)
     size = math.prod(spec.shape)
     parameters = sum(math.prod(s) for s in shapes)
-    kept = parameters * (3 + OPTIMIZER_COPIES[spec.optimizer.kind])  # parameters, gradients, the copy to step back to
+    kept = parameters * (3 + OPTIMIZER_COPIES[spec.method])  # parameters, gradients, the copy to step back to
     work, buffers = 0, 0
     match spec.factorization:
         case DeepMatrix():
@@ -68,6 +68,9 @@ def lane_cost(spec: TrialSpec, observations: int | None = None) -> LaneCost:
             sides = (left if middle > 1 else 0) + (right if middle < len(spec.shape) - 1 else 0)
             work = 6 * size * terms + 5 * sides * terms
             buffers = 3 * sides * terms + size
+        case NuclearNorm():
+            # The eigenvectors of the smaller Gram matrix, and three products with them.
+            work = 30 * size * min(spec.shape)
     seen = spec.problem.observations() or observations or size
     if spec.problem.sensing:
         work += 4 * seen * size
@@ -79,7 +82,8 @@ def lane_cost(spec: TrialSpec, observations: int | None = None) -> LaneCost:
 
 
 def measurement_bytes(spec: TrialSpec, observations: int | None = None) -> int:
-    """Bytes of a sensing problem's measurement arrays; 0 for completion."""
+    """Bytes of a sensing problem's measurement arrays; 0 for completion. What is solved keeps them with orthonormal rows, too."""
     if not spec.problem.sensing:
         return 0
-    return (spec.problem.observations() or observations or 0) * math.prod(spec.shape) * ITEM_BYTES[spec.dtype]
+    copies = 2 if isinstance(spec.factorization, Solved) else 1
+    return copies * (spec.problem.observations() or observations or 0) * math.prod(spec.shape) * ITEM_BYTES[spec.dtype]

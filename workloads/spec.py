@@ -279,6 +279,23 @@ class Linear(Factorization):
     kind: Literal["linear"] = "linear"
 
 
+class Solved(Factorization):
+    """The matrix or tensor itself, found by solving a convex problem rather than by descent: no start, no optimizer, no loss to stop at."""
+
+
+class MinFrobenius(Solved):
+    """The matrix or tensor of least Frobenius norm that fits the observations, in one step: where ``linear`` converges to."""
+
+    kind: Literal["min_frobenius"] = "min_frobenius"
+
+
+class NuclearNorm(Solved):
+    """The matrix of least nuclear norm that fits the observations; ``tolerance`` is the relative duality gap at which it is solved."""
+
+    kind: Literal["nuclear_norm"] = "nuclear_norm"
+    tolerance: Annotated[Finite, Field(ge=1e-12, lt=1)] = 1e-6
+
+
 # ------------------------------------------------------------------------------------------------------------------- init
 
 Sign = Literal["positive", "negative"]
@@ -401,17 +418,19 @@ SECTIONS: dict[str, dict[str, type[Section]]] = {
         "tensor_completion": TensorCompletion,
         "tensor_sensing": TensorSensing,
     },
-    "factorization": {"deep_matrix": DeepMatrix, "cp": Cp, "linear": Linear},
+    "factorization": {"deep_matrix": DeepMatrix, "cp": Cp, "linear": Linear, "min_frobenius": MinFrobenius, "nuclear_norm": NuclearNorm},
     "init": {"gaussian": Gaussian, "identity": Identity, "orthogonal": Orthogonal, "file": FromFile},
     "optimizer": {"gd": Gd, "group_rmsprop": GroupRmsprop, "momentum": Momentum, "adam": Adam},
 }
-"""Sections that come in kinds. ``init`` is absent where the factorization is ``linear``."""
+"""Sections that come in kinds. ``init`` is absent where the factorization starts from zero, ``optimizer`` where it is solved."""
 
 Loss = Literal["half_sse", "mse"]
 Dtype = Literal["float64", "float32"]
 
 
-def conflicts(problem: Problem, factorization: Factorization, init: Init | None, stop: Stop) -> Iterator[tuple[str, str]]:
+def conflicts(
+    problem: Problem, factorization: Factorization, init: Init | None, optimizer: Optimizer | None, stop: Stop, *, dtype: str
+) -> Iterator[tuple[str, str]]:
     """Yield ``(dotted key, message)`` for all that single fields cannot tell: keys without effect, sizes that do not fit."""
     yield from problem.own_conflicts()
     yield from stop.own_conflicts()
@@ -419,13 +438,34 @@ def conflicts(problem: Problem, factorization: Factorization, init: Init | None,
         yield from factorization.own_conflicts(problem.shape)
         if len(problem.shape) != 2:
             return
-    if isinstance(factorization, Linear):
+    if isinstance(factorization, Solved):
+        yield from _solved_conflicts(problem, factorization, optimizer, stop, dtype)
+    elif optimizer is None:
+        yield "optimizer", "is missing: put it under fixed, cases or an axis"
+    if isinstance(factorization, Linear | Solved):
         if init is not None:
-            yield "init", "has no effect with factorization.kind linear, which starts from zero"
+            yield "init", f"has no effect with factorization.kind {factorization.kind}, which starts from zero{_UNSET}"
     elif init is None:
         yield "init", f"is missing: factorization {factorization.kind} needs a start"
     else:
         yield from _init_conflicts(init, factorization, problem.shape)
+
+
+_UNSET = ": where it is set for other trials, null takes it away"
+
+
+def _solved_conflicts(
+    problem: Problem, factorization: Solved, optimizer: Optimizer | None, stop: Stop, dtype: str
+) -> Iterator[tuple[str, str]]:
+    if isinstance(factorization, NuclearNorm) and problem.shape is not None and len(problem.shape) != 2:
+        yield "factorization.kind", f"nuclear_norm is for matrices, but shape is {list(problem.shape)}: use min_frobenius or linear"
+    if dtype != "float64":
+        yield "dtype", f"must be float64 with factorization.kind {factorization.kind}, which is solved to more digits than {dtype} has"
+    if optimizer is not None:
+        yield "optimizer", f"has no effect with factorization.kind {factorization.kind}, which is solved{_UNSET}"
+    for key in ("loss", "check_every", "consecutive"):
+        if key in stop.model_fields_set and getattr(stop, key) is not None:
+            yield f"stop.{key}", f"has no effect with factorization.kind {factorization.kind}, which ends when it is solved{_UNSET}"
 
 
 def _init_conflicts(init: Init, factorization: Factorization, shape: tuple[int, ...] | None) -> Iterator[tuple[str, str]]:
@@ -455,9 +495,9 @@ class TrialSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     problem: MatrixCompletion | MatrixSensing | TensorCompletion | TensorSensing = Field(discriminator="kind")
-    factorization: DeepMatrix | Cp | Linear = Field(discriminator="kind")
+    factorization: DeepMatrix | Cp | Linear | MinFrobenius | NuclearNorm = Field(discriminator="kind")
     init: Annotated[Gaussian | Identity | Orthogonal | FromFile, Field(discriminator="kind")] | None = None
-    optimizer: Gd | GroupRmsprop | Momentum | Adam = Field(discriminator="kind")
+    optimizer: Annotated[Gd | GroupRmsprop | Momentum | Adam, Field(discriminator="kind")] | None = None
     loss: Loss = "half_sse"
     stop: Stop
     dtype: Dtype = "float64"
@@ -465,7 +505,8 @@ class TrialSpec(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        found = [f"{key}: {message}" for key, message in conflicts(self.problem, self.factorization, self.init, self.stop)]
+        parts = (self.problem, self.factorization, self.init, self.optimizer, self.stop)
+        found = [f"{key}: {message}" for key, message in conflicts(*parts, dtype=self.dtype)]
         if found:
             raise ValueError("; ".join(found))
         return self
@@ -477,12 +518,18 @@ class TrialSpec(BaseModel):
             raise ValueError(f"the shape of {self.problem.file} is not known before the file is read")
         return self.problem.shape
 
+    @property
+    def method(self) -> str:
+        """What takes a step: the optimizer's kind, or the factorization's where that is solved."""
+        return self.optimizer.kind if self.optimizer is not None else self.factorization.kind
+
     def canonical(self) -> str:
         """JSON that is equal for two specs exactly when their numbers are."""
         init = self.init.canonical if self.init is not None else "null"
+        optimizer = self.optimizer.canonical if self.optimizer is not None else "null"
         return (
             f'{{"dtype":"{self.dtype}","factorization":{self._factorization()},"init":{init},"loss":"{self.loss}",'
-            f'"optimizer":{self.optimizer.canonical},"problem":{self.problem.canonical},"seed":{self.seed},"stop":{self.stop.canonical}}}'
+            f'"optimizer":{optimizer},"problem":{self.problem.canonical},"seed":{self.seed},"stop":{self.stop.canonical}}}'
         )
 
     def _factorization(self) -> str:

@@ -47,7 +47,7 @@ class Expander:
         self.points = [[self._by_part(point) for point in axis.points] for axis in self.axes]
         self.touching = {part: [n for n, axis in enumerate(self.points) if any(part in point for point in axis)] for part in PARTS}
         self._sections: dict[tuple[Any, ...], Any] = {}
-        self._checked: dict[tuple[int, ...], bool] = {}
+        self._checked: dict[tuple[Any, ...], bool] = {}
         if "seed" in self.fixed and self.touching["seed"]:
             clash = self.fixed["seed"][0]
             problems.append(Problem(clash.path, clash.key, "has no effect: seeds sets it"))
@@ -60,7 +60,7 @@ class Expander:
                 parts[part].append(assignment)
             else:
                 hint = nearest(part, PARTS)
-                self._misspelt.update(p for p in REQUIRED if f"mean {p}?" in hint)
+                self._misspelt.update(p for p in PARTS if f"mean {p}?" in hint)
                 # Where the section itself was written, so that its keys do not each repeat it.
                 depth = next((n for n, step in enumerate(assignment.path) if str(step).startswith(part)), len(assignment.path))
                 self.problems.append(Problem(assignment.path[: depth + 1], part, f"unknown key{hint}"))
@@ -107,7 +107,9 @@ class Expander:
         parts = {part: self._part(part, indices) for part in PARTS}
         if any(value is _BAD for value in parts.values()):
             return None
-        key = (id(parts["problem"]), id(parts["factorization"]), id(parts["init"]), id(parts["stop"]))
+        whole = tuple(id(parts[name]) for name in ("problem", "factorization", "init", "stop"))
+        # Which optimizer it is makes no difference, and a random axis may have a hundred thousand.
+        key = (*whole, parts["optimizer"] is None, parts["dtype"])
         if key not in self._checked:
             self._checked[key] = self._check(parts, indices)
         if not self._checked[key]:
@@ -119,8 +121,21 @@ class Expander:
         key = (part, *(indices[n] for n in self.touching[part]))
         if key not in self._sections:
             given = [*self.fixed.get(part, ()), *(a for n in self.touching[part] for a in self.points[n][indices[n]].get(part, ()))]
-            self._sections[key] = self._build(part, given)
+            self._sections[key] = self._build(part, self._without_nulls(given))
         return self._sections[key]
+
+    def _without_nulls(self, given: Sequence[Assignment]) -> list[Assignment]:
+        """What is left when each null has taken away what was set before it: its key, or all keys of its section."""
+        left: list[Assignment] = []
+        for assignment in given:
+            if assignment.value is not None:
+                left.append(assignment)
+                continue
+            kept = [a for a in left if a.key != assignment.key and not a.key.startswith(f"{assignment.key}.")]
+            if len(kept) == len(left):
+                self.problems.append(Problem(assignment.path, assignment.key, "is null, which takes away what was set, but nothing was"))
+            left = kept
+        return left
 
     def _build(self, part: str, given: Sequence[Assignment]) -> Any:
         if not given:
@@ -143,7 +158,8 @@ class Expander:
 
     def _check(self, parts: Mapping[str, Any], indices: tuple[int, ...]) -> bool:
         """Whether the parts go together; what does not is reported at the key's own place."""
-        found = list(conflicts(parts["problem"], parts["factorization"], parts["init"], parts["stop"]))
+        sections = (parts[name] for name in ("problem", "factorization", "init", "optimizer", "stop"))
+        found = list(conflicts(*sections, dtype=parts["dtype"] or "float64"))
         if not found and isinstance(parts["init"], FromFile):
             found = list(self.files.fits(parts["problem"], parts["factorization"], parts["init"]))
         for key, message in found:

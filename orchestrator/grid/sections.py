@@ -16,7 +16,7 @@ Model = TypeVar("Model", bound=Section)
 
 PARTS = (*SECTIONS, "stop", *SCALARS)
 """The parts of a trial's spec."""
-REQUIRED = ("problem", "factorization", "optimizer", "stop")
+REQUIRED = ("problem", "factorization", "stop")
 
 _SCALARS: dict[str, TypeAdapter[Any]] = {"loss": TypeAdapter(Loss), "dtype": TypeAdapter(Dtype), "seed": TypeAdapter(Seed)}
 

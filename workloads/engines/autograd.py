@@ -33,6 +33,7 @@ class AutogradEngine:
         state = {name: [t[lane : lane + 1] for t in part] for name, part in lanes.state.items()}
         hyper = {name: t[lane : lane + 1] for name, t in lanes.hyper.items()}
         grads = [torch.empty_like(p) for p in params]
+        assert lanes.optimizer.bind is not None, "what is solved has an engine of its own"
         update = lanes.optimizer.bind([p.detach() for p in params], grads, state, hyper)
         for done in range(limit + 1):
             squared = problem.residual(lanes.factorization.product(params)[0]).square()

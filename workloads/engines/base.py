@@ -20,9 +20,10 @@ class Engine(Protocol):
         """Train ``lanes`` in place until at least one active lane has arrived, and return which have [R].
 
         A lane arrives at the first step, its present one included, at which it has done ``until_step`` [R] steps, or its loss is at
-        most ``until_loss`` [R], or its loss is not finite. It is never taken further, so ``lanes.step`` and ``lanes.loss`` are exact. Lanes
-        that have not arrived may stand anywhere short of it. After about ``limit`` steps it returns even if none has arrived. Where
-        it raises `torch.OutOfMemoryError`, each lane's parameters, state and ``step`` belong together.
+        most ``until_loss`` [R], or its loss is not finite, or the engine marks it as ``solved``. It is never taken further, so
+        ``lanes.step`` and ``lanes.loss`` are exact. Lanes that have not arrived may stand anywhere short of it. After about ``limit``
+        steps it returns even if none has arrived. Where it raises `torch.OutOfMemoryError`, each lane's parameters, state and ``step``
+        belong together.
         """
         ...
 
@@ -54,4 +55,10 @@ def _fused() -> Engine:
     return FusedEngine()
 
 
-_ENGINES: dict[str, Callable[[], Engine]] = {"autograd": _autograd, "batched": _batched, "fused": _fused}
+def _convex() -> Engine:
+    from workloads.engines.convex import ConvexEngine
+
+    return ConvexEngine()
+
+
+_ENGINES: dict[str, Callable[[], Engine]] = {"autograd": _autograd, "batched": _batched, "convex": _convex, "fused": _fused}

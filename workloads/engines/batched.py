@@ -89,6 +89,7 @@ class _Part:
         self.outer = self.residual if self.observations.in_place and self.double_scale is None else new(count, product_size)
         self.program = lanes.factorization.program(self.params, grads, self.outer)
         state = {name: [t[where] for t in tensors] for name, tensors in lanes.state.items()}
+        assert lanes.optimizer.bind is not None, "what is solved has an engine of its own"
         self.update = lanes.optimizer.bind(self.params, grads, state, {name: t[where] for name, t in lanes.hyper.items()})
         self.losses = new(LONGEST_BLOCK + 1, count)
         # A batched dot product: unlike a sum over the last axis it gives a lane the same bits whatever the number of lanes.

@@ -10,7 +10,7 @@ from functools import cache
 from workloads.engines.costs import CORE, Rates, engine_seconds
 from workloads.engines.kernels.updates import UPDATES
 from workloads.shapes import parameter_shapes
-from workloads.spec import Cp, DeepMatrix, TrialSpec
+from workloads.spec import Cp, DeepMatrix, Solved, TrialSpec
 
 LARGEST = 128
 """Largest dimension of a deep matrix for which fused kernels win over batched matrix products: a group's matrices stay in cache."""
@@ -25,8 +25,8 @@ def why_not_fused(spec: TrialSpec, *, cuda: bool = False) -> str | None:
         return f"it has no kernels for {spec.problem.kind} with factorization {spec.factorization.kind}"
     if cp and cuda:
         return "its kernels for factorization cp are for CPUs"
-    if spec.optimizer.kind not in UPDATES:
-        return f"it has no kernels for optimizer {spec.optimizer.kind}"
+    if spec.method not in UPDATES:
+        return f"it has no kernels for optimizer {spec.method}"
     if not cp and max(max(shape) for shape in parameter_shapes(spec)) > LARGEST:
         return f"its kernels are for dimensions up to {LARGEST}"
     if spec.problem.sensing and (spec.problem.observations() or 0) * math.prod(spec.shape) > MEASUREMENT_ENTRIES:
@@ -39,6 +39,13 @@ def why_not_fused(spec: TrialSpec, *, cuda: bool = False) -> str | None:
 @cache
 def _has_warp() -> bool:
     return importlib.util.find_spec("warp") is not None
+
+
+def chosen(asked: str, specs: Sequence[TrialSpec], rates: Rates = CORE, *, cuda: bool = False) -> str:
+    """The engine for a pack when ``asked`` for one by name or for the fastest (``auto``). What is solved has an engine of its own."""
+    if isinstance(specs[0].factorization, Solved):
+        return "convex"
+    return choose(specs, rates, cuda=cuda) if asked == "auto" else asked
 
 
 def choose(specs: Sequence[TrialSpec], rates: Rates = CORE, *, cuda: bool = False) -> str:

@@ -36,6 +36,8 @@ GPU = Rates(2.5e-6, 2e-10, 2e-13, 4e-13, 0.0, 2e-9, 3.0, 6e-4, "assumed: a data-
 DEFAULTS = {"cpu": CORE, "cuda": GPU}
 CP_SLOWER = 1.6
 """How much longer an operation takes in a CP kernel, whose rows come from the second cache, than in a deep matrix's."""
+SOLVER_STEPS = 1000
+"""Steps after which a convex problem is taken to be solved."""
 WORTH_SECONDS = 0.5
 """What moving trials to another worker has to save at least."""
 
@@ -60,6 +62,10 @@ def _seconds(engine: str, specs: Sequence[TrialSpec], steps: Sequence[int], rate
     precision = ITEM_BYTES[spec.dtype] / 8
     if engine == "autograd":
         return total * rates.autograd
+    if engine == "convex":
+        # Decompositions run at a third of the rate of products, and hardly any problem takes more steps.
+        iterations = sum(min(n, SOLVER_STEPS) for n in steps)
+        return min(longest, SOLVER_STEPS) * 30 * rates.call + 3 * iterations * lane_cost(spec).flops * rates.batched
     if engine == "fused" and isinstance(spec.factorization, Cp):
         work = sum(n * _cp_flops(s, spec.factorization) for n, s in zip(steps, specs, strict=True))
         return work * rates.fused * CP_SLOWER * precision

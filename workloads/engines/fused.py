@@ -91,7 +91,7 @@ def _arguments(tables: list[Tensor]) -> list[Any]:
 
 def _hyper(lanes: Lanes) -> Tensor:
     """Hyperparameters and the loss's scale [R, n]."""
-    return torch.stack([*(lanes.hyper[name] for name in UPDATES[lanes.prepared[0].spec.optimizer.kind].hyper), lanes.loss_scale], 1)
+    return torch.stack([*(lanes.hyper[name] for name in UPDATES[lanes.prepared[0].spec.method].hyper), lanes.loss_scale], 1)
 
 
 class _Groups:
@@ -107,7 +107,7 @@ class _Groups:
         self.count = len(lanes)
         measurements = lanes.observations.width if spec.problem.sensing else 0
         shapes = tuple((s[0], s[1]) for s in parameter_shapes(spec))
-        self.key = cpu_key(shapes, measurements, spec.optimizer.kind, spec.dtype)
+        self.key = cpu_key(shapes, measurements, spec.method, spec.dtype)
         if threads or self.count == 1:
             # A lone lane would leave a group of eight nearly empty.
             self.key = replace(self.key, lanes=1, threads=threads)
@@ -213,7 +213,7 @@ class _Singles:
         spec = lanes.prepared[0].spec
         self.lanes, self.params = lanes, lanes.params
         count = len(lanes)
-        self.key = CpKey(spec.shape, lanes.params[0].shape[2], spec.optimizer.kind, spec.dtype)
+        self.key = CpKey(spec.shape, lanes.params[0].shape[2], spec.method, spec.dtype)
         new = lanes.params[0].new_zeros
         across = self.key.vectors * self.key.width
         self.weights = new(count, self.key.rows, across)
