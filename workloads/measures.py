@@ -86,6 +86,36 @@ def _unobserved(spec: TrialSpec, *_: str) -> str | None:
     return None
 
 
+def _seen_index(spec: TrialSpec, text: str) -> str | None:
+    return _index(spec, text) or (None if isinstance(spec.problem, MatrixCompletion) else "is defined for completion problems only")
+
+
+def _infimal(spec: TrialSpec, name: str) -> str | None:
+    problem = spec.problem
+    if not isinstance(problem, MatrixCompletion) or spec.shape != (2, 2) or problem.observations() != 3:
+        return "is defined for completions of a 2x2 matrix with three observed entries only"
+    power = _power_of(name)
+    if power in (None, 1.0, 2.0):
+        return None
+    if power <= 0:
+        return "needs a power above 0"
+    corner = _corner(problem)
+    return None if corner is not None and corner[2] == 0 else "is known for powers 1 and 2, and where the entry across is given as 0"
+
+
+def _power_of(name: str) -> float | None:
+    return float(name.removeprefix("schatten_")) if name.startswith("schatten_") else None
+
+
+def _corner(problem: MatrixCompletion) -> tuple[float, float, float] | None:
+    """Of a 2x2 matrix with three given entries: the two beside the unobserved one, and the one across."""
+    if problem.entries is None:
+        return None
+    seen = {(int(i), int(j)): float(value) for i, j, value in problem.entries}
+    ((i, j),) = {(i, j) for i in range(2) for j in range(2)} - seen.keys()
+    return seen[i, 1 - j], seen[1 - i, j], seen[1 - i, 1 - j]
+
+
 def _positive_power(spec: TrialSpec, power: str) -> str | None:
     return _matrix(spec) or (None if float(power) > 0 else "needs a power above 0")
 
@@ -212,6 +242,27 @@ def entry(x: Snapshot, text: str) -> Tensor:
     return out
 
 
+def observed(x: Snapshot, text: str) -> Tensor:
+    """The observed value of one entry [R], for example ``observed_0_1``; NaN where it is not observed. It does not change."""
+    index = _indices(text)
+    seen, values = x.observed, x.target
+    for i in index:
+        seen, values = seen[:, i], values[:, i]
+    return values.where(seen, values.new_full((), float("nan")))
+
+
+def infimal(x: Snapshot, name: str) -> Tensor:
+    """The infimum [R] of a measure over all completions of a 2x2 matrix with three observed entries (`workloads.infimal`)."""
+    from workloads import infimal as closed
+
+    free = (~x.observed.flatten(1)).to(x.loss.dtype).argmax(1, keepdim=True)
+    entries = x.target.flatten(1)
+    # Entries are numbered 0 to 3: across from n is 3 - n, beside it are n with either index changed.
+    beside, below, across = (entries.gather(1, place)[:, 0] for place in (free + 1 - 2 * (free % 2), (free + 2) % 4, 3 - free))
+    power = _power_of(name)
+    return closed.schatten(beside, below, across, power) if power is not None else closed.INFIMA[name](beside, below, across)
+
+
 def unobserved_max(x: Snapshot) -> Tensor:
     """Largest absolute value among the unobserved entries [R]; NaN where all are observed."""
     size = x.product.flatten(1).abs().masked_fill(x.observed.flatten(1), -1.0).amax(1)
@@ -272,6 +323,7 @@ MEASURES: tuple[Measure, ...] = (
     Measure(r"rank", "rank", rank, "numerical rank", _matrix),
     Measure(r"det", "det", det, "determinant", _square),
     Measure(r"entry((?:_\d+)+)", "entry_0_0", entry, "one entry of the product", _index),
+    Measure(r"observed((?:_\d+)+)", "observed_0_1", observed, "observed value of one entry, which never changes", _seen_index),
     Measure(r"unobserved_max", "unobserved_max", unobserved_max, "largest |unobserved entry|", _unobserved),
     Measure(
         r"singular_values(?:_(\d+))?",
@@ -307,6 +359,13 @@ MEASURES: tuple[Measure, ...] = (
     ),
     Measure(
         r"rank_distance_(\d+)", "rank_distance_1", rank_distance, "Frobenius distance to the matrices of rank r, any r", _rank_of_matrix
+    ),
+    Measure(
+        r"infimal_(nuclear|frobenius|spectral|schatten_\d+(?:\.\d+)?|effective_rank|stable_rank|rank|rank_distance_1)",
+        "infimal_nuclear",
+        infimal,
+        "infimum of a measure over all completions of a 2x2 matrix with three observed entries, which never changes",
+        _infimal,
     ),
     Measure(
         r"cp_rank",

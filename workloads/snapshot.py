@@ -65,6 +65,12 @@ class Snapshot:
         masks = [p.mask for p in unique(self.problems)[0]]
         return self._per_lane([m.reshape(self.factorization.shape) for m in masks if m is not None])
 
+    @cached_property
+    def target(self) -> Tensor:
+        """The values of observed entries [R, *shape], zero elsewhere."""
+        targets = [p.target for p in unique(self.problems)[0]]
+        return self._per_lane([t.reshape(self.factorization.shape) for t in targets if t is not None])
+
     def _per_lane(self, arrays: list[NDArray[Any]]) -> Tensor:
         stacked = torch.from_numpy(np.stack(arrays)).to(self.loss.device)
         if len(arrays) == 1:

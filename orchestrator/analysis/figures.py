@@ -5,9 +5,8 @@ A chart is a grid of panels; each holds its own data, thinned to what can be see
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import singledispatch
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import altair as alt
 import numpy as np
 import pandas as pd
+import vl_convert
 from numpy.typing import NDArray
 
 from orchestrator.analysis.results import Results
@@ -60,18 +60,20 @@ def draw(figure: Figure, results: Results) -> alt.TopLevelMixin:
     )
 
 
-def rendered(chart: alt.TopLevelMixin, formats: Sequence[str] = FORMATS) -> dict[str, bytes]:
+def rendered(chart: alt.TopLevelMixin, formats: Collection[str] = FORMATS) -> dict[str, bytes]:
     """A chart in each of ``formats``. The HTML holds all that it needs."""
-    files = {}
-    for form in formats:
-        if form in ("html", "svg"):
-            text = io.StringIO()
-            chart.save(text, format=form, **({"inline": True} if form == "html" else {}))
-            files[form] = text.getvalue().encode()
-        else:
-            binary = io.BytesIO()
-            chart.save(binary, format=form, **({"ppi": PIXELS_PER_INCH} if form == "png" else {}))
-            files[form] = binary.getvalue()
+    # Checking against the schema of Vega-Lite is for charts that people write, and takes longer than drawing.
+    spec = chart.to_dict(validate=False)
+    files: dict[str, bytes] = {}
+    if "html" in formats:
+        files["html"] = vl_convert.vegalite_to_html(spec, bundle=True).encode()
+    drawing = vl_convert.vegalite_to_svg(spec)
+    if "png" in formats:
+        files["png"] = vl_convert.svg_to_png(drawing, ppi=PIXELS_PER_INCH)
+    if "svg" in formats:
+        files["svg"] = drawing.encode()
+    if "pdf" in formats:
+        files["pdf"] = vl_convert.svg_to_pdf(drawing)
     return files
 
 
@@ -193,7 +195,7 @@ def _log_ticks(low: float, high: float) -> list[float]:
     return [tick for tick in ticks if low <= tick <= high]
 
 
-def data_of(frame: Frame) -> alt.Data:
+def data_of(frame: Frame) -> dict[str, Any]:
     """Rows as plain values: numbers with nine digits, which no picture shows, and nothing that JSON has no word for."""
     columns = {}
     for name in frame.columns:
@@ -202,7 +204,7 @@ def data_of(frame: Frame) -> alt.Data:
             columns[name] = [None if not math.isfinite(value) else float(f"{value:.9g}") for value in column.tolist()]
         else:
             columns[name] = column.tolist()
-    return alt.Data(values=[dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)])
+    return {"values": [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]}
 
 
 def _facets(figure: Figure, frame: Frame) -> Iterator[tuple[str | None, Frame]]:

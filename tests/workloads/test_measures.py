@@ -223,3 +223,13 @@ def test_unknown_names_are_refused():
     assert measures.find("nuclaer") is None
     with pytest.raises(KeyError):
         measures.undefined("nuclaer", two_by_two())
+
+
+ELSEWHERE = {"loss": "test_engines", "cp_rank": "test_cp_rank", "infimal_nuclear": "test_infimal", "observed_0_1": "test_infimal"}
+TENSORS = ["components", "unfolding_effective_rank", "multilinear_rank"]
+
+
+def test_every_measure_is_held_to_an_independent_source():
+    for row in measures.MEASURES:
+        tested = [name for name in (*ANY, *SQUARE, *TENSORS, *ELSEWHERE) if row.match(name) is not None]
+        assert tested, f"{row.shown} has no test"
