@@ -1,0 +1,134 @@
+"""submit, figures, verify and compare on a small sweep: exit codes, files on disk and in MLflow, and what is said."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import mlflow
+import pandas as pd
+import pytest
+
+from tests.cli.test_commands import run
+
+GRID = """\
+name: asked
+fixed:
+  problem: {kind: matrix_completion, shape: [3, 3], target: {rank: 1}, observed: 6}
+  factorization: {kind: deep_matrix}
+  init: {kind: gaussian, scale: 0.3}
+  optimizer: {kind: gd, lr: 0.1}
+  stop: {steps: 100}
+cases:
+  - {factorization.depth: 2}
+  - {factorization.depth: 3}
+  - {factorization.kind: nuclear_norm, init: null, optimizer: null}
+seeds: 3
+record: {points: 10, measures: [nuclear, error, singular_values]}
+figures:
+  losses: {kind: trajectories, y: loss, color: factorization.depth, log: [x, y]}
+  errors: {kind: medians, x: factorization.kind, y: error}
+claims:
+  falls: {kind: monotone, of: loss, direction: falling}
+  least:
+    kind: contrast
+    says: the convex baseline has the least nuclear norm
+    of: nuclear
+    group: factorization.kind == 'nuclear_norm'
+    against: loss < 1e-6
+    direction: lower
+    interval: false
+    required: false
+"""
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory):
+    """A folder in which a sweep with figures and claims was submitted, and what that printed."""
+    work = tmp_path_factory.mktemp("asked") / "work"
+    work.mkdir()
+    (work / "grid.yaml").write_text(GRID)
+    return work, run(work, "submit", "grid.yaml", "--json")
+
+
+def artifacts(work, run_id, path=""):
+    client = mlflow.MlflowClient(f"sqlite:///{work}/mlflow.db")
+    return {item.path for item in client.list_artifacts(run_id, path or None)}
+
+
+def test_submit_draws_and_checks(asked):
+    work, done = asked
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout.splitlines()[-1])
+    assert "holds  falls: loss is falling along step" in done.stderr
+    expected = {f"{name}.{form}" for name in ("losses", "errors") for form in ("html", "png", "svg", "pdf")}
+    assert {path.name for path in (work / "figures" / "asked").iterdir()} == expected
+    assert artifacts(work, summary["parent_run_id"], "figures") == {f"figures/{name}" for name in expected}
+    assert "claims.json" in artifacts(work, summary["parent_run_id"])
+    metrics = mlflow.MlflowClient(f"sqlite:///{work}/mlflow.db").get_run(summary["parent_run_id"]).data.metrics
+    assert metrics["claims_broken"] == 0
+    assert metrics["claims_held"] in (1, 2)
+
+
+def test_verify_says_what_holds_and_who_speaks_against_it(asked):
+    work, _ = asked
+    done = run(work, "verify", "asked", "--json")
+    assert done.returncode == 0, done.stderr
+    falls, least = json.loads(done.stdout)
+    assert (falls["holds"], falls["trials"]) == (True, 9)
+    assert {"trial_id", "run_id", "step", "shows"} <= set(falls["worst"])
+    assert least["required"] is False
+    broken = run(work, "verify", "asked", "--claim", "{kind: within, of: error, range: [null, 1e-9], by: factorization.kind}")
+    assert broken.returncode == 1
+    assert "BROKEN  claim: the median of error is at most 1e-09" in broken.stdout
+    runs = pd.read_csv(io.StringIO(run(work, "runs", "asked", "--format", "csv").stdout))
+    assert any(run_id in broken.stdout for run_id in runs.run_id)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["verify", "asked", "--claim", "{kind: within, of: eror, range: [0, 1]}"], "error: the runs have no eror; did you mean error"),
+        (["verify", "asked", "--claim", "{kind: within, of: error}"], "claims.claim.range: is missing"),
+        (["verify", "asked", "--claim", "{kind: wthin}"], "unknown kind 'wthin'; did you mean within?"),
+        (["figures", "asked", "--only", "loses"], "error: there is no figure 'loses'; there are losses, errors"),
+        (["figures", "asked", "--draw", "{kind: points, x: error}"], "figures.figure.y: is missing"),
+        (["figures", "asked", "--draw", "{", "--format", "png"], "is not valid YAML"),
+        (["compare", "asked", "nothing"], "error: there is no sweep or experiment 'nothing'"),
+        (["compare", "asked", "asked", "--measure", "rank"], "error: rank is not in both sweeps; in both are"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(asked, arguments, message):
+    done = run(asked[0], *arguments)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_figures_again_elsewhere_and_on_the_spot(asked):
+    work, _ = asked
+    done = run(work, "figures", "asked", "--only", "losses", "--format", "png", "-o", "paper/now")
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in (work / "paper" / "now").iterdir()] == ["losses.png"]
+    done = run(work, "figures", "--draw", "{kind: points, x: nuclear, y: error}", "--format", "svg", "-o", "paper")
+    assert (work / "paper" / "figure.svg").read_text().startswith("<svg"), done.stderr
+    nothing = run(work, "figures", "asked", "--draw", "{kind: points, x: nuclear, y: error, where: seed > 99}", "-o", "paper/none")
+    assert nothing.returncode == 1
+    assert "not drawn: figure: no trial is concerned" in nothing.stderr
+
+
+def test_a_broken_claim_is_exit_code_1_of_submit_and_reused_trials_count(asked):
+    work, _ = asked
+    claims = GRID.replace(
+        "  falls: {kind: monotone, of: loss, direction: falling}", "  falls: {kind: monotone, of: loss, direction: rising}"
+    )
+    (work / "again.yaml").write_text(claims.replace("seeds: 3", "seeds: 4"))
+    done = run(work, "submit", "again.yaml")
+    assert done.returncode == 1, done.stderr
+    assert "BROKEN  falls" in done.stdout
+    assert "rests on 12 trials" in done.stdout
+    compared = run(work, "compare", "asked", json.loads(asked[1].stdout.splitlines()[-1])["sweep_id"], "--figure", "moved.svg")
+    assert compared.returncode == 0, compared.stderr
+    assert (work / "moved.svg").read_text().startswith("<svg")
+    table = run(work, "compare", "asked", "asked", "--format", "json", "--measure", "error")
+    assert {(row["measure"], row["moved"], row["median"]) for row in json.loads(table.stdout)} == {("error", False, 0.0)}
