@@ -56,7 +56,7 @@ def draw(figure: Figure, results: Results) -> alt.TopLevelMixin:
     if figure.title:
         chart = chart.properties(title=alt.TitleParams(figure.title, anchor="middle"))
     return chart.configure_axis(labelFontSize=12, titleFontSize=13, gridOpacity=0.5).configure_legend(
-        labelFontSize=12, titleFontSize=12, symbolOpacity=1
+        labelFontSize=12, titleFontSize=12, symbolOpacity=1, labelLimit=400
     )
 
 
@@ -183,6 +183,9 @@ def scaled_axis(
         axis |= {"values": _log_ticks(low, high), "labelExpr": _LOG_LABEL}
     elif span is not None:
         scale |= {"domain": [low, high], "nice": False}
+    else:
+        # In pixels, so that no point is cut in half by the frame.
+        scale["padding"] = 8
     return {"scale": alt.Scale(**scale), "axis": alt.Axis(**axis)}
 
 

@@ -26,6 +26,8 @@ def json_schema() -> dict[str, Any]:
     several = {key: {"type": "array", "minItems": 1, "items": schema} for key, schema in leaves.items()}
     drawn = {key: {"$ref": "#/$defs/distribution"} for key in leaves}
     defs["spec"] = spec
+    # A case may take away what is set for the others.
+    defs["case"] = {**spec, "properties": {key: {"anyOf": [schema, {"type": "null"}]} for key, schema in leaves.items()}}
     defs["distribution"] = {
         "type": "object",
         "minProperties": 1,
@@ -40,7 +42,7 @@ def json_schema() -> dict[str, Any]:
     properties: dict[str, Any] = {
         "name": {"type": "string", "minLength": 1, "maxLength": 100},
         "fixed": {"$ref": "#/$defs/spec"},
-        "cases": {"type": "array", "items": {"$ref": "#/$defs/spec"}},
+        "cases": {"type": "array", "items": {"$ref": "#/$defs/case"}},
         "grid": {"type": "object", "additionalProperties": False, "properties": several},
         "zip": {"type": "object", "additionalProperties": False, "properties": several},
         "random": {
@@ -126,6 +128,10 @@ def inlined(model: type[Section]) -> dict[str, Any]:
 
 
 def _clean(value: Any, inner: dict[str, Any]) -> Any:
+    """Without titles and references, and without the null that stands for a field left out; inside a tuple null is a value."""
+    if isinstance(value, dict) and "prefixItems" in value:
+        rest = _clean({key: part for key, part in value.items() if key != "prefixItems"}, inner)
+        return {**rest, "prefixItems": [{"anyOf": [_clean(o, inner) for o in item.get("anyOf", [item])]} for item in value["prefixItems"]]}
     if isinstance(value, list):
         return [_clean(item, inner) for item in value]
     if not isinstance(value, dict):

@@ -64,7 +64,7 @@ def test_the_good_one_is_good():
         (swapped("steps: 10", "steps: 10, consecutive: 3"), "g.yaml:7:21: stop.consecutive: has no effect without stop.loss"),
         (swapped("scale: 0.1", "scale: 0.1, product_scale: 1"), "g.yaml:5:38: init.product_scale: has no effect beside init.scale: give one of them"),
         (swapped(", scale: 0.1", ""), "g.yaml:5:10: init: needs scale (one factor's) or product_scale (the product's)"),
-        (swapped("{kind: deep_matrix, depth: 2}", "{kind: linear}"), "g.yaml:5:10: init: has no effect with factorization.kind linear, which starts from zero"),
+        (swapped("{kind: deep_matrix, depth: 2}", "{kind: linear}"), "g.yaml:5:10: init: has no effect with factorization.kind linear, which starts from zero: where it is set for other trials, null takes it away"),
         (swapped("shape: [3, 3]", "shape: [3, 4]").replace("scale: 0.1", "scale: 0.1, det_sign: positive"), "g.yaml:5:38: init.det_sign: needs a square matrix, but shape is [3, 4]"),
         (swapped("depth: 2", "depth: 3, widths: [4]"), "g.yaml:4:48: factorization.widths: depth 3 has 2 hidden widths, not 1"),
         (swapped("target: {rank: 1}, observed: 5", "entries: [[0, 3, 1.0]]"), "g.yaml:3:63: problem.entries[0]: index [0, 3] lies outside shape [3, 3] (counting from 0)"),

@@ -1,4 +1,4 @@
-"""The picture in the README, from the traces of ``orchestrate submit configs/figure1.yaml``: ``python docs/figure1.py`` in that folder.
+"""The picture in the README, from the traces of ``orchestrate submit configs/figure1.yaml``: ``python docs/figures/figure1.py`` in that folder.
 
 Loss against the absolute value of the unobserved entry; colour is the iteration, as in the first figure of arXiv 2005.06398.
 """
@@ -16,7 +16,7 @@ mpl.use("agg")
 
 from matplotlib import pyplot as plt
 
-runs = orchestrator.load_runs("figure1").set_index("trial_id")
+runs = orchestrator.load_runs("figure1").query("seed == 0").set_index("trial_id")
 history = orchestrator.load_history("figure1")
 figure, axes = plt.subplots(1, 3, figsize=(12, 3.8), sharex=True, sharey=True, layout="constrained")
 colors = mpl.colors.LogNorm(1, history.step.max())
