@@ -1,4 +1,4 @@
-"""The picture in the README, from the traces of ``orchestrate submit configs/figure1.yaml``: ``python docs/figures/figure1.py`` in that folder.
+"""The picture in the README, from the traces of ``orchestrate submit configs/figure1.yaml``: ``python docs/figures/figure1.py``.
 
 Loss against the absolute value of the unobserved entry; colour is the iteration, as in the first figure of arXiv 2005.06398.
 """

@@ -123,6 +123,30 @@ def test_message(text, message):
     assert errors(text) == [message]
 
 
+def test_what_a_solver_has_no_use_for():
+    text = (
+        GOOD.replace("{kind: deep_matrix, depth: 2}", "{kind: nuclear_norm}").replace("{steps: 10}", "{steps: 10, loss: 1e-3}")
+        + "  dtype: float32\n"
+    )
+    aside = ": where it is set for other trials, null takes it away"
+    assert errors(text) == [
+        f"g.yaml:5:10: init: has no effect with factorization.kind nuclear_norm, which starts from zero{aside}",
+        f"g.yaml:6:15: optimizer: has no effect with factorization.kind nuclear_norm, which is solved{aside}",
+        f"g.yaml:7:21: stop.loss: has no effect with factorization.kind nuclear_norm, which ends when it is solved{aside}",
+        "g.yaml:8:3: dtype: must be float64 with factorization.kind nuclear_norm, which is solved to more digits than float32 has",
+    ]
+    tensor = text.replace("matrix_completion, shape: [3, 3]", "tensor_completion, shape: [3, 3, 2]")
+    assert any("nuclear_norm is for matrices, but shape is [3, 3, 2]: use min_frobenius or linear" in line for line in errors(tensor))
+
+
+def test_an_optimizer_is_missing_where_there_is_training():
+    assert errors(GOOD.replace("  optimizer: {kind: gd, lr: 0.1}\n", "")) == [
+        "g.yaml:2:1: optimizer: is missing: put it under fixed, cases or an axis"
+    ]
+    (slip,) = errors(GOOD.replace("  optimizer:", "  optimiser:"))
+    assert "did you mean optimizer?" in slip
+
+
 def test_all_mistakes_come_at_once_in_the_order_of_the_file():
     text = (
         swapped("depth: 2", "depth: 0").replace("lr: 0.1", "lr: -1").replace("rank: 1", "rank: 9")

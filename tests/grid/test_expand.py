@@ -243,3 +243,15 @@ def test_any_value_anywhere_is_a_grid_or_a_message(data):
         parse_grid(yaml.safe_dump(document))
     except GridError as error:
         assert error.problems
+
+
+def test_null_takes_away_what_was_set():
+    loaded = grid(
+        cases=[{"factorization.depth": 3}, {"factorization": {"kind": "nuclear_norm", "depth": None}, "init": None, "optimizer": None}]
+    )
+    trained, solved = (t.spec for t in loaded.trials)
+    assert (trained.factorization.kind, trained.init.kind, trained.optimizer.kind) == ("deep_matrix", "gaussian", "gd")
+    assert (solved.factorization.kind, solved.init, solved.optimizer) == ("nuclear_norm", None, None)
+    assert solved.stop == trained.stop
+    with pytest.raises(GridError, match=r"stop\.loss: is null, which takes away what was set, but nothing was"):
+        grid(cases=[{"stop.loss": None}])
