@@ -1,8 +1,9 @@
-"""Files that appear whole or not at all."""
+"""Files: names for them, folders for them, and writing them whole or not at all."""
 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from orchestrator.errors import StorageUnavailable
@@ -17,6 +18,11 @@ def write_file(path: Path, content: bytes) -> None:
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise StorageUnavailable(f"cannot write {path}: {error.strerror}") from error
+
+
+def file_name(title: str) -> str:
+    """A name for files and folders that are about something with a ``title``, an experiment say, which may hold anything."""
+    return re.sub(r"[^\w.-]+", "-", title).strip(".-") or "unnamed"
 
 
 def make_folder(path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from orchestrator.analysis.claims import Verdict, verify
 from orchestrator.analysis.figures import FORMATS, draw, rendered
 from orchestrator.analysis.results import Results
 from orchestrator.errors import UsageError
-from orchestrator.files import make_folder, write_file
+from orchestrator.files import file_name, make_folder, write_file
 from orchestrator.grid.load import parse_questions
 from orchestrator.grid.questions import Claim, Figure
 from orchestrator.tracking import layout
@@ -27,11 +27,15 @@ FOLDER = Path("figures")
 
 @dataclass(frozen=True)
 class Report:
-    """What came of a grid's questions: the files drawn, figures that could not be (with the reason), and the verdicts."""
+    """What came of a grid's questions: the files drawn, figures that could not be (with the reason), and the verdicts.
 
-    files: tuple[Path, ...] = ()
-    undrawn: Mapping[str, str] = field(default_factory=dict)
-    verdicts: tuple[Verdict, ...] = ()
+    ``pending`` trials have no outcome yet and were left out.
+    """
+
+    files: tuple[Path, ...]
+    undrawn: Mapping[str, str]
+    verdicts: tuple[Verdict, ...]
+    pending: int
 
     @property
     def sound(self) -> bool:
@@ -46,7 +50,7 @@ def questions_of(store: Store, sweep: SweepSummary) -> tuple[dict[str, Figure], 
 
 def folder_of(sweeps: Sequence[SweepSummary]) -> Path:
     """Where figures of sweeps are written unless told otherwise."""
-    return FOLDER / "-".join(dict.fromkeys(sweep.experiment.strip() for sweep in sweeps))
+    return FOLDER / file_name("-".join(dict.fromkeys(sweep.experiment for sweep in sweeps)))
 
 
 def report(
@@ -73,11 +77,13 @@ def report(
     for name, figure in figures.items():
         tell(f"drawing {name}")
         try:
-            chart = draw(figure, results)
+            files = rendered(draw(figure, results), formats)
         except UsageError as error:
             undrawn[name] = str(error)
-            continue
-        drawn |= {f"{name}.{form}": content for form, content in rendered(chart, [f for f in FORMATS if f in formats]).items()}
+        except Exception as error:  # whatever goes wrong in drawing one, the others and the verdicts are wanted
+            undrawn[name] = f"{type(error).__name__}: {error}"
+        else:
+            drawn |= {f"{name}.{form}": content for form, content in files.items()}
     verdicts = tuple(verify(claims, results))
     for name, content in drawn.items():
         write_file(folder / name, content)
@@ -90,4 +96,4 @@ def report(
         if claims:
             held = sum(verdict.holds for verdict in verdicts)
             store.measure(sweeps[0].parent_run_id, {"claims_held": held, "claims_broken": sum(v.broken for v in verdicts)})
-    return Report(tuple(folder / name for name in drawn), undrawn, verdicts)
+    return Report(tuple(folder / name for name in drawn), undrawn, verdicts, int(results.runs["outcome"].isna().sum()))

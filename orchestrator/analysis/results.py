@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from orchestrator.errors import UsageError
 from orchestrator.grid.expressions import OVER_TRACE, Expression
 from orchestrator.grid.questions import SEEDS
+from workloads.spec import SECTIONS
 
 if TYPE_CHECKING:
     from orchestrator.tracking.queries import SweepSummary
@@ -108,12 +109,7 @@ class Results:
     @property
     def measures(self) -> list[str]:
         """The measures in the table of trials."""
-        columns = list(self.runs.columns)
-        return [c for c in columns[len(IDENTITY) - 1 :] if pd.api.types.is_float_dtype(self.runs[c]) and self._is_measure(c)]
-
-    def _is_measure(self, column: str) -> bool:
-        # The spec's keys are dotted below one of its sections; of measures only schatten_0.5 and its like have a dot.
-        return column not in (*IDENTITY, "seed", "dtype") and column.partition(".")[0] not in _SECTIONS
+        return [column for column in self.runs.columns if pd.api.types.is_float_dtype(self.runs[column]) and _is_measure(column)]
 
     def varying(self, trials: NDArray[np.intp], without: Sequence[str] = ()) -> list[str]:
         """The keys of the spec that tell some trials apart, besides seeds and the keys ``without``."""
@@ -135,7 +131,11 @@ def distinguishing(runs: pd.DataFrame, keys: Sequence[str], given: Sequence[str]
 
 _DERIVED = ("factorization.widths", "factorization.components")
 """Keys that mostly follow from others."""
-_SECTIONS = ("problem", "factorization", "init", "optimizer", "stop", "spec")
+
+
+def _is_measure(column: str) -> bool:
+    # The spec's keys are dotted below one of its sections; of measures only schatten_0.5 and its like have a dot.
+    return column not in (*IDENTITY, "seed", "dtype") and column.partition(".")[0] not in (*SECTIONS, "stop", "spec")
 
 
 class _Columns(Mapping[str, Any]):

@@ -33,6 +33,13 @@ def print_figures(files: Sequence[Path], undrawn: Mapping[str, str], *, err: boo
     for path in files:
         names.setdefault(path.with_suffix(""), []).append(path.suffix[1:])
     for path, forms in names.items():
-        click.echo(f"drawn: {path}.{forms[0]}{f' (and {chr(44).join(forms[1:])})' if len(forms) > 1 else ''}", err=err)
+        others = f" (and {', '.join(forms[1:])})" if len(forms) > 1 else ""
+        click.echo(f"drawn: {path}.{forms[0]}{others}", err=err)
     for name, reason in undrawn.items():
         click.echo(f"not drawn: {name}: {reason}", err=True)
+
+
+def print_pending(count: int) -> None:
+    """That some trials are not in what was drawn or checked."""
+    if count:
+        click.echo(f"{count} trial{'s have' if count != 1 else ' has'} not ended and {'are' if count != 1 else 'is'} left out", err=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from orchestrator.cli.options import json_option, print_json, sweep_argument, tracking_option
-from orchestrator.cli.verdicts import print_verdicts
+from orchestrator.cli.verdicts import print_pending, print_verdicts
 
 
 @click.command("verify")
@@ -47,4 +47,5 @@ def command(sweep: str, grid: Path | None, claim: str | None, tracking_uri: str 
         print_json([verdict.as_json() for verdict in done.verdicts])
     else:
         print_verdicts(done.verdicts)
+    print_pending(done.pending)
     raise click.exceptions.Exit(0 if done.sound else 1)

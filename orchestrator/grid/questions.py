@@ -311,7 +311,7 @@ def is_pattern(name: str) -> bool:
 
 Asked = TypeVar("Asked", bound=Question)
 
-RUN_COLUMNS = ("steps", "seconds", "outcome")
+RUN_COLUMNS = ("steps", "seconds", "outcome", "sweep")
 SEEDS = ("seed", "problem.seed")
 """Keys that tell apart repetitions of one setting."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import TrackingUnavailable, UsageError
+from orchestrator.files import file_name
 from orchestrator.tracking import layout, preflight
 from orchestrator.tracking.lock import machine_lock
 from orchestrator.tracking.uris import is_http, redact, resolve, sqlite_path
@@ -87,7 +87,7 @@ class Store:
         path = sqlite_path(self.uri)
         if path is None:
             return None
-        return str(path.parent / "mlruns" / (re.sub(r"[^\w.-]+", "-", name).strip(".-") or "experiment"))
+        return str(path.parent / "mlruns" / file_name(name))
 
 
 def open_store(uri: str | None = None) -> Store:
