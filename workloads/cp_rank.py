@@ -37,9 +37,15 @@ def cp_rank(tensors: Tensor, tolerance: float = 1e-6, *, sweeps: int = SWEEPS, s
     The least r whose rank-r decomposition by alternating least squares has a mean squared error of less than ``tolerance``, as
     in the experiments of arXiv 2102.09972. The search starts from a lower bound (the tails of the unfoldings' singular values), goes
     up in growing strides until a number suffices, and halves the gap from there. An upper bound of the true least number: alternating
-    least squares may miss a decomposition that exists. ``seed`` sets the random starts, which no other random numbers depend on.
+    least squares may miss a decomposition that exists. ``seed`` sets the random starts, which no other random numbers depend on. Equal
+    tensors, such as what a deterministic baseline gives for every seed, are searched for once.
     """
     tensors = tensors.detach().double().cpu()
+    distinct, which = torch.unique(tensors.flatten(1), dim=0, return_inverse=True)
+    return _search(distinct.view(-1, *tensors.shape[1:]), tolerance, sweeps, seed)[which]
+
+
+def _search(tensors: Tensor, tolerance: float, sweeps: int, seed: int) -> Tensor:
     count, shape = len(tensors), tuple(tensors.shape[1:])
     finite = tensors.flatten(1).isfinite().all(1).numpy()
     tensors = tensors.where(torch.from_numpy(finite).view(-1, *(1,) * len(shape)), 0.0)

@@ -8,6 +8,7 @@ import tensorly
 import torch
 from tensorly.decomposition import parafac
 
+import workloads.cp_rank as cp_rank_module
 from tests.specs import OPTIMIZERS, spec, trials
 from workloads.cp_rank import cp_rank
 from workloads.engines.base import create
@@ -83,3 +84,15 @@ def test_it_is_a_measure_of_the_last_row_only():
     assert column[-1] == float(cp_rank(torch.from_numpy(truth).unsqueeze(0))) == 2
     assert [result.trace.final()[f"multilinear_rank_{n}"] for n in range(3)] == [np.linalg.matrix_rank(truth.reshape(4, 16))] * 3
     assert result.trace.final()["frobenius"] == pytest.approx(1.0, rel=1e-6)
+
+
+def test_equal_tensors_are_searched_for_once(monkeypatch):
+    rng = np.random.default_rng(5)
+    some = np.stack([np.einsum("ar,br,cr->abc", *(rng.standard_normal((4, r)) for _ in range(3))) for r in (1, 2, 3)])
+    some = torch.from_numpy(some / np.linalg.norm(some.reshape(3, -1), axis=1)[:, None, None, None])
+    sizes = []
+    search = cp_rank_module._search
+    monkeypatch.setattr(cp_rank_module, "_search", lambda tensors, *rest: (sizes.append(len(tensors)), search(tensors, *rest))[1])
+    order = torch.tensor([2, 0, 1, 1, 2, 0, 0])
+    assert cp_rank(some[order]).tolist() == [3, 1, 2, 2, 3, 1, 1]
+    assert sizes == [3]
