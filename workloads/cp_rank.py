@@ -109,8 +109,8 @@ def _alternate(tensors: Tensor, ranks: np.ndarray, restarts: int, tolerance: flo
     allowed = tolerance * math.prod(shape)
     total = tensors.flatten(1).square().sum(1)
     used = (torch.arange(widest) < torch.from_numpy(ranks).unsqueeze(1)).double()
-    factors = [f * used.unsqueeze(1) for f in _starts(shape, ranks, restarts, seed)]
     unfolded = [tensors.movedim(n + 1, 1).flatten(2).contiguous() for n in range(len(shape))]
+    factors = [f * used.unsqueeze(1) for f in _starts(unfolded, ranks, restarts, seed)]
     reached = np.zeros(len(tensors), dtype=np.bool_)
     place = np.arange(len(tensors))
     before = torch.full((len(tensors),), math.inf, dtype=torch.float64)
@@ -133,9 +133,14 @@ def _alternate(tensors: Tensor, ranks: np.ndarray, restarts: int, tolerance: flo
     return reached
 
 
-def _starts(shape: Sequence[int], ranks: np.ndarray, restarts: int, seed: int) -> list[Tensor]:
-    """Standard normal factors [R, d_n, C]; those of a lane depend on its number of components and its place among the restarts alone."""
+def _starts(unfolded: Sequence[Tensor], ranks: np.ndarray, restarts: int, seed: int) -> list[Tensor]:
+    """Standard normal factors [R, d_n, C]; those of a lane depend on its number of components and its place among the restarts alone.
+
+    The first of each tensor's restarts begins with the leading singular vectors of the unfoldings ``unfolded`` [R, d_n, ...] instead, as
+    far as there are any (De Lathauwer, De Moor and Vandewalle 2000): from random starts small components beside large ones are missed.
+    """
     widest = int(ranks.max())
+    shape = [u.shape[1] for u in unfolded]
     out = [torch.zeros(len(ranks), n, widest, dtype=torch.float64) for n in shape]
     known: dict[tuple[int, int], list[Tensor]] = {}
     for lane, rank in enumerate(ranks):
@@ -145,6 +150,11 @@ def _starts(shape: Sequence[int], ranks: np.ndarray, restarts: int, seed: int) -
             known[key] = [torch.from_numpy(rng.standard_normal((n, rank))) for n in shape]
         for mine, drawn in zip(out, known[key], strict=True):
             mine[lane, :, :rank] = drawn
+    first = torch.arange(0, len(ranks), restarts)
+    for mine, matrices in zip(out, unfolded, strict=True):
+        leading = torch.linalg.eigh(matrices[first] @ matrices[first].mT)[1].flip(2)
+        count = min(widest, leading.shape[2])
+        mine[first, :, :count] = leading[:, :, :count]
     return out
 
 

@@ -96,3 +96,13 @@ def test_equal_tensors_are_searched_for_once(monkeypatch):
     order = torch.tensor([2, 0, 1, 1, 2, 0, 0])
     assert cp_rank(some[order]).tolist() == [3, 1, 2, 2, 3, 1, 1]
     assert sizes == [3]
+
+
+@pytest.mark.parametrize("weight", [0.3, 0.16, 0.05, 0.01])
+def test_small_components_beside_large_ones_are_found(weight):
+    rng = np.random.default_rng(7)
+    tensors = []
+    for _ in range(6):
+        a, b, c = (np.linalg.qr(rng.standard_normal((3, 3)))[0] for _ in range(3))
+        tensors.append(np.einsum("r,ar,br,cr->abc", [1, 1, weight], a, b, c))
+    assert cp_rank(torch.from_numpy(np.stack(tensors)), 1e-9).tolist() == [3] * 6
