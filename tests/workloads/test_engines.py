@@ -313,6 +313,8 @@ def test_narrower_registers_give_the_same_bits(name, dtype, there, monkeypatch):
 
 def test_kernels_know_each_optimizer_by_the_same_names():
     for kind, row in OPTIMIZER_ROWS.items():
+        if row.bind is None:
+            continue  # solved, by an engine of its own
         update = UPDATES[kind]
         assert (update.hyper, update.arrays, update.numbers) == (row.hyper, row.like_params, tuple(name for name, _ in row.per_lane))
 
