@@ -152,7 +152,9 @@ def _starts(unfolded: Sequence[Tensor], ranks: np.ndarray, restarts: int, seed: 
             mine[lane, :, :rank] = drawn
     first = torch.arange(0, len(ranks), restarts)
     for mine, matrices in zip(out, unfolded, strict=True):
-        leading = torch.linalg.eigh(matrices[first] @ matrices[first].mT)[1].flip(2)
+        # Relative to the largest entry, whose square may be too large for a number.
+        some = matrices[first] / matrices[first].abs().amax((1, 2), keepdim=True).clamp_min(1e-300)
+        leading = torch.linalg.eigh(some @ some.mT)[1].flip(2)
         count = min(widest, leading.shape[2])
         mine[first, :, :count] = leading[:, :, :count]
     return out

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.analysis.claims import Verdict, verify
+from orchestrator.analysis.claims import Verdict, default_words, verify
 from orchestrator.analysis.figures import FORMATS, draw, rendered
 from orchestrator.analysis.results import Results
 from orchestrator.errors import UsageError
@@ -66,7 +66,8 @@ def report(
 ) -> Report:
     """Draw ``figures`` of the trials of ``sweeps`` into ``folder`` and check ``claims``.
 
-    With ``log``, the MLflow run of a single sweep gets all of it. ``tell`` is called before what takes long. Raises
+    With ``log``, the MLflow run of a single sweep gets all of it, and a claim about what the runs do not have does not hold; without,
+    `orchestrator.errors.UsageError` is raised for it. ``tell`` is called before what takes long. Raises
     `orchestrator.errors.StorageUnavailable` if ``folder`` cannot be written, and what reading MLflow raises.
     """
     if figures:
@@ -84,7 +85,7 @@ def report(
             undrawn[name] = f"{type(error).__name__}: {error}"
         else:
             drawn |= {f"{name}.{form}": content for form, content in files.items()}
-    verdicts = tuple(verify(claims, results))
+    verdicts = tuple(verdict for name, claim in claims.items() for verdict in _verdicts(name, claim, results, strict=not log))
     for name, content in drawn.items():
         write_file(folder / name, content)
     if log and len(sweeps) == 1:
@@ -97,3 +98,13 @@ def report(
             held = sum(verdict.holds for verdict in verdicts)
             store.measure(sweeps[0].parent_run_id, {"claims_held": held, "claims_broken": sum(v.broken for v in verdicts)})
     return Report(tuple(folder / name for name in drawn), undrawn, verdicts, int(results.runs["outcome"].isna().sum()))
+
+
+def _verdicts(name: str, claim: Claim, results: Results, *, strict: bool) -> list[Verdict]:
+    try:
+        return verify({name: claim}, results)
+    except UsageError as error:
+        # Of a grid that was checked: its trials have failed before they recorded anything.
+        if strict:
+            raise
+        return [Verdict(name, False, 0, str(error), None, claim.says or default_words(claim), claim.source, claim.required)]

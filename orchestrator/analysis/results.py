@@ -178,9 +178,11 @@ class _Rows(_Columns):
 
 
 def _missing(name: str, frame: pd.DataFrame) -> UsageError:
-    from orchestrator.grid.axes import nearest
+    import difflib
 
-    return UsageError(f"the runs have no {name}{nearest(name, map(str, frame.columns))}")
+    close = difflib.get_close_matches(name, map(str, frame.columns), 1, 0.65)
+    hint = f"did you mean {close[0]}?" if close else "`orchestrate runs` and `history` show what there is"
+    return UsageError(f"the runs have no {name}; {hint}")
 
 
 def plain(column: pd.Series[Any]) -> NDArray[Any]:

@@ -106,3 +106,10 @@ def test_small_components_beside_large_ones_are_found(weight):
         a, b, c = (np.linalg.qr(rng.standard_normal((3, 3)))[0] for _ in range(3))
         tensors.append(np.einsum("r,ar,br,cr->abc", [1, 1, weight], a, b, c))
     assert cp_rank(torch.from_numpy(np.stack(tensors)), 1e-9).tolist() == [3] * 6
+
+
+def test_huge_entries_are_no_obstacle_to_their_neighbours():
+    rng = np.random.default_rng(3)
+    one = np.einsum("a,b,c->abc", *(rng.standard_normal(3) for _ in range(3)))
+    huge = np.where(rng.random((3, 3, 3)) < 0.5, 1e200, -1e308)
+    assert cp_rank(torch.from_numpy(np.stack([one, huge])))[0] == 1
