@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
-from orchestrator.plan import Pack
+from orchestrator.events import WorkerEvent
+from orchestrator.plan import Pack, steps_left
+from orchestrator.storage.checkpoints import new_key
 from workloads.recording import OPEN_END
-from workloads.results import Event, Finished, HandedOver, Paused
+from workloads.results import Finished, HandedOver
 from workloads.spec import Trial
 
 WorkerT = TypeVar("WorkerT")
@@ -38,7 +40,7 @@ class Board(Generic[WorkerT]):
     """Packs that wait, and who works on what. Workers are named by anything that can be a key."""
 
     def __init__(self, packs: Sequence[Pack], clock: Callable[[], float]) -> None:
-        self._waiting = deque(packs)
+        self._waiting = deque((pack, 0.0) for pack in packs)
         self._running: dict[WorkerT, _Share] = {}
         self._clock = clock
         self._busy = 0.0
@@ -70,20 +72,24 @@ class Board(Generic[WorkerT]):
 
     def take(self, worker: WorkerT, device: str) -> Pack | None:
         """The next pack for an idle worker on ``device``: one planned for it, else, for a GPU, any. The worker is busy from now on."""
-        able = [n for n, pack in enumerate(self._waiting) if _suits(pack, device)]
+        now = self._clock()
+        able = [n for n, (pack, begins) in enumerate(self._waiting) if _suits(pack, device) and begins <= now]
         if not able:
             return None
-        place = next((n for n in able if self._waiting[n].device == device), able[0])
-        pack = self._waiting[place]
+        place = next((n for n in able if self._waiting[n][0].device == device), able[0])
+        pack, _ = self._waiting[place]
         del self._waiting[place]
-        now = self._clock()
         self._first = now if self._first is None else self._first
         total = sum(_steps(trial) for trial in pack.trials)
         self._running[worker] = _Share(pack, now, {t.trial_id: t for t in pack.trials}, (pack.seconds or total) / max(total, 1))
         return pack
 
-    def see(self, worker: WorkerT, event: Event) -> None:
-        """Take note of what a worker says of its pack."""
+    def put(self, pack: Pack, wait: float = 0.0) -> None:
+        """Let a pack wait for a worker, before all others, for ``wait`` seconds at least."""
+        self._waiting.appendleft((pack, self._clock() + wait))
+
+    def see(self, worker: WorkerT, event: WorkerEvent) -> Pack | None:
+        """Take note of what a worker says of its pack. Returns the pack that is made of what it gives up."""
         share = self._running[worker]
         match event:
             case Finished():
@@ -93,13 +99,16 @@ class Board(Generic[WorkerT]):
                 share.asked = False
                 if not event.trials:
                     share.spared_until = self._clock() + ASK_AGAIN
-                    return
+                    return None
                 for trial in event.trials:
                     del share.left[trial.trial_id]
                 # Longest first, as planned: what was in training a moment ago comes before packs that have not begun.
-                self._waiting.appendleft(replace(share.pack, trials=event.trials))
+                given = replace(share.pack, trials=event.trials, key=new_key(), crashes=0)
+                self.put(given)
+                return given
             case _:
                 pass
+        return None
 
     def ended(self, worker: WorkerT) -> Mapping[str, Trial]:
         """A worker is through with its pack, or is gone; the trials that it had and that have not come out."""
@@ -134,4 +143,5 @@ def _suits(pack: Pack, device: str) -> bool:
 
 
 def _steps(trial: Trial) -> int:
-    return (trial.spec.stop.steps or OPEN_END) - (trial.step if isinstance(trial, Paused) else 0)
+    left = steps_left(trial)
+    return OPEN_END if left is None else left

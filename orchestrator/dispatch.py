@@ -13,16 +13,20 @@ from typing import Any, Self
 
 from orchestrator.balance import Board
 from orchestrator.errors import RayUnavailable, UsageError
+from orchestrator.events import Broken, Cause, Ended, Event, Lost, WorkerEvent
 from orchestrator.plan import Pack
+from orchestrator.storage.checkpoints import Keeping
 from workloads.engines.calibration import Machine
 from workloads.recording import Recording
-from workloads.results import Event, Finished, Notice, TrialResult
+from workloads.results import Notice
 
 PROBE_SECONDS = 5.0
 SMALL_GPU_SHARE = 0.25
 """Share of a GPU for a worker when the grid says ``gpus: auto``: small packs leave most of it idle, so four run side by side."""
 LARGE_PACK_BYTES = 4 << 30
 """With ``gpus: auto``, packs that could take this much get a GPU of their own."""
+MISSES = 6
+"""Workers in a row that may fail to come up before no more are tried."""
 WAITING_NOTICE = 15.0
 """Seconds without a worker after which a person is told what the sweep waits for."""
 
@@ -149,7 +153,10 @@ class Workers:
         self._allotments: dict[Any, Allotment] = {}
         self._streams: dict[Any, _Stream] = {}
         self._idle: list[Any] = []
+        self._missing: list[tuple[float, Allotment]] = []
+        self._misses = 0
         self._failure = ""
+        self._stopping = False
         for allotment, count in crews:
             for _ in range(count):
                 self._start(allotment)
@@ -187,7 +194,7 @@ class Workers:
         return [(machine, allotment) for allotment, machine in seen.items()]
 
     def _arrive(self, reference: Any) -> Any:
-        """A worker is up: it can be given packs. ``None`` where it did not come up."""
+        """A worker is up: it can be given packs. ``None`` where it did not come up; then another one will be tried, a few times."""
         import ray
 
         worker = self._coming.pop(reference)
@@ -195,16 +202,36 @@ class Workers:
             self._machines[worker] = ray.get(reference)
         except ray.exceptions.RayError as error:
             self._failure = f"{type(error).__name__}: {error}"
+            self._misses += 1
+            if self._misses <= MISSES:
+                self._missing.append((time.monotonic() + min(30.0, 2.0 ** (self._misses - 1)), self._allotments[worker]))
+            self._dismiss(worker)
             return None
+        self._misses = 0
         return worker
 
-    def run(
-        self, board: Board[Any], recording: Recording, files: Mapping[str, bytes], poll: float = 0.2
-    ) -> Iterator[tuple[str, Event | None]]:
-        """Run the packs of ``board`` and yield ``(pack name, event)`` as events come, ``("", None)`` when none came for ``poll`` seconds.
+    def _dismiss(self, worker: Any) -> None:
+        """Have nothing more to do with a worker: it may be unreachable and still compute."""
+        import ray
 
-        A worker that dies fails the trials that it had and had not handed on, and is replaced. Raises `RayUnavailable` if no worker
-        comes up at all.
+        del self._allotments[worker]
+        self._machines.pop(worker, None)
+        ray.kill(worker)
+
+    def stop(self) -> None:
+        """Let all workers end with a last checkpoint; `run` comes to its end with the last of them. May be called from another thread."""
+        self._stopping = True
+        for worker in list(self._machines):
+            worker.stop.options(concurrency_group="requests").remote()
+
+    def run(
+        self, board: Board[Any], recording: Recording, files: Mapping[str, bytes], keeping: Keeping | None = None, poll: float = 0.2
+    ) -> Iterator[tuple[Pack | None, Event | None]]:
+        """Run the packs of ``board`` and yield events as they come, each with its pack; ``(None, None)`` if none came for ``poll`` seconds.
+
+        With `HandedOver` comes the new pack that was made of it, and with every pack's end `Ended` or, if a worker died or training
+        failed, `Lost`; whoever reads that may put packs back on the board. A worker that dies is replaced. Raises `RayUnavailable`
+        if no worker comes up at all.
         """
         import ray
 
@@ -213,19 +240,26 @@ class Workers:
         for worker in self._idle:
             board.joined(worker)
         last = time.monotonic()
-        while not board.done:
-            self._assign(board, recording, shared)
-            if self._streams:
+        while self._streams or not (board.done or self._stopping):
+            self._replace_missing()
+            if not self._stopping:
+                self._assign(board, recording, shared, keeping)
+            if self._streams or self._idle:
                 last = time.monotonic()
-            elif not self._coming:
+            elif not self._coming and not self._missing:
                 raise RayUnavailable(f"no worker comes up on the cluster: {self._failure}")
             elif time.monotonic() - last > WAITING_NOTICE:
                 last = math.inf
                 gpus = " and GPUs" if any(allotment.gpus for allotment in self._allotments.values()) else ""
-                yield "", Notice(f"all of the cluster is taken: waiting for cores{gpus}")
-            ready, _ = ray.wait([*self._streams, *self._coming], num_returns=1, timeout=poll, fetch_local=False)
+                yield None, Notice(f"all of the cluster is taken: waiting for cores{gpus}")
+            waited_for = [*self._streams, *self._coming]
+            if waited_for:
+                ready, _ = ray.wait(waited_for, num_returns=1, timeout=poll, fetch_local=False)
+            else:
+                ready = []
+                time.sleep(poll)
             if not ready:
-                yield "", None
+                yield None, None
             for reference in ready:
                 if reference in self._coming:
                     worker = self._arrive(reference)
@@ -233,54 +267,77 @@ class Workers:
                         board.joined(worker)
                         self._idle.append(worker)
                     continue
-                name = self._streams[reference].pack.name
-                event = self._receive(reference, board)
-                if event is not None:
-                    yield name, event
+                pack = self._streams[reference].pack
+                event, given = self._receive(reference, board)
+                yield given or pack, event
 
-    def _assign(self, board: Board[Any], recording: Recording, files: Any) -> None:
+    def _replace_missing(self) -> None:
+        """Start workers anew that did not come up, when it is time to."""
+        now = time.monotonic()
+        due, self._missing = [m for m in self._missing if m[0] <= now], [m for m in self._missing if m[0] > now]
+        for _, allotment in due:
+            self._start(allotment)
+
+    def _assign(self, board: Board[Any], recording: Recording, files: Any, keeping: Keeping | None) -> None:
         """Give packs to idle workers; where none waits, ask busy workers for half of theirs."""
         for worker in list(self._idle):
             pack = board.take(worker, self._machines[worker].device)
             if pack is not None:
                 self._idle.remove(worker)
                 # Not retried by Ray, which would replay the stream from its first event.
-                stream = worker.run.options(num_returns="streaming", max_task_retries=0).remote(pack, recording, files)
-                self._streams[stream] = _Stream(worker, pack, time.time())
+                stream = worker.run.options(num_returns="streaming", max_task_retries=0).remote(pack, recording, files, keeping)
+                self._streams[stream] = _Stream(worker, pack)
         for worker in board.donors([self._machines[worker].device for worker in self._idle]):
             worker.ask.options(concurrency_group="requests").remote()
 
-    def _receive(self, reference: Any, board: Board[Any]) -> Event | None:
-        """The next event of a stream; ``None`` at its end."""
+    def _receive(self, reference: Any, board: Board[Any]) -> tuple[Event, Pack | None]:
+        """The next event of a stream, and the pack that was made of what it gives up."""
         import ray
 
         stream = self._streams[reference]
         try:
-            event: Event = ray.get(next(reference))
+            event: WorkerEvent = ray.get(next(reference))
         except StopIteration:
             del self._streams[reference]
-            board.ended(stream.worker)
+            left = board.ended(stream.worker)
             self._idle.append(stream.worker)
-            return None
+            if stream.error:
+                return Lost(left, Cause.EXCEPTION, stream.error), None
+            return Ended(stopped=bool(left)), None
         except ray.exceptions.RayError as error:
             del self._streams[reference]
-            del self._machines[stream.worker]
-            text, now = f"{type(error).__name__}: {error}", time.time()
-            failed = tuple(TrialResult.failure(trial_id, text, stream.began, now) for trial_id in board.ended(stream.worker))
+            left = board.ended(stream.worker)
             board.left(stream.worker)
-            self._start(self._allotments.pop(stream.worker))
-            return Finished(failed)
-        board.see(stream.worker, event)
-        return event
+            allotment = self._allotments[stream.worker]
+            self._dismiss(stream.worker)
+            if not self._stopping:
+                self._start(allotment)
+            return Lost(left, _cause(error), f"{type(error).__name__}: {error}"), None
+        if isinstance(event, Broken):
+            stream.error = event.error
+            return Notice(f"training failed: {event.error.strip().splitlines()[-1]}"), None
+        return event, board.see(stream.worker, event)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Stream:
-    """A pack on a worker, since ``began``, in seconds since the epoch."""
+    """A pack on a worker, and the traceback of the exception that ended its training."""
 
     worker: Any
     pack: Pack
-    began: float
+    error: str = ""
+
+
+def _cause(error: Exception) -> Cause:
+    """Why a worker died, as far as Ray says."""
+    import ray
+
+    text = str(error).lower()
+    if isinstance(error, ray.exceptions.OutOfMemoryError) or "memory pressure" in text or "running low on memory" in text:
+        return Cause.MEMORY
+    if isinstance(error, ray.exceptions.NodeDiedError) or "node has died" in text or "node was terminated" in text or "preempted" in text:
+        return Cause.NODE
+    return Cause.CRASH
 
 
 class _RemoteWorker:
@@ -301,8 +358,11 @@ class _RemoteWorker:
     def ask(self) -> None:
         self._worker.ask()
 
-    def run(self, pack: Pack, recording: Recording, files: Mapping[str, bytes]) -> Iterator[Event]:
-        yield from self._worker.run(pack, recording, files)
+    def stop(self) -> None:
+        self._worker.stop()
+
+    def run(self, pack: Pack, recording: Recording, files: Mapping[str, bytes], keeping: Keeping | None) -> Iterator[WorkerEvent]:
+        yield from self._worker.run(pack, recording, files, keeping)
 
 
 def _probe(address: str) -> None:

@@ -4,19 +4,34 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from orchestrator.errors import StorageUnavailable
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file into a folder that exists. Raises `StorageUnavailable` if that cannot be; what was there before is then untouched."""
+def state_folder() -> Path:
+    """Where this user's locks, and checkpoints of sweeps that are under way, are kept: never beside the user's files."""
+    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(home) / "orchestrate"
+
+
+def write_file(path: Path, content: bytes, *, durable: bool = False) -> None:
+    """Write a file into a folder that exists; with ``durable`` it also outlives a loss of power.
+
+    Raises `StorageUnavailable` if that cannot be; what was there before is then untouched.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        partial.write_bytes(content)
+        with partial.open("wb") as file:
+            file.write(content)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise StorageUnavailable(f"cannot write {path}: {error.strerror}") from error
 
 

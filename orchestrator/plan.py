@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import heapq
 import os
+import uuid
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from orchestrator.errors import UsageError
 from workloads.engines.choice import chosen, why_not_fused
 from workloads.engines.costs import CORE, Rates, engine_seconds
 from workloads.recording import Recording
+from workloads.results import Paused
 from workloads.shapes import lane_cost, lane_key, measurement_bytes, parameter_shapes
 from workloads.spec import Trial, TrialSpec
 
@@ -43,7 +45,7 @@ class Pack:
 
     ``device`` is what it is planned for; ``lane_bytes`` and ``shared_bytes`` are the memory that each lane takes and that all share;
     ``width`` how many are lanes at once; ``seconds`` the estimated time if every trial takes all its steps (``None`` where only a time
-    budget is given).
+    budget is given). ``key`` is the name of its checkpoint, and ``crashes`` how often it has crashed since it last came any further.
     """
 
     name: str
@@ -54,6 +56,8 @@ class Pack:
     lane_bytes: int
     shared_bytes: int
     seconds: float | None
+    key: str = field(default_factory=lambda: uuid.uuid4().hex, compare=False)
+    crashes: int = 0
 
     @property
     def bytes(self) -> int:
@@ -119,6 +123,12 @@ class Plan:
         }
 
 
+def steps_left(trial: Trial) -> int | None:
+    """How many steps a trial takes at most from where it stands; ``None`` where only its time is bounded."""
+    steps = trial.spec.stop.steps
+    return None if steps is None else steps - (trial.step if isinstance(trial, Paused) else 0)
+
+
 def default_workers(cpus: float) -> int:
     """Packs that this machine runs at once if each takes ``cpus`` cores."""
     return max(1, int((os.cpu_count() or 1) / cpus))
@@ -162,7 +172,7 @@ class _Draft:
 
     def __init__(self, engine: str, trials: list[Trial], crew: Crew) -> None:
         self.engine, self.trials, self.crew = engine, trials, crew
-        self.seconds = engine_seconds(engine, [t.spec for t in trials], crew.rates)
+        self.seconds = engine_seconds(engine, [t.spec for t in trials], crew.rates, [steps_left(t) or 0 for t in trials])
 
     def halves(self) -> list[_Draft]:
         """Every other trial: neighbours in a grid are alike, so both halves take about as long."""

@@ -2,31 +2,47 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import platform
 import socket
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from orchestrator.balance import Board
 from orchestrator.dispatch import LARGE_PACK_BYTES, Allotment, Cluster, Workers
-from orchestrator.plan import PACK_BYTES, Crew, Plan, make_plan
+from orchestrator.errors import StorageUnavailable, TrackingUnavailable
+from orchestrator.events import Ended, Event, Lost, Saved
+from orchestrator.plan import PACK_BYTES, Crew, Pack, Plan, make_plan, steps_left
+from orchestrator.recovery import Recovery
+from orchestrator.storage.base import Storage, open_storage
+from orchestrator.storage.checkpoints import EVERY, Keeping
+from orchestrator.storage.sweeps import Description, SweepFolder
+from orchestrator.tracking import layout
+from orchestrator.tracking.writer import PATIENCE, SweepWriter
 from workloads.engines.calibration import kept_rates
 from workloads.engines.costs import DEFAULTS
 from workloads.recording import DEFAULT_MEASURES, Recording
-from workloads.results import Finished, Notice, Outcome, Progress
+from workloads.results import Finished, HandedOver, Notice, Outcome, Progress, TrialResult
 
 if TYPE_CHECKING:
     from orchestrator.grid import Grid
+    from orchestrator.tracking.queries import SweepSummary
     from orchestrator.tracking.store import Store
-    from orchestrator.tracking.writer import SweepWriter
 
 
+CANCEL_SECONDS = 3.0
+"""How often a sweep looks whether it has been cancelled."""
+SAVE_SECONDS = 30.0
+"""How long a sweep that is stopped waits for its workers' last checkpoints."""
 MACHINE_SECONDS = 30.0
 """How long planning waits for a worker to say how fast it is."""
 
@@ -89,37 +105,103 @@ def recording_of(grid: Grid) -> Recording:
     return Recording(DEFAULT_MEASURES if record.measures is None else tuple(record.measures), record.points, record.steps)
 
 
-def submit(grid: Grid, reporter: Reporter, *, address: str | None = None, tracking_uri: str | None = None, fresh: bool = False) -> Summary:
+@dataclass(frozen=True)
+class Options:
+    """Where a sweep runs and what becomes of what it finds; ``None`` where the environment, or else a default, decides.
+
+    ``fresh`` runs trials that MLflow has already. ``every`` is the seconds between checkpoints, ``patience`` the seconds to wait, once all
+    is computed, for an MLflow that takes nothing.
+    """
+
+    address: str | None = None
+    tracking_uri: str | None = None
+    storage: str | None = None
+    fresh: bool = False
+    every: float = EVERY
+    patience: float = PATIENCE
+
+
+class Stop:
+    """Somebody wants a sweep to end, and to be gone on with later. Only ``heard`` while there is something to be saved."""
+
+    def __init__(self) -> None:
+        self.wanted = False
+        self.heard = False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """While packs are in training."""
+        self.heard = True
+        try:
+            yield
+        finally:
+            self.heard = False
+
+
+def submit(grid: Grid, reporter: Reporter, options: Options | None = None, stop: Stop | None = None) -> Summary:
     """Run what is missing of ``grid`` and wait for it.
 
-    Raises `orchestrator.errors.UnavailableError` if Ray or MLflow cannot be used; nothing has been created then. On KeyboardInterrupt
-    what has ended is logged, the sweep's run is marked as killed, and the exception goes on.
+    A sweep of the same trials that stopped short is taken up; trials that any sweep of the experiment had begun go on from their
+    checkpoints. Raises `orchestrator.errors.UnavailableError` if Ray, MLflow or the storage cannot be used; if that is so at the start,
+    nothing has been created. When ``stop`` is wanted, or KeyboardInterrupt comes, what has ended is logged and the sweep's run is
+    marked as killed; with ``stop`` the others are saved, too, and counted as cancelled.
     """
+    from orchestrator.takeup import Left, settle, to_take_up
     from orchestrator.tracking.lock import experiment_lock
-    from orchestrator.tracking.queries import find_finished
+    from orchestrator.tracking.queries import find_finished, trial_runs
+    from orchestrator.tracking.sweep import digest_of, new_sweep_id
 
     began = time.monotonic()
+    options, stop = options or Options(), stop or Stop()
     recording = recording_of(grid)
     record = {"points": recording.points, "steps": recording.steps, "measures": list(recording.measures)}
+    tag = layout.record_tag(record)
+    storage = open_storage(options.storage)
     with ExitStack() as stack:
-        cluster, workers, crews, store = stack.enter_context(_connected(grid, recording, address, tracking_uri))
+        cluster, workers, crews, store = stack.enter_context(_connected(grid, recording, options.address, options.tracking_uri))
         waiting = f"another process on this machine is submitting to {grid.name!r}: waiting for it to finish"
         stack.enter_context(experiment_lock(store.uri, grid.name, lambda: reporter.note(waiting)))
-        ids = [trial.trial_id for trial in grid.trials]
-        reused = {} if fresh else find_finished(store, grid.name, ids, record)
-        missing = [trial for trial in grid.trials if trial.trial_id not in reused]
-        plan = make_plan(missing, recording, grid.resources.engine, _crews(workers, crews, cluster), reused=len(reused))
-        if reused:
-            reporter.note(f"{len(reused)} of {len(grid.trials)} trials are in MLflow already and are reused")
-        writer = stack.enter_context(_writer(grid, store, plan, reused, record, cluster))
+        trials = {trial.trial_id: trial for trial in grid.trials}
+        stopped = settle(store, storage, grid.name)
+        earlier = None if options.fresh else to_take_up(store, grid.name, digest_of(trials), tag)
+        left = Left(earlier, [] if options.fresh else stopped)
+        children = {} if earlier is None else trial_runs(store, earlier)
+        own = {key: run for key, run in children.items() if run.info.status == "FINISHED"}
+        fresh = options.fresh or (earlier is not None and layout.FRESH in earlier.tags)
+        finished = {} if fresh else find_finished(store, grid.name, list(trials), record)
+        finished |= {key: run.info.run_id for key, run in own.items()}
+        states = left.states(tag, {key: trial for key, trial in trials.items() if key not in finished})
+        missing = [states.get(key, trial) for key, trial in trials.items() if key not in finished]
+        plan = make_plan(missing, recording, grid.resources.engine, _crews(workers, crews, cluster), reused=len(finished))
+        _say_what_is_there(reporter, len(trials), finished, states, earlier)
+        job = _Job(grid, earlier.sweep_id if earlier else new_sweep_id(), tag, store, storage, options)
+        # Before MLflow hears of it: what cannot be kept is not begun.
+        folder = stack.enter_context(job.folder())
+        reused = {key: run for key, run in finished.items() if key not in own}
+        writer = stack.enter_context(job.writer(plan, reused, record, cluster, earlier, folder, reporter))
         reporter.note(_announcement(grid, plan, cluster))
-        state = State(len(grid.trials), len(reused), sum(t.spec.stop.steps or 0 for t in missing))
+        state = State(len(grid.trials), len(finished), sum(steps_left(t) or 0 for t in missing))
         board: Board[Any] = Board(plan.packs, time.monotonic)
-        _run(workers, board, recording, grid, writer, state, reporter)
-        counts = {str(outcome): state.outcomes[outcome] for outcome in Outcome}
+        recovery = Recovery(board, folder.checkpoints(tag))
+        with stop.listening(), watched(store, writer.parent_run_id, stop):
+            _run(workers, board, recovery, recording, grid, writer, state, reporter, folder.keeping(tag, options.every), stop)
+        counts = Counter({str(outcome): state.outcomes[outcome] for outcome in Outcome})
+        counts.update(run.data.tags[layout.OUTCOME] for run in own.values())
+        counts[str(Outcome.CANCELLED)] = len(missing) - state.finished
+        complete = not counts[str(Outcome.CANCELLED)]
         seconds = time.monotonic() - began
-        measured = {"idle_share": board.idle_share, "peak_memory_bytes": state.peak_bytes}
-        writer.close("FINISHED", {"trials": len(grid.trials), "reused": len(reused), **counts}, {"seconds": seconds, **measured})
+        measured = {"seconds": seconds, "idle_share": board.idle_share, "peak_memory_bytes": state.peak_bytes}
+        known = {"trials": len(grid.trials), "reused": len(reused), **counts}
+        try:
+            writer.close("FINISHED" if complete else "KILLED", known if complete else {}, measured)
+        except TrackingUnavailable as error:
+            raise TrackingUnavailable(
+                f"{error}\n{writer.queued} trials that have ended wait in {storage.url}: `orchestrate sync {writer.sweep_id}` brings them "
+                "to MLflow once it is back"
+            ) from error
+        if complete:
+            left.clear(lambda key: key in trials)
+            folder.remove()
         return Summary(
             sweep_id=writer.sweep_id,
             experiment=grid.name,
@@ -128,8 +210,86 @@ def submit(grid: Grid, reporter: Reporter, *, address: str | None = None, tracki
             seconds=round(time.monotonic() - began, 3),
             tracking_uri=store.display,
             parent_run_id=writer.parent_run_id,
-            **counts,
+            **{str(outcome): counts[str(outcome)] for outcome in Outcome},
         )
+
+
+def _say_what_is_there(
+    reporter: Reporter, trials: int, finished: Mapping[str, str], states: Mapping[str, Any], earlier: SweepSummary | None
+) -> None:
+    if earlier is not None:
+        reporter.note(f"going on with sweep {earlier.sweep_id}, which had stopped short")
+    if finished:
+        reporter.note(f"{len(finished)} of {trials} trials are in MLflow already and are reused")
+    if states:
+        reporter.note(f"{len(states)} trials go on from their checkpoints")
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A sweep that is about to begin."""
+
+    grid: Grid
+    sweep_id: str
+    record: str
+    store: Store
+    storage: Storage
+    options: Options
+
+    @contextmanager
+    def folder(self) -> Iterator[SweepFolder]:
+        """The sweep's folder; it goes again if nothing came of the sweep."""
+        grid, folder = self.grid, SweepFolder(self.storage, self.grid.name, self.sweep_id)
+        fresh = folder.description() is None
+        host = socket.gethostname()
+        folder.describe(Description(self.sweep_id, grid.name, self.store.display, self.record, host, grid.file_names), grid.files)
+        try:
+            yield folder
+        except BaseException:
+            if fresh and not self._begun():
+                with suppress(StorageUnavailable):
+                    folder.remove()
+            raise
+
+    def _begun(self) -> bool:
+        from orchestrator.tracking.queries import list_sweeps
+
+        try:
+            return any(sweep.sweep_id == self.sweep_id for sweep in list_sweeps(self.store, self.grid.name, count=False))
+        except TrackingUnavailable:
+            return True
+
+    def writer(
+        self,
+        plan: Plan,
+        reused: Mapping[str, str],
+        record: Mapping[str, Any],
+        cluster: Cluster,
+        earlier: SweepSummary | None,
+        folder: SweepFolder,
+        reporter: Reporter,
+    ) -> SweepWriter:
+        """The writer of the sweep: of a new one, or of one that is taken up."""
+        from orchestrator.tracking.sweep import SweepInfo, TrialRow
+
+        grid = self.grid
+        pack_of = {trial.trial_id: pack.name for pack in plan.packs for trial in pack.trials}
+        rows = [TrialRow(t.trial_id, t.spec, pack_of.get(t.trial_id), reused.get(t.trial_id)) for t in grid.trials]
+        tags = {
+            layout.GRID: str(Path(grid.path).absolute()),
+            layout.OVERRIDES: json.dumps(grid.overrides),
+            layout.STORAGE: self.storage.url,
+            layout.HOST: socket.gethostname(),
+            "orchestrate.pid": str(os.getpid()),
+            "orchestrate.python": platform.python_version(),
+            "orchestrate.ray": cluster.address,
+        }
+        if self.options.fresh:
+            tags[layout.FRESH] = "true"
+        parent = None if earlier is None else earlier.parent_run_id
+        attempt = 1 if earlier is None else int(earlier.tags.get(layout.ATTEMPT, 1)) + 1
+        info = SweepInfo(grid.name, self.sweep_id, grid.text, plan.as_json(), rows, record, tags, parent_run_id=parent, attempt=attempt)
+        return SweepWriter(self.store, info, spool=folder.spool, patience=self.options.patience, tell=reporter.note)
 
 
 @contextmanager
@@ -177,22 +337,6 @@ def _crews(workers: Workers, hired: Sequence[tuple[Allotment, int]], cluster: Cl
     return list(crews.values())
 
 
-def _writer(grid: Grid, store: Store, plan: Plan, reused: Mapping[str, str], record: Mapping[str, Any], cluster: Cluster) -> SweepWriter:
-    from orchestrator.tracking.sweep import SweepInfo, TrialRow, new_sweep_id
-    from orchestrator.tracking.writer import SweepWriter
-
-    pack_of = {trial.trial_id: pack.name for pack in plan.packs for trial in pack.trials}
-    rows = [TrialRow(t.trial_id, t.spec, pack_of.get(t.trial_id), reused.get(t.trial_id)) for t in grid.trials]
-    tags = {
-        "orchestrate.grid": grid.path,
-        "orchestrate.host": socket.gethostname(),
-        "orchestrate.pid": str(os.getpid()),
-        "orchestrate.python": platform.python_version(),
-        "orchestrate.ray": cluster.address,
-    }
-    return SweepWriter(store, SweepInfo(grid.name, new_sweep_id(), grid.text, plan.as_json(), rows, record, tags))
-
-
 def _announcement(grid: Grid, plan: Plan, cluster: Cluster) -> str:
     gpus = f", {cluster.gpus:g} GPUs" if cluster.gpus else ""
     return (
@@ -201,36 +345,100 @@ def _announcement(grid: Grid, plan: Plan, cluster: Cluster) -> str:
     )
 
 
-def _run(
-    workers: Workers, board: Board[Any], recording: Recording, grid: Grid, writer: SweepWriter, state: State, reporter: Reporter
-) -> None:
-    """Run the packs, hand results to the writer, and wait until it has written them all."""
-    from orchestrator.tracking import layout
+@contextmanager
+def watched(store: Store, parent_run_id: str, stop: Stop) -> Iterator[None]:
+    """Look every few seconds whether somebody, on whatever machine, has asked for the sweep's end."""
 
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(CANCEL_SECONDS):
+            # A store that is down has nothing to say.
+            with suppress(Exception):
+                if layout.CANCEL in store.client.get_run(parent_run_id).data.tags:
+                    stop.wanted = True
+                    return
+
+    thread = threading.Thread(target=look, name="cancel-watch", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def _run(
+    workers: Workers,
+    board: Board[Any],
+    recovery: Recovery,
+    recording: Recording,
+    grid: Grid,
+    writer: SweepWriter,
+    state: State,
+    reporter: Reporter,
+    keeping: Keeping,
+    stop: Stop,
+) -> None:
+    """Run the packs and hand results to the writer, until all have come out, or until all is saved because a stop is wanted."""
     budgets = {trial.trial_id: trial.spec.stop.steps or 0 for trial in grid.trials}
-    meter = _Meter()
-    for name, event in workers.run(board, recording, grid.files):
-        match event:
-            case Progress():
-                state.steps += event.steps
-                state.rate = meter.rate(state.steps)
-            case Finished():
-                for result in event.results:
-                    state.outcomes[result.outcome] += 1
-                    state.settled_steps += max(0, budgets[result.trial_id] - result.steps)
-                state.peak_bytes = max(state.peak_bytes, event.peak_bytes)
-                writer.add(name, event.results, {layout.ENGINE: event.engine, layout.DEVICE: event.device} if event.engine else {})
-            case Notice():
-                reporter.note(f"{name}: {event.text}" if name else event.text)
-            case _:
-                pass
+    meter, deadline = _Meter(), math.inf
+    for pack, event in workers.run(board, recording, grid.files, keeping):
+        if isinstance(event, Progress):
+            state.steps += event.steps
+            state.rate = meter.rate(state.steps)
+        elif isinstance(event, Finished):
+            assert pack is not None
+            for result in event.results:
+                state.outcomes[result.outcome] += 1
+                state.settled_steps += max(0, budgets[result.trial_id] - result.steps)
+            state.peak_bytes = max(state.peak_bytes, event.peak_bytes)
+            writer.add(pack.name, event.results, {layout.ENGINE: event.engine, layout.DEVICE: event.device} if event.engine else {})
+        elif event is not None:
+            _attend(pack, event, recovery, writer, state, reporter)
+        if stop.wanted and deadline == math.inf:
+            deadline = time.monotonic() + SAVE_SECONDS
+            reporter.note("stopping: trials are being saved")
+            workers.stop()
+        if time.monotonic() > deadline:
+            reporter.note("some workers did not save their trials in time: those go on from earlier checkpoints")
+            break
         state.logged = writer.done
         reporter.update(state)
-    while writer.queued:
+    if not stop.wanted:
+        _see_written(writer, state, reporter)
+    reporter.update(state)
+
+
+def _attend(pack: Pack | None, event: Event, recovery: Recovery, writer: SweepWriter, state: State, reporter: Reporter) -> None:
+    """Do what is to be done about what is not a result."""
+    text = None
+    if isinstance(event, Notice):
+        text = event.text
+    elif pack is not None:
+        match event:
+            case Saved():
+                text = recovery.saved(pack, event)
+            case HandedOver() if event.trials:
+                text = recovery.handed_over(pack)
+            case Ended(stopped=False):
+                recovery.ended(pack)
+            case Lost():
+                failed, text = recovery.lost(pack, event)
+                now = time.time()
+                state.outcomes[Outcome.FAILED] += len(failed)
+                writer.add(pack.name, [TrialResult.failure(trial.trial_id, event.error, now, now) for trial in failed])
+            case _:
+                pass
+    if text:
+        reporter.note(f"{pack.name}: {text}" if pack is not None else text)
+
+
+def _see_written(writer: SweepWriter, state: State, reporter: Reporter) -> None:
+    """Show how far the writing is, as long as it goes on."""
+    while writer.queued and not writer.trouble:
         time.sleep(0.1)
         state.logged, state.rate = writer.done, 0.0
         reporter.update(state)
-    reporter.update(state)
 
 
 class _Meter:

@@ -12,13 +12,16 @@ from dataclasses import replace
 
 import torch
 
+from orchestrator.errors import StorageUnavailable
+from orchestrator.events import Broken, Saved, WorkerEvent
 from orchestrator.plan import PACK_BYTES, Pack
+from orchestrator.storage.checkpoints import Keeping, Pace
 from workloads.engines.base import create
 from workloads.engines.calibration import Machine, measured_rates, processor
 from workloads.engines.choice import on_device
 from workloads.loop import train
 from workloads.recording import Recording
-from workloads.results import Event, Finished, HandedOver, TrialResult
+from workloads.results import Checkpoint, Finished, Notice, Request
 
 GPU_ROOM = 0.8
 """How much of its share of a GPU's memory a worker fills with lanes: libraries and measures need the rest."""
@@ -32,6 +35,7 @@ class Worker:
         self.share = min(gpus, 1.0)
         self.device = torch.device("cuda" if gpus and torch.cuda.is_available() else "cpu")
         self._asked = threading.Event()
+        self._stop = threading.Event()
 
     def warm(self) -> Machine:
         """Start what training needs, and say what there is to train on. Measures how fast it is, unless that is known."""
@@ -46,21 +50,23 @@ class Worker:
         """Ask for half of the pack in training. The answer is a `HandedOver` event. May be called from another thread."""
         self._asked.set()
 
-    def run(self, pack: Pack, recording: Recording, files: Mapping[str, bytes]) -> Iterator[Event]:
-        """Train a pack; ``files`` maps SHA-256 digests to the content of data files.
+    def stop(self) -> None:
+        """Let the pack in training end with a last checkpoint, and every later one at once. May be called from another thread."""
+        self._stop.set()
 
-        Yields every trial in exactly one `Finished` or `HandedOver` event; an exception makes all trials that have not come out
-        `workloads.results.Outcome.FAILED`, with its traceback.
+    def run(self, pack: Pack, recording: Recording, files: Mapping[str, bytes], keeping: Keeping | None = None) -> Iterator[WorkerEvent]:
+        """Train a pack; ``files`` maps SHA-256 digests to the content of data files, ``keeping`` says where checkpoints go.
+
+        Yields every trial in exactly one `Finished` or `HandedOver` event, unless it is stopped, or a `Broken` event ends it.
         """
         self._settle()
         cuda = self.device.type == "cuda"
         if cuda:
             torch.cuda.reset_peak_memory_stats()
-        left = {trial.trial_id for trial in pack.trials}
-        began = time.time()
         engine = create(on_device(pack.engine, pack.trials[0].spec, cuda=cuda))
-        # Planned for another device, it may have room for more lanes here, or for fewer.
-        width = pack.lanes_in(self.machine.memory)
+        keeper = _Keeper(pack.key, keeping) if keeping is not None else None
+        # Planned for another device, it may have room for more lanes here, or for fewer; after a crash it is to have no more.
+        room = pack.lanes_in(self.machine.memory)
         try:
             events = train(
                 pack.trials,
@@ -68,36 +74,38 @@ class Worker:
                 engine,
                 files=files,
                 device=self.device,
-                width=width,
-                asked=self._was_asked,
+                width=min(room, pack.width) if pack.crashes else room,
+                asked=lambda: self._request(keeper),
                 rates=self.machine.rates,
             )
             for event in events:
                 match event:
                     case Finished():
-                        left.difference_update(result.trial_id for result in event.results)
                         yield self._signed(event, engine.name)
-                    case HandedOver():
-                        left.difference_update(trial.trial_id for trial in event.trials)
-                        yield event
+                    case Checkpoint():
+                        if keeper is not None:
+                            yield from keeper.keep(event)
                     case _:
                         yield event
         except Exception:
-            error, now = traceback.format_exc(), time.time()
-            failed = tuple(TrialResult.failure(t.trial_id, error, began, now) for t in pack.trials if t.trial_id in left)
-            yield self._signed(Finished(failed), engine.name)
+            yield Broken(traceback.format_exc())
         finally:
             # What was asked too late is not asked of the next pack.
             self._asked.clear()
 
+    def _request(self, keeper: _Keeper | None) -> Request | None:
+        if self._stop.is_set():
+            return Request.STOP
+        if keeper is not None and keeper.due():
+            return Request.CHECKPOINT
+        if self._asked.is_set():
+            self._asked.clear()
+            return Request.HALF
+        return None
+
     def _settle(self) -> None:
         # Threads stick to the thread of a process that sets them.
         torch.set_num_threads(self.threads)
-
-    def _was_asked(self) -> bool:
-        asked = self._asked.is_set()
-        self._asked.clear()
-        return asked
 
     def _signed(self, event: Finished, engine: str) -> Finished:
         """The event with what it was computed by and on, and the most memory that took."""
@@ -109,3 +117,36 @@ class Worker:
             return torch.cuda.max_memory_allocated()
         # In bytes on macOS, in KiB elsewhere.
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+class _Keeper:
+    """Makes the checkpoints of one pack."""
+
+    def __init__(self, key: str, keeping: Keeping) -> None:
+        self._key, self._checkpoints = key, keeping.open()
+        self._pace = Pace(keeping.every, time.monotonic())
+        self._began = 0.0
+        self._keeping = keeping
+        self._shared: bool | None = None
+        self._trouble = ""
+
+    def due(self) -> bool:
+        """Whether it is time for a checkpoint; its cost counts from here."""
+        self._began = time.monotonic()
+        return self._began >= self._pace.due
+
+    def keep(self, event: Checkpoint) -> Iterator[WorkerEvent]:
+        """Write a checkpoint. A storage that cannot be written to is no reason to stop."""
+        try:
+            if self._shared is None:
+                self._shared = self._keeping.shared()
+            content = self._checkpoints.encoded(event.trials)
+            if self._shared:
+                self._checkpoints.save(self._key, content)
+            yield Saved(len(event.trials), None if self._shared else content)
+            self._trouble = ""
+        except StorageUnavailable as error:
+            if str(error) != self._trouble:
+                self._trouble = str(error)
+                yield Notice(f"going on without this checkpoint: {error}")
+        self._pace.made(self._began, time.monotonic())

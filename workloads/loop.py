@@ -5,7 +5,7 @@ decides what the arrival means: a point to record, a stop check, the end of the 
 their places. Recorded lanes are only copied; their measures are computed later, many rows at a time.
 
 A trial can be paused between two calls of the engine and go on elsewhere (`workloads.results.Paused`). That is how a pack gives
-half of its work to a worker that has none, and how it makes room when the device runs out of memory.
+half of its work to a worker that has none, how it makes room when the device runs out of memory, and what its checkpoints are.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from workloads.factorizations import factorization_of
 from workloads.lanes import DTYPES, Lanes, Prepared, Preparer
 from workloads.problems import ProblemData
 from workloads.recording import OPEN_END, Recording, TraceBuilder
-from workloads.results import Event, Finished, HandedOver, Notice, Outcome, Paused, Progress, TrialResult
+from workloads.results import Checkpoint, Event, Finished, HandedOver, Notice, Outcome, Paused, Progress, Request, Trace, TrialResult
 from workloads.snapshot import Snapshot, evaluate
 from workloads.spec import Trial
 
@@ -56,15 +56,15 @@ def train(
     device: torch.device | None = None,
     width: int | None = None,
     clock: Callable[[], float] = time.time,
-    asked: Callable[[], bool] = lambda: False,
+    asked: Callable[[], Request | None] = lambda: None,
     rates: Rates = CORE,
 ) -> Iterator[Event]:
     """Train ``trials``, which share a `workloads.shapes.lane_key` and the measures they record, yielding events as they come.
 
     A `Paused` trial goes on from where it stood. ``width`` bounds how many are lanes at once (all, by default); it is halved when the
-    device runs out of memory. ``files`` maps SHA-256 digests to the content of data files. ``asked`` is called several times a second;
-    when it returns true the answer is one `HandedOver` event, with half of the trials if two workers would end them sooner (which
-    ``rates`` tell). Every trial comes out in exactly one `Finished` or `HandedOver` event. A trial that cannot be prepared is
+    device runs out of memory. ``files`` maps SHA-256 digests to the content of data files. ``asked`` is called several times a second
+    for what is wanted. Half of the trials are handed over only if two workers would end them sooner (which ``rates`` tell). Every trial
+    comes out in exactly one `Finished` or `HandedOver` event, unless the pack is stopped. A trial that cannot be prepared is
     `Outcome.FAILED`; an exception in training itself is raised and concerns all trials that have not come out.
     """
     if not trials:
@@ -91,7 +91,7 @@ _Ended = tuple[int, Outcome, int, float, float, list[NDArray[Any]]]
 
 class _Loop:
     clock: Callable[[], float]
-    asked: Callable[[], bool]
+    asked: Callable[[], Request | None]
     rates: Rates
 
     def __init__(
@@ -115,6 +115,7 @@ class _Loop:
         self.failed: list[TrialResult] = []
         self.steps = 0
         self.limit = 16
+        self.stopped = False
         self.points = {spec.stop.steps: recording.step_points(spec) for spec in (trial.spec for trial in trials)}
         self.lanes: Lanes | None = None
         self.clocks: Clocks
@@ -133,13 +134,28 @@ class _Loop:
             if now - told > CALL_SECONDS:
                 told = now
                 yield self._progress()
-            if self.asked():
-                yield HandedOver(self._half())
+            yield from self._answer(self._half)
+            if self.stopped:
+                return
             if (self.ended or self.failed) and now - reported > REPORT_SECONDS:
                 reported = now
                 yield from self._deliver()
         yield self._progress()
         yield from self._deliver()
+
+    def _answer(self, half: Callable[[], tuple[Trial, ...]]) -> Iterator[Event]:
+        """Do what is asked for; ``half`` takes half of what there is to do out of this pack."""
+        match self.asked():
+            case Request.HALF:
+                yield HandedOver(half())
+            case Request.CHECKPOINT:
+                yield Checkpoint(self._standing())
+            case Request.STOP:
+                self.stopped = True
+                yield self._progress()
+                if not self.final_names:
+                    yield from self._deliver()
+                yield Checkpoint(self._standing())
 
     def _progress(self) -> Progress:
         done, self.steps = self.steps, 0
@@ -212,28 +228,51 @@ class _Loop:
 
     def _pause(self, lanes: Lanes, clocks: Clocks, places: Iterable[int]) -> list[int]:
         """Take the lanes at ``places`` out of training, each a `Paused` trial with the key that is returned."""
-        places = list(places)
+        paused = self._states(lanes, clocks, list(places))
+        for place, key, trial in paused:
+            self.trials[key] = trial
+            self.traces.take(key)
+            lanes.active[place] = False
+        return [key for _, key, _ in paused]
+
+    def _states(self, lanes: Lanes, clocks: Clocks, places: Sequence[int]) -> list[tuple[int, int, Paused]]:
+        """The lanes at ``places`` as they stand: place, key, and the trial with which it can go on elsewhere."""
         # Through the host, which has room when the device has none.
         for pending in self.pending:
             pending.params = [p.cpu() for p in pending.params]
         self._measure()
         rows = [t.numpy(force=True) for t in lanes.tensors]
-        keys, now = [int(clocks.key[n]) for n in places], self.clock()
-        for place, key in zip(places, keys, strict=True):
-            trial = self.trials[key]
-            self.trials[key] = Paused(
-                trial.trial_id,
-                trial.spec,
+        now, states = self.clock(), []
+        for place in places:
+            key = int(clocks.key[place])
+            trial = Paused(
+                self.trials[key].trial_id,
+                self.trials[key].spec,
                 step=int(lanes.step[place]),
                 streak=int(clocks.streak[place]),
                 level=int(clocks.level[place]),
                 seconds=now - float(clocks.started[place]),
                 initial_loss=float(clocks.initial[place]),
                 tensors=[np.array(row[place]) for row in rows],
-                trace=self.traces.take(key),
+                trace=self.traces.copy(key),
             )
-            lanes.active[place] = False
-        return keys
+            states.append((place, key, trial))
+        return states
+
+    def _standing(self) -> tuple[Paused, ...]:
+        """Where all trials stand that have begun and have not been handed on."""
+        lanes = self.lanes
+        standing = [trial for trial in (self.trials[key] for key in self.waiting) if isinstance(trial, Paused)]
+        if lanes is not None:
+            standing += [trial for _, _, trial in self._states(lanes, self.clocks, np.flatnonzero(lanes.active).tolist())]
+        self._measure()
+        return (*standing, *(self._ended_as_paused(row, self.traces.copy(row[0])) for row in self.ended))
+
+    def _ended_as_paused(self, row: _Ended, trace: Trace) -> Paused:
+        """A trial that has ended and is yet to be measured."""
+        key, outcome, step, started, ended, factors = row
+        trial = self.trials[key]
+        return Paused(trial.trial_id, trial.spec, step, 0, 0, ended - started, float("nan"), list(factors), trace, outcome)
 
     def _half(self) -> tuple[Trial, ...]:
         """Half of the trials that have not ended, taken out of this pack: waiting ones first, then lanes in training."""
@@ -259,11 +298,7 @@ class _Loop:
         if len(self.ended) <= self._at_once():
             return ()
         given, self.ended = self.ended[1::2], self.ended[::2]
-        paused = []
-        for key, outcome, step, started, ended, factors in given:
-            trial, trace, unknown = self.trials[key], self.traces.take(key), float("nan")
-            paused.append(Paused(trial.trial_id, trial.spec, step, 0, 0, ended - started, unknown, list(factors), trace, outcome))
-        return tuple(paused)
+        return tuple(self._ended_as_paused(row, self.traces.take(row[0])) for row in given)
 
     def _shrink(self, error: BaseException) -> Notice:
         """After the device ran out of memory: let all trials wait again, and train half as many at once."""
@@ -386,8 +421,10 @@ class _Loop:
         self._measure()
         while self.ended or self.failed:
             yield Finished(self._results(self._at_once()))
-            if self.ended and self.asked():
-                yield HandedOver(self._half_of_ended())
+            if self.ended and not self.stopped:
+                yield from self._answer(self._half_of_ended)
+                if self.stopped:
+                    return
 
     def _at_once(self) -> int:
         """How many of the trials that have ended are measured at once."""

@@ -78,7 +78,16 @@ class TraceBuilder:
 
     def take(self, lane: int) -> Trace:
         """The trace of one lane, which is then forgotten."""
-        rows = self._rows.pop(lane, [])
+        trace = self.copy(lane)
+        self._rows.pop(lane, None)
+        return trace
+
+    def copy(self, lane: int) -> Trace:
+        """The trace of one lane so far."""
+        rows = self._rows.get(lane)
         if not rows:
             return Trace(self.columns, np.empty(0, dtype=np.int64), np.empty((0, len(self.columns))))
-        return Trace(self.columns, np.concatenate([s for s, _ in rows]), np.concatenate([v for _, v in rows]))
+        steps, values = rows[0] if len(rows) == 1 else (np.concatenate([s for s, _ in rows]), np.concatenate([v for _, v in rows]))
+        # So that the next copy has less to join.
+        self._rows[lane] = [(steps, values)]
+        return Trace(self.columns, steps, values)

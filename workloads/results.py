@@ -127,10 +127,28 @@ class HandedOver:
 
 
 @dataclass(frozen=True)
+class Checkpoint:
+    """Where the trials of a pack stand, as far as they have been trained and not handed on."""
+
+    trials: tuple[Paused, ...]
+
+
+@dataclass(frozen=True)
 class Notice:
     """Something that a person watching should read."""
 
     text: str
 
 
-Event = Progress | Finished | HandedOver | Notice
+Event = Progress | Finished | HandedOver | Checkpoint | Notice
+
+
+class Request(StrEnum):
+    """What a pack in training can be asked for."""
+
+    HALF = "half"
+    """Half of its trials, for another worker. The answer is one `HandedOver`."""
+    CHECKPOINT = "checkpoint"
+    """Where its trials stand. The answer is one `Checkpoint`."""
+    STOP = "stop"
+    """To hand on what has ended, to say in a last `Checkpoint` where the others stand, and to end."""

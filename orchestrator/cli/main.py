@@ -12,12 +12,28 @@ from typing import NoReturn
 
 import click
 
+from orchestrator.cli.options import INTERRUPTED
 from orchestrator.errors import OrchestratorError
 
 RARELY = 100_000
 """Objects made between two garbage collections. With Python's 700 they take a quarter of the time that imports take."""
-COMMANDS = ("submit", "plan", "status", "list", "runs", "history", "figures", "verify", "compare", "ui", "schema", "doctor")
-INTERRUPTED = 130
+COMMANDS = (
+    "submit",
+    "resume",
+    "cancel",
+    "sync",
+    "plan",
+    "status",
+    "list",
+    "runs",
+    "history",
+    "figures",
+    "verify",
+    "compare",
+    "ui",
+    "schema",
+    "doctor",
+)
 
 
 class _Lazy(click.Group):
@@ -42,7 +58,7 @@ def cli() -> None:
     Start with `orchestrate submit configs/quickstart.yaml`, then `orchestrate runs latest` and `orchestrate ui`.
 
     Exit codes: 0 all trials have an outcome and none failed; 1 some failed, or a claim does not hold; 2 bad grid or usage; 3 Ray,
-    MLflow or storage cannot be used; 130 interrupted (submit again to go on).
+    MLflow or storage cannot be used; 130 interrupted (resume, or submit again, to go on).
     """
 
 
@@ -62,7 +78,7 @@ def main() -> NoReturn:
         error.show()
         code = error.exit_code
     except (KeyboardInterrupt, click.exceptions.Abort):
-        click.echo("interrupted; what had ended is in MLflow. Submit the same grid again to go on.", err=True)
+        click.echo("interrupted: submit the same grid again to go on", err=True)
         code = INTERRUPTED
     except BrokenPipeError:
         # The reader, `head` say, has gone: nothing is wrong. Python would complain once more when it closes standard output.

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+INTERRUPTED = 130
+"""Exit code of what was interrupted."""
+
 grid_argument = click.argument("grid", type=click.Path(path_type=Path))
 sweep_argument = click.argument("sweep", default="latest")
 
@@ -38,6 +41,34 @@ def address_option(command: Command) -> Command:
     """``--address``."""
     text = "Ray cluster: host:port, auto, or local for one that starts and ends with this command [default: $RAY_ADDRESS, or local]."
     return click.option("--address", metavar="ADDR", help=text)(command)
+
+
+def storage_option(command: Command) -> Command:
+    """``--storage``."""
+    text = "Folder or URL for checkpoints and what waits for MLflow [default: $ORCHESTRATE_STORAGE, or ~/.local/state/orchestrate/storage]."
+    return click.option("--storage", metavar="DIR_OR_URL", help=text)(command)
+
+
+def running_options(command: Command) -> Command:
+    """What commands that run trials share: where, with what storage, how often they save, how long they wait for MLflow."""
+    every = click.option(
+        "--checkpoint-every",
+        "every",
+        type=click.FloatRange(min=0.1),
+        default=30.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="Time between checkpoints: less where they are cheap, more where they would take over 2 % of the time.",
+    )
+    patience = click.option(
+        "--patience",
+        type=click.FloatRange(min=0.0),
+        default=120.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="How long to wait, once all is computed, for an MLflow that takes nothing.",
+    )
+    return address_option(tracking_option(storage_option(every(patience(command)))))
 
 
 def json_option(command: Command) -> Command:

@@ -25,6 +25,7 @@ def command(sweep: str, tracking_uri: str | None, as_json: bool, show_all: bool)
       orchestrate status
       orchestrate status figure1 --json
     """
+    from orchestrator.takeup import is_alive
     from orchestrator.tracking.queries import find_sweep
     from orchestrator.tracking.store import open_existing
     from orchestrator.tracking.tables import failures
@@ -41,8 +42,10 @@ def command(sweep: str, tracking_uri: str | None, as_json: bool, show_all: bool)
     click.echo(f"{ended} of {found.trials} trials have an outcome: {counts_text(found) or 'none yet'}")
     if found.ended is not None:
         click.echo(f"took {found.ended - found.started:.1f} s")
-    if found.status == "KILLED" or (found.ended is not None and ended < found.trials):
-        click.echo("it was interrupted: submit the same grid again to run what is missing")
+    if found.status == "RUNNING" and is_alive(store, found) is False:
+        click.echo(f"its process is gone: `orchestrate resume {found.sweep_id}` goes on with it")
+    elif found.status == "KILLED" or (found.ended is not None and ended < found.trials):
+        click.echo(f"it was interrupted: `orchestrate resume {found.sweep_id}`, or submit the same grid again, to run what is missing")
     shown = failed if show_all else failed[:SHOWN_FAILURES]
     for trial, run, text in shown:
         click.echo(f"\nfailed trial {trial} (MLflow run {run}):\n{text.rstrip()}")

@@ -5,29 +5,37 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from orchestrator.cli.options import address_option, grid_argument, json_option, set_option, tracking_option
+from orchestrator.cli.options import INTERRUPTED, grid_argument, json_option, running_options, set_option
 from orchestrator.cli.verdicts import print_figures, print_verdicts
 
 if TYPE_CHECKING:
     from orchestrator.analysis.report import Report
     from orchestrator.grid import Grid
-    from orchestrator.sweep import Reporter
+    from orchestrator.sweep import Options, Reporter, Summary
 
 
 @click.command("submit")
 @grid_argument
 @set_option
-@address_option
-@tracking_option
+@running_options
 @click.option("--fresh", is_flag=True, help="Run all trials, also those that MLflow has already.")
 @click.option("--dry-run", is_flag=True, help="Check the grid and print the plan; start and create nothing.")
 @json_option
 def command(
-    grid: Path, overrides: tuple[str, ...], address: str | None, tracking_uri: str | None, fresh: bool, dry_run: bool, as_json: bool
+    grid: Path,
+    overrides: tuple[str, ...],
+    address: str | None,
+    tracking_uri: str | None,
+    storage: str | None,
+    every: float,
+    patience: float,
+    fresh: bool,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Run the trials of GRID that MLflow does not have yet, wait for them, draw its figures and check its claims.
 
@@ -46,27 +54,44 @@ def command(
 
         show_plan(loaded, None, as_json)
         return
+    from orchestrator.sweep import Options
+
+    run(loaded, Options(address, tracking_uri, storage, fresh, every, patience), as_json)
+
+
+def run(grid: Grid, options: Options, as_json: bool) -> NoReturn:
+    """Run a grid, show how it goes and what came of it, and exit with the code that says so."""
+    from orchestrator.cli.interrupts import stoppable
     from orchestrator.cli.progress import reporter_for
     from orchestrator.sweep import submit
 
-    with reporter_for(as_json) as reporter:
-        summary = submit(loaded, reporter, address=address, tracking_uri=tracking_uri, fresh=fresh)
-        answers = _answers(loaded, summary.sweep_id, tracking_uri, reporter)
+    with reporter_for(as_json) as reporter, stoppable() as stop:
+        summary = submit(grid, reporter, options, stop)
+        answers = None if summary.cancelled else _answers(grid, summary.sweep_id, options.tracking_uri, reporter)
     if answers is not None:
         print_figures(answers.files, answers.undrawn, err=as_json)
         print_verdicts(answers.verdicts, err=as_json)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(summary)))
     else:
-        counts = ", ".join(
-            f"{getattr(summary, k)} {k}" for k in ("converged", "exhausted", "diverged", "failed", "cancelled") if getattr(summary, k)
+        _print_summary(summary)
+    if summary.cancelled:
+        click.echo(
+            f"interrupted with {summary.cancelled} trials to go: `orchestrate resume {summary.sweep_id}`, or submit the same grid again",
+            err=True,
         )
-        reuse = f", {summary.reused} reused" if summary.reused else ""
-        click.echo(f"sweep {summary.sweep_id}: {summary.trials} trials ({counts or 'none run'}{reuse}) in {summary.seconds:.1f} s")
-        click.echo(f"look at them: orchestrate runs {summary.sweep_id}   orchestrate history {summary.sweep_id}   orchestrate ui")
-        if summary.failed:
-            click.echo(f"why they failed: orchestrate status {summary.sweep_id}", err=True)
+        raise click.exceptions.Exit(INTERRUPTED)
     raise click.exceptions.Exit(1 if summary.failed or (answers is not None and not answers.sound) else 0)
+
+
+def _print_summary(summary: Summary) -> None:
+    shown = ("converged", "exhausted", "diverged", "failed", "cancelled")
+    counts = ", ".join(f"{getattr(summary, kind)} {kind}" for kind in shown if getattr(summary, kind))
+    reuse = f", {summary.reused} reused" if summary.reused else ""
+    click.echo(f"sweep {summary.sweep_id}: {summary.trials} trials ({counts or 'none run'}{reuse}) in {summary.seconds:.1f} s")
+    click.echo(f"look at them: orchestrate runs {summary.sweep_id}   orchestrate history {summary.sweep_id}   orchestrate ui")
+    if summary.failed:
+        click.echo(f"why they failed: orchestrate status {summary.sweep_id}", err=True)
 
 
 def _answers(grid: Grid, sweep_id: str, tracking_uri: str | None, reporter: Reporter) -> Report | None:

@@ -42,4 +42,4 @@ def started_text(seconds: float) -> str:
 
 def summary_json(sweep: SweepSummary) -> dict[str, Any]:
     """A sweep as plain data."""
-    return {**asdict(sweep), "counts": dict(sweep.counts)}
+    return {key: value for key, value in asdict(sweep).items() if key != "tags"}

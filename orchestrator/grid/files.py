@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
 
@@ -18,12 +18,16 @@ MAX_FILE = 4 << 30
 
 
 class Files:
-    """The data files of one grid. ``contents`` maps SHA-256 digests to bytes."""
+    """The data files of one grid, looked for in ``folder`` or read by ``given``.
 
-    def __init__(self, folder: FilePath) -> None:
+    ``contents`` maps SHA-256 digests to bytes, ``names`` the names that the grid has for the files to digests.
+    """
+
+    def __init__(self, folder: FilePath, given: Mapping[str, Callable[[], bytes]] | None = None) -> None:
         self.folder = folder
         self.contents: dict[str, bytes] = {}
-        self._digests: dict[FilePath, str] = {}
+        self.names: dict[str, str] = {}
+        self._given = given or {}
         self._factors: dict[str, Any] = {}
 
     def attach(self, section: ProblemSpec | FromFile, where: Mapping[str, Path], problems: list[Problem]) -> Section | None:
@@ -53,14 +57,17 @@ class Files:
             yield "init.file", str(error)
 
     def _read(self, name: str) -> str:
-        path = self.folder / name
-        if path not in self._digests:
-            if path.stat().st_size > MAX_FILE:
-                raise ValueError(f"{name} is larger than {MAX_FILE >> 30} GiB")
-            content = path.read_bytes()
+        if name not in self.names:
+            if name in self._given:
+                content = self._given[name]()
+            else:
+                path = self.folder / name
+                if path.stat().st_size > MAX_FILE:
+                    raise ValueError(f"{name} is larger than {MAX_FILE >> 30} GiB")
+                content = path.read_bytes()
             digest = hashlib.sha256(content).hexdigest()
-            self._digests[path], self.contents[digest] = digest, content
-        return self._digests[path]
+            self.names[name], self.contents[digest] = digest, content
+        return self.names[name]
 
     def _factors_section(self, section: FromFile, digest: str) -> FromFile:
         from workloads.data import read_factors

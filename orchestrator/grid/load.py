@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ class Grid:
     """A loaded grid: its trials in order, and what is to be done with them.
 
     ``axes`` are the dotted keys that vary; ``files`` maps SHA-256 digests to the content of the data files it names; ``text`` is the file
-    as it was written.
+    as it was written and ``overrides`` what changed it; ``file_names`` are the digests of data files by the names they have in the grid.
     """
 
     name: str
@@ -40,6 +40,8 @@ class Grid:
     figures: Mapping[str, Figure] = field(default_factory=dict)
     claims: Mapping[str, Claim] = field(default_factory=dict)
     files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    file_names: Mapping[str, str] = field(default_factory=dict)
+    overrides: tuple[str, ...] = ()
 
 
 def load_grid(path: str | Path, overrides: Sequence[str] = ()) -> Grid:
@@ -59,8 +61,17 @@ def _read(path: Path) -> str:
         raise GridError([f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}"]) from error
 
 
-def parse_grid(text: str, name: str = "<grid>", folder: Path = Path(), overrides: Sequence[str] = ()) -> Grid:
-    """Load a grid from its text; data files are looked for in ``folder``. Raises `GridError` with everything that is wrong."""
+def parse_grid(
+    text: str,
+    name: str = "<grid>",
+    folder: Path = Path(),
+    overrides: Sequence[str] = (),
+    contents: Mapping[str, Callable[[], bytes]] | None = None,
+) -> Grid:
+    """Load a grid from its text. Raises `GridError` with everything that is wrong.
+
+    Data files are read by ``contents``, by the names that the grid has for them, and otherwise looked for in ``folder``.
+    """
     source = parse(text, name)
     problems: list[Problem] = []
     settings = _override(source, overrides, problems)
@@ -77,7 +88,7 @@ def parse_grid(text: str, name: str = "<grid>", folder: Path = Path(), overrides
     resources = _top(Resources, "resources", data, problems)
     if record is not None and "points" in record.model_fields_set and record.steps is not None:
         problems.append(Problem(("record", "points"), "record.points", "has no effect beside record.steps: give one of them"))
-    files = Files(folder)
+    files = Files(folder, contents)
     expander = Expander(data, settings, files, problems)
     # A broken axis would be reported over and over by the sections it feeds.
     trials = expander.trials() if not any(p.path[:1] in {(a,) for a in AXES} for p in problems) else ()
@@ -90,7 +101,9 @@ def parse_grid(text: str, name: str = "<grid>", folder: Path = Path(), overrides
         check_names({"figures": figures, "claims": claims}, *columns_of((t.spec for t in trials), names), problems)
     if problems or record is None or resources is None:
         raise source.error(problems)
-    return Grid(title, name, text, trials, record, resources, expander.varying(), figures, claims, files.contents)
+    return Grid(
+        title, name, text, trials, record, resources, expander.varying(), figures, claims, files.contents, files.names, tuple(overrides)
+    )
 
 
 def load_questions(path: str | Path) -> tuple[dict[str, Figure], dict[str, Claim]]:

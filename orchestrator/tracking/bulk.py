@@ -9,7 +9,6 @@ and the client is used.
 from __future__ import annotations
 
 import sys
-import uuid
 from collections.abc import Iterator, Sequence
 from math import isinf, isnan
 from typing import TYPE_CHECKING, Any
@@ -53,12 +52,16 @@ class BulkRecorder:
         return all(keys <= set(table.columns.keys()) and not _required(table) - keys for table, keys in _tables())
 
     def write(self, records: Sequence[RunRecord]) -> None:
-        """Write runs in one transaction. Their files come first."""
+        """Write runs in one transaction, those that are not there already. Their files come first."""
         from mlflow.utils.uri import append_to_uri_path
 
+        present = self._present([record.run_id for record in records])
         rows: dict[str, list[dict[str, Any]]] = {name: [] for name in self._tables}
         for record in records:
-            run_id = uuid.uuid4().hex
+            run_id = record.run_id
+            if run_id in present:
+                # Written by somebody who could not say so any more.
+                continue
             artifact_uri = append_to_uri_path(self._location, run_id, "artifacts")
             put_files(artifact_uri, record.files, self._uri)
             rows["runs"].append(self._run(record, run_id, artifact_uri))
@@ -73,6 +76,13 @@ class BulkRecorder:
             for name, table in self._tables.items():
                 if rows[name]:
                     connection.execute(table.insert(), rows[name])
+
+    def _present(self, run_ids: list[str]) -> set[str]:
+        import sqlalchemy
+
+        runs = self._tables["runs"].c
+        with self._engine.connect() as connection:
+            return set(connection.scalars(sqlalchemy.select(runs.run_uuid).where(runs.run_uuid.in_(run_ids))))
 
     def _run(self, record: RunRecord, run_id: str, artifact_uri: str) -> dict[str, Any]:
         return {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from typing import Any
 
@@ -30,6 +30,21 @@ TRACE = "orchestrate.trace"
 """Tag of a child run: path of the parquet, among its parent's artifacts, that holds its trace."""
 ERROR = "orchestrate.error"
 """Tag of a failed child run: the last line of its traceback."""
+ATTEMPT = "orchestrate.attempt"
+"""Tag: how often the sweep had been taken up when the run was made, from 1; on a parent run, how often it has been so far."""
+HOST = "orchestrate.host"
+OVERRIDES = "orchestrate.overrides"
+"""Tag of a parent run: JSON list of what ``--set`` said."""
+GRID = "orchestrate.grid"
+"""Tag of a parent run: path of the grid file."""
+FRESH = "orchestrate.fresh"
+"""Tag of a parent run: its trials were to be run whether others had been or not."""
+TRIALS_DIGEST = "orchestrate.trials_digest"
+"""Tag of a parent run: digest of its trials' ids."""
+STORAGE = "orchestrate.storage"
+"""Tag of a parent run: where its checkpoints are."""
+CANCEL = "orchestrate.cancel"
+"""Tag of a parent run: somebody wants it to end."""
 TRIALS = "orchestrate.trials"
 REUSED = "orchestrate.reused"
 VERSION = "orchestrate.version"
@@ -87,9 +102,14 @@ def covers(recorded: str, asked: str) -> bool:
     return same_schedule and set(want["measures"] or ()) <= set(have["measures"] or ())
 
 
-def trace_path(pack: str, part: int) -> str:
-    """Artifact path of the traces of a pack's ``part``-th batch of finished trials, counted from 0."""
-    return f"{TRACES_FOLDER}/{pack}.parquet" if part == 0 else f"{TRACES_FOLDER}/{pack}-{part}.parquet"
+def trace_path(pack: str, trial_ids: Iterable[str]) -> str:
+    """Artifact path of the traces of some trials of a pack; the same for the same trials, so that writing them again leaves one file."""
+    return f"{TRACES_FOLDER}/{pack}-{hashlib.sha256(' '.join(trial_ids).encode()).hexdigest()[:8]}.parquet"
+
+
+def run_id(parent_id: str, trial_id: str, attempt: int) -> str:
+    """The id of a trial's run, where it can be chosen; the same for the same trial, so that writing it again leaves one run."""
+    return hashlib.sha256(f"{parent_id} {trial_id} {attempt}".encode()).hexdigest()[:32]
 
 
 def version() -> str:

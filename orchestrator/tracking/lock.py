@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,20 +10,14 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from orchestrator.errors import TrackingUnavailable
-
-
-def state_folder() -> Path:
-    """Where this user's locks are kept: never beside the user's files."""
-    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(home) / "orchestrate" / "locks"
+from orchestrator.files import state_folder
 
 
 @contextmanager
 def machine_lock(key: str, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
     """Hold the lock named ``key``. ``on_wait`` is called once if another process holds it."""
-    folder = state_folder()
-    # A digest: keys hold URIs, which may hold passwords and are no file names.
-    lock = FileLock(folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.lock")
+    path = _file(key)
+    folder, lock = path.parent, FileLock(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
@@ -45,5 +38,28 @@ def machine_lock(key: str, on_wait: Callable[[], None] | None = None) -> Iterato
 @contextmanager
 def experiment_lock(store_uri: str, experiment: str, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
     """Let the processes of this machine that submit to one experiment of one store take turns."""
-    with machine_lock(f"experiment\0{store_uri}\0{experiment}", on_wait):
+    with machine_lock(_experiment(store_uri, experiment), on_wait):
         yield
+
+
+def is_locked(store_uri: str, experiment: str) -> bool:
+    """Whether a process of this machine submits to an experiment of a store."""
+    lock = FileLock(_file(_experiment(store_uri, experiment)))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    except OSError:
+        # There is not even a folder for locks.
+        return False
+    lock.release()
+    return False
+
+
+def _experiment(store_uri: str, experiment: str) -> str:
+    return f"experiment\0{store_uri}\0{experiment}"
+
+
+def _file(key: str) -> Path:
+    # A digest: keys hold URIs, which may hold passwords and are no file names.
+    return state_folder() / "locks" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.lock"

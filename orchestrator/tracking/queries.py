@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import UsageError
@@ -27,7 +27,7 @@ class SweepSummary:
     """A sweep as ``list`` and ``status`` show it: times in seconds since the epoch, ``counts`` by outcome.
 
     ``status`` is MLflow's; a sweep whose process died stays ``RUNNING``. Reused trials are in ``trials`` and ``reused``; ``counts``
-    has them only if the process that ended the sweep counted them in.
+    has them only if the process that ended the sweep counted them in. ``tags`` are the parent run's.
     """
 
     sweep_id: str
@@ -40,6 +40,7 @@ class SweepSummary:
     counts: Mapping[str, int]
     reused: int
     parent_run_id: str
+    tags: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 def find_finished(store: Store, experiment: str, trial_ids: Collection[str], record: Mapping[str, Any]) -> dict[str, str]:
@@ -67,11 +68,11 @@ def find_finished(store: Store, experiment: str, trial_ids: Collection[str], rec
         return finished
 
 
-def list_sweeps(store: Store, experiment: str | None = None) -> list[SweepSummary]:
-    """All sweeps, or those of one experiment, newest first."""
+def list_sweeps(store: Store, experiment: str | None = None, *, count: bool = True) -> list[SweepSummary]:
+    """All sweeps, or those of one experiment, newest first; unless told to ``count``, with the counts that their runs have only."""
     with translated(store.display):
         experiments = _experiments(store, experiment)
-        return [_summary(store, run, experiments[run.info.experiment_id]) for run in _parents(store, experiments)]
+        return [_summary(store, run, experiments[run.info.experiment_id], count=count) for run in _parents(store, experiments)]
 
 
 def find_sweep(store: Store, reference: str) -> SweepSummary:
@@ -163,7 +164,7 @@ def _parents(store: Store, experiments: Mapping[str, Experiment]) -> list[Run]:
     return sorted(runs, key=lambda run: run.info.start_time, reverse=True)
 
 
-def _summary(store: Store, run: Run, experiment: Experiment) -> SweepSummary:
+def _summary(store: Store, run: Run, experiment: Experiment, *, count: bool = True) -> SweepSummary:
     tags, metrics = run.data.tags, run.data.metrics
     sweep = SweepSummary(
         sweep_id=tags[layout.SWEEP_ID],
@@ -171,13 +172,14 @@ def _summary(store: Store, run: Run, experiment: Experiment) -> SweepSummary:
         experiment_id=experiment.experiment_id,
         status=run.info.status,
         started=run.info.start_time / 1000,
-        ended=run.info.end_time / 1000 if run.info.end_time else None,
+        ended=run.info.end_time / 1000 if run.info.end_time and run.info.status != "RUNNING" else None,
         trials=int(tags.get(layout.TRIALS, 0)),
         counts={outcome.value: int(metrics[outcome.value]) for outcome in Outcome if outcome.value in metrics},
         reused=int(tags.get(layout.REUSED, 0)),
         parent_run_id=run.info.run_id,
+        tags=tags,
     )
-    if sweep.counts:
+    if sweep.counts or not count:
         return sweep
     # Still running, or ended without a word: count what is there.
     ended = (child for child in trial_runs(store, sweep).values() if child.info.status in layout.TERMINAL)

@@ -27,8 +27,9 @@ class MetricPoint:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A child run, complete: times in milliseconds since the epoch, ``files`` by artifact path."""
+    """A child run, complete: times in milliseconds since the epoch, ``files`` by artifact path, ``run_id`` if it can be chosen."""
 
+    run_id: str
     name: str
     status: str
     started: int
@@ -39,7 +40,7 @@ class RunRecord:
     files: dict[str, bytes]
 
 
-def run_record(result: TrialResult, spec: Mapping[str, Any], tags: Mapping[str, str], points: int) -> RunRecord:
+def run_record(run_id: str, result: TrialResult, spec: Mapping[str, Any], tags: Mapping[str, str], points: int) -> RunRecord:
     """The child run of a result. ``spec`` has dotted keys; ``tags`` are what the sweep adds to every trial."""
     own = {
         layout.KIND: layout.TRIAL,
@@ -57,6 +58,7 @@ def run_record(result: TrialResult, spec: Mapping[str, Any], tags: Mapping[str, 
     if result.factors and result.outcome is not Outcome.FAILED:
         files[layout.FACTORS_FILE] = _safetensors(result.factors)
     return RunRecord(
+        run_id=run_id,
         name=result.trial_id,
         status=layout.STATUS[result.outcome],
         started=_milliseconds(result.started),

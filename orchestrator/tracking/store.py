@@ -82,6 +82,16 @@ class Store:
         with translated(self.display):
             self.client.log_batch(run_id, [Metric(key, float(value), now, 0) for key, value in metrics.items()])
 
+    def tag(self, run_id: str, key: str, value: str) -> None:
+        """Set a tag of a run."""
+        with translated(self.display):
+            self.client.set_tag(run_id, key, value)
+
+    def end(self, run_id: str, status: str) -> None:
+        """Say of a run that it has ended, and how."""
+        with translated(self.display):
+            self.client.set_terminated(run_id, status)
+
     def _artifact_location(self, name: str) -> str | None:
         """Beside the SQLite file, wherever the process was started: MLflow would choose ``mlruns`` of the working directory."""
         path = sqlite_path(self.uri)
@@ -98,6 +108,9 @@ def open_store(uri: str | None = None) -> Store:
     # Before MLflow is imported: no telemetry, and no run URLs on standard output, which may belong to ``--json``.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    # A store that is down is waited for by whoever writes to it, who has more patience, and meanwhile other things to do.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
     resolved = resolve(uri)
     preflight.check(resolved)
     path = sqlite_path(resolved)
@@ -131,10 +144,11 @@ def open_existing(uri: str | None = None) -> Store:
 def translated(shown: str) -> Iterator[None]:
     """Turn MLflow's exceptions into one `TrackingUnavailable` line without credentials."""
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
-    except (MlflowException, OSError) as error:
+    except (MlflowException, SQLAlchemyError, OSError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise TrackingUnavailable(f"the MLflow store {shown} cannot be used: {redact(lines[0])}") from error
 

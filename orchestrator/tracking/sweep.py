@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator.tracking import layout
 from workloads.spec import TrialSpec
 
 
 def new_sweep_id() -> str:
     """A short id that no other sweep has: 8 hexadecimal digits."""
     return uuid.uuid4().hex[:8]
+
+
+def digest_of(trial_ids: Iterable[str]) -> str:
+    """Says which trials a sweep has, in whatever order."""
+    return layout.digest(" ".join(sorted(trial_ids)))
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,8 @@ class SweepInfo:
     """A sweep as it is submitted.
 
     ``record`` says what is recorded and when: ``{"points": ..., "steps": ..., "measures": [...]}``. ``tags`` are put on the parent
-    run as they are. Of each trace, ``history_points`` rows become MLflow's history; all of it is in the parquet.
+    run as they are. Of each trace, ``history_points`` rows become MLflow's history; all of it is in the parquet. A sweep that is taken
+    up for the n-th ``attempt`` has a ``parent_run_id`` already.
     """
 
     experiment: str
@@ -41,6 +48,13 @@ class SweepInfo:
     record: Mapping[str, Any]
     tags: Mapping[str, str] = field(default_factory=dict)
     history_points: int = 30
+    parent_run_id: str | None = None
+    attempt: int = 1
+
+    @property
+    def digest(self) -> str:
+        """Says which trials the sweep has, in whatever order."""
+        return digest_of(trial.trial_id for trial in self.trials)
 
     @property
     def reused(self) -> int:

@@ -1,4 +1,7 @@
-"""One writer a sweep: a thread beside the computation, because MLflow is the slowest part of a fast sweep."""
+"""One writer a sweep: a thread beside the computation, because MLflow is the slowest part of a fast sweep.
+
+What it is given is on disk before it is written, so that neither a store that is down nor the death of the process loses a trial.
+"""
 
 from __future__ import annotations
 
@@ -6,57 +9,84 @@ import getpass
 import json
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
-from orchestrator.errors import TrackingUnavailable
+from orchestrator.errors import StorageUnavailable, TrackingUnavailable
+from orchestrator.storage.spool import Batch, Spool
 from orchestrator.tracking import layout
 from orchestrator.tracking.artifacts import put_files
-from orchestrator.tracking.recorder import Recorder, recorder
-from orchestrator.tracking.records import RunRecord, run_record
+from orchestrator.tracking.delivery import Delivery, remove_begun
 from orchestrator.tracking.store import Store, translated
 from orchestrator.tracking.sweep import SweepInfo
-from orchestrator.tracking.traces import encode_traces, encode_trials
+from orchestrator.tracking.traces import encode_trials
 from workloads.results import TrialResult
 
 QUEUE_LIMIT = 1024
-"""Trials that may wait to be written before `SweepWriter.add` makes the caller wait. An interrupted sweep still writes them."""
+"""Trials that may wait in memory; more wait on disk or, where there is none, make the caller of `SweepWriter.add` wait."""
+SPOOL_BYTES = 8 << 30
+"""What may wait on disk before the computation waits."""
+PATIENCE = 120.0
+"""Seconds to wait, once all is computed, for a store that does not take anything."""
+_FIRST_WAIT, _LONGEST_WAIT = 0.5, 10.0
+
+T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class _Batch:
-    pack: str
-    results: tuple[TrialResult, ...]
-    tags: Mapping[str, str]
+@dataclass
+class _Waiting:
+    """A batch that waits: in memory, on disk under a name, or both."""
+
+    count: int
+    batch: Batch | None
+    name: str | None
+    done: int = 0
 
 
 class SweepWriter:
     """Writes a sweep while it runs. Used as a context manager: the parent run exists from entry on.
 
-    An error of the store stops the writing; the next call of any method raises it as `TrackingUnavailable`. What was counted in
-    ``done`` before that is durable.
+    A store that fails is tried again and again, while what is added waits in the ``spool``. What was counted in ``done`` is durable in
+    MLflow. Without a spool everything waits in memory.
     """
 
-    def __init__(self, store: Store, sweep: SweepInfo, *, queue_limit: int = QUEUE_LIMIT) -> None:
-        self._store = store
-        self._sweep = sweep
-        self._limit = queue_limit
-        self._batches: deque[_Batch] = deque()
+    def __init__(
+        self,
+        store: Store,
+        sweep: SweepInfo,
+        *,
+        spool: Spool | None = None,
+        queue_limit: int = QUEUE_LIMIT,
+        spool_bytes: int = SPOOL_BYTES,
+        patience: float = PATIENCE,
+        tell: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._store, self._sweep, self._spool = store, sweep, spool
+        self._limit, self._spool_bytes, self._patience, self._tell = queue_limit, spool_bytes, patience, tell
+        self._batches: deque[_Waiting] = deque()
         self._changed = threading.Condition()
+        self._in_memory = 0
         self._queued = 0
         self._done = 0
-        self._parts: Counter[str] = Counter()
         self._closing = False
+        self._hopeful_until = float("inf")
         self._error: Exception | None = None
+        self._trouble: TrackingUnavailable | None = None
+        self._spool_trouble = ""
         self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
 
     def __enter__(self) -> Self:
         with translated(self._store.display):
-            self._create_parent()
+            self._experiment_id = self._store.experiment(self._sweep.experiment)
+            if self._sweep.parent_run_id is None:
+                self._create_parent()
+            else:
+                self._take_up_parent(self._sweep.parent_run_id)
         self._thread.start()
         return self
 
@@ -66,6 +96,8 @@ class SweepWriter:
         if kind is None:
             self.close()
             return
+        # What could not be delivered by now is in the spool.
+        self._patience = min(self._patience, 5.0)
         try:
             self.close("FAILED" if issubclass(kind, Exception) else "KILLED")
         except TrackingUnavailable:
@@ -92,46 +124,89 @@ class SweepWriter:
         """How many trials wait to be written, the ones being written included."""
         return self._queued
 
+    @property
+    def trouble(self) -> str:
+        """Why the store does not take anything now; empty if it does."""
+        return str(self._trouble or "")
+
     def add(self, pack: str, results: Sequence[TrialResult], tags: Mapping[str, str] | None = None) -> None:
-        """Hand over trials of a pack that have ended; ``tags`` are put on their runs. Waits only while the queue is full."""
+        """Hand over trials of a pack that have ended; ``tags`` are put on their runs. They are durable when this returns.
+
+        Waits while there is no room left for what the store does not take. Raises what made the writing stop.
+        """
         if not results:
             return
+        specs = {result.trial_id: self._specs[result.trial_id] for result in results}
+        points, attempt = self._sweep.history_points, self._sweep.attempt
+        batch = Batch(pack, tuple(results), specs, {**(tags or {}), **self._shared_tags}, points, attempt)
+        name = self._keep(batch)
         with self._changed:
-            # A batch larger than the queue goes in once the queue is empty.
-            self._changed.wait_for(lambda: self._error or not self._queued or self._queued + len(results) <= self._limit)
+            # A batch larger than the queue goes in once the queue is empty. In short waits, so that Python hears signals.
+            while not self._changed.wait_for(lambda: self._has_room(name, len(results)), timeout=0.2):
+                pass
             self._raise()
             if self._closing:
                 raise RuntimeError("the writer is closed")
-            self._batches.append(_Batch(pack, tuple(results), dict(tags or {})))
+            held = name is None or self._in_memory + len(results) <= self._limit
+            self._batches.append(_Waiting(len(results), batch if held else None, name))
+            self._in_memory += len(results) if held else 0
             self._queued += len(results)
             self._changed.notify_all()
 
     def close(self, status: str = "FINISHED", counts: Mapping[str, int] | None = None, metrics: Mapping[str, float] | None = None) -> None:
-        """Write what is queued, then ``counts`` and ``metrics`` as the parent's metrics, then end the parent with ``status``."""
+        """Write what is queued, then ``counts`` and ``metrics`` as the parent's metrics, then end the parent with ``status``.
+
+        Raises `TrackingUnavailable` once the store has taken nothing for as long as the writer's patience.
+        """
         from mlflow.entities import Metric
 
         with self._changed:
             self._closing = True
+            self._hopeful_until = time.monotonic() + self._patience
             self._changed.notify_all()
-        self._thread.join()
+        while self._thread.is_alive():
+            self._thread.join(0.2)
         self._raise()
         now = _now()
-        numbers = {**(counts or {}), **(metrics or {})}
-        with translated(self._store.display):
-            if numbers:
-                self._store.client.log_batch(self._parent_id, [Metric(key, float(value), now, 0) for key, value in numbers.items()])
-            self._store.client.set_terminated(self._parent_id, status, now)
+        numbers = [Metric(key, float(value), now, 0) for key, value in {**(counts or {}), **(metrics or {})}.items()]
+        if numbers:
+            self._insist(lambda: self._store.client.log_batch(self._parent_id, numbers))
+        self._insist(lambda: remove_begun(self._store, self._experiment_id, self._parent_id))
+        self._insist(lambda: self._store.client.set_terminated(self._parent_id, status, now))
+
+    def _has_room(self, name: str | None, count: int) -> bool:
+        if self._error or self._closing or not self._queued:
+            return True
+        if name is not None and self._spool is not None:
+            return self._spool.bytes <= self._spool_bytes
+        return self._in_memory + count <= self._limit
+
+    def _keep(self, batch: Batch) -> str | None:
+        """Put a batch on disk; where that fails it waits in memory alone."""
+        if self._spool is None:
+            return None
+        try:
+            return self._spool.add(batch)
+        except StorageUnavailable as error:
+            if self._trouble is not None:
+                # Neither here nor there: what is computed from now on would be lost.
+                raise
+            if str(error) != self._spool_trouble:
+                self._spool_trouble = str(error)
+                self._tell(f"{error}: what has ended is kept in memory until MLflow has it")
+            return None
 
     def _create_parent(self) -> None:
         sweep, store = self._sweep, self._store
-        self._experiment_id = store.experiment(sweep.experiment)
         tags = {
             **sweep.tags,
             layout.KIND: layout.SWEEP,
             layout.SWEEP_ID: sweep.sweep_id,
             layout.TRIALS: str(len(sweep.trials)),
+            layout.TRIALS_DIGEST: sweep.digest,
             layout.REUSED: str(sweep.reused),
             layout.RECORD: layout.record_tag(sweep.record),
+            layout.ATTEMPT: str(sweep.attempt),
             layout.VERSION: layout.version(),
             layout.USER: _user(),
             layout.SOURCE_NAME: "orchestrate",
@@ -146,45 +221,83 @@ class SweepWriter:
         }
         put_files(self._parent_uri, files, store.uri)
 
+    def _take_up_parent(self, run_id: str) -> None:
+        """Go on with a sweep that did not come to its end. What its files say still holds."""
+        client, sweep = self._store.client, self._sweep
+        run = client.update_run(run_id, status="RUNNING") or client.get_run(run_id)
+        self._parent_id, self._parent_uri = run_id, run.info.artifact_uri
+        for key, value in {**sweep.tags, layout.REUSED: str(sweep.reused), layout.ATTEMPT: str(sweep.attempt)}.items():
+            client.set_tag(run_id, key, value)
+        if layout.CANCEL in run.data.tags:
+            client.delete_tag(run_id, layout.CANCEL)
+        put_files(self._parent_uri, {layout.TRIALS_FILE: encode_trials(sweep.trials)}, self._store.uri)
+
     def _work(self) -> None:
-        target: Recorder | None = None
+        delivery = Delivery(self._store, self._experiment_id, self._parent_id, self._parent_uri)
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._batches or self._closing)
                 if not self._batches:
                     return
-                batch = self._batches.popleft()
+                waiting = self._batches[0]
             try:
-                with translated(self._store.display):
-                    target = target or recorder(self._store, self._experiment_id)
-                    self._write(batch, target)
+                self._insist(lambda: self._write(waiting, delivery))  # noqa: B023
             except Exception as error:
                 with self._changed:
                     self._error = error
-                    self._batches.clear()
                     self._changed.notify_all()
                 return
-
-    def _write(self, batch: _Batch, target: Recorder) -> None:
-        traced = [result for result in batch.results if len(result.trace.steps)]
-        path = layout.trace_path(batch.pack, self._parts[batch.pack])
-        if traced:
-            # Before any of the runs: a run that is finished has its trace.
-            put_files(self._parent_uri, {path: encode_traces(traced)}, self._store.uri)
-            self._parts[batch.pack] += 1
-        for start in range(0, len(batch.results), target.at_once):
-            some = batch.results[start : start + target.at_once]
-            target.write([self._record(result, batch, path) for result in some])
             with self._changed:
-                self._done += len(some)
-                self._queued -= len(some)
+                self._batches.popleft()
+                self._in_memory -= waiting.count if waiting.batch is not None else 0
                 self._changed.notify_all()
 
-    def _record(self, result: TrialResult, batch: _Batch, path: str) -> RunRecord:
-        tags = {**batch.tags, **self._shared_tags}
-        if len(result.trace.steps):
-            tags[layout.TRACE] = path
-        return run_record(result, self._specs[result.trial_id], tags, self._sweep.history_points)
+    def _write(self, waiting: _Waiting, delivery: Delivery) -> None:
+        def written(count: int) -> None:
+            with self._changed:
+                fresh = max(0, count - waiting.done)
+                waiting.done += fresh
+                self._done += fresh
+                self._queued -= fresh
+                self._changed.notify_all()
+
+        batch = waiting.batch
+        if batch is None:
+            assert self._spool is not None
+            assert waiting.name is not None
+            batch = self._spool.read(waiting.name)
+        delivery.write(batch, written)
+        if waiting.name is not None and self._spool is not None:
+            # One that stays is delivered again some day, which changes nothing.
+            with suppress(StorageUnavailable):
+                self._spool.remove(waiting.name)
+
+    def _insist(self, action: Callable[[], T]) -> T:
+        """Do what the store may refuse for a while, until there is no hope left. Raises `TrackingUnavailable` then."""
+        wait = _FIRST_WAIT
+        while True:
+            try:
+                with translated(self._store.display):
+                    done = action()
+            except TrackingUnavailable as error:
+                if self._trouble is None:
+                    kept = "what has ended is kept on disk until it does again" if self._spool is not None else "waiting for it"
+                    self._tell(f"{error}; {kept}")
+                self._trouble = error
+                if time.monotonic() + wait > self._hopeful_until:
+                    raise
+                with self._changed:
+                    closing = self._closing
+                    # Closing cuts the wait short: from then on time is limited.
+                    self._changed.wait_for(lambda: self._closing != closing, timeout=wait)  # noqa: B023
+                wait = min(_LONGEST_WAIT, 2 * wait)
+            else:
+                if self._trouble is not None:
+                    self._trouble = None
+                    self._tell(f"the MLflow store {self._store.display} takes runs again")
+                if self._closing:
+                    self._hopeful_until = time.monotonic() + self._patience
+                return done
 
     @cached_property
     def _specs(self) -> dict[str, dict[str, object]]:

@@ -21,10 +21,14 @@ import orchestrator
 from orchestrator.balance import Board
 from orchestrator.dispatch import Allotment, Cluster, Node
 from orchestrator.errors import RayUnavailable
+from orchestrator.events import Cause, Ended, Lost, Saved
 from orchestrator.grid import parse_grid
 from orchestrator.plan import PACK_BYTES, Crew, make_plan
+from orchestrator.recovery import Recovery
+from orchestrator.storage.base import open_storage
+from orchestrator.storage.sweeps import Description, SweepFolder
+from orchestrator.sweep import Options, submit
 from orchestrator.sweep import _crews as crews_of
-from orchestrator.sweep import submit
 from workloads.engines.calibration import processor
 from workloads.recording import Recording
 from workloads.results import Finished, HandedOver, Outcome, TrialResult
@@ -79,7 +83,7 @@ def store(tmp_path_factory):
 def go(store, text=GRID, **options):
     grid = parse_grid(text, "mixed.yaml", store, options.pop("overrides", ()))
     reporter = Quiet()
-    return submit(grid, reporter, tracking_uri=f"sqlite:///{store}/mlflow.db", **options), reporter
+    return submit(grid, reporter, Options(tracking_uri=uri(store), storage=str(store / "storage"), **options)), reporter
 
 
 @pytest.fixture(scope="module")
@@ -230,24 +234,41 @@ record: {points: 0, measures: []}
 """
 
 
-def test_a_dead_worker_fails_its_pack_alone_and_is_replaced():
+def test_a_dead_worker_is_replaced_and_its_pack_goes_on_from_its_checkpoint(tmp_path):
     nothing = Recording((), 0)
     steps = {"endless": 10**12, "quick": 50, "later": 60}
     packs = [replace(make_plan(parse_grid(ENDLESS % s).trials, nothing, "batched", [Crew(1)]).packs[0], name=n) for n, s in steps.items()]
+    folder = SweepFolder(open_storage(str(tmp_path)), "x", "y")
+    folder.describe(Description("y", "x", "", "", "", {}), {})
+    board: Board[Any] = Board(packs, time.monotonic)
+    recovery = Recovery(board, folder.checkpoints("r"))
     outcomes: dict[str, set[Outcome]] = {name: set() for name in steps}
-    errors, killed = [], set()
+    saved, killed, again = 0, set(), []
     with Cluster.connect("local", cpus=1) as cluster, cluster.hire(cluster.crews(1, "auto", 6)) as workers:
-        for name, event in workers.run(Board(packs, time.monotonic), nothing, {}):
-            if isinstance(event, Finished):
-                outcomes[name] |= {r.outcome for r in event.results}
-                errors += [r.error for r in event.results if r.error]
-            if not killed and name == "endless":
+        for pack, event in workers.run(board, nothing, {}, folder.keeping("r", 0.1)):
+            match event:
+                case Finished():
+                    outcomes[pack.name] |= {r.outcome for r in event.results}
+                case Saved():
+                    recovery.saved(pack, event)
+                    saved += 1
+                case Lost():
+                    assert event.cause is Cause.CRASH
+                    assert "ActorDiedError" in event.error
+                    failed, text = recovery.lost(pack, event)
+                    assert not failed
+                    assert text == "its worker died: 2 trials are tried again, 2 of them from where they stood"
+                    # Not again: it would never end.
+                    again = [board.take("nobody", "cpu")]
+                    board.ended("nobody")
+                case Ended():
+                    recovery.ended(pack)
+            if not killed and saved:
                 killed.update(_processes("ray::_RemoteWorker"))
                 assert len(killed) == 1
                 os.kill(*killed, signal.SIGKILL)
-    assert outcomes == {"endless": {Outcome.FAILED}, "quick": {Outcome.EXHAUSTED}, "later": {Outcome.EXHAUSTED}}
-    assert len(errors) == 2
-    assert "ActorDiedError" in errors[0]
+    assert outcomes == {"endless": set(), "quick": {Outcome.EXHAUSTED}, "later": {Outcome.EXHAUSTED}}
+    assert [trial.step > 0 for trial in again[0].trials] == [True, True]
 
 
 UNEQUAL = """
@@ -372,7 +393,7 @@ def test_an_interrupt_keeps_what_has_ended(tmp_path):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "Submit the same grid again to go on" in errors
+    assert "submit the same grid again" in errors
     assert _finished(database) == 2
     from mlflow import MlflowClient
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import orchestrator.worker
+from orchestrator.events import Broken
 from orchestrator.plan import Crew, make_plan
 from orchestrator.worker import Worker
 from tests.specs import trials, two_by_two
@@ -20,7 +21,7 @@ class Breaks(BatchedEngine):
         return super().advance(lanes, until_step, until_loss, limit)
 
 
-def test_an_exception_fails_what_had_not_ended_with_its_traceback(monkeypatch):
+def test_an_exception_ends_a_pack_with_its_traceback(monkeypatch):
     monkeypatch.setattr(orchestrator.worker, "create", lambda _: Breaks())
     monkeypatch.setattr("workloads.loop.REPORT_SECONDS", -1.0)
     short, long = two_by_two(2, stop={"steps": 50}), two_by_two(2, stop={"steps": 5000}, seed=1)
@@ -30,6 +31,8 @@ def test_an_exception_fails_what_had_not_ended_with_its_traceback(monkeypatch):
     events = list(worker.run(pack, Recording(()), {}))
     results = {r.trial_id: r for e in events if isinstance(e, Finished) for r in e.results}
     assert results["t0"].outcome is Outcome.EXHAUSTED
-    assert results["t1"].outcome is Outcome.FAILED
-    assert "RuntimeError: the device fell off" in results["t1"].error
-    assert "Traceback" in results["t1"].error
+    assert set(results) == {"t0"}
+    (broken,) = (e for e in events if isinstance(e, Broken))
+    assert broken is events[-1]
+    assert "RuntimeError: the device fell off" in broken.error
+    assert "Traceback" in broken.error

@@ -14,6 +14,7 @@ import pytest
 from pyarrow import parquet
 from safetensors.numpy import load_file
 
+from orchestrator.tracking import layout
 from orchestrator.tracking.records import thinned
 from orchestrator.tracking.store import Store
 from orchestrator.tracking.sweep import SweepInfo, TrialRow
@@ -75,7 +76,8 @@ def test_child_run(store: Store, make_sweep: MakeSweep, make_result: MakeResult,
         "orchestrate.sweep_id": sweep.sweep_id,
         "orchestrate.outcome": "converged",
         "orchestrate.steps": str(result.steps),
-        "orchestrate.trace": "traces/pack-0.parquet",
+        "orchestrate.trace": layout.trace_path("pack-0", ["a"]),
+        "orchestrate.attempt": "1",
         "device": "cpu",
     }
     assert expected.items() <= run.data.tags.items()
@@ -147,14 +149,14 @@ def test_traces_in_parts_with_different_columns(store: Store, make_sweep: MakeSw
         writer.add("pack-0", [third])
 
     folder = Path(store.client.download_artifacts(writer.parent_run_id, "traces", str(tmp_path)))
-    assert sorted(path.name for path in folder.iterdir()) == ["pack-0-1.parquet", "pack-0.parquet"]
-    frame = parquet.read_table(folder / "pack-0.parquet").to_pandas()
+    assert {f"traces/{path.name}" for path in folder.iterdir()} == {layout.trace_path("pack-0", "ab"), layout.trace_path("pack-0", "c")}
+    frame = parquet.read_table(folder / Path(layout.trace_path("pack-0", "ab")).name).to_pandas()
     assert list(frame.columns) == ["trial_id", "step", "loss", "det", "nuclear"]
     of_first = frame[frame["trial_id"] == "a"]
     assert of_first["det"].to_numpy().tobytes() == np.ascontiguousarray(first.trace.values[:, 1]).tobytes()
     assert of_first["nuclear"].isna().all()
     assert of_first["step"].tolist() == first.trace.steps.tolist()
-    assert child(store, writer.parent_run_id, "c").data.tags["orchestrate.trace"] == "traces/pack-0-1.parquet"
+    assert child(store, writer.parent_run_id, "c").data.tags["orchestrate.trace"] == layout.trace_path("pack-0", "c")
 
 
 def test_more_than_one_request_holds(store: Store, make_sweep: MakeSweep, make_result: MakeResult) -> None:

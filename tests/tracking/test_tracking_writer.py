@@ -1,19 +1,26 @@
-"""The thread that writes: order, back-pressure, and what happens when the store or the caller fails."""
+"""The thread that writes: order, back-pressure, and what happens when the store, the disk or the process fails."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
+import numpy as np
 import pytest
 
-from orchestrator.errors import TrackingUnavailable
+from orchestrator.errors import StorageUnavailable, TrackingUnavailable
+from orchestrator.storage.base import LocalStorage
+from orchestrator.storage.spool import Batch, Spool
+from orchestrator.tracking import delivery, layout, queries
 from orchestrator.tracking import writer as module
+from orchestrator.tracking.bulk import BulkRecorder
+from orchestrator.tracking.delivery import complete, deliver
 from orchestrator.tracking.records import RunRecord
 from orchestrator.tracking.store import Store
 from orchestrator.tracking.sweep import SweepInfo
 from orchestrator.tracking.writer import SweepWriter
-from workloads.results import TrialResult
+from workloads.results import Outcome, TrialResult
 
 MakeSweep = Callable[..., SweepInfo]
 MakeResult = Callable[..., TrialResult]
@@ -27,18 +34,35 @@ class Gate:
     def __init__(self) -> None:
         self.open = threading.Event()
         self.error: Exception | None = None
+        self.written: list[str] = []
 
-    def write(self, _: Sequence[RunRecord]) -> None:
+    def write(self, records: Sequence[RunRecord]) -> None:
         assert self.open.wait(10)
         if self.error is not None:
             raise self.error
+        self.written += [record.name for record in records]
 
 
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
     gate = Gate()
-    monkeypatch.setattr(module, "recorder", lambda *_: gate)
+    monkeypatch.setattr(delivery, "recorder", lambda *_, **__: gate)
+    monkeypatch.setattr(module, "_FIRST_WAIT", 0.01)
     return gate
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Spool:
+    return Spool(LocalStorage(tmp_path / "storage"), "x/y")
+
+
+def runs_of(store: Store, parent: str) -> dict[str, list[str]]:
+    """Statuses of the runs of a sweep that have not been deleted, by trial."""
+    found: dict[str, list[str]] = {}
+    experiment = store.client.get_run(parent).info.experiment_id
+    for run in queries.search(store, [experiment], queries.tag_is(layout.PARENT, parent)):
+        found.setdefault(run.data.tags[layout.TRIAL_ID], []).append(run.info.status)
+    return found
 
 
 def test_a_full_queue_makes_the_caller_wait(local: Store, make_sweep: MakeSweep, make_result: MakeResult, gate: Gate) -> None:
@@ -56,17 +80,214 @@ def test_a_full_queue_makes_the_caller_wait(local: Store, make_sweep: MakeSweep,
     assert (writer.done, writer.queued) == (3, 0)
 
 
-def test_an_error_of_the_store_reaches_the_caller(local: Store, make_sweep: MakeSweep, make_result: MakeResult, gate: Gate) -> None:
-    gate.error = OSError("disk full at http://me:secret@host")
+def test_with_a_spool_nobody_waits_and_the_order_stays(
+    local: Store, make_sweep: MakeSweep, make_result: MakeResult, gate: Gate, spool: Spool
+) -> None:
+    names = "a b c d e"
+    with SweepWriter(local, make_sweep(names), queue_limit=2, spool=spool) as writer:
+        for name in names.split():
+            writer.add("p", [make_result(name)])
+        assert writer.queued == 5
+        assert len(spool.names()) == 5, "all of it is on disk, whether it is in memory or not"
+        gate.open.set()
+    assert (gate.written, spool.names()) == (names.split(), [])
+
+
+def test_a_full_spool_makes_the_caller_wait(local: Store, make_sweep: MakeSweep, make_result: MakeResult, gate: Gate, spool: Spool) -> None:
+    with SweepWriter(local, make_sweep("a b"), spool=spool, spool_bytes=1) as writer:
+        waiting = threading.Thread(target=lambda: [writer.add("p", [make_result(name)]) for name in "ab"])
+        waiting.start()
+        waiting.join(0.5)
+        assert waiting.is_alive()
+        gate.open.set()
+        waiting.join(10)
+        assert not waiting.is_alive()
+    assert gate.written == ["a", "b"]
+
+
+def test_a_store_that_fails_is_tried_again_until_it_takes_what_there_is(
+    local: Store, make_sweep: MakeSweep, make_result: MakeResult, gate: Gate, spool: Spool
+) -> None:
+    said: list[str] = []
+    gate.error = OSError("connection reset by http://me:secret@host")
     gate.open.set()
-    writer = SweepWriter(local, make_sweep("a b"), queue_limit=1)
-    writer.__enter__()
-    writer.add("p", [make_result("a")])
-    with pytest.raises(TrackingUnavailable, match=r"disk full at http://me:\*\*\*@host"):
+    with SweepWriter(local, make_sweep("a b"), spool=spool, tell=said.append) as writer:
+        writer.add("p", [make_result("a")])
+        while not writer.trouble:
+            pass
         writer.add("p", [make_result("b")])
-    with pytest.raises(TrackingUnavailable, match="disk full"):
-        writer.close()
-    assert writer.done == 0
+        gate.error = None
+    assert gate.written == ["a", "b"]
+    assert "connection reset by http://me:***@host" in said[0]
+    assert "kept on disk" in said[0]
+    assert "takes runs again" in said[-1]
+    assert len(said) == 2
+
+
+def test_a_store_that_never_comes_back_leaves_all_in_the_spool(
+    local: Store, make_sweep: MakeSweep, make_result: MakeResult, spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_FIRST_WAIT", 0.01)
+    with monkeypatch.context() as broken:
+        broken.setattr(delivery, "recorder", lambda *_, **__: pytest.fail("down"))
+        broken.setattr(delivery.Delivery, "write", _down)
+        writer = SweepWriter(local, make_sweep("a b"), spool=spool, patience=0.3)
+        writer.__enter__()
+        writer.add("p", [make_result("a")])
+        writer.add("p", [make_result("b", outcome=Outcome.DIVERGED)])
+        with pytest.raises(TrackingUnavailable, match="down for good"):
+            writer.close()
+    assert (writer.done, writer.queued) == (0, 2)
+    assert len(spool.names()) == 2
+    assert deliver(local, writer.parent_run_id, spool) == 2
+    assert spool.names() == []
+    assert runs_of(local, writer.parent_run_id) == {"a": ["FINISHED"], "b": ["FINISHED"]}
+    sweep = queries.find_sweep(local, writer.sweep_id)
+    assert complete(local, sweep) == 0
+    ended = queries.find_sweep(local, writer.sweep_id)
+    assert (ended.status, ended.counts["converged"], ended.counts["diverged"]) == ("FINISHED", 1, 1)
+
+
+def _down(*_: object) -> None:
+    raise TrackingUnavailable("down for good")
+
+
+def test_without_memory_nor_disk_the_caller_hears_of_it(
+    local: Store, make_sweep: MakeSweep, make_result: MakeResult, gate: Gate, spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise StorageUnavailable("cannot write x: No space left on device")
+
+    said: list[str] = []
+    monkeypatch.setattr(spool.storage, "write", full)
+    with SweepWriter(local, make_sweep("a b c"), spool=spool, tell=said.append, patience=0.1) as writer:
+        gate.open.set()
+        writer.add("p", [make_result("a")])
+        assert said == ["cannot write x: No space left on device: what has ended is kept in memory until MLflow has it"]
+        while writer.queued:
+            pass
+        gate.error = OSError("down")
+        writer.add("p", [make_result("b")])
+        while not writer.trouble:
+            pass
+        with pytest.raises(StorageUnavailable, match="No space left"):
+            writer.add("p", [make_result("c")])
+        gate.error = None
+    assert gate.written == ["a", "b"]
+
+
+class Faulty:
+    """MLflow's client with a failure before or after every n-th call: the request or its answer is lost."""
+
+    def __init__(self, client: object, every: int, after: bool) -> None:
+        self._client, self._every, self._after, self.calls, self.faults = client, every, after, 0, 0
+
+    def __getattr__(self, name: str) -> object:
+        method = getattr(self._client, name)
+        if name not in ("create_run", "log_batch", "set_terminated"):
+            return method
+
+        def call(*arguments: object, **named: object) -> object:
+            self.calls += 1
+            lost = self.calls % self._every == 0
+            if lost and not self._after:
+                self.faults += 1
+                raise OSError("connection refused")
+            answer = method(*arguments, **named)
+            if lost:
+                self.faults += 1
+                raise OSError("connection reset")
+            return answer
+
+        return call
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["request", "answer"])
+@pytest.mark.parametrize("every", [3, 7])
+def test_whatever_is_lost_on_the_way_every_trial_has_one_run(
+    store: Store, make_sweep: MakeSweep, make_result: MakeResult, spool: Spool, every: int, after: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_FIRST_WAIT", 0.001)
+    names = "a b c d e f"
+    results = {name: make_result(name, rows=40) for name in names.split()}
+    faulty = Faulty(store.client, every, after)
+    writer = SweepWriter(store, make_sweep(names), spool=spool)
+    writer.__enter__()
+    object.__setattr__(store, "client", faulty)
+    write = BulkRecorder.write
+
+    def faulty_write(self: BulkRecorder, records: Sequence[RunRecord]) -> None:
+        faulty.calls += 1
+        for moment in (False, True):
+            if moment:
+                write(self, records)
+            if after == moment and faulty.calls % 2:
+                faulty.faults += 1
+                raise OSError("disk I/O error")
+
+    monkeypatch.setattr(BulkRecorder, "write", faulty_write)
+    for start in (0, 2, 4):
+        writer.add("p", [results[name] for name in names.split()[start : start + 2]])
+    writer.close()
+    assert runs_of(store, writer.parent_run_id) == {name: ["FINISHED"] for name in results}
+    for run in queries.trial_runs(store, queries.find_sweep(store, writer.sweep_id)).values():
+        result = results[run.data.tags[layout.TRIAL_ID]]
+        assert run.data.metrics["nuclear"] == result.trace.final()["nuclear"]
+        history = store.client.get_metric_history(run.info.run_id, "loss")
+        assert len(history) == len({point.step for point in history}) == 30
+        assert "factors.safetensors" in [file.path for file in store.client.list_artifacts(run.info.run_id)]
+    assert faulty.faults
+
+
+def test_a_process_that_died_while_writing_leaves_one_run_per_trial_to_whoever_goes_on(
+    store: Store, make_sweep: MakeSweep, make_result: MakeResult, spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = "a b c d e f"
+    with monkeypatch.context() as slow:
+        # It dies when it has written some: before it could remove them from the spool, in the middle of a run.
+        slow.setattr(spool, "remove", lambda _: None)
+        writer = SweepWriter(store, make_sweep(names), spool=spool)
+        writer.__enter__()
+        client = store.client
+        object.__setattr__(store, "client", Faulty(client, 8, after=True))
+        for name in names.split():
+            writer.add("p", [make_result(name)])
+        while writer.queued and not writer.trouble:
+            pass
+        with writer._changed:
+            writer._closing, writer._hopeful_until = True, 0.0
+            writer._changed.notify_all()
+        object.__setattr__(store, "client", client)
+        writer._thread.join(20)
+    assert spool.names()
+    for _ in range(2):
+        deliver(store, writer.parent_run_id, Spool(spool.storage, "x/y"))
+        delivery.remove_begun(store, store.experiment(make_sweep("a").experiment), writer.parent_run_id)
+        assert runs_of(store, writer.parent_run_id) == {name: ["FINISHED"] for name in names.split()}
+
+
+def test_a_batch_comes_back_from_disk_as_it_was(make_result: MakeResult, spool: Spool) -> None:
+    failed = TrialResult.failure("c", "Traceback\nValueError: no", 1.5, 2.25)
+    results = (make_result("a"), make_result("b", columns=("loss", "x"), factors={"A1": np.ones((2, 3), np.float32)}), failed)
+    batch = Batch("p", results, {name: {"seed": n, "loss": "mse"} for n, name in enumerate("abc")}, {"t": "ü"}, 7, 3)
+    back = spool.read(spool.add(batch))
+    assert (back.pack, back.specs, back.tags, back.points, back.attempt) == ("p", batch.specs, {"t": "ü"}, 7, 3)
+    for one in results:
+        (two,) = (r for r in back.results if r.trial_id == one.trial_id)
+        assert (one.outcome, one.steps, one.started, one.ended, one.error) == (two.outcome, two.steps, two.started, two.ended, two.error)
+        assert (one.trace.columns, one.trace.values.tobytes()) == (two.trace.columns, two.trace.values.tobytes())
+        np.testing.assert_array_equal(one.trace.steps, two.trace.steps)
+        assert {k: (v.dtype, v.tobytes()) for k, v in one.factors.items()} == {k: (v.dtype, v.tobytes()) for k, v in two.factors.items()}
+
+
+@pytest.mark.parametrize("cut", [0, 7, 20, 300, -1])
+def test_a_damaged_batch_is_said_to_be_one(make_result: MakeResult, spool: Spool, cut: int) -> None:
+    name = spool.add(Batch("p", (make_result("a"),), {"a": {}}))
+    content = spool.storage.read(name)
+    assert content is not None
+    spool.storage.write(name, content[:cut])
+    with pytest.raises(StorageUnavailable, match="is not a file of trials"):
+        spool.read(name)
 
 
 @pytest.mark.parametrize(("error", "status"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED"), (None, "FINISHED")])

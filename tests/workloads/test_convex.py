@@ -18,7 +18,7 @@ from workloads.engines.convex import orthonormal_rows, threshold
 from workloads.lanes import Preparer
 from workloads.loop import train
 from workloads.recording import Recording
-from workloads.results import Finished, HandedOver, Outcome
+from workloads.results import Finished, HandedOver, Outcome, Request
 
 RECORDING = Recording(("nuclear", "frobenius", "error", "rank"), points=5)
 
@@ -179,7 +179,7 @@ def test_a_problem_that_is_paused_goes_on_as_if_it_had_not_been(monkeypatch):
     packs, results = deque([trials(specs)]), {}
     while packs:
         pack = pickle.loads(pickle.dumps(packs.popleft()))
-        for event in train(pack, RECORDING, create("convex"), asked=lambda: True):
+        for event in train(pack, RECORDING, create("convex"), asked=lambda: Request.HALF):
             match event:
                 case Finished():
                     results |= {r.trial_id: r for r in event.results}

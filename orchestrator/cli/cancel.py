@@ -1,0 +1,56 @@
+"""``orchestrate cancel``."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from orchestrator.cli.options import sweep_argument, tracking_option
+from orchestrator.errors import UnavailableError
+
+WAIT = 90.0
+"""Seconds in which a sweep that is alive has saved its trials and ended."""
+
+
+@click.command("cancel")
+@sweep_argument
+@tracking_option
+@click.option("--force", is_flag=True, help="If nothing answers, say of the sweep that it has ended: its machine is gone for good.")
+def command(sweep: str, tracking_uri: str | None, force: bool) -> None:
+    """Let SWEEP save its trials and end, wherever it runs. `orchestrate resume SWEEP` goes on with it.
+
+    SWEEP is an id, a unique prefix of one, an experiment's name (its newest sweep), or latest.
+
+    \b
+    Example:
+      orchestrate cancel
+      orchestrate cancel figure1
+    """
+    from orchestrator.takeup import is_alive
+    from orchestrator.tracking import layout
+    from orchestrator.tracking.queries import find_sweep
+    from orchestrator.tracking.store import open_existing
+
+    store = open_existing(tracking_uri)
+    found = find_sweep(store, sweep)
+    if found.status != "RUNNING":
+        click.echo(f"sweep {found.sweep_id} is not running: it is {found.status.lower()}", err=True)
+        return
+    host = found.tags.get(layout.HOST, "another machine")
+    alive = is_alive(store, found)
+    if alive is not False:
+        store.tag(found.parent_run_id, layout.CANCEL, str(int(time.time())))
+        click.echo(f"sweep {found.sweep_id} on {host} is asked to save its trials and to end", err=True)
+        until = time.monotonic() + WAIT
+        while time.monotonic() < until and is_alive(store, found) is not False:
+            time.sleep(0.5)
+            if store.client.get_run(found.parent_run_id).info.status != "RUNNING":
+                click.echo(f"sweep {found.sweep_id} has ended: `orchestrate resume {found.sweep_id}` goes on with it")
+                return
+        if is_alive(store, found) is not False and not force:
+            raise UnavailableError(f"{host} does not answer; if it is gone for good, --force says of the sweep that it has ended")
+    store.end(found.parent_run_id, "KILLED")
+    click.echo(
+        f"the process of sweep {found.sweep_id} is gone; it is marked as killed: `orchestrate resume {found.sweep_id}` goes on with it"
+    )

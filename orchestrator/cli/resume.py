@@ -1,0 +1,42 @@
+"""``orchestrate resume``."""
+
+from __future__ import annotations
+
+import click
+
+from orchestrator.cli.options import json_option, running_options, sweep_argument
+
+
+@click.command("resume")
+@sweep_argument
+@running_options
+@json_option
+def command(
+    sweep: str, address: str | None, tracking_uri: str | None, storage: str | None, every: float, patience: float, as_json: bool
+) -> None:
+    """Go on with SWEEP, which was interrupted or whose process died: its grid, from its last checkpoints.
+
+    SWEEP is an id, a unique prefix of one, an experiment's name (its newest sweep), or latest. The same as to submit its grid again,
+    without the need to have it.
+
+    \b
+    Example:
+      orchestrate resume
+      orchestrate resume 3f9a --address 10.0.0.5:6379
+    """
+    from orchestrator.cli.submit import run
+    from orchestrator.storage.base import open_storage
+    from orchestrator.sweep import Options
+    from orchestrator.takeup import grid_of
+    from orchestrator.tracking import layout
+    from orchestrator.tracking.queries import find_sweep
+    from orchestrator.tracking.store import open_existing
+
+    store = open_existing(tracking_uri)
+    found = find_sweep(store, sweep)
+    if found.status == "FINISHED":
+        click.echo(f"sweep {found.sweep_id} is complete: all of its {found.trials} trials have an outcome", err=True)
+        return
+    place = storage or found.tags.get(layout.STORAGE)
+    grid = grid_of(store, open_storage(place), found)
+    run(grid, Options(address, tracking_uri, place, False, every, patience), as_json)

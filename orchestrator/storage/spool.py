@@ -1,0 +1,121 @@
+"""Trials that have ended and wait until MLflow has them: files in the order of their making, each one batch.
+
+A batch says all that is needed to write its runs, so that any process may deliver it, also after the one that made it is gone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from orchestrator.errors import StorageUnavailable
+from orchestrator.storage.base import Storage
+from orchestrator.storage.rows import CorruptRows, Row, decode, encode
+from workloads.results import Outcome, TrialResult
+
+_FOLDER = "spool"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Trials of one pack that have ended, with all that MLflow is to know of them.
+
+    ``specs`` are flat, with dotted keys, by trial id; ``tags`` are put on every run; of each trace ``points`` rows become history;
+    ``attempt`` counts how often the sweep has been taken up, from 1.
+    """
+
+    pack: str
+    results: tuple[TrialResult, ...]
+    specs: Mapping[str, Mapping[str, Any]]
+    tags: Mapping[str, str] = field(default_factory=dict)
+    points: int = 30
+    attempt: int = 1
+
+    def encoded(self) -> bytes:
+        """The batch as bytes."""
+        about = {"pack": self.pack, "tags": json.dumps(dict(self.tags)), "points": str(self.points), "attempt": str(self.attempt)}
+        return encode([_row(result, self.specs[result.trial_id]) for result in self.results], about)
+
+    @classmethod
+    def decoded(cls, content: bytes) -> Batch:
+        """The batch that gave these bytes. Raises `CorruptRows`."""
+        rows, about = decode(content)
+        try:
+            return cls(
+                about["pack"],
+                tuple(_result(row) for row in rows),
+                {row.trial_id: json.loads(row.texts["spec"]) for row in rows},
+                json.loads(about["tags"]),
+                int(about["points"]),
+                int(about["attempt"]),
+            )
+        except (KeyError, ValueError) as error:
+            raise CorruptRows(f"is not a batch of trials: {error}") from error
+
+
+class Spool:
+    """The batches of one sweep that wait. All methods raise `StorageUnavailable`."""
+
+    def __init__(self, storage: Storage, folder: str) -> None:
+        self.storage, self._folder = storage, f"{folder}/{_FOLDER}"
+        self._made = 0
+        self._sizes: dict[str, int] = {}
+
+    @property
+    def bytes(self) -> int:
+        """What the batches take that were added here and have not been removed."""
+        return sum(self._sizes.values())
+
+    def names(self) -> list[str]:
+        """The batches that wait, in the order in which they were added."""
+        return self.storage.names(self._folder)
+
+    def add(self, batch: Batch) -> str:
+        """Keep a batch durably. Returns its name."""
+        self._made += 1
+        name = f"{self._folder}/{batch.attempt:04d}-{self._made:08d}.safetensors"
+        content = batch.encoded()
+        self.storage.write(name, content)
+        self._sizes[name] = len(content)
+        return name
+
+    def read(self, name: str) -> Batch:
+        """A batch by its name. Raises `StorageUnavailable` for one that is not there or is damaged."""
+        content = self.storage.read(name)
+        if content is None:
+            raise StorageUnavailable(f"{self.storage.url}/{name} has vanished: somebody else has delivered or removed it")
+        try:
+            return Batch.decoded(content)
+        except CorruptRows as error:
+            raise StorageUnavailable(f"{self.storage.url}/{name} {error}; remove it, and its trials will be run again") from error
+
+    def remove(self, name: str) -> None:
+        """Forget a batch that MLflow has."""
+        self.storage.remove(name)
+        self._sizes.pop(name, None)
+
+
+def _row(result: TrialResult, spec: Mapping[str, Any]) -> Row:
+    numbers = {
+        "outcome": list(Outcome).index(result.outcome),
+        "steps": result.steps,
+        "started": float(result.started),
+        "ended": float(result.ended),
+    }
+    texts = {"spec": json.dumps(spec)} | ({} if result.error is None else {"error": result.error})
+    return Row(result.trial_id, numbers, result.factors, result.trace, texts)
+
+
+def _result(row: Row) -> TrialResult:
+    return TrialResult(
+        row.trial_id,
+        list(Outcome)[int(row.numbers["outcome"])],
+        int(row.numbers["steps"]),
+        row.numbers["started"],
+        row.numbers["ended"],
+        row.trace,
+        dict(row.arrays),
+        row.texts.get("error"),
+    )

@@ -1,0 +1,169 @@
+"""What sweeps that did not come to their end have left, and how to go on with it."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.errors import GridError, StorageUnavailable, UsageError
+from orchestrator.storage.base import Storage
+from orchestrator.storage.checkpoints import furthest
+from orchestrator.storage.sweeps import SweepFolder, folders
+from workloads.results import Paused
+
+if TYPE_CHECKING:
+    from orchestrator.grid import Grid
+    from orchestrator.tracking.queries import SweepSummary
+    from orchestrator.tracking.store import Store
+    from workloads.spec import Trial
+
+
+@dataclass(frozen=True)
+class Left:
+    """What there is to go on with: the ``sweep`` to be taken up, if there is one, and the folders of sweeps that stopped short."""
+
+    sweep: SweepSummary | None = None
+    folders: list[SweepFolder] = field(default_factory=list)
+
+    def states(self, record: str, trials: Mapping[str, Trial]) -> dict[str, Paused]:
+        """Where those of ``trials``, by id, stand that had been begun."""
+        states: dict[str, Paused] = {}
+        for folder in self.folders:
+            furthest(states, folder.checkpoints(record).load_all(trials).values())
+        return states
+
+    def clear(self, finished: Callable[[str], bool]) -> None:
+        """Remove what is of no use any more: checkpoints of trials that are all ``finished``, and folders without any."""
+        for folder in self.folders:
+            with suppress(StorageUnavailable):
+                if folder.checkpoints("").remove_finished(finished) == 0:
+                    folder.remove()
+
+
+def settle(store: Store, storage: Storage, experiment: str) -> list[SweepFolder]:
+    """Bring to MLflow what sweeps of an experiment have left in the spool, and say of those that died that they did.
+
+    To be called by the one process of this machine that may write to the experiment. Returns the folders of sweeps that stopped short.
+    """
+    from orchestrator.tracking.delivery import deliver
+    from orchestrator.tracking.queries import list_sweeps
+
+    here = socket.gethostname()
+    sweeps = {sweep.sweep_id: sweep for sweep in list_sweeps(store, experiment, count=False)}
+    stopped = []
+    for folder, description in folders(storage, experiment):
+        sweep = sweeps.get(description.sweep_id)
+        if sweep is None:
+            if description.host == here and description.tracking == store.display:
+                # It died before MLflow had heard of it.
+                folder.remove()
+            continue
+        if is_running_elsewhere(sweep):
+            continue
+        deliver(store, sweep.parent_run_id, folder.spool)
+        if sweep.status == "FINISHED":
+            folder.remove()
+        else:
+            stopped.append(folder)
+    for sweep in sweeps.values():
+        if sweep.status == "RUNNING" and not is_running_elsewhere(sweep):
+            store.end(sweep.parent_run_id, "KILLED")
+    return stopped
+
+
+def is_running_elsewhere(sweep: SweepSummary) -> bool:
+    """Whether a process on another machine may be at work on a sweep."""
+    from orchestrator.tracking import layout
+
+    return sweep.status == "RUNNING" and sweep.tags.get(layout.HOST) != socket.gethostname()
+
+
+def is_alive(store: Store, sweep: SweepSummary) -> bool | None:
+    """Whether the process of a sweep that is running is there; ``None`` if it is on another machine, of which nothing is known."""
+    from orchestrator.tracking.lock import is_locked
+
+    if is_running_elsewhere(sweep):
+        return None
+    return is_locked(store.uri, sweep.experiment)
+
+
+@dataclass(frozen=True)
+class Synced:
+    """A sweep whose spool was delivered: how many trials that were, and how it stands now."""
+
+    sweep_id: str
+    experiment: str
+    delivered: int
+    state: str
+
+
+def sync(store: Store, storage: Storage, sweep_id: str | None) -> Iterator[Synced]:
+    """Deliver what sweeps have left, and say of those that are complete that they are. All that are in ``storage``, or the one named.
+
+    Raises `orchestrator.errors.UnavailableError` if the store still takes nothing.
+    """
+    from orchestrator.tracking.delivery import complete, deliver
+    from orchestrator.tracking.lock import experiment_lock
+    from orchestrator.tracking.queries import list_sweeps
+
+    for folder, description in list(folders(storage)):
+        if sweep_id is not None and not description.sweep_id.startswith(sweep_id):
+            continue
+        sweeps = {sweep.sweep_id: sweep for sweep in list_sweeps(store, description.experiment, count=False)}
+        sweep = sweeps.get(description.sweep_id)
+        if sweep is None or (sweep.status == "RUNNING" and is_alive(store, sweep) is not False):
+            continue
+        with experiment_lock(store.uri, sweep.experiment):
+            delivered = deliver(store, sweep.parent_run_id, folder.spool)
+            left = complete(store, sweep)
+            if not left:
+                folder.remove()
+            elif sweep.status == "RUNNING":
+                store.end(sweep.parent_run_id, "KILLED")
+        state = f"{left} to be run: `orchestrate resume {sweep.sweep_id}`" if left else "it is complete"
+        yield Synced(sweep.sweep_id, sweep.experiment, delivered, state)
+
+
+def to_take_up(store: Store, experiment: str, digest: str, record: str) -> SweepSummary | None:
+    """The newest sweep of an experiment that has just these trials and has stopped short."""
+    from orchestrator.tracking import layout
+    from orchestrator.tracking.queries import list_sweeps
+
+    for sweep in list_sweeps(store, experiment, count=False):
+        same = sweep.status != "FINISHED" and sweep.tags.get(layout.TRIALS_DIGEST) == digest and sweep.tags.get(layout.RECORD) == record
+        if same and not is_running_elsewhere(sweep):
+            return sweep
+    return None
+
+
+def grid_of(store: Store, storage: Storage, sweep: SweepSummary) -> Grid:
+    """The grid of a sweep, as it was submitted. Data files are read from where they were, or from the sweep's folder.
+
+    Raises `UsageError` if that cannot be: a data file is gone, or has changed, and ``storage`` does not have it.
+    """
+    import json
+
+    from orchestrator.grid import parse_grid
+    from orchestrator.tracking import layout
+
+    folder = SweepFolder(storage, sweep.experiment, sweep.sweep_id)
+    description = folder.description()
+
+    def from_folder(name: str, digest: str) -> bytes:
+        content = folder.data_file(digest)
+        if content is None:
+            raise ValueError(f"{name} is not in {storage.url} any more")
+        return content
+
+    kept = {} if description is None else {n: (lambda n=n, d=d: from_folder(n, d)) for n, d in description.files.items()}
+    path = Path(sweep.tags.get(layout.GRID, "grid.yaml"))
+    text = store.read(sweep.parent_run_id, layout.GRID_FILE).decode()
+    try:
+        return parse_grid(text, str(path), path.parent, json.loads(sweep.tags.get(layout.OVERRIDES, "[]")), kept)
+    except GridError as error:
+        reason = "; ".join(error.problems[:3])
+        raise UsageError(f"the grid of sweep {sweep.sweep_id} cannot be read any more: {reason}") from error
