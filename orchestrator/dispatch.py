@@ -5,9 +5,12 @@ from __future__ import annotations
 import gc
 import math
 import os
+import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -81,13 +84,18 @@ class Cluster:
             os.environ.setdefault("RAY_AUTH_MODE", "token")
         import ray
 
+        if address == "local":
+            # Ray has read its settings when it was imported, which somebody else may have done before.
+            ray._raylet.Config.initialize("")
+
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
         if address == "local":
             options |= {"include_dashboard": False, "num_cpus": cpus or os.cpu_count(), "_node_ip_address": "127.0.0.1"}
             if gpus is not None:
                 options["num_gpus"] = gpus
         try:
-            ray.init(address=address, **options)
+            with _own_signals():
+                ray.init(address=address, **options)
             there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
             ray.shutdown()
@@ -332,10 +340,10 @@ def _cause(error: Exception) -> Cause:
     """Why a worker died, as far as Ray says."""
     import ray
 
-    text = str(error).lower()
-    if isinstance(error, ray.exceptions.OutOfMemoryError) or "memory pressure" in text or "running low on memory" in text:
+    if isinstance(error, ray.exceptions.OutOfMemoryError):
         return Cause.MEMORY
-    if isinstance(error, ray.exceptions.NodeDiedError) or "node has died" in text or "node was terminated" in text or "preempted" in text:
+    # A node that has just died is unavailable before Ray gives it up; one that is drained says so in an attribute alone.
+    if isinstance(error, ray.exceptions.ActorUnavailableError) or getattr(error, "preempted", False) or "node has died" in str(error):
         return Cause.NODE
     return Cause.CRASH
 
@@ -363,6 +371,17 @@ class _RemoteWorker:
 
     def run(self, pack: Pack, recording: Recording, files: Mapping[str, bytes], keeping: Keeping | None) -> Iterator[WorkerEvent]:
         yield from self._worker.run(pack, recording, files, keeping)
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Ray puts a handler of its own in the place of ours, which prints a stack trace on SIGTERM."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in handlers.items():
+            if handler is not None:
+                signal.signal(number, handler)
 
 
 def _probe(address: str) -> None:

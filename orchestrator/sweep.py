@@ -174,7 +174,8 @@ def submit(grid: Grid, reporter: Reporter, options: Options | None = None, stop:
         missing = [states.get(key, trial) for key, trial in trials.items() if key not in finished]
         plan = make_plan(missing, recording, grid.resources.engine, _crews(workers, crews, cluster), reused=len(finished))
         _say_what_is_there(reporter, len(trials), finished, states, earlier)
-        job = _Job(grid, earlier.sweep_id if earlier else new_sweep_id(), tag, store, storage, options)
+        again = {key: int(run.data.tags.get(layout.ATTEMPT, 1)) + 1 for key, run in children.items() if run.info.status == "FAILED"}
+        job = _Job(grid, earlier.sweep_id if earlier else new_sweep_id(), tag, store, storage, options, again)
         # Before MLflow hears of it: what cannot be kept is not begun.
         folder = stack.enter_context(job.folder())
         reused = {key: run for key, run in finished.items() if key not in own}
@@ -235,6 +236,7 @@ class _Job:
     store: Store
     storage: Storage
     options: Options
+    attempts: Mapping[str, int]
 
     @contextmanager
     def folder(self) -> Iterator[SweepFolder]:
@@ -286,9 +288,9 @@ class _Job:
         }
         if self.options.fresh:
             tags[layout.FRESH] = "true"
-        parent = None if earlier is None else earlier.parent_run_id
-        attempt = 1 if earlier is None else int(earlier.tags.get(layout.ATTEMPT, 1)) + 1
-        info = SweepInfo(grid.name, self.sweep_id, grid.text, plan.as_json(), rows, record, tags, parent_run_id=parent, attempt=attempt)
+        info = SweepInfo(grid.name, self.sweep_id, grid.text, plan.as_json(), rows, record, tags, attempts=self.attempts)
+        if earlier is not None:
+            info = replace(info, parent_run_id=earlier.parent_run_id, attempt=int(earlier.tags.get(layout.ATTEMPT, 1)) + 1)
         return SweepWriter(self.store, info, spool=folder.spool, patience=self.options.patience, tell=reporter.note)
 
 

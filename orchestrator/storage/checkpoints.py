@@ -169,7 +169,7 @@ def _paused(row: Row, trial: Trial) -> Paused | None:
         level=int(numbers["level"]),
         seconds=numbers["seconds"],
         initial_loss=numbers["initial_loss"],
-        tensors=[np.ascontiguousarray(tensor) for tensor in tensors],
+        tensors=[np.array(tensor) for tensor in tensors],
         trace=row.trace,
         outcome=None if outcome == _NONE else _OUTCOMES[outcome],
     )

@@ -6,6 +6,7 @@ A batch says all that is needed to write its runs, so that any process may deliv
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,7 +24,7 @@ class Batch:
     """Trials of one pack that have ended, with all that MLflow is to know of them.
 
     ``specs`` are flat, with dotted keys, by trial id; ``tags`` are put on every run; of each trace ``points`` rows become history;
-    ``attempt`` counts how often the sweep has been taken up, from 1.
+    ``attempts`` says of trials that had ended in this sweep before, and were run again, how often this now is.
     """
 
     pack: str
@@ -31,11 +32,12 @@ class Batch:
     specs: Mapping[str, Mapping[str, Any]]
     tags: Mapping[str, str] = field(default_factory=dict)
     points: int = 30
-    attempt: int = 1
+    attempts: Mapping[str, int] = field(default_factory=dict)
 
     def encoded(self) -> bytes:
         """The batch as bytes."""
-        about = {"pack": self.pack, "tags": json.dumps(dict(self.tags)), "points": str(self.points), "attempt": str(self.attempt)}
+        about = {"pack": self.pack, "tags": json.dumps(dict(self.tags)), "points": str(self.points)}
+        about["attempts"] = json.dumps({r.trial_id: self.attempts[r.trial_id] for r in self.results if r.trial_id in self.attempts})
         return encode([_row(result, self.specs[result.trial_id]) for result in self.results], about)
 
     @classmethod
@@ -49,7 +51,7 @@ class Batch:
                 {row.trial_id: json.loads(row.texts["spec"]) for row in rows},
                 json.loads(about["tags"]),
                 int(about["points"]),
-                int(about["attempt"]),
+                json.loads(about["attempts"]),
             )
         except (KeyError, ValueError) as error:
             raise CorruptRows(f"is not a batch of trials: {error}") from error
@@ -60,7 +62,7 @@ class Spool:
 
     def __init__(self, storage: Storage, folder: str) -> None:
         self.storage, self._folder = storage, f"{folder}/{_FOLDER}"
-        self._made = 0
+        self._began, self._made = time.time_ns(), 0
         self._sizes: dict[str, int] = {}
 
     @property
@@ -75,7 +77,8 @@ class Spool:
     def add(self, batch: Batch) -> str:
         """Keep a batch durably. Returns its name."""
         self._made += 1
-        name = f"{self._folder}/{batch.attempt:04d}-{self._made:08d}.safetensors"
+        # Two processes never write to one spool at once, but one may go on where another has ended.
+        name = f"{self._folder}/{self._began:020d}-{self._made:08d}.safetensors"
         content = batch.encoded()
         self.storage.write(name, content)
         self._sizes[name] = len(content)

@@ -43,10 +43,11 @@ class Delivery:
                 written(start + len(some))
 
     def _record(self, result: TrialResult, batch: Batch, path: str) -> RunRecord:
-        tags = {**batch.tags, layout.ATTEMPT: str(batch.attempt)}
+        attempt = batch.attempts.get(result.trial_id, 1)
+        tags = {**batch.tags, layout.ATTEMPT: str(attempt)}
         if len(result.trace.steps):
             tags[layout.TRACE] = path
-        name = layout.run_id(self._parent_id, result.trial_id, batch.attempt)
+        name = layout.run_id(self._parent_id, result.trial_id, attempt)
         return run_record(name, result, batch.specs[result.trial_id], tags, batch.points)
 
 

@@ -37,7 +37,8 @@ class SweepInfo:
 
     ``record`` says what is recorded and when: ``{"points": ..., "steps": ..., "measures": [...]}``. ``tags`` are put on the parent
     run as they are. Of each trace, ``history_points`` rows become MLflow's history; all of it is in the parquet. A sweep that is taken
-    up for the n-th ``attempt`` has a ``parent_run_id`` already.
+    up for the n-th ``attempt`` has a ``parent_run_id`` already, and perhaps trials that failed in it; ``attempts`` says how often those
+    that are run again will have been.
     """
 
     experiment: str
@@ -50,6 +51,7 @@ class SweepInfo:
     history_points: int = 30
     parent_run_id: str | None = None
     attempt: int = 1
+    attempts: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:

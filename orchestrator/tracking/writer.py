@@ -137,8 +137,8 @@ class SweepWriter:
         if not results:
             return
         specs = {result.trial_id: self._specs[result.trial_id] for result in results}
-        points, attempt = self._sweep.history_points, self._sweep.attempt
-        batch = Batch(pack, tuple(results), specs, {**(tags or {}), **self._shared_tags}, points, attempt)
+        own = {**(tags or {}), **self._shared_tags}
+        batch = Batch(pack, tuple(results), specs, own, self._sweep.history_points, self._sweep.attempts)
         name = self._keep(batch)
         with self._changed:
             # A batch larger than the queue goes in once the queue is empty. In short waits, so that Python hears signals.
@@ -233,7 +233,8 @@ class SweepWriter:
         put_files(self._parent_uri, {layout.TRIALS_FILE: encode_trials(sweep.trials)}, self._store.uri)
 
     def _work(self) -> None:
-        delivery = Delivery(self._store, self._experiment_id, self._parent_id, self._parent_uri)
+        again = self._sweep.parent_run_id is not None
+        delivery = Delivery(self._store, self._experiment_id, self._parent_id, self._parent_uri, again=again)
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._batches or self._closing)

@@ -46,7 +46,8 @@ def paused(trial, step: int, **fields: Any) -> Paused:
     shapes = [(4, 4), (4, 4)]
     rng = np.random.default_rng(step)
     trace = Trace(("loss",), np.arange(step % 7), rng.standard_normal((step % 7, 1)))
-    tensors = [rng.standard_normal(shape) for shape in shapes]
+    # An optimizer may have a number for each trial among its state.
+    tensors = [*(rng.standard_normal(shape) for shape in shapes), np.array(rng.standard_normal())]
     return Paused(trial.trial_id, trial.spec, **{"step": step, "streak": 1, "level": 2, "seconds": 9.5, "initial_loss": float("nan"), "tensors": tensors, "trace": trace, **fields})  # fmt: skip
 
 
@@ -82,7 +83,7 @@ def test_a_pack_goes_on_from_its_checkpoint(clock, checkpoints):
     for state, back in zip(states, again.trials[::2], strict=True):
         assert (back.streak, back.level, back.seconds, back.outcome) == (1, 2, 9.5, state.outcome)
         assert np.isnan(back.initial_loss)
-        assert [t.tobytes() for t in back.tensors] == [t.tobytes() for t in state.tensors]
+        assert [(t.shape, t.dtype, t.tobytes()) for t in back.tensors] == [(t.shape, t.dtype, t.tobytes()) for t in state.tensors]
         assert back.trace.values.tobytes() == state.trace.values.tobytes()
     recovery.ended(again)
     assert checkpoints.load(taken.key, {t.trial_id: t for t in taken.trials}) == {}, "removed once all has come out"

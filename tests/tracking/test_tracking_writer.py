@@ -269,9 +269,9 @@ def test_a_process_that_died_while_writing_leaves_one_run_per_trial_to_whoever_g
 def test_a_batch_comes_back_from_disk_as_it_was(make_result: MakeResult, spool: Spool) -> None:
     failed = TrialResult.failure("c", "Traceback\nValueError: no", 1.5, 2.25)
     results = (make_result("a"), make_result("b", columns=("loss", "x"), factors={"A1": np.ones((2, 3), np.float32)}), failed)
-    batch = Batch("p", results, {name: {"seed": n, "loss": "mse"} for n, name in enumerate("abc")}, {"t": "ü"}, 7, 3)
+    batch = Batch("p", results, {name: {"seed": n, "loss": "mse"} for n, name in enumerate("abc")}, {"t": "ü"}, 7, {"b": 3})
     back = spool.read(spool.add(batch))
-    assert (back.pack, back.specs, back.tags, back.points, back.attempt) == ("p", batch.specs, {"t": "ü"}, 7, 3)
+    assert (back.pack, back.specs, back.tags, back.points, back.attempts) == ("p", batch.specs, {"t": "ü"}, 7, {"b": 3})
     for one in results:
         (two,) = (r for r in back.results if r.trial_id == one.trial_id)
         assert (one.outcome, one.steps, one.started, one.ended, one.error) == (two.outcome, two.steps, two.started, two.ended, two.error)

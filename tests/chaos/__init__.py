@@ -1,0 +1,1 @@
+"""What happens when anything is killed at any moment."""

@@ -1,0 +1,39 @@
+"""``python -m tests.chaos --schedules 60``: the long part of the chaos suite, with a line for every schedule."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+from tests.chaos.harness import run_schedule, undisturbed
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--schedules", type=int, default=60)
+    parser.add_argument("--first", type=int, default=0, help="seed of the first schedule")
+    parser.add_argument("--kills", type=int, default=10, help="disturbances of each")
+    parser.add_argument("--seeds", type=int, default=40, help="trials of each of the six cases")
+    chosen = parser.parse_args()
+    total: Counter[str] = Counter()
+    broken = 0
+    with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
+        expected = undisturbed(Path(folder, "undisturbed"), chosen.seeds)
+        print(f"{len(expected[0])} trials; outcomes of the undisturbed sweep: {dict(Counter(expected[0].outcome))}", flush=True)
+        for seed in range(chosen.first, chosen.first + chosen.schedules):
+            report = run_schedule(seed, Path(folder, str(seed)), expected, seeds=chosen.seeds, kills=chosen.kills)
+            total += report.kills
+            broken += bool(report.violations)
+            state = "; ".join(report.violations) or "as undisturbed"
+            print(f"{seed:4d}  {report.kind:22s} {report.seconds:6.0f} s  {dict(report.kills)}: {state}", flush=True)
+            for line in report.log[-60:]:
+                print(f"      {line}", flush=True)
+    print(f"{chosen.schedules} schedules, {total.total()} kills ({dict(total)}), {broken} with violations")
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

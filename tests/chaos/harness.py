@@ -1,0 +1,397 @@
+"""Sweeps under fire: a seeded schedule of kills against a real sweep, and the comparison with an undisturbed one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import psutil
+
+ROOT = Path(__file__).parents[2]
+GRID = """
+name: chaos
+fixed:
+  stop: {loss: 1e-9, steps: 1}
+cases:
+  - problem: {kind: matrix_completion, shape: [6, 6], target: {rank: 1, frobenius: 4}, observed: 20}
+    factorization: {kind: deep_matrix, depth: 3}
+    init: {kind: gaussian, scale: 0.1}
+    optimizer: {kind: gd, lr: 1e-5}
+    stop.steps: 2000000
+  - problem: {kind: matrix_completion, shape: [6, 6], target: {rank: 2, frobenius: 4}, observed: 20}
+    factorization: {kind: deep_matrix, depth: 2}
+    init: {kind: gaussian, scale: 0.1}
+    optimizer: {kind: adam, lr: 1e-6}
+    stop.steps: 1000000
+  - problem: {kind: tensor_completion, shape: [4, 4, 4], target: {rank: 1, frobenius: 2}, observed: 30}
+    factorization: {kind: cp, components: 6}
+    loss: mse
+    init: {kind: gaussian, scale: 0.2}
+    optimizer: {kind: group_rmsprop, lr: 1e-6}
+    stop.steps: 150000
+  - problem: {kind: matrix_completion, shape: [5, 5], target: {rank: 1, frobenius: 4}, observed: 15}
+    factorization: {kind: deep_matrix, depth: 2}
+    init: {kind: gaussian, scale: 0.3}
+    optimizer: {kind: momentum, lr: 1e-2}
+    stop.steps: 100000
+  - problem: {kind: matrix_completion, shape: [6, 6], target: {rank: 1, frobenius: 4}, observed: 20}
+    factorization: {kind: deep_matrix, depth: 2}
+    init: {kind: gaussian, scale: 0.3}
+    optimizer: {kind: gd, lr: 1e3}
+    stop.steps: 1000
+  - problem: {kind: matrix_completion, shape: [4, 4], target: {rank: 1, frobenius: 2}, observed: 10}
+    factorization: {kind: deep_matrix, depth: 2}
+    init: {kind: file, file: singular.npz, det_sign: positive}
+    optimizer: {kind: gd, lr: 1e-3}
+    stop.steps: 1000
+seeds: 40
+record: {points: 30, measures: [error, nuclear, effective_rank, cp_rank, components]}
+"""
+FAILING = 1 / 6
+"""The share of trials that fail, whatever happens: the determinant of their start is zero."""
+DISK = 192 << 20
+PATIENCE = 240.0
+"""Seconds for a sweep to come to its end once nobody disturbs it any more."""
+
+
+@dataclass
+class Report:
+    """What a schedule did, and what it found wrong."""
+
+    seed: int
+    kind: str
+    kills: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+    violations: list[str] = field(default_factory=list)
+    log: list[str] = field(default_factory=list)
+
+
+class Arena:
+    """A folder with a grid, an MLflow store and, for some, a server and a cluster; everything in it can be killed."""
+
+    def __init__(self, folder: Path, *, seeds: int, server: bool, nodes: int, small_disk: bool) -> None:
+        self.folder, self.seeds, self.nodes = folder, seeds, nodes
+        self.mark = uuid.uuid4().hex
+        self.mounted = False
+        folder.mkdir(parents=True)
+        if small_disk and os.geteuid() == 0:
+            command = ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(folder)]
+            self.mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
+        self.work = folder / "work"
+        self.work.mkdir()
+        (self.work / "grid.yaml").write_text(GRID.replace("seeds: 40", f"seeds: {seeds}"))
+        np.savez(self.work / "singular.npz", W1=np.ones((4, 4)), W2=np.ones((4, 4)))
+        self.environment = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_", "PYTEST_"))}
+        self.environment |= {
+            "CHAOS_MARK": self.mark,
+            "XDG_STATE_HOME": str(folder / "state"),
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+        }
+        self.driver: subprocess.Popen[bytes] | None = None
+        self.cluster: Any = None
+        self.server: subprocess.Popen[bytes] | None = None
+        self.port = 0
+        if server:
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                self.port = free.getsockname()[1]
+            self.start_server()
+            self.await_server()
+        if nodes:
+            self.start_cluster()
+
+    @property
+    def store(self) -> str:
+        """The tracking URI."""
+        return f"http://127.0.0.1:{self.port}" if self.port else f"sqlite:///{self.work}/mlflow.db"
+
+    def start_server(self) -> None:
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
+        command += ["--backend-store-uri", f"sqlite:///{self.work}/mlflow.db", "--artifacts-destination", str(self.work / "artifacts")]
+        with (self.folder / "server.log").open("ab") as log:
+            self.server = subprocess.Popen(command, cwd=self.work, env=self.environment, stdout=log, stderr=log, start_new_session=True)
+
+    def await_server(self) -> None:
+        deadline = time.monotonic() + 120
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+                return
+            assert time.monotonic() < deadline, "the MLflow server does not start"
+            time.sleep(0.2)
+
+    def start_cluster(self) -> None:
+        from ray.cluster_utils import Cluster
+
+        os.environ["CHAOS_MARK"] = self.mark
+        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 80 << 20})
+        for _ in range(self.nodes - 1):
+            self.add_node()
+        self.environment["RAY_ADDRESS"] = self.cluster.address
+
+    def add_node(self) -> None:
+        self.cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
+
+    def start(self, command: str) -> None:
+        """Begin, or go on with, the sweep."""
+        arguments = [sys.executable, "-m", "orchestrator.cli.main", command]
+        arguments += ["grid.yaml"] if command == "submit" else ["chaos"]
+        arguments += ["--tracking-uri", self.store, "--checkpoint-every", "1", "--patience", "20"]
+        with (self.folder / "driver.log").open("ab") as log:
+            self.driver = subprocess.Popen(arguments, cwd=self.work, env=self.environment, stdout=log, stderr=log, start_new_session=True)
+
+    def workers(self) -> list[psutil.Process]:
+        """The processes that train."""
+        found = []
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):
+                if "_RemoteWorker" in " ".join(process.cmdline()):
+                    found.append(process)
+        return found
+
+    def processes(self) -> Iterator[psutil.Process]:
+        """All processes that this arena has brought about, and that are still there."""
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                if process.pid != os.getpid() and process.environ().get("CHAOS_MARK") == self.mark:
+                    yield process
+
+    def close(self) -> None:
+        """End and remove all of it."""
+        os.environ.pop("CHAOS_MARK", None)
+        if self.cluster is not None:
+            self.cluster.shutdown()
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        if self.mounted:
+            time.sleep(0.5)
+            subprocess.run(["umount", "-l", str(self.folder)], check=False)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def run_schedule(seed: int, folder: Path, expected: tuple[pd.DataFrame, pd.DataFrame], *, seeds: int, kills: int) -> Report:
+    """One sweep, ``kills`` times disturbed, compared with an undisturbed one."""
+    rng = random.Random(seed)
+    kind = ("embedded, SQLite", "embedded, server", "cluster, SQLite", "cluster, server", "embedded, small disk")[seed % 5]
+    report = Report(seed, kind)
+    began = time.monotonic()
+    arena = Arena(folder, seeds=seeds, server="server" in kind, nodes=3 if "cluster" in kind else 0, small_disk="small" in kind)
+    try:
+        _disturb(arena, rng, kills, report)
+        _finish(arena, report)
+        report.violations += [*differences(arena, expected), *remains(arena)]
+        report.log += (arena.folder / "driver.log").read_text(errors="replace").splitlines() if report.violations else []
+    finally:
+        arena.close()
+    report.seconds = time.monotonic() - began
+    return report
+
+
+def _disturb(arena: Arena, rng: random.Random, kills: int, report: Report) -> None:
+    actions: dict[str, tuple[float, Callable[[], bool]]] = {
+        "worker": (5, lambda: _kill_worker(arena, rng)),
+        "driver": (2, lambda: _kill_driver(arena, signal.SIGKILL)),
+        "interrupt": (1, lambda: _kill_driver(arena, rng.choice([signal.SIGINT, signal.SIGTERM]))),
+    }
+    if arena.server is not None:
+        actions["server"] = (2, lambda: _kill_server(arena, rng))
+    if arena.nodes:
+        actions["node"] = (2, lambda: _kill_node(arena, rng))
+    if arena.mounted:
+        actions["disk"] = (2, lambda: _fill_disk(arena, rng))
+    arena.start("submit")
+    # Not before there is something to be lost, mostly.
+    time.sleep(rng.uniform(0, 12))
+    deadline = time.monotonic() + 15 * kills + 60
+    while report.kills.total() < kills and time.monotonic() < deadline:
+        assert arena.driver is not None
+        if arena.driver.poll() is not None:
+            if arena.driver.returncode in (0, 1):
+                return
+            arena.start(_how_to_go_on(arena, rng))
+            time.sleep(rng.uniform(2, 10))
+        name = rng.choices(list(actions), [weight for weight, _ in actions.values()])[0]
+        if actions[name][1]():
+            report.kills[name] += 1
+        time.sleep(rng.uniform(0.3, 4))
+
+
+def _how_to_go_on(arena: Arena, rng: random.Random) -> str:
+    """Submitting again always works; resuming needs a sweep that has come as far as MLflow."""
+    if arena.server is not None:
+        arena.await_server()
+    begun = "trials to run in" in (arena.folder / "driver.log").read_text(errors="replace")
+    return "resume" if begun and rng.random() < 0.5 else "submit"
+
+
+def _finish(arena: Arena, report: Report) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        assert arena.driver is not None
+        if arena.driver.poll() is None:
+            time.sleep(0.2)
+        elif arena.driver.returncode in (0, 1):
+            return
+        else:
+            arena.start("submit")
+    report.violations.append("the sweep does not come to its end")
+
+
+def _kill_worker(arena: Arena, rng: random.Random) -> bool:
+    workers = arena.workers()
+    if not workers:
+        return False
+    with contextlib.suppress(psutil.Error):
+        rng.choice(workers).kill()
+    return True
+
+
+def _kill_driver(arena: Arena, number: signal.Signals) -> bool:
+    assert arena.driver is not None
+    if arena.driver.poll() is not None:
+        return False
+    arena.driver.send_signal(number)
+    arena.driver.wait(120)
+    return True
+
+
+def _kill_server(arena: Arena, rng: random.Random) -> bool:
+    assert arena.server is not None
+    os.killpg(arena.server.pid, signal.SIGKILL)
+    arena.server.wait()
+    time.sleep(rng.uniform(0, 6))
+    arena.start_server()
+    return True
+
+
+def _kill_node(arena: Arena, rng: random.Random) -> bool:
+    others = list(arena.cluster.worker_nodes)
+    if not others:
+        return False
+    arena.cluster.remove_node(rng.choice(others), allow_graceful=False)
+    arena.add_node()
+    return True
+
+
+def _fill_disk(arena: Arena, rng: random.Random) -> bool:
+    filler = arena.folder / "filler"
+    with contextlib.suppress(OSError), filler.open("wb") as file:
+        while True:
+            file.write(bytes(1 << 20))
+            file.flush()
+    time.sleep(rng.uniform(0.5, 5))
+    filler.unlink()
+    return True
+
+
+def tables(arena: Arena) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The sweep's runs and traces."""
+    import orchestrator
+
+    uri = f"sqlite:///{arena.work}/mlflow.db" if not arena.port else arena.store
+    return orchestrator.load_runs("chaos", tracking_uri=uri), orchestrator.load_history("chaos", tracking_uri=uri)
+
+
+def undisturbed(folder: Path, seeds: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The tables of a sweep that nobody disturbs."""
+    arena = Arena(folder, seeds=seeds, server=False, nodes=0, small_disk=False)
+    try:
+        arena.start("submit")
+        assert arena.driver is not None
+        assert arena.driver.wait(600) == 1, (arena.folder / "driver.log").read_text()
+        return tables(arena)
+    finally:
+        arena.close()
+
+
+def differences(arena: Arena, expected: tuple[pd.DataFrame, pd.DataFrame]) -> Iterator[str]:
+    """What is not as in the undisturbed sweep."""
+    (runs, history), (true_runs, true_history) = tables(arena), expected
+    if list(runs.trial_id) != list(true_runs.trial_id):
+        yield "the trials are not the same"
+        return
+    for column in ("outcome", "steps"):
+        wrong = runs.trial_id[~((runs[column] == true_runs[column]) | (runs[column].isna() & true_runs[column].isna()))]
+        if len(wrong):
+            yield f"{column} of {len(wrong)} trials differs, such as {wrong.iloc[0]}"
+    if list(runs.columns) != list(true_runs.columns):
+        yield f"columns differ: {sorted(set(runs.columns) ^ set(true_runs.columns))}"
+    for name in ("loss", "error", "nuclear", "effective_rank", "cp_rank"):
+        if not np.allclose(runs[name], true_runs[name], rtol=1e-6, atol=1e-12, equal_nan=True):
+            yield f"final {name} differs"
+    if len(history) != len(true_history):
+        yield f"the traces have {len(history)} rows, not {len(true_history)}"
+        return
+    if not (history.trial_id.equals(true_history.trial_id) and history.step.equals(true_history.step)):
+        yield "the traces have other steps"
+        return
+    for name in history.columns[2:]:
+        if not np.allclose(history[name], true_history[name], rtol=1e-6, atol=1e-12, equal_nan=True):
+            yield f"the traces of {name} differ"
+
+
+def remains(arena: Arena) -> Iterator[str]:
+    """What is there that should not be."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(arena.store)
+    experiment = client.get_experiment_by_name("chaos").experiment_id
+    runs = client.search_runs([experiment], max_results=20_000)
+    finished = Counter(run.data.tags["orchestrate.trial_id"] for run in runs if run.data.tags.get("orchestrate.kind") == "trial" and run.info.status == "FINISHED")  # fmt: skip
+    for trial, count in finished.items():
+        if count != 1:
+            yield f"trial {trial} has {count} finished runs"
+    wanted = round(6 * arena.seeds * (1 - FAILING))
+    if len(finished) != wanted:
+        yield f"{len(finished)} trials have a finished run, not {wanted}"
+    statuses = Counter(run.info.status for run in runs)
+    if statuses["RUNNING"]:
+        yield f"{statuses['RUNNING']} runs are still running"
+    known = {run.info.run_id for run in client.search_runs([experiment], max_results=20_000, run_view_type=3)}
+    folders = [*(arena.work / "mlruns").glob("*/*"), *(arena.work / "artifacts").glob("*/*")]
+    stray = [path.name for path in folders if len(path.name) == 32 and path.name not in known]
+    if stray:
+        yield f"{len(stray)} folders of artifacts belong to no run, such as {stray[0]}"
+    left = list((arena.folder / "state" / "orchestrate" / "storage").rglob("*"))
+    if left:
+        yield f"the storage is not empty: {[str(path.relative_to(arena.folder)) for path in left][:3]}"
+    parts = [str(path) for path in arena.folder.rglob("*.part")]
+    if parts:
+        yield f"half-written files: {parts[:3]}"
+    keep = {arena.server.pid} if arena.server is not None else set()
+    deadline = time.monotonic() + 15
+    while orphans := _orphans(arena, keep):
+        if time.monotonic() > deadline:
+            yield f"processes are left: {orphans[:3]}"
+            return
+        time.sleep(0.5)
+
+
+def _orphans(arena: Arena, keep: set[int]) -> list[str]:
+    """Processes of a driver that is gone. Those of the MLflow server and of the cluster's nodes are meant to be there."""
+    found = []
+    for process in arena.processes():
+        with contextlib.suppress(psutil.Error):
+            line = " ".join(process.cmdline())
+            ancestors = {parent.pid for parent in process.parents()}
+            ours = process.pid in keep or ancestors & keep or (arena.cluster is not None and os.getpid() in ancestors)
+            if (not ours and process.status() != psutil.STATUS_ZOMBIE) or (arena.cluster is not None and "_RemoteWorker" in line):
+                found.append(line[:80])
+    return found

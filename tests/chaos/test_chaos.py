@@ -1,0 +1,32 @@
+"""Sweeps under fire: a few schedules always, many with ``-m chaos`` (or ``python -m tests.chaos``, which says what it does)."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.chaos.harness import run_schedule, undisturbed
+
+SEEDS = 10
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    return undisturbed(tmp_path_factory.mktemp("undisturbed") / "arena", SEEDS)
+
+
+@pytest.mark.ray
+@pytest.mark.server
+@pytest.mark.parametrize("seed", [1, 4], ids=["server", "small-disk"])
+def test_a_few_kills_change_nothing(seed, tmp_path, expected):
+    report = run_schedule(seed, tmp_path / "arena", expected, seeds=SEEDS, kills=3)
+    assert report.violations == [], "\n".join(report.log)
+    assert report.kills
+
+
+@pytest.mark.ray
+@pytest.mark.server
+@pytest.mark.chaos
+@pytest.mark.parametrize("seed", range(60))
+def test_many_kills_change_nothing(seed, tmp_path, expected):
+    report = run_schedule(seed, tmp_path / "arena", expected, seeds=SEEDS, kills=10)
+    assert report.violations == [], "\n".join(report.log)
