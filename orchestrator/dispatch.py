@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gc
+import json
 import math
 import os
 import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
@@ -30,6 +31,8 @@ LARGE_PACK_BYTES = 4 << 30
 """With ``gpus: auto``, packs that could take this much get a GPU of their own."""
 MISSES = 6
 """Workers in a row that may fail to come up before no more are tried."""
+SCALED_WORKERS = 8
+"""Workers that a cluster which scales is asked for, unless told otherwise."""
 WAITING_NOTICE = 15.0
 """Seconds without a worker after which a person is told what the sweep waits for."""
 
@@ -53,8 +56,8 @@ class Node:
 class Cluster:
     """A Ray cluster this process is connected to. Use as a context manager: leaving it disconnects, and ends an embedded one."""
 
-    def __init__(self, address: str, nodes: Sequence[Node]) -> None:
-        self.address, self.nodes = address, tuple(nodes)
+    def __init__(self, address: str, nodes: Sequence[Node], scales: bool = False) -> None:
+        self.address, self.nodes, self.scales = address, tuple(nodes), scales
 
     @property
     def cpus(self) -> float:
@@ -101,7 +104,8 @@ class Cluster:
             ray.shutdown()
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise RayUnavailable(f"Ray at {address!r} cannot be used: {first}") from error
-        return cls(address, [Node(resources.get("CPU", 0.0), resources.get("GPU", 0.0)) for resources in there])
+        nodes = [Node(resources.get("CPU", 0.0), resources.get("GPU", 0.0)) for resources in there]
+        return cls(address, nodes, address != "local" and _scales())
 
     def __enter__(self) -> Self:
         return self
@@ -111,16 +115,27 @@ class Cluster:
 
         ray.shutdown()
 
-    def crews(self, cpus: float, gpus: float | str, trials: int, large: bool = False) -> list[tuple[Allotment, int]]:
+    def crews(
+        self,
+        cpus: float,
+        gpus: float | str,
+        trials: int,
+        large: bool = False,
+        *,
+        workers: int | None = None,
+        tell: Callable[[str], None] = lambda _: None,
+    ) -> list[tuple[Allotment, int]]:
         """Which workers to start for a sweep of ``trials``, and how many of each kind; workers with a GPU come first.
 
         ``cpus`` is what each gets. With ``gpus`` ``auto`` there are workers for all GPUs, each with a share of one, or with all of it for
-        ``large`` packs, and workers without for the cores that are left; with a number all workers get as much. Raises `RayUnavailable`
-        for more than the cluster has: Ray itself would wait for ever.
+        ``large`` packs, and workers without for the cores that are left; with a number all workers get as much. ``workers`` bounds how
+        many there are of a kind. Raises `RayUnavailable` for more than the cluster has: Ray itself would wait for ever. A cluster that
+        scales is asked for ``workers``, by default `SCALED_WORKERS` or what it has room for now, whether they are there or not.
         """
+        most = min(max(trials, 1), workers or trials or 1)
         share = (1.0 if large else SMALL_GPU_SHARE) if gpus == "auto" and self.gpus else 0.0 if gpus == "auto" else float(gpus)
         for name, wanted, there in (("cpus", float(cpus), self.cpus), ("gpus", share, self.gpus)):
-            if wanted > there:
+            if wanted > there and not self.scales:
                 raise RayUnavailable(
                     f"resources.{name} asks for {wanted:g} a pack, but the cluster at {self.address!r} has {there:g} in all: "
                     "lower it, or use another cluster"
@@ -135,7 +150,12 @@ class Cluster:
             without = 0
         found = [(Allotment(float(cpus), share), with_gpu)] if share else []
         found.append((Allotment(float(cpus), 0.0), without))
-        found = [(allotment, min(count, max(trials, 1))) for allotment, count in found if count]
+        if self.scales:
+            asked = min(most, workers or SCALED_WORKERS)
+            if sum(count for _, count in found) < asked:
+                tell(f"the cluster scales: asking it for {asked} workers, which come up one by one")
+                found[0] = (found[0][0], max(found[0][1], asked))
+        found = [(allotment, min(count, most)) for allotment, count in found if count]
         if not found:
             raise RayUnavailable(
                 f"resources ask for {cpus:g} cores and {share:g} GPUs a pack, which no single node of the cluster at {self.address!r} has: "
@@ -259,7 +279,7 @@ class Workers:
             elif time.monotonic() - last > WAITING_NOTICE:
                 last = math.inf
                 gpus = " and GPUs" if any(allotment.gpus for allotment in self._allotments.values()) else ""
-                yield None, Notice(f"all of the cluster is taken: waiting for cores{gpus}")
+                yield None, Notice(f"all of the cluster is taken, or not up yet: waiting for cores{gpus}")
             waited_for = [*self._streams, *self._coming]
             if waited_for:
                 ready, _ = ray.wait(waited_for, num_returns=1, timeout=poll, fetch_local=False)
@@ -371,6 +391,22 @@ class _RemoteWorker:
 
     def run(self, pack: Pack, recording: Recording, files: Mapping[str, bytes], keeping: Keeping | None) -> Iterator[WorkerEvent]:
         yield from self._worker.run(pack, recording, files, keeping)
+
+
+def _scales() -> bool:
+    """Whether the cluster that we are connected to starts nodes when they are needed. Ray has no public word on it."""
+    import ray
+
+    try:
+        from ray.autoscaler.v2.utils import is_autoscaler_v2
+
+        client = ray._private.worker.global_worker.gcs_client
+        status = json.loads(client.internal_kv_get(b"__autoscaling_status", None) or b"{}")
+        # Without a configuration there are nodes there, and no types.
+        types = status.get("autoscaler_report", {}).get("node_type_mapping") or {}
+        return any(not str(name).startswith("node_") for name in types.values()) or bool(is_autoscaler_v2())
+    except Exception:  # private: whatever it may be in another version, a cluster that does not scale is what it then is
+        return False
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -110,7 +111,8 @@ class Options:
     """Where a sweep runs and what becomes of what it finds; ``None`` where the environment, or else a default, decides.
 
     ``fresh`` runs trials that MLflow has already. ``every`` is the seconds between checkpoints, ``patience`` the seconds to wait, once all
-    is computed, for an MLflow that takes nothing.
+    is computed, for an MLflow that takes nothing. ``workers`` is how many packs run at once, by default as many as there is room for. A
+    sweep that was sent to a cluster has its ``sweep_id`` already, and the ``job`` in which it runs, with the cluster's address.
     """
 
     address: str | None = None
@@ -119,6 +121,29 @@ class Options:
     fresh: bool = False
     every: float = EVERY
     patience: float = PATIENCE
+    workers: int | None = None
+    sweep_id: str | None = None
+    job: str | None = None
+
+
+class _Logged:
+    """A reporter that also keeps what it was told, for `orchestrate logs`."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self._lines: list[str] = []
+
+    def note(self, text: str) -> None:
+        now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+        self._lines += [f"{now}  {line}" for line in text.splitlines()]
+        self._reporter.note(text)
+
+    def update(self, state: State) -> None:
+        self._reporter.update(state)
+
+    @property
+    def text(self) -> str:
+        return "".join(f"{line}\n" for line in self._lines)
 
 
 class Stop:
@@ -152,13 +177,13 @@ def submit(grid: Grid, reporter: Reporter, options: Options | None = None, stop:
     from orchestrator.tracking.sweep import digest_of, new_sweep_id
 
     began = time.monotonic()
-    options, stop = options or Options(), stop or Stop()
+    options, stop, reporter = options or Options(), stop or Stop(), _Logged(reporter)
     recording = recording_of(grid)
     record = {"points": recording.points, "steps": recording.steps, "measures": list(recording.measures)}
     tag = layout.record_tag(record)
     storage = open_storage(options.storage)
     with ExitStack() as stack:
-        cluster, workers, crews, store = stack.enter_context(_connected(grid, recording, options.address, options.tracking_uri))
+        cluster, workers, crews, store = stack.enter_context(_connected(grid, recording, options, reporter))
         waiting = f"another process on this machine is submitting to {grid.name!r}: waiting for it to finish"
         stack.enter_context(experiment_lock(store.uri, grid.name, lambda: reporter.note(waiting)))
         trials = {trial.trial_id: trial for trial in grid.trials}
@@ -175,7 +200,7 @@ def submit(grid: Grid, reporter: Reporter, options: Options | None = None, stop:
         plan = make_plan(missing, recording, grid.resources.engine, _crews(workers, crews, cluster), reused=len(finished))
         _say_what_is_there(reporter, len(trials), finished, states, earlier)
         again = {key: int(run.data.tags.get(layout.ATTEMPT, 1)) + 1 for key, run in children.items() if run.info.status == "FAILED"}
-        job = _Job(grid, earlier.sweep_id if earlier else new_sweep_id(), tag, store, storage, options, again)
+        job = _Job(grid, earlier.sweep_id if earlier else options.sweep_id or new_sweep_id(), tag, store, storage, options, again)
         # Before MLflow hears of it: what cannot be kept is not begun.
         folder = stack.enter_context(job.folder())
         reused = {key: run for key, run in finished.items() if key not in own}
@@ -269,7 +294,7 @@ class _Job:
         cluster: Cluster,
         earlier: SweepSummary | None,
         folder: SweepFolder,
-        reporter: Reporter,
+        reporter: _Logged,
     ) -> SweepWriter:
         """The writer of the sweep: of a new one, or of one that is taken up."""
         from orchestrator.tracking.sweep import SweepInfo, TrialRow
@@ -288,15 +313,18 @@ class _Job:
         }
         if self.options.fresh:
             tags[layout.FRESH] = "true"
+        tags[layout.JOB] = self.options.job or ""
         info = SweepInfo(grid.name, self.sweep_id, grid.text, plan.as_json(), rows, record, tags, attempts=self.attempts)
         if earlier is not None:
             info = replace(info, parent_run_id=earlier.parent_run_id, attempt=int(earlier.tags.get(layout.ATTEMPT, 1)) + 1)
-        return SweepWriter(self.store, info, spool=folder.spool, patience=self.options.patience, tell=reporter.note)
+        return SweepWriter(
+            self.store, info, spool=folder.spool, patience=self.options.patience, tell=reporter.note, log=lambda: reporter.text
+        )
 
 
 @contextmanager
 def _connected(
-    grid: Grid, recording: Recording, address: str | None, tracking_uri: str | None
+    grid: Grid, recording: Recording, options: Options, reporter: Reporter
 ) -> Iterator[tuple[Cluster, Workers, list[tuple[Allotment, int]], Store]]:
     """Ray with its workers and MLflow, all or none.
 
@@ -305,16 +333,16 @@ def _connected(
     """
     from orchestrator.tracking.store import open_store
 
-    local = (address or os.environ.get("RAY_ADDRESS") or "local") == "local"
+    local = (options.address or os.environ.get("RAY_ADDRESS") or "local") == "local"
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="open-store"))
-        opening: Future[Store] | None = pool.submit(open_store, tracking_uri) if local else None
-        cluster = stack.enter_context(Cluster.connect(address))
+        opening: Future[Store] | None = pool.submit(open_store, options.tracking_uri) if local else None
+        cluster = stack.enter_context(Cluster.connect(options.address))
         resources = grid.resources
         large = bool(cluster.gpus) and _is_large(grid, recording)
-        crews = cluster.crews(resources.cpus, resources.gpus, len(grid.trials), large)
+        crews = cluster.crews(resources.cpus, resources.gpus, len(grid.trials), large, workers=options.workers, tell=reporter.note)
         workers = stack.enter_context(cluster.hire(crews))
-        yield cluster, workers, crews, opening.result() if opening else open_store(tracking_uri)
+        yield cluster, workers, crews, opening.result() if opening else open_store(options.tracking_uri)
 
 
 def _is_large(grid: Grid, recording: Recording) -> bool:

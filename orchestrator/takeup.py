@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.errors import GridError, StorageUnavailable, UsageError
+from orchestrator.errors import GridError, StorageUnavailable, UnavailableError, UsageError
 from orchestrator.storage.base import Storage
 from orchestrator.storage.checkpoints import furthest
 from orchestrator.storage.sweeps import SweepFolder, folders
@@ -79,13 +79,35 @@ def is_running_elsewhere(sweep: SweepSummary) -> bool:
     """Whether a process on another machine may be at work on a sweep."""
     from orchestrator.tracking import layout
 
-    return sweep.status == "RUNNING" and sweep.tags.get(layout.HOST) != socket.gethostname()
+    return sweep.status == "RUNNING" and sweep.tags.get(layout.HOST) != socket.gethostname() and not _job_has_ended(sweep)
+
+
+def job_of(sweep: SweepSummary) -> tuple[str, str] | None:
+    """The Ray job in which the driver of a sweep runs, and where its cluster takes jobs."""
+    from orchestrator.tracking import layout
+
+    job, _, address = sweep.tags.get(layout.JOB, "").partition(" ")
+    return (job, address) if address else None
+
+
+def _job_has_ended(sweep: SweepSummary) -> bool:
+    """Whether a sweep ran as a job and its cluster says that it does not any more."""
+    from orchestrator.jobs import ENDED, Jobs
+
+    job = job_of(sweep)
+    if job is None:
+        return False
+    with suppress(UnavailableError):
+        return Jobs(job[1]).status(job[0]) in (None, *ENDED)
+    return False
 
 
 def is_alive(store: Store, sweep: SweepSummary) -> bool | None:
-    """Whether the process of a sweep that is running is there; ``None`` if it is on another machine, of which nothing is known."""
+    """Whether a sweep runs and its process is there; ``None`` if it is on another machine, of which nothing is known."""
     from orchestrator.tracking.lock import is_locked
 
+    if sweep.status != "RUNNING" or _job_has_ended(sweep):
+        return False
     if is_running_elsewhere(sweep):
         return None
     return is_locked(store.uri, sweep.experiment)

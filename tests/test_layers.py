@@ -21,9 +21,11 @@ HOMES = {
     "torch": "workloads/",
     "altair": "orchestrator/analysis/",
     "scipy": "orchestrator/analysis/",
+    "fsspec": "orchestrator/storage/",
 }
 """Where a library may be imported, besides what is listed in `EXCEPTIONS`."""
 EXCEPTIONS = {
+    ("ray", "orchestrator/jobs.py"),  # sends sweeps to clusters; the driver that runs there is dispatch's
     ("torch", "orchestrator/worker.py"),  # sets threads and the device
     ("torch", "orchestrator/cli/doctor.py"),  # looks at GPUs
 }

@@ -6,8 +6,8 @@ import time
 
 import click
 
-from orchestrator.cli.options import sweep_argument, tracking_option
-from orchestrator.errors import UnavailableError
+from orchestrator.cli.options import address_option, sweep_argument, tracking_option
+from orchestrator.errors import UnavailableError, UsageError
 
 WAIT = 90.0
 """Seconds in which a sweep that is alive has saved its trials and ended."""
@@ -16,22 +16,33 @@ WAIT = 90.0
 @click.command("cancel")
 @sweep_argument
 @tracking_option
+@address_option
 @click.option("--force", is_flag=True, help="If nothing answers, say of the sweep that it has ended: its machine is gone for good.")
-def command(sweep: str, tracking_uri: str | None, force: bool) -> None:
+def command(sweep: str, tracking_uri: str | None, address: str | None, force: bool) -> None:
     """Let SWEEP save its trials and end, wherever it runs. `orchestrate resume SWEEP` goes on with it.
 
-    SWEEP is an id, a unique prefix of one, an experiment's name (its newest sweep), or latest.
+    SWEEP is an id, a unique prefix of one, an experiment's name (its newest sweep), or latest. With --address http://… an id is enough,
+    even if MLflow has not heard of the sweep yet.
 
     \b
     Example:
       orchestrate cancel
-      orchestrate cancel figure1
+      orchestrate cancel 3f9a27c1 --address http://head:8265
     """
-    from orchestrator.takeup import is_alive
+    from orchestrator.jobs import Jobs, is_job_address, job_id
+    from orchestrator.takeup import is_alive, job_of
     from orchestrator.tracking import layout
     from orchestrator.tracking.queries import find_sweep
     from orchestrator.tracking.store import open_existing
 
+    if address is not None and is_job_address(address):
+        jobs = Jobs(address)
+        if not jobs.stop(job_id(sweep)):
+            raise UsageError(
+                f"{jobs.address} has no job {job_id(sweep)} that is running: with --address, the whole id of a sweep is needed"
+            )
+        click.echo(f"sweep {sweep} is asked to save its trials and to end: `orchestrate resume {sweep}` goes on with it")
+        return
     store = open_existing(tracking_uri)
     found = find_sweep(store, sweep)
     if found.status != "RUNNING":
@@ -48,6 +59,11 @@ def command(sweep: str, tracking_uri: str | None, force: bool) -> None:
             if store.client.get_run(found.parent_run_id).info.status != "RUNNING":
                 click.echo(f"sweep {found.sweep_id} has ended: `orchestrate resume {found.sweep_id}` goes on with it")
                 return
+        job = job_of(found)
+        if job is not None and not force:
+            Jobs(job[1]).stop(job[0])
+            click.echo(f"it does not answer: its job {job[0]} is stopped", err=True)
+            return
         if is_alive(store, found) is not False and not force:
             raise UnavailableError(f"{host} does not answer; if it is gone for good, --force says of the sweep that it has ended")
     store.end(found.parent_run_id, "KILLED")

@@ -63,11 +63,16 @@ def cli() -> None:
 
 
 def main() -> NoReturn:
-    """Entry point of ``orchestrate``: runs a command and turns every error that is the user's to mend into a line and an exit code."""
+    """Entry point of ``orchestrate``."""
+    run_command(cli)
+
+
+def run_command(command: click.Command) -> NoReturn:
+    """Run a command, and turn every error that is the user's to mend into a line and an exit code."""
     signal.signal(signal.SIGTERM, _interrupt)
     gc.set_threshold(RARELY)
     try:
-        code = cli.main(standalone_mode=False)
+        code = command.main(standalone_mode=False)
     except OrchestratorError as error:
         for line in str(error).splitlines():
             click.echo(f"error: {line}", err=True)

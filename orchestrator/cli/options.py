@@ -39,7 +39,10 @@ def tracking_option(command: Command) -> Command:
 
 def address_option(command: Command) -> Command:
     """``--address``."""
-    text = "Ray cluster: host:port, auto, or local for one that starts and ends with this command [default: $RAY_ADDRESS, or local]."
+    text = (
+        "Ray cluster: host:port or auto from one of its machines, http://head:8265 from anywhere, or local for one that starts and ends "
+        "with this command [default: $RAY_ADDRESS, or local]."
+    )
     return click.option("--address", metavar="ADDR", help=text)(command)
 
 
@@ -68,7 +71,11 @@ def running_options(command: Command) -> Command:
         metavar="SECONDS",
         help="How long to wait, once all is computed, for an MLflow that takes nothing.",
     )
-    return address_option(tracking_option(storage_option(every(patience(command)))))
+    workers = click.option(
+        "--workers", type=click.IntRange(min=1), metavar="N", help="Packs that run at once [default: as many as there is room for]."
+    )
+    detach = click.option("--detach", is_flag=True, help="With --address http://…: come back once the sweep is on its way.")
+    return address_option(tracking_option(storage_option(workers(detach(every(patience(command)))))))
 
 
 def json_option(command: Command) -> Command:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from orchestrator.cli.options import json_option, running_options, sweep_argument
@@ -12,7 +14,15 @@ from orchestrator.cli.options import json_option, running_options, sweep_argumen
 @running_options
 @json_option
 def command(
-    sweep: str, address: str | None, tracking_uri: str | None, storage: str | None, every: float, patience: float, as_json: bool
+    sweep: str,
+    address: str | None,
+    tracking_uri: str | None,
+    storage: str | None,
+    workers: int | None,
+    detach: bool,
+    every: float,
+    patience: float,
+    as_json: bool,
 ) -> None:
     """Go on with SWEEP, which was interrupted or whose process died: its grid, from its last checkpoints.
 
@@ -24,10 +34,11 @@ def command(
       orchestrate resume
       orchestrate resume 3f9a --address 10.0.0.5:6379
     """
-    from orchestrator.cli.submit import run
+    from orchestrator.cli.submit import start
+    from orchestrator.errors import UsageError
     from orchestrator.storage.base import open_storage
     from orchestrator.sweep import Options
-    from orchestrator.takeup import grid_of
+    from orchestrator.takeup import grid_of, is_alive
     from orchestrator.tracking import layout
     from orchestrator.tracking.queries import find_sweep
     from orchestrator.tracking.store import open_existing
@@ -37,6 +48,12 @@ def command(
     if found.status == "FINISHED":
         click.echo(f"sweep {found.sweep_id} is complete: all of its {found.trials} trials have an outcome", err=True)
         return
+    if is_alive(store, found) is not False:
+        raise UsageError(
+            f"sweep {found.sweep_id} is running on {found.tags.get(layout.HOST, 'another machine')}; if that is gone for good, "
+            f"`orchestrate cancel {found.sweep_id} --force` says so"
+        )
     place = storage or found.tags.get(layout.STORAGE)
     grid = grid_of(store, open_storage(place), found)
-    run(grid, Options(address, tracking_uri, place, False, every, patience), as_json)
+    options = Options(address or os.environ.get("RAY_ADDRESS"), tracking_uri, place, False, every, patience, workers)
+    start(grid, options, as_json, detach)

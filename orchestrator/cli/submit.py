@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -31,6 +32,8 @@ def command(
     address: str | None,
     tracking_uri: str | None,
     storage: str | None,
+    workers: int | None,
+    detach: bool,
     every: float,
     patience: float,
     fresh: bool,
@@ -56,7 +59,21 @@ def command(
         return
     from orchestrator.sweep import Options
 
-    run(loaded, Options(address, tracking_uri, storage, fresh, every, patience), as_json)
+    options = Options(address or os.environ.get("RAY_ADDRESS"), tracking_uri, storage, fresh, every, patience, workers)
+    start(loaded, options, as_json, detach)
+
+
+def start(grid: Grid, options: Options, as_json: bool, detach: bool) -> NoReturn:
+    """Run a grid here, or send it to the cluster that takes it as a job."""
+    from orchestrator.jobs import is_job_address
+
+    if is_job_address(options.address):
+        from orchestrator.cli.remote import send
+
+        send(grid, options, as_json, detach)
+    if detach:
+        raise click.UsageError("--detach needs --address http://head:8265: a sweep that runs in this process ends with it")
+    run(grid, options, as_json)
 
 
 def run(grid: Grid, options: Options, as_json: bool) -> NoReturn:

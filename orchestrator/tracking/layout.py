@@ -43,6 +43,8 @@ TRIALS_DIGEST = "orchestrate.trials_digest"
 """Tag of a parent run: digest of its trials' ids."""
 STORAGE = "orchestrate.storage"
 """Tag of a parent run: where its checkpoints are."""
+JOB = "orchestrate.job"
+"""Tag of a parent run: the Ray job in which its driver runs, and the address where the cluster takes jobs; empty if it is no job."""
 CANCEL = "orchestrate.cancel"
 """Tag of a parent run: somebody wants it to end."""
 TRIALS = "orchestrate.trials"
@@ -59,6 +61,7 @@ GRID_FILE = "grid.yaml"
 PLAN_FILE = "plan.json"
 TRIALS_FILE = "trials.parquet"
 TRACES_FOLDER = "traces"
+LOGS_FOLDER = "logs"
 FACTORS_FILE = "factors.safetensors"
 ERROR_FILE = "error.txt"
 FIGURES_FOLDER = "figures"
@@ -105,6 +108,11 @@ def covers(recorded: str, asked: str) -> bool:
 def trace_path(pack: str, trial_ids: Iterable[str]) -> str:
     """Artifact path of the traces of some trials of a pack; the same for the same trials, so that writing them again leaves one file."""
     return f"{TRACES_FOLDER}/{pack}-{hashlib.sha256(' '.join(trial_ids).encode()).hexdigest()[:8]}.parquet"
+
+
+def log_path(attempt: int) -> str:
+    """Artifact path of what a sweep said when it was taken up for the n-th time."""
+    return f"{LOGS_FOLDER}/{attempt:04d}.txt"
 
 
 def run_id(parent_id: str, trial_id: str, attempt: int) -> str:

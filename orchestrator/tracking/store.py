@@ -74,6 +74,12 @@ class Store:
         with translated(self.display), tempfile.TemporaryDirectory(prefix="orchestrate-") as folder:
             return Path(self.client.download_artifacts(run_id, path, folder)).read_bytes()
 
+    def texts(self, run_id: str, folder: str) -> list[str]:
+        """The text files in a folder of a run's artifacts, in the order of their names."""
+        with translated(self.display):
+            paths = sorted(file.path for file in self.client.list_artifacts(run_id, folder))
+        return [self.read(run_id, path).decode(errors="replace") for path in paths]
+
     def measure(self, run_id: str, metrics: Mapping[str, float]) -> None:
         """Log metrics to a run that may have ended."""
         from mlflow.entities import Metric

@@ -65,9 +65,11 @@ class SweepWriter:
         spool_bytes: int = SPOOL_BYTES,
         patience: float = PATIENCE,
         tell: Callable[[str], None] = lambda _: None,
+        log: Callable[[], str] = lambda: "",
     ) -> None:
         self._store, self._sweep, self._spool = store, sweep, spool
         self._limit, self._spool_bytes, self._patience, self._tell = queue_limit, spool_bytes, patience, tell
+        self._log = log
         self._batches: deque[_Waiting] = deque()
         self._changed = threading.Condition()
         self._in_memory = 0
@@ -171,6 +173,9 @@ class SweepWriter:
         numbers = [Metric(key, float(value), now, 0) for key, value in {**(counts or {}), **(metrics or {})}.items()]
         if numbers:
             self._insist(lambda: self._store.client.log_batch(self._parent_id, numbers))
+        log = self._log()
+        if log:
+            self._insist(lambda: put_files(self._parent_uri, {layout.log_path(self._sweep.attempt): log.encode()}, self._store.uri))
         self._insist(lambda: remove_begun(self._store, self._experiment_id, self._parent_id))
         self._insist(lambda: self._store.client.set_terminated(self._parent_id, status, now))
 

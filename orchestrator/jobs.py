@@ -1,0 +1,233 @@
+"""Sweeps on a cluster that is elsewhere: the driver runs there, as a Ray job, and the terminal from which it was sent may go away.
+
+Everything travels: the grid, its data files, this package. Passwords travel in a file of the job's folder; Ray shows a job's environment
+and command line to everybody who may look at the cluster.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.errors import RayUnavailable, UsageError
+from orchestrator.tracking.uris import is_http, resolve, sqlite_path
+
+if TYPE_CHECKING:
+    from orchestrator.grid import Grid
+    from orchestrator.sweep import Options
+
+JOB_FILE = "job.json"
+PORT = 8265
+"""Where a cluster's head takes jobs, unless told otherwise."""
+LARGEST = 500 << 20
+"""What may travel with a job: Ray's limit is a little higher."""
+STOP_SECONDS = 60
+"""How long a job that is stopped has to save its trials before it is killed: Ray's own patience is three seconds."""
+SECRETS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+ENDED = frozenset({"STOPPED", "SUCCEEDED", "FAILED"})
+
+
+def is_job_address(address: str | None) -> bool:
+    """Whether jobs are sent to ``address``: ``http://head:8265``, or ``ray://head:10001``, whose own protocol cannot carry a sweep."""
+    return address is not None and address.startswith(("http://", "https://", "ray://"))
+
+
+def job_id(sweep_id: str) -> str:
+    """The job of a sweep."""
+    return f"orchestrate-{sweep_id}"
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a job is to do, as it lies in its folder: the grid is beside it, data files in ``files`` by their digests."""
+
+    sweep_id: str
+    address: str
+    grid_path: str
+    overrides: list[str]
+    files: Mapping[str, str]
+    options: Mapping[str, Any]
+    environment: Mapping[str, str] = field(repr=False)
+    as_json: bool = False
+    resume: bool = False
+
+    def write(self, folder: Path, grid: Grid) -> None:
+        """Put all that the job needs into ``folder``."""
+        (folder / "files").mkdir()
+        (folder / "grid.yaml").write_text(grid.text)
+        for digest, content in grid.files.items():
+            (folder / "files" / digest).write_bytes(content)
+        (folder / JOB_FILE).write_text(json.dumps(asdict(self)))
+
+    @classmethod
+    def read(cls, folder: Path) -> Order:
+        """The order of the job in whose folder we are."""
+        return cls(**json.loads((folder / JOB_FILE).read_text()))
+
+    def grid(self, folder: Path) -> Grid:
+        """The grid that is to be run."""
+        from orchestrator.grid import parse_grid
+
+        contents = {name: (lambda digest=digest: (folder / "files" / digest).read_bytes()) for name, digest in self.files.items()}
+        return parse_grid((folder / "grid.yaml").read_text(), self.grid_path, folder, self.overrides, contents)
+
+
+class Jobs:
+    """The jobs of a cluster. All methods raise `RayUnavailable` if it cannot be reached, or does not let us in."""
+
+    def __init__(self, address: str) -> None:
+        self.address = _job_server(address)
+        # It would take the place of the address that was given.
+        before = os.environ.pop("RAY_ADDRESS", None)
+        try:
+            with _explained(self.address):
+                from ray.job_submission import JobSubmissionClient
+
+                self._client = JobSubmissionClient(self.address)
+        finally:
+            if before is not None:
+                os.environ["RAY_ADDRESS"] = before
+
+    def send(self, order: Order, grid: Grid) -> str:
+        """Send a job on its way. Returns its id."""
+        import orchestrator
+        import workloads
+
+        size = sum(map(len, grid.files.values()))
+        if size > LARGEST:
+            raise UsageError(
+                f"the data files have {size >> 20} MiB, and no more than {LARGEST >> 20} MiB may travel with a job: "
+                "put them where all nodes see them, and run orchestrate there"
+            )
+        # What a .gitignore names would be left out without a word.
+        os.environ["RAY_RUNTIME_ENV_IGNORE_GITIGNORE"] = "1"
+        packages = [str(Path(module.__file__ or "").parent) for module in (orchestrator, workloads)]
+        with tempfile.TemporaryDirectory(prefix="orchestrate-") as folder, _explained(self.address):
+            order.write(Path(folder), grid)
+            sent: str = self._client.submit_job(
+                entrypoint="python -m orchestrator.cli.job",
+                submission_id=job_id(order.sweep_id),
+                runtime_env={
+                    "working_dir": folder,
+                    "py_modules": packages,
+                    "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS), "PYTHONUNBUFFERED": "1"},
+                },
+                metadata={"experiment": grid.name, "sweep": order.sweep_id},
+            )
+        return sent
+
+    def status(self, job: str) -> str | None:
+        """``PENDING``, ``RUNNING``, ``STOPPED``, ``SUCCEEDED`` or ``FAILED``; ``None`` if the cluster knows of no such job."""
+        with _explained(self.address):
+            try:
+                return str(self._client.get_job_status(job).value)
+            except RuntimeError as error:
+                if "does not exist" in str(error):
+                    return None
+                raise
+
+    def message(self, job: str) -> str:
+        """What Ray says of a job."""
+        with _explained(self.address):
+            return str(self._client.get_job_info(job).message or "")
+
+    def exit_code(self, job: str) -> int | None:
+        """The exit code of a job that has ended by itself."""
+        with _explained(self.address):
+            code: int | None = self._client.get_job_info(job).driver_exit_code
+            return code
+
+    def logs(self, job: str) -> str:
+        """All that a job has said so far."""
+        with _explained(self.address):
+            return str(self._client.get_job_logs(job))
+
+    def follow(self, job: str) -> Iterator[str]:
+        """What a job says, line by line, from its beginning until it ends."""
+        shown = ""
+        while True:
+            with _explained(self.address):
+                ended = self.status(job) in ENDED
+                text = self.logs(job)
+            lines = text[len(shown) :]
+            whole = lines if ended else lines[: lines.rfind("\n") + 1]
+            shown += whole
+            yield from whole.splitlines()
+            if ended:
+                return
+            time.sleep(1.0)
+
+    def stop(self, job: str) -> bool:
+        """Ask a job to end; whether it was there and had not ended."""
+        with _explained(self.address):
+            try:
+                return bool(self._client.stop_job(job))
+            except RuntimeError as error:
+                if "does not exist" in str(error):
+                    return False
+                raise
+
+
+def order_for(grid: Grid, options: Options, sweep_id: str, as_json: bool) -> Order:
+    """What to send for a sweep. Raises `UsageError` for a store or storage that a cluster cannot reach."""
+    uri = options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if uri is not None and not is_http(uri) and ("://" not in uri or sqlite_path(resolve(uri)) is not None or uri.startswith("file:")):
+        raise UsageError(
+            f"a sweep on a cluster cannot write to {uri} of this machine: give the address of an MLflow server or of a database "
+            "that the cluster reaches as --tracking-uri, or set MLFLOW_TRACKING_URI on its nodes"
+        )
+    environment = {name: os.environ[name] for name in SECRETS if name in os.environ}
+    if uri is not None:
+        environment["MLFLOW_TRACKING_URI"] = uri
+    sent = replace(options, address="auto", tracking_uri=None)
+    return Order(
+        sweep_id, _job_server(options.address or ""), grid.path, list(grid.overrides), grid.file_names, asdict(sent), environment, as_json
+    )
+
+
+def _job_server(address: str) -> str:
+    if not address.startswith("ray://"):
+        return address.rstrip("/")
+    host = address.removeprefix("ray://").rpartition(":")[0] or address.removeprefix("ray://")
+    return f"http://{host}:{PORT}"
+
+
+@contextmanager
+def _explained(address: str) -> Iterator[None]:
+    """Turn what Ray's client raises into one line that says what to do."""
+    from ray.exceptions import AuthenticationError
+
+    try:
+        yield
+    except AuthenticationError as error:
+        text = str(error).lower()
+        if "invalid authentication token" in text:
+            advice = "it does not accept this token: RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH must be that of the cluster"
+        elif "find an authentication token" in text:
+            advice = "it wants a token and there is none here: set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, or put it into ~/.ray/auth_token"
+        else:
+            advice = "it wants a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH"
+        raise RayUnavailable(f"the Ray cluster at {address} does not let us in: {advice}") from error
+    except (TimeoutError, ConnectionError, OSError) as error:
+        if isinstance(error, FileNotFoundError | PermissionError):
+            raise
+        raise RayUnavailable(
+            f"nobody takes Ray jobs at {address}: is the cluster up, its dashboard on (`ray start --head --dashboard-host=0.0.0.0`, with "
+            f"ray[default] installed), and the port right?{_tls(error)}"
+        ) from error
+    except RuntimeError as error:
+        if "does not exist" in str(error):
+            raise
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise RayUnavailable(f"Ray at {address}: {lines[0]}") from error
+
+
+def _tls(error: Exception) -> str:
+    return " Its certificate is not accepted: REQUESTS_CA_BUNDLE names the one that is" if "certificate" in str(error).lower() else ""

@@ -1,0 +1,347 @@
+"""Real Ray clusters of several nodes on one machine, for tests.
+
+`network_cluster`: nodes that share nothing but a network, as machines do, each in a network namespace of its own (needs root). One more
+namespace, ``client``, is a machine that is on the network and not in the cluster. `local_cluster`: nodes that share the machine's
+address, quicker to start, which this process can join as a driver.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+PREFIX = "raytest"
+OBJECT_STORE_BYTES = 200 * 1024 * 1024
+START_SECONDS = 120.0
+DIES_SECONDS = 15.0
+"""Within these, a killed process is gone."""
+SOON: Mapping[str, Any] = {
+    "health_check_initial_delay_ms": 1000,
+    "health_check_period_ms": 500,
+    "health_check_timeout_ms": 1000,
+    "health_check_failure_threshold": 3,
+}
+"""Ray's settings with which the head gives up a silent node after seconds rather than half a minute."""
+WAIT_FOR_NODES = """
+import sys, time
+from ray._raylet import GcsClient
+
+client = GcsClient(sys.argv[1])
+while sum(node.state == 0 for node in client.get_all_node_info().values()) < int(sys.argv[2]):
+    time.sleep(0.1)
+"""
+
+_serial = itertools.count()
+
+
+def no_network_cluster() -> str:
+    """Why `network_cluster` cannot work here; empty if it can."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        return "network namespaces need root on Linux"
+    if shutil.which("ip") is None:
+        return "network namespaces need the command ip (package iproute2)"
+    missing = [name for name in ("aiohttp_cors", "grpc", "opencensus", "prometheus_client") if find_spec(name) is None]
+    if missing:
+        return f"a job server needs ray[default]: no module {', '.join(missing)}"
+    try:
+        with Network("probe") as network:
+            network.add("host")
+    except subprocess.CalledProcessError as error:
+        return f"network namespaces are not allowed here: {error.stderr.strip()}"
+    return ""
+
+
+def _ip(*arguments: str) -> str:
+    return subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True).stdout
+
+
+def _pids(namespace: str) -> list[int]:
+    return [int(pid) for pid in _ip("netns", "pids", namespace).split()]
+
+
+def _kill(namespace: str) -> None:
+    """SIGKILL to every process of a namespace, until none is left."""
+    until = time.monotonic() + DIES_SECONDS
+    while pids := _pids(namespace):
+        if time.monotonic() > until:
+            raise RuntimeError(f"processes of {namespace} survive: {pids}")
+        for pid in pids:
+            # Another's death may have ended it.
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
+
+
+def _remove(namespace: str) -> None:
+    _kill(namespace)
+    _ip("netns", "del", namespace)
+
+
+def _remove_orphans() -> None:
+    """Remove what test processes left behind that were killed themselves."""
+    for name in re.findall(rf"^{PREFIX}-\d+-\S+", _ip("netns", "list"), re.MULTILINE):
+        if not Path("/proc", name.split("-")[1]).exists():
+            _remove(name)
+
+
+class Network:
+    """Namespaces joined by a bridge. The bridge has a namespace too, so that neither addresses nor firewalls of the machine matter."""
+
+    def __init__(self, name: str) -> None:
+        self._prefix = f"{PREFIX}-{os.getpid()}-{name}"
+        self._hosts: dict[str, str] = {}
+        self._switch = f"{self._prefix}-switch"
+
+    def __enter__(self) -> Network:
+        _remove_orphans()
+        with ExitStack() as stack:
+            _ip("netns", "add", self._switch)
+            stack.callback(_remove, self._switch)
+            _ip("-n", self._switch, "link", "add", "bridge", "type", "bridge")
+            _ip("-n", self._switch, "link", "set", "bridge", "up")
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def __contains__(self, host: str) -> bool:
+        return host in self._hosts
+
+    def namespace(self, host: str) -> str:
+        """What ``ip netns`` calls a host."""
+        return f"{self._prefix}-{host}"
+
+    def address(self, host: str) -> str:
+        return self._hosts[host]
+
+    def add(self, host: str) -> None:
+        """Plug in another host."""
+        namespace, cable, address = self.namespace(host), f"to-{host}", f"10.77.0.{len(self._hosts) + 1}"
+        _ip("netns", "add", namespace)
+        self._stack.callback(_remove, namespace)
+        _ip("-n", self._switch, "link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", namespace)
+        _ip("-n", self._switch, "link", "set", cable, "master", "bridge", "up")
+        _ip("-n", namespace, "link", "set", "lo", "up")
+        _ip("-n", namespace, "link", "set", "eth0", "up")
+        _ip("-n", namespace, "address", "add", f"{address}/24", "dev", "eth0")
+        # It leads nowhere, but Ray finds a host's own address by asking for the route to the Internet.
+        _ip("-n", namespace, "route", "add", "default", "dev", "eth0")
+        self._hosts[host] = address
+
+    def unplug(self, host: str) -> None:
+        """Cut the cable: what others send is lost without an answer, as when a machine loses power."""
+        _ip("-n", self._switch, "link", "set", f"to-{host}", "down")
+
+    def pids(self, host: str) -> list[int]:
+        return _pids(self.namespace(host))
+
+    def kill(self, host: str) -> None:
+        """SIGKILL to every process of a host."""
+        _kill(self.namespace(host))
+
+
+@dataclass
+class NetworkCluster:
+    """A running cluster: hosts ``head``, ``node1``, ``node2``, …, and ``client`` outside of it."""
+
+    network: Network
+    token: str
+    folder: Path
+
+    @property
+    def head(self) -> str:
+        """The head's IP address."""
+        return self.network.address("head")
+
+    @property
+    def job_address(self) -> str:
+        return f"http://{self.head}:8265"
+
+    @property
+    def gcs_address(self) -> str:
+        return f"{self.head}:6379"
+
+    @property
+    def client_address(self) -> str:
+        return f"ray://{self.head}:10001"
+
+    @property
+    def ray(self) -> Path:
+        """Ray's temporary folder, of the same name on each host."""
+        return self.folder / "ray"
+
+    def environment(self, env: Mapping[str, str | None] | None = None) -> dict[str, str]:
+        """What processes of a host see: this process's environment without its Ray settings, with the cluster's token. ``None`` unsets."""
+        found: dict[str, str | None] = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        found |= {
+            "HOME": str(self.folder / "home"),
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(self.folder / "token"),
+            "RAY_USAGE_STATS_ENABLED": "0",
+        }
+        found |= env or {}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def command(self, command: Sequence[str], namespace: str = "client") -> list[str]:
+        """``command`` as run on a host. The folder ``ray`` is each host's own: drivers would reach other nodes' sockets through files."""
+        own = self.folder / "hosts" / namespace
+        own.mkdir(parents=True, exist_ok=True)
+        mount = 'mount --bind "$0" "$1" && shift && exec "$@"'
+        return ["ip", "netns", "exec", self.network.namespace(namespace), "sh", "-c", mount, str(own), str(self.ray), *command]
+
+    def run(
+        self,
+        command: Sequence[str],
+        namespace: str = "client",
+        env: Mapping[str, str | None] | None = None,
+        timeout: float = START_SECONDS,
+        **options: Any,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command on a host, by default outside of the cluster, and return what it said, whatever its exit status.
+
+        ``env`` is put over `environment`; other options are `subprocess.run`'s.
+        """
+        return subprocess.run(
+            self.command(command, namespace),
+            env=self.environment(env),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            **options,
+        )
+
+    def popen(
+        self, command: Sequence[str], namespace: str = "client", env: Mapping[str, str | None] | None = None, **options: Any
+    ) -> subprocess.Popen[str]:
+        """Start a command on a host. It is killed with the cluster at the latest."""
+        return subprocess.Popen(self.command(command, namespace), env=self.environment(env), text=True, **options)
+
+    def host(self, node: int) -> str:
+        """A node's host: 0 is the head."""
+        return f"node{node}" if node else "head"
+
+    def kill_node(self, node: int) -> None:
+        """SIGKILL to all of a node at once. The kernel closes its connections: others notice soon."""
+        self.network.kill(self.host(node))
+
+    def unplug_node(self, node: int) -> None:
+        """Take a node from the network. It computes on; others notice by its silence."""
+        self.network.unplug(self.host(node))
+
+    def start_node(self, node: int, cpus: float = 1, env: Mapping[str, str | None] | None = None) -> None:
+        """Start Ray on a node: again after `kill_node`, or on a further one."""
+        host = self.host(node)
+        if host not in self.network:
+            self.network.add(host)
+        if node == 0:
+            # The second makes it listen to other hosts.
+            role = ["--head", "--dashboard-host=0.0.0.0", "--include-dashboard=true", "--port=6379", "--ray-client-server-port=10001"]
+        else:
+            role = [f"--address={self.gcs_address}"]
+        started = self.run(
+            [
+                *(sys.executable, "-m", "ray.scripts.scripts", "start", *role, "--disable-usage-stats"),
+                *(f"--node-ip-address={self.network.address(host)}", f"--num-cpus={cpus:g}", "--num-gpus=0"),
+                *(f"--temp-dir={self.ray}", f"--object-store-memory={OBJECT_STORE_BYTES}"),
+            ],
+            namespace=host,
+            env=env,
+        )
+        if started.returncode:
+            raise RuntimeError(f"Ray does not start on {host}:\n{started.stdout}{started.stderr}")
+
+    def wait_for_nodes(self, count: int) -> None:
+        """Wait until as many nodes have joined: ``ray start`` returns before."""
+        self.run([sys.executable, "-c", WAIT_FOR_NODES, self.gcs_address, str(count)]).check_returncode()
+
+    def logs(self, node: int) -> list[Path]:
+        """The log files of a node."""
+        return [path for path in (self.folder / "hosts" / self.host(node)).glob("session_2*/logs/**/*") if path.is_file()]
+
+
+@contextmanager
+def network_cluster(
+    nodes: int = 3, cpus: float = 1, env: Mapping[str, str | None] | None = None, settings: Mapping[str, Any] = SOON
+) -> Iterator[NetworkCluster]:
+    """A cluster of ``nodes`` network namespaces, with a job server and a Ray client server on the head.
+
+    ``env`` is for Ray's processes, and what they start, on all nodes; ``settings`` are Ray's internal ones.
+    """
+    with ExitStack() as stack:
+        # Short: the path of a socket, which Ray makes deep in here, has 107 characters at most.
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rc", dir="/tmp", ignore_cleanup_errors=True)))
+        (folder / "home").mkdir()
+        (folder / "ray").mkdir()
+        token = secrets.token_hex(32)
+        (folder / "token").write_text(token)
+        (folder / "token").chmod(0o600)
+        network = stack.enter_context(Network(f"cluster{next(_serial)}"))
+        cluster = NetworkCluster(network, token, folder)
+        for host in (*map(cluster.host, range(nodes)), "client"):
+            network.add(host)
+        cluster.start_node(0, cpus, {**{f"RAY_{name}": str(value) for name, value in settings.items()}, **(env or {})})
+        with ThreadPoolExecutor() as threads:
+            list(threads.map(lambda node: cluster.start_node(node, cpus, env), range(1, nodes)))
+        cluster.wait_for_nodes(nodes)
+        yield cluster
+
+
+@dataclass
+class LocalCluster:
+    """A running cluster whose nodes share this machine's address."""
+
+    cluster: Any
+    workers: list[Any]
+
+    @property
+    def gcs_address(self) -> str:
+        return str(self.cluster.address)
+
+    def kill_node(self, node: int) -> None:
+        """SIGKILL to a node, which is not the head (0): on that one a driver in this process hangs."""
+        self.cluster.remove_node(self.workers[node - 1], allow_graceful=False)
+
+
+@contextmanager
+def local_cluster(nodes: int = 3, cpus: float = 1, settings: Mapping[str, Any] = SOON) -> Iterator[LocalCluster]:
+    """A cluster of ``nodes`` that all have this machine's address, each with ``cpus`` cores.
+
+    ``settings`` are Ray's internal ones. The token is this user's, as for an embedded Ray.
+    """
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+    from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled
+    from ray._raylet import Config
+    from ray.cluster_utils import Cluster
+
+    # Whoever imported Ray before had it read the mode.
+    Config.initialize("")
+    # As `ray.init` does for an embedded cluster.
+    ensure_token_if_auth_enabled()
+    cluster = Cluster()
+    options = {"num_cpus": cpus, "object_store_memory": OBJECT_STORE_BYTES}
+    try:
+        cluster.add_node(include_dashboard=False, _system_config=dict(settings), **options)
+        workers = [cluster.add_node(**options) for _ in range(nodes - 1)]
+        yield LocalCluster(cluster, workers)
+    finally:
+        ray.shutdown()
+        cluster.shutdown()

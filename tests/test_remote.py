@@ -1,0 +1,180 @@
+"""Sweeps sent as jobs to a cluster on other machines, which share nothing with the one that sends them but the network."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.clusters import network_cluster, no_network_cluster
+
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.server,
+    pytest.mark.skipif(bool(no_network_cluster()), reason=no_network_cluster() or "works"),
+]
+ROOT = Path(__file__).parents[1]
+GRID = """
+name: remote
+fixed:
+  problem: {kind: matrix_completion, shape: [8, 8], file: ../data/target.csv}
+  factorization: {kind: deep_matrix, depth: 3}
+  init: {kind: gaussian, scale: 1e-2}
+  optimizer: {kind: gd, lr: 1e-5}
+cases:
+  - stop: {steps: 200}
+  - stop: {steps: 300000}
+seeds: 6
+record: {points: 20, measures: [nuclear]}
+resources: {engine: batched}
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with network_cluster(nodes=3) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def store(cluster):
+    """An MLflow server on the head, which the client and all nodes reach."""
+    folder = cluster.folder / "mlflow"
+    folder.mkdir()
+    command = [sys.executable, "-m", "mlflow", "server", "--host", cluster.head, "--port", "5000", "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "artifacts")]
+    command += ["--allowed-hosts", "*"]
+    with (folder / "log").open("wb") as log:
+        server = cluster.popen(command, namespace="head", cwd=folder, stdout=log, stderr=log)
+    deadline = time.monotonic() + 90
+    probe = f"import socket; socket.create_connection(('{cluster.head}', 5000), 1)"
+    while cluster.run([sys.executable, "-c", probe]).returncode:
+        assert server.poll() is None, (folder / "log").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    return f"http://{cluster.head}:5000"
+
+
+@pytest.fixture(scope="module")
+def work(cluster):
+    """A folder on the client, with a grid whose data file is beside it."""
+    work = cluster.folder / "client" / "grids"
+    work.mkdir(parents=True)
+    data = work.parent / "data"
+    data.mkdir()
+    data.joinpath("target.csv").write_text("".join(f"{i},{j},{(i + 1) * (j - 3) / 8}\n" for i in range(8) for j in range(8) if (i * j) % 3))
+    (work / "grid.yaml").write_text(GRID)
+    # What would have hidden a data file from Ray.
+    (work.parent / ".gitignore").write_text("*.csv\n")
+    return work
+
+
+def orchestrate(cluster, work, *arguments, env=None, timeout=240):
+    environment = {"PYTHONPATH": str(ROOT), "XDG_STATE_HOME": str(work.parent / "state"), "OMP_NUM_THREADS": "1", **(env or {})}
+    return cluster.run([sys.executable, "-m", "orchestrator.cli.main", *arguments], cwd=work, env=environment, timeout=timeout)
+
+
+def summary(done: subprocess.CompletedProcess[str]) -> dict:
+    assert done.stdout.splitlines(), done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def address(cluster, store):
+    return ("--address", cluster.job_address, "--tracking-uri", store)
+
+
+def test_a_sweep_is_sent_runs_there_and_survives_a_node(cluster, store, work):
+    sent = orchestrate(cluster, work, "submit", "grid.yaml", "--detach", "--json", "--checkpoint-every", "1", *address(cluster, store))
+    assert sent.returncode == 0, sent.stderr
+    sweep = summary(sent)["sweep_id"]
+    assert f"as job orchestrate-{sweep}" in sent.stderr
+    deadline = time.monotonic() + 90
+    while "12 trials to run" not in (said := orchestrate(cluster, work, "logs", sweep, *address(cluster, store)).stdout):
+        assert time.monotonic() < deadline, said
+    time.sleep(8)
+    cluster.kill_node(2)
+    followed = orchestrate(cluster, work, "logs", sweep, "--follow", "--address", cluster.job_address)
+    assert followed.returncode == 0, followed.stdout + followed.stderr
+    assert "its node was lost" in followed.stdout or "its worker died" in followed.stdout or "3 nodes" not in followed.stdout
+    runs = orchestrate(cluster, work, "runs", sweep, "--format", "json", "--tracking-uri", store)
+    table = json.loads(runs.stdout)
+    assert [row["outcome"] for row in table] == ["exhausted"] * 12
+    shown = orchestrate(cluster, work, "status", sweep, "--tracking-uri", store)
+    assert "finished" in shown.stdout
+    again = orchestrate(cluster, work, "submit", "grid.yaml", "--json", *address(cluster, store))
+    assert again.returncode == 0, again.stderr
+    assert (summary(again)["reused"], summary(again)["trials"]) == (12, 12)
+    cluster.start_node(2)
+
+
+def test_cancel_from_outside_saves_and_resume_goes_on(cluster, store, work):
+    (work / "long.yaml").write_text(GRID.replace("name: remote", "name: long").replace("300000", "30000000"))
+    sent = orchestrate(cluster, work, "submit", "long.yaml", "--detach", "--json", "--checkpoint-every", "1", *address(cluster, store))
+    sweep = summary(sent)["sweep_id"]
+    deadline = time.monotonic() + 90
+    while "12 trials to run" not in (said := orchestrate(cluster, work, "logs", sweep, *address(cluster, store)).stdout):
+        assert time.monotonic() < deadline, said
+    time.sleep(6)
+    cancelled = orchestrate(cluster, work, "cancel", sweep, "--tracking-uri", store)
+    assert cancelled.returncode == 0, cancelled.stderr
+    assert f"orchestrate resume {sweep}" in cancelled.stdout
+    status = orchestrate(cluster, work, "status", sweep, "--tracking-uri", store).stdout
+    assert "killed" in status
+    resumed = orchestrate(cluster, work, "resume", sweep, "--detach", "--json", *address(cluster, store))
+    assert resumed.returncode == 0, resumed.stderr
+    job = summary(resumed)["sweep_id"]
+    while "go on from their checkpoints" not in (said := orchestrate(cluster, work, "logs", job, *address(cluster, store)).stdout):
+        assert time.monotonic() < deadline + 60, said
+    assert f"going on with sweep {sweep}" in said
+    stopped = orchestrate(cluster, work, "cancel", job, "--address", cluster.job_address)
+    assert stopped.returncode == 0, stopped.stderr
+    followed = orchestrate(cluster, work, "logs", job, "--follow", "--address", cluster.job_address)
+    assert followed.returncode == 130, followed.stdout
+    assert "stopping: trials are being saved" in followed.stdout
+
+
+@pytest.mark.parametrize(
+    ("env", "said"),
+    [
+        ({"RAY_AUTH_TOKEN_PATH": None, "RAY_AUTH_TOKEN": "0" * 64}, "does not accept this token"),
+        ({"RAY_AUTH_MODE": "disabled"}, "it wants a token: set RAY_AUTH_MODE=token"),
+        ({"RAY_AUTH_TOKEN_PATH": None}, "there is none here"),
+    ],
+)
+def test_mistakes_with_tokens_are_explained(cluster, store, work, env, said):
+    done = orchestrate(cluster, work, "submit", "grid.yaml", *address(cluster, store), env=env)
+    assert done.returncode == 3, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_what_a_cluster_cannot_reach_is_an_error_at_once(cluster, store, work):
+    local = orchestrate(cluster, work, "submit", "grid.yaml", "--address", cluster.job_address, "--tracking-uri", "sqlite:///mlflow.db")
+    assert local.returncode == 2
+    assert "a sweep on a cluster cannot write to sqlite:///mlflow.db" in local.stderr
+    nobody = orchestrate(cluster, work, "submit", "grid.yaml", "--address", f"http://{cluster.head}:8266", "--tracking-uri", store)
+    assert nobody.returncode == 3
+    assert "nobody takes Ray jobs at" in nobody.stderr
+    greedy = orchestrate(cluster, work, "submit", "grid.yaml", "--set", "resources.cpus=64", "--json", *address(cluster, store))
+    assert greedy.returncode == 3
+    assert re.search(r"resources.cpus asks for 64 a pack, but the cluster .* has 3 in all", greedy.stderr)
+    unknown = orchestrate(cluster, work, "logs", "ffffffff", "--address", cluster.job_address)
+    assert (unknown.returncode, "knows of no job" in unknown.stderr) == (2, True)
+
+
+def test_passwords_do_not_show(cluster, store, work):
+    secret = "hush-hush-42"
+    env = {"MLFLOW_TRACKING_USERNAME": "me", "MLFLOW_TRACKING_PASSWORD": secret}
+    sent = orchestrate(cluster, work, "submit", "grid.yaml", "--detach", "--json", *address(cluster, store), env=env)
+    job = summary(sent)["job"]
+    code = f"from ray.job_submission import JobSubmissionClient as C; print([vars(j) for j in C('{cluster.job_address}').list_jobs()])"
+    listed = cluster.run([sys.executable, "-c", code])
+    assert job in listed.stdout
+    assert secret not in listed.stdout
+    followed = orchestrate(cluster, work, "logs", summary(sent)["sweep_id"], "--follow", "--address", cluster.job_address)
+    assert secret not in followed.stdout
