@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from workloads.snapshot import Snapshot
 
+MAX_NAME = 100
+"""Characters: an index of thousands of digits is none."""
 DEFAULT_SINGULAR_VALUES = 10
 """``singular_values`` records the largest ten; ``singular_values_K`` the largest K."""
 
@@ -48,7 +50,7 @@ class Measure:
     final: bool = False
 
     def match(self, name: str) -> tuple[str, ...] | None:
-        found = re.fullmatch(self.pattern, name)
+        found = re.fullmatch(self.pattern, name, re.ASCII) if len(name) <= MAX_NAME else None
         return found.groups() if found else None
 
 

@@ -14,6 +14,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
@@ -43,12 +44,27 @@ def as_tuple(value: object) -> object:
     return tuple(as_tuple(item) for item in value) if isinstance(value, list) else value
 
 
+LARGEST_COUNT = 2**53
+"""Up to here floating point, which YAML's ``1e6`` and all estimates are, holds every whole number."""
+LARGEST_SIZE = 1 << 32
+"""Entries of a matrix or tensor, of all parameters, or of all measurements: 32 GiB in float64, several times of which a trial needs."""
+LARGEST_DEPTH = 1000
+
 Whole = Annotated[int, BeforeValidator(_whole)]
-Count = Annotated[Whole, Field(ge=1)]
+Count = Annotated[Whole, Field(ge=1, le=LARGEST_COUNT)]
 Seed = Annotated[Whole, Field(ge=0, lt=2**63)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[Finite, Field(gt=0)]
-Shape = Annotated[tuple[Count, ...], BeforeValidator(as_tuple), Field(min_length=2, max_length=8)]
+MAX_ORDER = 8
+
+
+def _dense(shape: tuple[int, ...]) -> tuple[int, ...]:
+    if math.prod(shape) > LARGEST_SIZE:
+        raise ValueError(f"has {math.prod(shape):,} entries, more than the {LARGEST_SIZE:,} that can be trained")
+    return shape
+
+
+Shape = Annotated[tuple[Count, ...], BeforeValidator(as_tuple), Field(min_length=2, max_length=MAX_ORDER), AfterValidator(_dense)]
 
 
 class Section(BaseModel):
@@ -96,6 +112,8 @@ def _observed(value: int | float) -> int | float:
         raise ValueError("a fraction of the entries lies in (0, 1]; a count is a whole number of at least 1")
     if isinstance(value, int) and value < 1:
         raise ValueError("at least 1 observation is needed")
+    if value > LARGEST_SIZE:
+        raise ValueError(f"must be at most {LARGEST_SIZE:,}, not {value}")
     return value
 
 
@@ -162,12 +180,15 @@ class Problem(Section):
         if self.target is not None:
             if self.observed is None:
                 yield "problem", "needs observed: how many entries (or measurements) of the drawn target are seen"
-            if self.order == 2 and self.target.rank > min(shape):
-                yield "problem.target.rank", f"is {self.target.rank}, but a matrix of shape {list(shape)} has rank {min(shape)} at most"
+            most, what = math.prod(shape) // max(shape), "matrix" if len(shape) == 2 else "tensor"
+            if self.target.rank > most:
+                yield "problem.target.rank", f"is {self.target.rank}, but a {what} of shape {list(shape)} has rank {most} at most"
         if self.sensing and isinstance(self.observed, float):
             yield "problem.observed", "counts measurements here: a whole number, not a fraction of the entries"
         elif not self.sensing and (self.observations() or 0) > self.size:
             yield "problem.observed", f"is {self.observed}, but shape {list(shape)} has only {self.size} entries"
+        elif self.sensing and (count := (self.observations() or 0) * self.size) > LARGEST_SIZE:
+            yield "problem.observed", f"makes measurements of {count:,} entries, more than the {LARGEST_SIZE:,} that can be trained on"
 
     kind: str
 
@@ -241,7 +262,7 @@ class DeepMatrix(Factorization):
     """W = W_L ... W_1 with L = ``depth`` factors; ``widths`` are the L - 1 hidden ones, from W_1's output to W_L's input."""
 
     kind: Literal["deep_matrix"] = "deep_matrix"
-    depth: Count
+    depth: Annotated[Count, Field(le=LARGEST_DEPTH)]
     widths: Annotated[tuple[Count, ...], BeforeValidator(as_tuple)] | Count | None = None
 
     def hidden(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -260,6 +281,8 @@ class DeepMatrix(Factorization):
             yield "factorization.widths", "has no effect at depth 1: there is no hidden width"
         if len(shape) != 2:
             yield "factorization.kind", f"deep_matrix is for matrices, but shape is {list(shape)}: use cp or linear"
+            return
+        yield from _too_many(sum(out * into for out, into in pairwise((shape[1], *self.hidden(shape), shape[0]))))
 
 
 class Cp(Factorization):
@@ -271,6 +294,15 @@ class Cp(Factorization):
     def terms(self, shape: tuple[int, ...]) -> int:
         """The number of components: the product of all dimensions but the largest, unless given."""
         return self.components or math.prod(shape) // max(shape)
+
+    def own_conflicts(self, shape: tuple[int, ...]) -> Iterator[tuple[str, str]]:
+        """Yield ``(key, message)`` for what the fields' types alone cannot refuse."""
+        yield from _too_many(self.terms(shape) * sum(shape))
+
+
+def _too_many(parameters: int) -> Iterator[tuple[str, str]]:
+    if parameters > LARGEST_SIZE:
+        yield "factorization", f"has {parameters:,} parameters, more than the {LARGEST_SIZE:,} that can be trained"
 
 
 class Linear(Factorization):
@@ -434,9 +466,9 @@ def conflicts(
     """Yield ``(dotted key, message)`` for all that single fields cannot tell: keys without effect, sizes that do not fit."""
     yield from problem.own_conflicts()
     yield from stop.own_conflicts()
-    if problem.shape is not None and isinstance(factorization, DeepMatrix):
+    if problem.shape is not None and isinstance(factorization, DeepMatrix | Cp):
         yield from factorization.own_conflicts(problem.shape)
-        if len(problem.shape) != 2:
+        if isinstance(factorization, DeepMatrix) and len(problem.shape) != 2:
             return
     if isinstance(factorization, Solved):
         yield from _solved_conflicts(problem, factorization, optimizer, stop, dtype)

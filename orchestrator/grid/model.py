@@ -4,24 +4,36 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from workloads.spec import Finite, Section, Whole, as_tuple
+from workloads.spec import LARGEST_COUNT, Finite, Section, Whole, as_tuple
+
+SMALLEST_SHARE = 1e-4
+"""Of a core or GPU: Ray counts in these."""
+
+
+def _share(value: float) -> float:
+    if 0 < value < SMALLEST_SHARE:
+        raise ValueError(f"must be at least {SMALLEST_SHARE:g}, the smallest share that can be scheduled, not {value:g}")
+    return value
+
+
+Step = Annotated[Whole, Field(ge=0, le=LARGEST_COUNT)]
 
 
 class Record(Section):
     """What is recorded: ``points`` spread evenly over log(step) and again over log(loss), or exactly the ``steps`` listed."""
 
     points: Annotated[Whole, Field(ge=0, le=10_000)] = 200
-    steps: Annotated[tuple[Annotated[Whole, Field(ge=0)], ...], BeforeValidator(as_tuple), Field(min_length=1)] | None = None
+    steps: Annotated[tuple[Step, ...], BeforeValidator(as_tuple), Field(min_length=1)] | None = None
     measures: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] | None = None
 
 
 class Resources(Section):
     """What each pack gets: ``cpus`` cores and ``gpus`` GPUs (a fraction shares one; ``auto`` takes what the cluster has)."""
 
-    cpus: Annotated[Finite, Field(gt=0)] = 1.0
-    gpus: Literal["auto"] | Annotated[Finite, Field(ge=0)] = "auto"
+    cpus: Annotated[Finite, Field(gt=0), AfterValidator(_share)] = 1.0
+    gpus: Literal["auto"] | Annotated[Finite, Field(ge=0), AfterValidator(_share)] = "auto"
     engine: Literal["auto", "autograd", "batched", "fused"] = "auto"
 
 
