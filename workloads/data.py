@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array as packed
 import csv
 import difflib
 import io
@@ -14,8 +15,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from workloads.spec import MAX_ORDER
+
 LARGEST = 1 << 32
-"""Bytes that the arrays of one file may take when unpacked: a small file must not be able to fill the memory."""
+"""Bytes that the arrays of one file may take in float64: a small file must not be able to fill the memory."""
+_REAL = "iufb"
+"""Kinds of numpy's types that hold real numbers."""
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 class DataError(ValueError):
@@ -67,7 +73,7 @@ def read_factors(name: str, content: bytes) -> dict[str, NDArray[np.float64]]:
     if not name.lower().endswith(".npz"):
         raise DataError(f"{name}: initial factors come in an .npz file")
     arrays = _read_npz(name, content, None)
-    letters = {key[0] for key in arrays}
+    letters = {key[:1] for key in arrays}
     expected = {f"{letter}{n + 1}" for letter in letters for n in range(len(arrays))}
     if not arrays or len(letters) != 1 or not letters <= {"W", "A"} or set(arrays) != expected:
         raise DataError(f"{name}: must hold W1, W2, ... or A1, A2, ..., but holds {', '.join(sorted(arrays)) or 'nothing'}")
@@ -92,21 +98,42 @@ def check_factors(name: str, factors: dict[str, NDArray[np.float64]], letter: st
 def _read_npz(name: str, content: bytes, known: tuple[str, ...] | None) -> dict[str, NDArray[np.generic]]:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            unpacked = sum(member.file_size for member in archive.infolist())
-        if unpacked > LARGEST:
-            raise DataError(f"{name}: unpacks to {unpacked / 2**30:.1f} GiB, more than the {LARGEST >> 30} GiB allowed")
-        with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            unknown = [key for key in file.files if known is not None and key not in known]
+            members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+            unknown = [key for key in members if known is not None and key not in known]
             if unknown:
                 near = difflib.get_close_matches(unknown[0], known or (), 1)
                 meant = f"; did you mean {near[0]}?" if near else f": known are {', '.join(known or ())}"
-                raise DataError(f"{name}: unknown array {unknown[0]!r}{meant}")
-            return {key: np.asarray(file[key]) for key in file.files}
+                raise DataError(f"{name}: unknown array {unknown[0][:40]!r}{meant}")
+            size = sum(_declared(name, key, archive, member) for key, member in members.items())
+            if size > LARGEST:
+                raise DataError(f"{name}: unpacks to {size / 2**30:.1f} GiB, more than the {LARGEST >> 30} GiB allowed")
+            return {key: _array(archive, member) for key, member in members.items()}
     except DataError:
         raise
     except Exception as error:  # numpy and zipfile raise a dozen kinds for a damaged file
-        reason = "holds Python objects, which are never loaded" if "allow_pickle" in str(error) else "is not a readable .npz file"
-        raise DataError(f"{name}: {reason}") from error
+        raise DataError(f"{name}: is not a readable .npz file") from error
+
+
+def _declared(name: str, key: str, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> int:
+    """Bytes that an array will take in float64 by its header, which is held to the size of the member: numpy would allocate first."""
+    with archive.open(member) as stream:
+        shape, _, dtype = _HEADERS[np.lib.format.read_magic(stream)](stream)
+        held = member.file_size - stream.tell()
+    if dtype.hasobject:
+        raise DataError(f"{name}: holds Python objects, which are never loaded")
+    if dtype.kind not in _REAL:
+        raise DataError(f"{name}: {key} must hold real numbers, not {dtype}")
+    count = math.prod(shape)
+    if count * dtype.itemsize != held:
+        raise DataError(f"{name}: {key} holds {held:,} bytes, but its header promises {dtype} of shape {list(shape)}")
+    return 8 * count
+
+
+def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[np.generic]:
+    with archive.open(member) as stream:
+        numbers: NDArray[np.generic] = np.lib.format.read_array(stream, allow_pickle=False)
+        stream.read(1)  # at the end of a member its checksum is looked at
+    return numbers
 
 
 def _completion(name: str, arrays: dict[str, NDArray[np.generic]], shape: tuple[int, ...] | None) -> ProblemFile:
@@ -139,14 +166,17 @@ def _sensing(name: str, arrays: dict[str, NDArray[np.generic]], shape: tuple[int
         if truth is None or shape is None:
             raise DataError(f"{name}: must hold target, or measurements and values")
         return ProblemFile(shape, truth)
+    found = arrays["measurements"].shape
+    if not (2 <= len(found) - 1 <= MAX_ORDER and math.prod(found)) or found[1:] != (shape or found[1:]):
+        wanted = ", ".join(map(str, shape)) if shape else "rows, columns, ..."
+        raise DataError(f"{name}: measurements must have shape [N, {wanted}], not {list(found)}")
+    shape = found[1:]
     measurements = _finite(name, "measurements", arrays["measurements"])
-    shape = shape or measurements.shape[1:]
-    if measurements.ndim < 2 or measurements.shape[1:] != shape or not len(measurements):
-        raise DataError(f"{name}: measurements must have shape [N, {', '.join(map(str, shape))}], not {list(measurements.shape)}")
     if "values" in arrays:
         values = _values(name, arrays["values"], len(measurements))
     elif truth is not None:
-        values = measurements.reshape(len(measurements), -1) @ truth.reshape(-1)
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = _finite(name, "measurements of target", measurements.reshape(len(measurements), -1) @ truth.reshape(-1))
     else:
         raise DataError(f"{name}: measurements need values, or target to compute them from")
     return ProblemFile(shape, truth, None, values, measurements)
@@ -155,18 +185,17 @@ def _sensing(name: str, arrays: dict[str, NDArray[np.generic]], shape: tuple[int
 def _truth(name: str, arrays: dict[str, NDArray[np.generic]], shape: tuple[int, ...] | None) -> NDArray[np.float64] | None:
     if "target" not in arrays:
         return None
-    truth = _finite(name, "target", arrays["target"])
-    if shape is not None and truth.shape != shape:
-        raise DataError(f"{name}: target has shape {list(truth.shape)}, but problem.shape is {list(shape)}")
-    if truth.ndim < 2 or not truth.size:
-        raise DataError(f"{name}: target must be a matrix or tensor with entries, not of shape {list(truth.shape)}")
-    return truth
+    found = arrays["target"].shape
+    if shape is not None and found != shape:
+        raise DataError(f"{name}: target has shape {list(found)}, but problem.shape is {list(shape)}")
+    if not (2 <= len(found) <= MAX_ORDER and math.prod(found)):
+        raise DataError(f"{name}: target must be a matrix or tensor with entries, of order {MAX_ORDER} at most, not of shape {list(found)}")
+    return _finite(name, "target", arrays["target"])
 
 
 def _finite(name: str, key: str, array: NDArray[np.generic]) -> NDArray[np.float64]:
-    if array.dtype.kind not in "iufb":
-        raise DataError(f"{name}: {key} must hold real numbers, not {array.dtype}")
-    numbers = array.astype(np.float64)
+    with np.errstate(over="ignore"):  # of long doubles, to what is found next
+        numbers = array.astype(np.float64)
     if not np.isfinite(numbers).all():
         where = [int(i) for i in np.argwhere(~np.isfinite(numbers))[0]]
         raise DataError(f"{name}: {key}{where} is not a finite number")
@@ -210,26 +239,24 @@ def _plain(row: NDArray[np.float64]) -> list[float | int]:
 def _read_csv(name: str, content: bytes, shape: tuple[int, ...] | None) -> ProblemFile:
     if shape is None:
         raise DataError(f"{name}: a CSV file does not tell the shape: give problem.shape")
+    # Lists of lists would take thirty times the bytes of the file.
+    rows, lines = packed.array("d"), packed.array("q")
     try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{name}: is not UTF-8 text") from error
-    rows: list[list[float]] = []
-    lines: list[int] = []
-    try:
-        for line, row in enumerate(csv.reader(io.StringIO(text)), 1):
+        for line, row in enumerate(csv.reader(io.TextIOWrapper(io.BytesIO(content), "utf-8-sig", newline="")), 1):
             cells = [cell.strip() for cell in row]
             if not any(cells):
                 continue
             if not rows and not any(_number(cell) is not None for cell in cells):
                 continue  # a header
-            rows.append(_csv_row(f"{name}:{line}", cells, shape))
+            rows.extend(_csv_row(f"{name}:{line}", cells, shape))
             lines.append(line)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{name}: is not UTF-8 text") from error
     except csv.Error as error:
         raise DataError(f"{name}: is not readable CSV: {error}") from error
     if not rows:
         raise DataError(f"{name}: holds no rows of {','.join('ijklmnop'[: len(shape)])},value")
-    table = np.array(rows)
+    table = np.frombuffer(rows).reshape(len(lines), -1)
     indices = _inside(table[:, :-1], shape, lambda row: f"{name}:{lines[row]}")
     return ProblemFile(shape, None, indices, table[:, -1])
 
