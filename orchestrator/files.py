@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import stat
 from contextlib import suppress
 from pathlib import Path
 
 from orchestrator.errors import StorageUnavailable
+
+MAX_NAME = 200
+"""Bytes of a name for files and folders."""
+
+
+def read_file(path: Path, limit: int) -> bytes:
+    """The content of a regular file of up to ``limit`` bytes.
+
+    Raises `OSError` for all else: nobody may ever write to a pipe, and a device may never end.
+    """
+    try:
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError(errno.EINVAL, "it is a pipe or a device: put what it holds into a file")
+            if status.st_size > limit:
+                raise OSError(errno.EFBIG, f"it is larger than the {limit >> 20:,} MiB allowed")
+            return file.read(status.st_size)
+    except ValueError as error:  # a NUL, or half of a surrogate pair
+        raise OSError(errno.EINVAL, "no file can have this name") from error
 
 
 def state_folder() -> Path:
@@ -37,7 +59,9 @@ def write_file(path: Path, content: bytes, *, durable: bool = False) -> None:
 
 def file_name(title: str) -> str:
     """A name for files and folders that are about something with a ``title``, an experiment say, which may hold anything."""
-    return re.sub(r"[^\w.-]+", "-", title).strip(".-") or "unnamed"
+    name = re.sub(r"[^\w.-]+", "-", title)
+    # File systems count bytes, 255 of them.
+    return name.encode()[:MAX_NAME].decode(errors="ignore").strip(".-") or "unnamed"
 
 
 def make_folder(path: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
 
+from orchestrator.files import read_file
 from orchestrator.grid.source import Path, Problem
 from workloads.shapes import factor_shapes
 from workloads.spec import DeepMatrix, Factorization, FileRef, FromFile, Section
@@ -15,6 +16,7 @@ from workloads.spec import Problem as ProblemSpec
 Model = TypeVar("Model", bound=Section)
 
 MAX_FILE = 4 << 30
+DATA_FILES = (".npz", ".csv")
 
 
 class Files:
@@ -57,14 +59,11 @@ class Files:
             yield "init.file", str(error)
 
     def _read(self, name: str) -> str:
+        if not name.lower().endswith(DATA_FILES):
+            # Before it is opened: a grid from elsewhere may name anything.
+            raise ValueError(f"{name}: data files are {' or '.join(DATA_FILES)}")
         if name not in self.names:
-            if name in self._given:
-                content = self._given[name]()
-            else:
-                path = self.folder / name
-                if path.stat().st_size > MAX_FILE:
-                    raise ValueError(f"{name} is larger than {MAX_FILE >> 30} GiB")
-                content = path.read_bytes()
+            content = self._given[name]() if name in self._given else read_file(self.folder / name, MAX_FILE)
             digest = hashlib.sha256(content).hexdigest()
             self.names[name], self.contents[digest] = digest, content
         return self.names[name]
