@@ -11,6 +11,9 @@ OrchestratorError             exit code
 
 from __future__ import annotations
 
+MAX_LINE = 1000
+"""Characters of a message: keys and values that it quotes may be megabytes."""
+
 
 class OrchestratorError(Exception):
     """Base of all errors that are the user's to mend; printed as text, never as a traceback."""
@@ -22,8 +25,15 @@ class GridError(OrchestratorError):
     """A grid file is wrong. ``problems`` holds one line per mistake, ``file:line:column: key: what and how to mend it``."""
 
     def __init__(self, problems: list[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = problems
+        self.problems = [one_line(problem) for problem in problems]
+        super().__init__("\n".join(self.problems))
+
+
+def one_line(text: str) -> str:
+    """``text`` as a line fit for a terminal: what a file from elsewhere says must neither move the cursor nor pass for another message."""
+    if len(text) > MAX_LINE:
+        text = f"{text[: MAX_LINE - 200]}...{text[-200:]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class UsageError(OrchestratorError):

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from orchestrator.errors import one_line
+
 if TYPE_CHECKING:
     from orchestrator.analysis.claims import Verdict
 
@@ -17,7 +19,7 @@ def print_verdicts(verdicts: Sequence[Verdict], *, err: bool = False) -> None:
     for verdict in verdicts:
         word = "holds" if verdict.holds else "BROKEN" if verdict.required else "does not hold"
         trials = f"{verdict.trials} trial{'s' if verdict.trials != 1 else ''}"
-        click.echo(f"{word:>13}  {verdict.name}: {verdict.says}", err=err)
+        click.echo(f"{word:>13}  {verdict.name}: {one_line(verdict.says or '')}", err=err)
         click.echo(f"{'':>13}  {verdict.found} (rests on {trials})", err=err)
         if verdict.worst is not None:
             step = f" at step {verdict.worst.step:,}" if verdict.worst.step is not None else ""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import difflib
 import math
 import random
+import reprlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.grid.source import Path, Problem
 
+MAX_TRIALS = 1_000_000
 DISTRIBUTIONS = ("uniform", "loguniform", "choice", "integers")
 
 
@@ -45,6 +47,13 @@ def _below(key: str, prefix: str) -> bool:
     return key == prefix or key.startswith(f"{prefix}.")
 
 
+def _upward(key: str) -> Iterator[str]:
+    """A dotted key, and those of the sections that it is in."""
+    while key:
+        yield key
+        key = key.rpartition(".")[0]
+
+
 def assignments(value: object, path: Path, prefix: str, problems: list[Problem]) -> Iterator[Assignment]:
     """Yield the leaves of nested mappings under ``prefix``, with dotted keys; a key written twice, dotted and nested, is a problem."""
     seen: dict[str, Path] = {}
@@ -73,12 +82,15 @@ class AxisReader:
         """All axes, in the order in which they multiply: the last varies fastest."""
         axes = [*self._cases(), *self._grid(), *self._zip(), *self._random(), *self._seeds()]
         owners: dict[str, str] = {}
+        above: dict[str, str] = {}
         for axis in axes:
             for key, path in axis.keys.items():
-                other = next((o for o in owners if _below(o, key) or _below(key, o)), None)
+                other = above.get(key) or next((owners[k] for k in _upward(key) if k in owners), None)
                 if other is not None:
-                    self._problem(path, key, f"is set by {owners[other]} already: one axis sets a key")
+                    self._problem(path, key, f"is set by {other} already: one axis sets a key")
             owners.update(dict.fromkeys(axis.keys, axis.name))
+            for key in axis.keys:
+                above |= {k: axis.name for k in _upward(key) if k not in above}
         return axes
 
     def _problem(self, path: Path, key: str, message: str) -> None:
@@ -143,6 +155,9 @@ class AxisReader:
         for name, value, least in (("samples", samples, 1), ("seed", seed, 0)):
             if not is_count(value, least):
                 self._problem(("random", name), f"random.{name}", f"must be a whole number of at least {least}, not {shown(value)}")
+        if is_count(samples, MAX_TRIALS + 1):
+            self._problem(("random", "samples"), "random.samples", f"are more than {MAX_TRIALS:,}, as many as a grid may have trials")
+            return
         if not settings:
             self._problem(("random",), "random", "names no key to draw: add one, such as optimizer.lr: {loguniform: [1e-4, 1e-1]}")
         draws = {key: drawn for key, value in settings.items() if (drawn := self._distribution(key, value)) is not None}
@@ -165,7 +180,7 @@ class AxisReader:
             return None
         ((name, arguments),) = value.items()
         if name not in DISTRIBUTIONS:
-            self._problem((*path, name), key, f"unknown distribution {name!r}{nearest(name, DISTRIBUTIONS)}")
+            self._problem((*path, name), key, f"unknown distribution {shown(name)}{nearest(name, DISTRIBUTIONS)}")
             return None
         if name == "choice":
             if not isinstance(arguments, list) or not arguments:
@@ -186,6 +201,9 @@ class AxisReader:
             )
             return None
         low, high = arguments
+        if not math.isfinite(float(high) - float(low)):
+            self._problem((*path, name), key, f"{name} needs bounds whose difference is a number that floating point can hold")
+            return None
         if name == "loguniform":
             if low <= 0:
                 self._problem((*path, name), key, "loguniform needs bounds above 0")
@@ -200,8 +218,8 @@ class AxisReader:
         if seeds is None:
             return
         if is_count(seeds, 1):
-            if seeds > 1_000_000:
-                self._problem(("seeds",), "seeds", "are more than 1,000,000, which is as many trials as a grid may have")
+            if seeds > MAX_TRIALS:
+                self._problem(("seeds",), "seeds", f"are more than {MAX_TRIALS:,}, which is as many trials as a grid may have")
                 return
             yield Axis("seeds", tuple((Assignment("seed", n, ("seeds",)),) for n in range(int(seeds))))
         elif isinstance(seeds, list) and seeds:
@@ -228,12 +246,18 @@ def shown(value: object) -> str:
     """A value as a message quotes it: as YAML would write it, and short."""
     if value is None:
         return "nothing"
-    text = {True: "true", False: "false"}.get(value, repr(value)) if isinstance(value, bool) else repr(value)
+    text = str(value).lower() if isinstance(value, bool) else _SHORT.repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+_SHORT = reprlib.Repr()
+"""Looks no further into a value than a message can show: aliases make huge ones of a few lines."""
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxtuple, _SHORT.maxdict = 40, 60, 60, 60
+_SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 400
 
 
 def nearest(name: object, known: Iterable[str]) -> str:
     """``; did you mean X?``, or else the list of what is known."""
     known = list(known)
-    close = difflib.get_close_matches(str(name), known, 1, 0.65)
+    close = difflib.get_close_matches(str(name), known, 1, 0.65) if isinstance(name, str) else []
     return f"; did you mean {close[0]}?" if close else f": known are {', '.join(known)}"

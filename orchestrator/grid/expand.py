@@ -12,16 +12,15 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from orchestrator.grid.axes import Assignment, Axis, AxisReader, assignments, nearest, shown
+from orchestrator.grid.axes import MAX_TRIALS, Assignment, Axis, AxisReader, assignments, nearest, shown
 from orchestrator.grid.files import Files
 from orchestrator.grid.identity import trial_id
 from orchestrator.grid.model import SCALARS
 from orchestrator.grid.sections import PARTS, REQUIRED, build_scalar, build_section
-from orchestrator.grid.source import Path, Problem
+from orchestrator.grid.source import MAX_DEPTH, Path, Problem
 from workloads.spec import FromFile, Trial, TrialSpec, as_tuple, conflicts
 from workloads.spec import Problem as ProblemSpec
 
-MAX_TRIALS = 1_000_000
 _BAD = object()
 """Stands for a section with a mistake in it, which has been reported."""
 
@@ -56,7 +55,9 @@ class Expander:
         parts: dict[str, list[Assignment]] = defaultdict(list)
         for assignment in given:
             part = assignment.key.partition(".")[0]
-            if part in PARTS:
+            if assignment.key.count(".") >= MAX_DEPTH:
+                self.problems.append(Problem(assignment.path, part, f"is nested more than {MAX_DEPTH} levels deep"))
+            elif part in PARTS:
                 parts[part].append(assignment)
             else:
                 hint = nearest(part, PARTS)
@@ -202,5 +203,6 @@ def _value(spec: TrialSpec, dotted: str) -> Any:
     """The value of a dotted key in a spec; ``None`` where this trial has no such key."""
     value: Any = spec
     for name in dotted.split("."):
-        value = getattr(value, name, None)
+        # Only what a grid can set: sections have methods and properties, too.
+        value = getattr(value, name, None) if name in getattr(type(value), "model_fields", ()) else None
     return value

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import GridError
+from orchestrator.files import read_file
 from orchestrator.grid.axes import Assignment, nearest, shown
 from orchestrator.grid.expand import Expander
 from orchestrator.grid.files import Files
 from orchestrator.grid.model import TOP, Record, Resources
 from orchestrator.grid.questions import CLAIMS, FIGURES, Claim, Figure, check_names, columns_of, read_questions
 from orchestrator.grid.sections import PARTS, Model, nested, validate
-from orchestrator.grid.source import MAX_BYTES, Problem, Source, parse, parse_value
+from orchestrator.grid.source import MAX_BYTES, MAX_KEY, Problem, Problems, Source, parse, parse_value
 from workloads import measures
 from workloads.recording import DEFAULT_MEASURES
 from workloads.spec import Trial
@@ -52,13 +54,12 @@ def load_grid(path: str | Path, overrides: Sequence[str] = ()) -> Grid:
 
 def _read(path: Path) -> str:
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise GridError([f"{path}: is larger than {MAX_BYTES >> 20} MiB, which no grid needs: put data into files of their own"])
-        return path.read_bytes().decode("utf-8-sig")
+        return read_file(path, MAX_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise GridError([f"{path}: is not UTF-8 text"]) from error
-    except (OSError, ValueError) as error:
-        raise GridError([f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}"]) from error
+    except OSError as error:
+        hint = "; put data into files of their own" if error.errno == errno.EFBIG else ""
+        raise GridError([f"{path}: cannot be read: {error.strerror}{hint}"]) from error
 
 
 def parse_grid(
@@ -73,7 +74,7 @@ def parse_grid(
     Data files are read by ``contents``, by the names that the grid has for them, and otherwise looked for in ``folder``.
     """
     source = parse(text, name)
-    problems: list[Problem] = []
+    problems = Problems(source)
     settings = _override(source, overrides, problems)
     data = source.data
     for key in data:
@@ -114,7 +115,7 @@ def load_questions(path: str | Path) -> tuple[dict[str, Figure], dict[str, Claim
 def parse_questions(text: str, name: str = "<grid>") -> tuple[dict[str, Figure], dict[str, Claim]]:
     """`load_questions` from a grid's text."""
     source = parse(text, name)
-    problems: list[Problem] = []
+    problems = Problems(source)
     figures = read_questions("figures", FIGURES, source.data, problems)
     claims = read_questions("claims", CLAIMS, source.data, problems)
     if problems:
@@ -130,6 +131,9 @@ def _override(source: Source, overrides: Sequence[str], problems: list[Problem])
         key = key.strip().removeprefix("fixed.")
         if not separator or not key:
             problems.append(Problem(("--set", text), "", "must be key=value, such as optimizer.lr=1e-3"))
+            continue
+        if len(key) > MAX_KEY:
+            problems.append(Problem(("--set", key), "", f"the key has {len(key):,} characters, more than the {MAX_KEY} that any may have"))
             continue
         value = parse_value(written, f"--set {key}")
         top = key.partition(".")[0]
@@ -174,6 +178,7 @@ def _top(model: type[Model], part: str, data: Mapping[str, Any], problems: list[
 def _check_measures(record: Record, trials: Sequence[Trial], problems: list[Problem]) -> None:
     """Every measure is known, and defined for some trial; ``record.steps`` is not empty of effect either."""
     kinds = {(id(t.spec.problem), id(t.spec.factorization)): t.spec for t in trials}
+    seen: set[str] = set()
     for place, name in enumerate(record.measures or ()):
         path = ("record", "measures", place)
         if measures.find(name) is None:
@@ -181,8 +186,9 @@ def _check_measures(record: Record, trials: Sequence[Trial], problems: list[Prob
                 Problem(path, "record.measures", f"unknown measure {shown(name)}{nearest(name, [m.shown for m in measures.MEASURES])}")
             )
             continue
-        if name in (record.measures or ())[:place]:
+        if name in seen:
             problems.append(Problem(path, "record.measures", f"{name} is listed twice"))
+        seen.add(name)
         reasons = [measures.undefined(name, spec) for spec in kinds.values()]
         if all(reasons):
             problems.append(Problem(path, "record.measures", f"{name} {reasons[0]}"))

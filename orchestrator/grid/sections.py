@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.grid.axes import Assignment, nearest, shown
 from orchestrator.grid.model import SCALARS
-from orchestrator.grid.source import Path, Problem
+from orchestrator.grid.source import MAX_PROBLEMS, Path, Problem
 from workloads.spec import SECTIONS, Dtype, Loss, Section, Seed, Stop
 
 Model = TypeVar("Model", bound=Section)
@@ -121,7 +121,8 @@ def _explain(
     """Pydantic's findings as problems: one per key, in plain words, where the key was written."""
     expected: dict[str, list[str]] = {}
     found: dict[str, tuple[Path, Any]] = {}
-    items = error.errors(include_url=False)
+    refused: set[str] = set()
+    items = error.errors(include_url=False)[: 2 * MAX_PROBLEMS]
     hints = "".join(nearest(item["loc"][-1], known) for item in items if item["type"] == "extra_forbidden")
     for item in items:
         key, value = _locate(part, item["loc"], values)
@@ -134,12 +135,15 @@ def _explain(
                 continue  # it is there, with a slip of the pen that is reported
             problems.append(Problem(path, key, "is missing"))
         elif kind == "value_error":
+            refused.add(key)
             problems.append(Problem(path, key, str(item["ctx"]["error"])))
         else:
             words = _EXPECTED.get(kind, item["msg"]).format(**item.get("ctx", {})).replace("'", "")
             expected.setdefault(key, []).append(words)
             found[key] = (path, value)
     for key, wanted in expected.items():
+        if key in refused:
+            continue  # what else it might have been does not matter
         path, value = found[key]
         choice = f" ({meant})" if (meant := _near_literal(value, wanted)) else ""
         problems.append(Problem(path, key, f"must be {' or '.join(dict.fromkeys(wanted))}, not {shown(value)}{choice}"))
@@ -163,6 +167,8 @@ def _locate(part: str, location: tuple[int | str, ...], values: Any) -> tuple[st
 
 def _path(key: str, placed: Mapping[str, Assignment]) -> Path:
     """Where ``key`` was written; for what was not, where something beside it was."""
+    if key in placed:
+        return placed[key].path
     plain, _, position = key.partition("[")
     if plain in placed:
         steps = [int(p) for p in position.replace("]", "").split("[") if p]

@@ -18,6 +18,9 @@ from orchestrator.errors import GridError
 MAX_BYTES = 10 << 20
 MAX_NODES = 1_000_000
 MAX_DEPTH = 40
+MAX_KEY = 200
+MAX_PROBLEMS = 100
+"""Mistakes that are reported at once. Nobody reads more, and looking for what a million keys may have meant takes minutes."""
 
 Path = tuple[str | int, ...]
 """Keys and list positions from the top of the file down to a value."""
@@ -56,13 +59,32 @@ class Source:
         lines: dict[str, tuple[int, int]] = {}
         for problem in problems:
             if problem.path[:1] == ("--set",):
-                place, order = f"--set {problem.path[1]}", (0, 0)
+                place, order = f"--set {_short(str(problem.path[1]))}", (0, 0)
             else:
                 order = self.where(problem.path)
                 place = f"{self.name}:{order[0]}:{order[1]}"
-            text = f"{problem.key}: {problem.message}" if problem.key else problem.message
+            text = f"{_short(problem.key)}: {problem.message}" if problem.key else problem.message
             lines.setdefault(f"{place}: {text}", order)
-        return GridError(sorted(lines, key=lambda line: lines[line]))
+        shown = sorted(lines, key=lambda line: lines[line])
+        more = [f"{self.name}: has more mistakes than these {MAX_PROBLEMS}: mend them first"] if len(problems) > MAX_PROBLEMS else []
+        return GridError(shown[:MAX_PROBLEMS] + more)
+
+
+class Problems(list[Problem]):
+    """The mistakes found in ``source`` so far, each once. Raises `GridError` with them when there are more than are reported."""
+
+    def __init__(self, source: Source) -> None:
+        super().__init__()
+        self._source = source
+        self._seen: set[Problem] = set()
+
+    def append(self, problem: Problem) -> None:
+        if problem in self._seen:
+            return
+        self._seen.add(problem)
+        super().append(problem)
+        if len(self) > MAX_PROBLEMS:
+            raise self._source.error(self)
 
 
 def parse(text: str, name: str) -> Source:
@@ -117,11 +139,7 @@ class _Builder:
     def build(self, events: Iterator[Any]) -> Any:
         for event in events:
             match event:
-                case yaml.DocumentStartEvent():
-                    self.documents += 1
-                    if self.documents > 1:
-                        self._fail(event, "a grid file holds one document: remove what follows ---")
-                case yaml.ScalarEvent():
+                case yaml.ScalarEvent():  # nearly all are, of which there may be a million
                     self._scalar(event)
                 case yaml.AliasEvent():
                     self._alias(event)
@@ -131,6 +149,10 @@ class _Builder:
                     done = self.stack.pop()
                     if done.anchor:
                         self.anchors[done.anchor] = (done.value, self.nodes - done.started)
+                case yaml.DocumentStartEvent():
+                    self.documents += 1
+                    if self.documents > 1:
+                        self._fail(event, "a grid file holds one document: remove what follows ---")
         return self.root
 
     def _fail(self, event: Any, message: str) -> None:
@@ -176,6 +198,8 @@ class _Builder:
         self._place(value, event)
 
     def _key(self, top: _Open, event: Any) -> None:
+        if len(event.value) > MAX_KEY:
+            self._fail(event, f"a key has {len(event.value):,} characters, more than the {MAX_KEY} that any may have")
         top.key = event.value
         path = (*top.path, event.value)
         dotted = ".".join(map(str, path))
@@ -207,6 +231,10 @@ class _Builder:
         top.value[top.key] = value
         top.key = None
         return path
+
+
+def _short(key: str) -> str:
+    return key if len(key) <= MAX_KEY else f"{key[:MAX_KEY]}..."
 
 
 def _position(event: Any) -> tuple[int, int]:
