@@ -16,6 +16,8 @@ from functools import cached_property
 from typing import Any
 
 MAX_LENGTH = 1000
+MAX_DIGITS = 100
+"""Of a number. Whole ones of more than 300 are too large for floating point."""
 OVER_TRACE = ("first", "lowest", "highest")
 """Functions from a measure over a trial's whole trace to one value of the trial."""
 FUNCTIONS = {
@@ -47,7 +49,7 @@ _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.NotEq: operator.ne,
 }
 _TOKEN = re.compile(
-    r"(?P<text>'[^']*'|\"[^\"]*\")|(?P<number>(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)"
+    r"(?P<text>'[^'\\\n]*'|\"[^\"\\\n]*\")|(?P<number>(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)"
     r"|(?P<name>[A-Za-z_]\w*(?:\.\w+)*)|(?P<other>\s+|\*\*|[<>=!]=|[-+*/()<>,\[\]])"
 )
 _KEYWORDS = {"and", "or", "not", "in"}
@@ -109,7 +111,7 @@ class Expression:
             case ast.UnaryOp(op=ast.Not()):
                 return np.logical_not(_truth(self._value(node.operand, columns)))
             case ast.UnaryOp():
-                value = self._value(node.operand, columns)
+                value = _number(self._value(node.operand, columns))
                 return -value if isinstance(node.op, ast.USub) else value
             case ast.BinOp():
                 return _BINARY[type(node.op)](_number(self._value(node.left, columns)), _number(self._value(node.right, columns)))
@@ -209,6 +211,8 @@ def _parse(text: str) -> _Parsed:
         if token is None:
             raise ExpressionError(f"has a {text[place]!r} at character {place + 1}, which is not understood")
         place = token.end()
+        if len(token["number"] or "") > MAX_DIGITS:
+            raise ExpressionError(f"has a number of more than {MAX_DIGITS} digits")
         name = token["name"]
         if name is None or name in _KEYWORDS or name in _CONSTANTS:
             code.append(token[0].strip())
@@ -269,7 +273,9 @@ def _check(node: ast.expr, depth: int) -> None:
 
 
 def _compared(node: ast.Compare) -> list[ast.expr]:
-    """What a comparison compares; lists only after ``in``."""
+    """What a comparison compares; lists only after ``in``, and nothing after them."""
+    if any(isinstance(side, ast.List | ast.Tuple) for side in (node.left, *node.comparators[:-1])):
+        raise ExpressionError("compares a list: lists come last, and after in, such as factorization.depth in [2, 3]")
     for op, right in zip(node.ops, node.comparators, strict=True):
         if isinstance(op, ast.In | ast.NotIn) != isinstance(right, ast.List | ast.Tuple):
             raise ExpressionError("uses in without a list, such as factorization.depth in [2, 3]")

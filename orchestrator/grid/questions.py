@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from orchestrator.files import MAX_NAME
 from orchestrator.grid.axes import Assignment, nearest, shown
 from orchestrator.grid.expressions import OVER_TRACE, Expression, ExpressionError
 from orchestrator.grid.sections import validate
@@ -20,13 +21,13 @@ def _expression(text: str) -> str:
     try:
         Expression(text)
     except ExpressionError as error:
-        raise ValueError(f"{text!r} {error}") from error
+        raise ValueError(f"{shown(text)} {error}") from error
     return text
 
 
 def _condition(text: str) -> str:
     if not Expression(_expression(text)).is_condition:
-        raise ValueError(f"{text!r} is a number, not a condition: compare it with something, such as {text} > 0")
+        raise ValueError(f"{shown(text)} is a number, not a condition: compare it with something, such as {text[:60]} > 0")
     return text
 
 
@@ -37,7 +38,8 @@ def _listed(value: object) -> object:
 Formula = Annotated[str, AfterValidator(_expression)]
 Condition = Annotated[str, AfterValidator(_condition)]
 Formulas = Annotated[tuple[Formula, ...], BeforeValidator(_listed), Field(min_length=1)]
-Keys = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+Keys = Annotated[tuple[Formula, ...], BeforeValidator(_listed)]
+Pixels = Annotated[Count, Field(le=10_000)]
 Range = Annotated[tuple[Finite | None, Finite | None], BeforeValidator(as_tuple)]
 Grouping = Formula | Annotated[dict[str, Condition], Field(min_length=1)]
 """What tells trials apart: a formula, or a mapping from labels to conditions; trials that meet none are left out."""
@@ -81,8 +83,8 @@ class Figure(Question):
     x_range: Range | None = None
     y_range: Range | None = None
     reverse: Annotated[tuple[Literal["x", "y"], ...], BeforeValidator(_listed)] = ()
-    width: Count = 320
-    height: Count = 260
+    width: Pixels = 320
+    height: Pixels = 260
 
     @property
     def panels(self) -> tuple[str, ...]:
@@ -126,13 +128,13 @@ class Trajectories(Figure):
             try:
                 Expression(formula.replace("*", "")) if is_pattern(formula) else Expression(formula)
             except ExpressionError as error:
-                yield "y", f"{formula!r} {error}"
+                yield "y", f"{shown(formula)} {error}"
         if self.color is not None and (len(self.y) > 1 or is_pattern(self.y[0])):
             yield "color", "has no effect: the items of y are told apart by colour"
         for name, formula in self.curves.items():
             others = [n for n in Expression(formula).names if n != self.x]
             if others or Expression(self.x).names != (self.x,):
-                yield "curves", f"{name!r} must be a formula in x alone, and x a single column"
+                yield "curves", f"{shown(name)} must be a formula in x alone, and x a single column"
 
 
 class Medians(Figure):
@@ -239,7 +241,7 @@ class Monotone(Claim):
 
     kind: Literal["monotone"] = "monotone"
     of: Formula
-    along: str = "step"
+    along: Formula = "step"
     direction: Literal["rising", "falling"]
     tolerance: Annotated[Finite, Field(ge=0)] = 0.0
     when: Condition | None = None
@@ -359,8 +361,8 @@ def read_questions(top: str, kinds: Mapping[str, type[Asked]], data: Mapping[str
     for name, value in listed.items():
         path: Path = (top, name)
         part = f"{top}.{name}"
-        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][\w-]{0,99}", name):
-            problems.append(Problem(path, part, "must be named by letters, digits, - and _, as files are called after it"))
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][\w-]{0,99}", name) or len(name.encode()) > MAX_NAME:
+            problems.append(Problem(path, part, "must be named by at most 100 letters, digits, - and _, as files are called after it"))
         elif not isinstance(value, Mapping):
             problems.append(Problem(path, part, f"must be a mapping of keys, not {shown(value)}"))
         elif "kind" not in value:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 
@@ -97,7 +99,8 @@ def test_the_good_one_is_good():
         (GOOD + "resources: {cpus: 0}\n", "g.yaml:8:13: resources.cpus: must be above 0.0, not 0"),
         (GOOD + "figures: {a: {y: loss}}\n", "g.yaml:8:11: figures.a.kind: is missing: one of trajectories, medians, heatmap, points"),
         (GOOD + "figures: {a: {kind: trajectory, y: loss}}\n", "g.yaml:8:15: figures.a.kind: unknown kind 'trajectory'; did you mean trajectories?"),
-        (GOOD + "figures: {a b: {kind: medians}}\n", "g.yaml:8:11: figures.a b: must be named by letters, digits, - and _, as files are called after it"),
+        (GOOD + "figures: {a b: {kind: medians}}\n", "g.yaml:8:11: figures.a b: must be named by at most 100 letters, digits, - and _, as files are called after it"),
+        (GOOD + f"figures: {{a{'表' * 90}: {{kind: medians}}}}\n", f"g.yaml:8:11: figures.a{'表' * 90}: must be named by at most 100 letters, digits, - and _, as files are called after it"),
         (GOOD + "figures: {a: {kind: trajectories, y: los}}\n", "g.yaml:8:35: figures.a.y: there is no los in the runs; did you mean loss?"),
         (GOOD + "figures: {a: {kind: trajectories, y: det}}\n", "g.yaml:8:35: figures.a.y: there is no det in the runs: is it recorded?"),
         (GOOD + "figures: {a: {kind: trajectories, y: loss, lines: {loss: {a: 1}}}}\n", "g.yaml:8:44: figures.a.lines: has no effect with figures.a.kind trajectories"),
@@ -117,6 +120,30 @@ def test_the_good_one_is_good():
         ("name: [*x]\n", "g.yaml:1:8: alias *x comes before its anchor is complete"),
         ("x: " + "[" * 60 + "]" * 60, "g.yaml:1:43: is nested more than 40 levels deep"),
         (swapped("  stop:", "  <<: {a: 1}\n  stop:"), "g.yaml:7:3: fixed.<<: merge keys are not supported: write the keys out"),
+        (swapped("lr: 0.1}", 'lr: 0.1, "a\\nb\\e[2J": 1}'), "g.yaml:6:34: optimizer.a\\nb\\x1b[2J: unknown key: known are kind, lr"),
+        (swapped("lr: 0.1}", f"lr: 0.1, ? {'k' * 300}\n : 1}}"), "g.yaml:6:36: a key has 300 characters, more than the 200 that any may have"),
+        (swapped("lr: 0.1}", f"lr: 0.1, {'.'.join('a' * 50)}: 1}}"), "g.yaml:6:34: optimizer: is nested more than 40 levels deep"),
+        (swapped("shape: [3, 3]", "shape: [100000, 100000]"), "g.yaml:3:38: problem.shape: has 10,000,000,000 entries, more than the 4,294,967,296 that can be trained"),
+        (swapped("rank: 1", "rank: 5").replace("{kind: matrix_completion, shape: [3, 3]", "{kind: tensor_completion, shape: [2, 2, 2]").replace("{kind: deep_matrix, depth: 2}", "{kind: cp}"), "g.yaml:3:65: problem.target.rank: is 5, but a tensor of shape [2, 2, 2] has rank 4 at most"),
+        (swapped("observed: 5", "observed: 1_000_000_000").replace("completion", "sensing"), "g.yaml:3:69: problem.observed: makes measurements of 9,000,000,000 entries, more than the 4,294,967,296 that can be trained on"),
+        (swapped("observed: 5", "observed: 1_000_000_000_000").replace("completion", "sensing"), "g.yaml:3:69: problem.observed: must be at most 4,294,967,296, not 1000000000000"),
+        (swapped("depth: 2", "depth: 1_000_000_000"), "g.yaml:4:38: factorization.depth: must be at most 1000, not 1000000000"),
+        (swapped("depth: 2", "depth: 2, widths: 10_000_000_000"), "g.yaml:4:19: factorization: has 60,000,000,000 parameters, more than the 4,294,967,296 that can be trained"),
+        (swapped("{kind: deep_matrix, depth: 2}", "{kind: cp, components: 10_000_000_000}"), "g.yaml:4:19: factorization: has 60,000,000,000 parameters, more than the 4,294,967,296 that can be trained"),
+        (swapped("steps: 10", "steps: 1e17"), "g.yaml:7:10: stop.steps: must be at most 9007199254740992, not 1e+17"),
+        (GOOD + "record: {steps: [1, 1e17]}\n", "g.yaml:8:21: record.steps[1]: must be at most 9007199254740992, not 1e+17"),
+        (GOOD + "random: {samples: 1_000_000_000, optimizer.lr: {uniform: [0.1, 1]}}\n", "g.yaml:8:10: random.samples: are more than 1,000,000, as many as a grid may have trials"),
+        (GOOD + "random: {samples: 2, optimizer.lr: {uniform: [-1e308, 1e308]}}\n", "g.yaml:8:37: optimizer.lr: uniform needs bounds whose difference is a number that floating point can hold"),
+        (GOOD + "exclude: [{problem.size: 9}]\n", "g.yaml:8:11: exclude: leaves out nothing: no trial has {'problem.size': 9}"),
+        (GOOD + "resources: {cpus: 1e-320}\n", "g.yaml:8:13: resources.cpus: must be at least 0.0001, the smallest share that can be scheduled, not 9.99989e-321"),
+        (GOOD + "resources: {gpus: 1e-320}\n", "g.yaml:8:13: resources.gpus: must be at least 0.0001, the smallest share that can be scheduled, not 9.99989e-321"),
+        (GOOD + "figures: {a: {kind: medians, x: seed, y: error, width: 1_000_000}}\n", "g.yaml:8:49: figures.a.width: must be at most 10000, not 1000000"),
+        (GOOD + "claims: {a: {kind: monotone, of: error, along: ';', direction: rising}}\n", "g.yaml:8:41: claims.a.along: ';' has a ';' at character 1, which is not understood"),
+        (GOOD + "claims: {a: {kind: within, of: error, range: [0, 1], by: 'seed seed'}}\n", "g.yaml:8:54: claims.a.by: 'seed seed' is not an expression such as abs(det) > 1e-3: look for a missing operator or bracket"),
+        (GOOD + "claims: {a: {kind: bound, that: '[error, 1] == 1'}}\n", "g.yaml:8:27: claims.a.that: '[error, 1] == 1' compares a list: lists come last, and after in, such as factorization.depth in [2, 3]"),
+        (GOOD + "claims: {a: {kind: bound, that: 'error in [1, 2] < 3'}}\n", "g.yaml:8:27: claims.a.that: 'error in [1, 2] < 3' compares a list: lists come last, and after in, such as factorization.depth in [2, 3]"),
+        (GOOD + f"claims: {{a: {{kind: bound, that: 'error < {'9' * 400}'}}}}\n", f"g.yaml:8:27: claims.a.that: 'error < {'9' * 48}... has a number of more than 100 digits"),
+        (GOOD + "claims: {a: {kind: bound, that: \"outcome == '\\\\d'\"}}\n", "g.yaml:8:27: claims.a.that: \"outcome == '\\\\d'\" has a \"'\" at character 12, which is not understood"),
     ],
 )  # fmt: skip
 def test_message(text, message):
@@ -261,3 +288,61 @@ def test_initial_factors_must_fit(tmp_path):
     assert errors(text, folder=tmp_path) == ["g.yaml:5:22: init.file: w.npz: W2 must have shape [3, 3], not [3, 2]"]
     np.savez(tmp_path / "w.npz", W1=np.eye(3))
     assert errors(text, folder=tmp_path) == ["g.yaml:5:22: init.file: w.npz: this factorization needs W1 to W2, but the file holds W1"]
+
+
+@pytest.mark.parametrize("measure", [f"entry_0_{'9' * 5000}", f"singular_values_{'9' * 5000}", f"rank_distance_{'9' * 5000}"])
+def test_a_measure_with_an_index_of_thousands_of_digits_is_unknown(measure):
+    (line,) = errors(GOOD + f"record: {{measures: [{measure}]}}\n")
+    assert "record.measures: unknown measure" in line
+
+
+def test_no_more_mistakes_are_looked_for_than_anybody_reads():
+    keys = "".join(f"k{n}: 1\n" for n in range(100_000))
+    axes = "grid: {" + ", ".join(f"problem.k{n}: [1]" for n in range(5000)) + "}\n"
+    for text in (GOOD + keys, GOOD + axes, GOOD + f"cases: [{', '.join(f'{{k{n}: 1}}' for n in range(5000))}]\n"):
+        found = errors(text)
+        assert len(found) == 101
+        assert found[-1] == "g.yaml: has more mistakes than these 100: mend them first"
+
+
+def test_a_message_is_a_short_line_whatever_it_quotes():
+    text = (
+        GOOD
+        + f"grid: {{? {'x' * 200} : 1}}\nfigures: {{a: {{kind: points, x: loss, y: 'loss + {'y' * 3000}'}}}}\nclaims: '{'z' * 100_000}'\n"
+    )
+    assert all(len(line) < 1200 for line in errors(text))
+
+
+@pytest.mark.parametrize("data", [False, True])
+@pytest.mark.parametrize(("make", "reason"), [("pipe", "it is a pipe or a device"), ("endless", "it is a pipe or a device"), ("folder", "Is a directory"), ("huge", "it is larger than")])  # fmt: skip
+def test_what_never_ends_is_not_read(tmp_path, make, reason, data):
+    path = tmp_path / ("d.npz" if data else "g.yaml")
+    match make:
+        case "pipe":
+            os.mkfifo(path)
+        case "endless":
+            path.symlink_to("/dev/zero")
+        case "folder":
+            path.mkdir()
+        case "huge":
+            path.touch()
+            os.truncate(path, 5 << 30)
+    text = swapped("target: {rank: 1}, observed: 5", "file: d.npz, observed: 3")
+    if data:
+        (line,) = errors(text, folder=tmp_path)
+    else:
+        with pytest.raises(GridError) as caught:
+            load_grid(path)
+        (line,) = caught.value.problems
+    assert reason in line
+
+
+def test_only_data_files_are_opened(tmp_path):
+    for name, reason in (
+        ("/etc/passwd", "data files are .npz or .csv"),
+        ('"a\\0.npz"', "no file can have this name"),
+        ("''", "data files are"),
+    ):
+        (line,) = errors(swapped("target: {rank: 1}, observed: 5", f"file: {name}, observed: 3"), folder=tmp_path)
+        assert line.startswith("g.yaml:3:53: problem.file: ")
+        assert reason in line

@@ -81,12 +81,17 @@ def test_names_are_columns():
         "", "  ", "x +", "x y", "(x", "x)", "f(x)", "abs(x, x)", "min(x)", "x; y", "x.__class__()", "__import__('os')", "x[0]", "[1, 2]",
         "{1}", "lambda: 1", "x if y else z", "x in y", "x in []", "x = 1", "x := 1", "x @ y", "x // y", "x % y", "x | y",
         "lowest", "lowest(x + 1)", "lowest(x, y)", "f'{x}'", "\\x41", "x if", "`x`", "x\ny", "é", "x" * (MAX_LENGTH + 1), "(" * 300 + "x" + ")" * 300,
-        "not " * 100 + "x", "**x", "abs(*x)", "abs(x=1)", "...", "1j", "0x10", "1_000",
+        "not " * 100 + "x", "**x", "abs(*x)", "abs(x=1)", "...", "1j", "0x10", "1_000", "[x] == 1", "[x, 1] in [1]", "x in [1] < 3", "x == '\\d'", "x == '\\ud800'", "9" * 400,
     ],
 )  # fmt: skip
 def test_refused(text):
     with pytest.raises(ExpressionError):
         Expression(text)
+
+
+@pytest.mark.parametrize("text", ["-'a' > x", "-(x > 1) < x", "+(x > 1) > 0", "9 ** 9 ** 9 ** 9 > x", f"{'9' * 100} > x"])
+def test_what_has_no_number_is_none_rather_than_an_error(text):
+    assert Expression(text).evaluate({"x": np.array([0.5, 2.0])}).shape == (2,)
 
 
 @given(st.text(max_size=40))
