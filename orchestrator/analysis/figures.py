@@ -5,6 +5,7 @@ A chart is a grid of panels; each holds its own data, thinned to what can be see
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -66,7 +67,7 @@ def rendered(chart: alt.TopLevelMixin, formats: Collection[str] = FORMATS) -> di
     spec = chart.to_dict(validate=False)
     files: dict[str, bytes] = {}
     if "html" in formats:
-        files["html"] = vl_convert.vegalite_to_html(spec, bundle=True).encode()
+        files["html"] = _page(spec).encode()
     drawing = vl_convert.vegalite_to_svg(spec)
     if "png" in formats:
         files["png"] = vl_convert.svg_to_png(drawing, ppi=PIXELS_PER_INCH)
@@ -75,6 +76,14 @@ def rendered(chart: alt.TopLevelMixin, formats: Collection[str] = FORMATS) -> di
     if "pdf" in formats:
         files["pdf"] = vl_convert.svg_to_pdf(drawing)
     return files
+
+
+def _page(spec: dict[str, Any]) -> str:
+    """A page that draws ``spec``. A title in it from elsewhere must not end the script and begin one of its own."""
+    empty = '{"mark":"point"}'
+    head, _, tail = vl_convert.vegalite_to_html(json.loads(empty), bundle=True).rpartition(empty)
+    written = json.dumps(spec).replace("<", "\\u003c")
+    return f"{head}{written}{tail}"
 
 
 # ----------------------------------------------------------------------------------------------------------------- channels

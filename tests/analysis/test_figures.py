@@ -144,6 +144,18 @@ def test_every_kind_is_drawn_in_every_format_and_needs_no_network(kind):
     json.loads(json.dumps(draw(FIGURES[kind].model_validate({"kind": kind, **KINDS[kind]}), MADE).to_dict(), allow_nan=False))
 
 
+def test_a_title_from_elsewhere_is_no_script():
+    hostile = "</script><script>alert(1)</script>"
+    figure = {"kind": "points", "x": "sv_0", "y": "sv_1", "title": hostile, "labels": {"x": hostile}, "color": {hostile: "seed >= 0"}}
+    files = rendered(draw(FIGURES["points"].model_validate(figure), MADE), ["html", "svg"])
+    page = files["html"].decode()
+    assert "<script>alert" not in page
+    (written,) = [line for line in page.splitlines() if line.strip().startswith("const spec = ")]
+    spec = json.loads(written.strip().removeprefix("const spec = ").rstrip(";"))
+    assert spec["title"]["text"] == hostile
+    assert b"<script>" not in files["svg"]
+
+
 def test_nothing_to_draw_is_said():
     for figure in ({"where": "seed > 9"}, {"when": "loss > 9"}, {"y": "sqrt(-loss)"}):
         with pytest.raises(NothingToDraw):
