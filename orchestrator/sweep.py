@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from orchestrator import liveness
 from orchestrator.balance import Board
 from orchestrator.dispatch import LARGE_PACK_BYTES, Allotment, Cluster, Workers
 from orchestrator.errors import StorageUnavailable, TrackingUnavailable
@@ -268,8 +269,8 @@ class _Job:
         """The sweep's folder; it goes again if nothing came of the sweep."""
         grid, folder = self.grid, SweepFolder(self.storage, self.grid.name, self.sweep_id)
         fresh = folder.description() is None
-        host = socket.gethostname()
-        folder.describe(Description(self.sweep_id, grid.name, self.store.display, self.record, host, grid.file_names), grid.files)
+        machine = liveness.machine()
+        folder.describe(Description(self.sweep_id, grid.name, self.store.display, self.record, machine, grid.file_names), grid.files)
         try:
             yield folder
         except BaseException:
@@ -307,7 +308,8 @@ class _Job:
             layout.OVERRIDES: json.dumps(grid.overrides),
             layout.STORAGE: self.storage.url,
             layout.HOST: socket.gethostname(),
-            "orchestrate.pid": str(os.getpid()),
+            layout.MACHINE: liveness.machine(),
+            layout.PROCESS: liveness.process(),
             "orchestrate.python": platform.python_version(),
             "orchestrate.ray": cluster.address,
         }

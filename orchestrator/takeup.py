@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestrator import liveness
 from orchestrator.errors import GridError, StorageUnavailable, UnavailableError, UsageError
 from orchestrator.storage.base import Storage
 from orchestrator.storage.checkpoints import furthest
@@ -52,17 +52,16 @@ def settle(store: Store, storage: Storage, experiment: str) -> list[SweepFolder]
     from orchestrator.tracking.delivery import deliver
     from orchestrator.tracking.queries import list_sweeps
 
-    here = socket.gethostname()
     sweeps = {sweep.sweep_id: sweep for sweep in list_sweeps(store, experiment, count=False)}
     stopped = []
     for folder, description in folders(storage, experiment):
         sweep = sweeps.get(description.sweep_id)
         if sweep is None:
-            if description.host == here and description.tracking == store.display:
+            if description.machine == liveness.machine() and description.tracking == store.display:
                 # It died before MLflow had heard of it.
                 folder.remove()
             continue
-        if is_running_elsewhere(sweep):
+        if is_alive(sweep) is not False:
             continue
         deliver(store, sweep.parent_run_id, folder.spool)
         if sweep.status == "FINISHED":
@@ -70,16 +69,9 @@ def settle(store: Store, storage: Storage, experiment: str) -> list[SweepFolder]
         else:
             stopped.append(folder)
     for sweep in sweeps.values():
-        if sweep.status == "RUNNING" and not is_running_elsewhere(sweep):
+        if sweep.status == "RUNNING" and is_alive(sweep) is False:
             store.end(sweep.parent_run_id, "KILLED")
     return stopped
-
-
-def is_running_elsewhere(sweep: SweepSummary) -> bool:
-    """Whether a process on another machine may be at work on a sweep."""
-    from orchestrator.tracking import layout
-
-    return sweep.status == "RUNNING" and sweep.tags.get(layout.HOST) != socket.gethostname() and not _job_has_ended(sweep)
 
 
 def job_of(sweep: SweepSummary) -> tuple[str, str] | None:
@@ -102,15 +94,15 @@ def _job_has_ended(sweep: SweepSummary) -> bool:
     return False
 
 
-def is_alive(store: Store, sweep: SweepSummary) -> bool | None:
+def is_alive(sweep: SweepSummary) -> bool | None:
     """Whether a sweep runs and its process is there; ``None`` if it is on another machine, of which nothing is known."""
-    from orchestrator.tracking.lock import is_locked
+    from orchestrator.tracking import layout
 
     if sweep.status != "RUNNING" or _job_has_ended(sweep):
         return False
-    if is_running_elsewhere(sweep):
+    if sweep.tags.get(layout.MACHINE) != liveness.machine():
         return None
-    return is_locked(store.uri, sweep.experiment)
+    return liveness.is_there(sweep.tags.get(layout.PROCESS, ""))
 
 
 @dataclass(frozen=True)
@@ -137,7 +129,7 @@ def sync(store: Store, storage: Storage, sweep_id: str | None) -> Iterator[Synce
             continue
         sweeps = {sweep.sweep_id: sweep for sweep in list_sweeps(store, description.experiment, count=False)}
         sweep = sweeps.get(description.sweep_id)
-        if sweep is None or (sweep.status == "RUNNING" and is_alive(store, sweep) is not False):
+        if sweep is None or is_alive(sweep) is not False:
             continue
         with experiment_lock(store.uri, sweep.experiment):
             delivered = deliver(store, sweep.parent_run_id, folder.spool)
@@ -157,7 +149,7 @@ def to_take_up(store: Store, experiment: str, digest: str, record: str) -> Sweep
 
     for sweep in list_sweeps(store, experiment, count=False):
         same = sweep.status != "FINISHED" and sweep.tags.get(layout.TRIALS_DIGEST) == digest and sweep.tags.get(layout.RECORD) == record
-        if same and not is_running_elsewhere(sweep):
+        if same and is_alive(sweep) is False:
             return sweep
     return None
 

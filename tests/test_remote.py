@@ -28,7 +28,7 @@ fixed:
   optimizer: {kind: gd, lr: 1e-5}
 cases:
   - stop: {steps: 200}
-  - stop: {steps: 300000}
+  - stop: {steps: 800000}
 seeds: 6
 record: {points: 20, measures: [nuclear]}
 resources: {engine: batched}
@@ -84,6 +84,18 @@ def summary(done: subprocess.CompletedProcess[str]) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def await_words(cluster, work, store, sweep, words, seconds=120):
+    """What a job has said, once that has ``words`` in it."""
+    deadline = time.monotonic() + seconds
+    while True:
+        done = orchestrate(cluster, work, "logs", sweep, *address(cluster, store))
+        if words in done.stdout:
+            return done.stdout
+        assert done.returncode == 0, done.stderr
+        assert time.monotonic() < deadline, done.stdout + done.stderr
+        time.sleep(0.5)
+
+
 def address(cluster, store):
     return ("--address", cluster.job_address, "--tracking-uri", store)
 
@@ -93,14 +105,12 @@ def test_a_sweep_is_sent_runs_there_and_survives_a_node(cluster, store, work):
     assert sent.returncode == 0, sent.stderr
     sweep = summary(sent)["sweep_id"]
     assert f"as job orchestrate-{sweep}" in sent.stderr
-    deadline = time.monotonic() + 90
-    while "12 trials to run" not in (said := orchestrate(cluster, work, "logs", sweep, *address(cluster, store)).stdout):
-        assert time.monotonic() < deadline, said
-    time.sleep(8)
+    await_words(cluster, work, store, sweep, "12 trials to run")
+    time.sleep(5)
     cluster.kill_node(2)
     followed = orchestrate(cluster, work, "logs", sweep, "--follow", "--address", cluster.job_address)
     assert followed.returncode == 0, followed.stdout + followed.stderr
-    assert "its node was lost" in followed.stdout or "its worker died" in followed.stdout or "3 nodes" not in followed.stdout
+    assert "its node was lost" in followed.stdout or "its worker died" in followed.stdout
     runs = orchestrate(cluster, work, "runs", sweep, "--format", "json", "--tracking-uri", store)
     table = json.loads(runs.stdout)
     assert [row["outcome"] for row in table] == ["exhausted"] * 12
@@ -113,12 +123,10 @@ def test_a_sweep_is_sent_runs_there_and_survives_a_node(cluster, store, work):
 
 
 def test_cancel_from_outside_saves_and_resume_goes_on(cluster, store, work):
-    (work / "long.yaml").write_text(GRID.replace("name: remote", "name: long").replace("300000", "30000000"))
+    (work / "long.yaml").write_text(GRID.replace("name: remote", "name: long").replace("800000", "30000000"))
     sent = orchestrate(cluster, work, "submit", "long.yaml", "--detach", "--json", "--checkpoint-every", "1", *address(cluster, store))
     sweep = summary(sent)["sweep_id"]
-    deadline = time.monotonic() + 90
-    while "12 trials to run" not in (said := orchestrate(cluster, work, "logs", sweep, *address(cluster, store)).stdout):
-        assert time.monotonic() < deadline, said
+    await_words(cluster, work, store, sweep, "12 trials to run")
     time.sleep(6)
     cancelled = orchestrate(cluster, work, "cancel", sweep, "--tracking-uri", store)
     assert cancelled.returncode == 0, cancelled.stderr
@@ -128,8 +136,7 @@ def test_cancel_from_outside_saves_and_resume_goes_on(cluster, store, work):
     resumed = orchestrate(cluster, work, "resume", sweep, "--detach", "--json", *address(cluster, store))
     assert resumed.returncode == 0, resumed.stderr
     job = summary(resumed)["sweep_id"]
-    while "go on from their checkpoints" not in (said := orchestrate(cluster, work, "logs", job, *address(cluster, store)).stdout):
-        assert time.monotonic() < deadline + 60, said
+    said = await_words(cluster, work, store, job, "go on from their checkpoints")
     assert f"going on with sweep {sweep}" in said
     stopped = orchestrate(cluster, work, "cancel", job, "--address", cluster.job_address)
     assert stopped.returncode == 0, stopped.stderr
@@ -162,7 +169,7 @@ def test_what_a_cluster_cannot_reach_is_an_error_at_once(cluster, store, work):
     assert "nobody takes Ray jobs at" in nobody.stderr
     greedy = orchestrate(cluster, work, "submit", "grid.yaml", "--set", "resources.cpus=64", "--json", *address(cluster, store))
     assert greedy.returncode == 3
-    assert re.search(r"resources.cpus asks for 64 a pack, but the cluster .* has 3 in all", greedy.stderr)
+    assert re.search(r"resources.cpus asks for 64 a pack, but the cluster .* has [23] in all", greedy.stderr)
     unknown = orchestrate(cluster, work, "logs", "ffffffff", "--address", cluster.job_address)
     assert (unknown.returncode, "knows of no job" in unknown.stderr) == (2, True)
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 import click
 
 from orchestrator.cli.options import address_option, sweep_argument, tracking_option
 from orchestrator.errors import UnavailableError, UsageError
+
+if TYPE_CHECKING:
+    from orchestrator.tracking.queries import SweepSummary
+    from orchestrator.tracking.store import Store
 
 WAIT = 90.0
 """Seconds in which a sweep that is alive has saved its trials and ended."""
@@ -49,24 +54,35 @@ def command(sweep: str, tracking_uri: str | None, address: str | None, force: bo
         click.echo(f"sweep {found.sweep_id} is not running: it is {found.status.lower()}", err=True)
         return
     host = found.tags.get(layout.HOST, "another machine")
-    alive = is_alive(store, found)
+    alive = is_alive(found)
     if alive is not False:
         store.tag(found.parent_run_id, layout.CANCEL, str(int(time.time())))
         click.echo(f"sweep {found.sweep_id} on {host} is asked to save its trials and to end", err=True)
         until = time.monotonic() + WAIT
-        while time.monotonic() < until and is_alive(store, found) is not False:
+        while time.monotonic() < until and is_alive(found) is not False:
             time.sleep(0.5)
-            if store.client.get_run(found.parent_run_id).info.status != "RUNNING":
-                click.echo(f"sweep {found.sweep_id} has ended: `orchestrate resume {found.sweep_id}` goes on with it")
+            if _has_ended(store, found):
                 return
+        if _has_ended(store, found):
+            return
         job = job_of(found)
         if job is not None and not force:
             Jobs(job[1]).stop(job[0])
             click.echo(f"it does not answer: its job {job[0]} is stopped", err=True)
             return
-        if is_alive(store, found) is not False and not force:
+        if is_alive(found) is not False and not force:
             raise UnavailableError(f"{host} does not answer; if it is gone for good, --force says of the sweep that it has ended")
     store.end(found.parent_run_id, "KILLED")
     click.echo(
         f"the process of sweep {found.sweep_id} is gone; it is marked as killed: `orchestrate resume {found.sweep_id}` goes on with it"
     )
+
+
+def _has_ended(store: Store, sweep: SweepSummary) -> bool:
+    """Whether a sweep has said how it ended, and then say so here."""
+    status = store.client.get_run(sweep.parent_run_id).info.status
+    if status == "RUNNING":
+        return False
+    how = "is complete" if status == "FINISHED" else f"has ended: `orchestrate resume {sweep.sweep_id}` goes on with it"
+    click.echo(f"sweep {sweep.sweep_id} {how}")
+    return True

@@ -48,7 +48,7 @@ def command(
     if found.status == "FINISHED":
         click.echo(f"sweep {found.sweep_id} is complete: all of its {found.trials} trials have an outcome", err=True)
         return
-    if is_alive(store, found) is not False:
+    if is_alive(found) is not False:
         raise UsageError(
             f"sweep {found.sweep_id} is running on {found.tags.get(layout.HOST, 'another machine')}; if that is gone for good, "
             f"`orchestrate cancel {found.sweep_id} --force` says so"

@@ -42,7 +42,7 @@ def command(sweep: str, tracking_uri: str | None, as_json: bool, show_all: bool)
     click.echo(f"{ended} of {found.trials} trials have an outcome: {counts_text(found) or 'none yet'}")
     if found.ended is not None:
         click.echo(f"took {found.ended - found.started:.1f} s")
-    if found.status == "RUNNING" and is_alive(store, found) is False:
+    if found.status == "RUNNING" and is_alive(found) is False:
         click.echo(f"its process is gone: `orchestrate resume {found.sweep_id}` goes on with it")
     elif found.status == "KILLED" or (found.ended is not None and ended < found.trials):
         click.echo(f"it was interrupted: `orchestrate resume {found.sweep_id}`, or submit the same grid again, to run what is missing")

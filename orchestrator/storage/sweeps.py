@@ -22,7 +22,7 @@ class Description:
     experiment: str
     tracking: str
     record: str
-    host: str
+    machine: str
     files: Mapping[str, str]
 
 

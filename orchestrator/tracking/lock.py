@@ -42,20 +42,6 @@ def experiment_lock(store_uri: str, experiment: str, on_wait: Callable[[], None]
         yield
 
 
-def is_locked(store_uri: str, experiment: str) -> bool:
-    """Whether a process of this machine submits to an experiment of a store."""
-    lock = FileLock(_file(_experiment(store_uri, experiment)))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return True
-    except OSError:
-        # There is not even a folder for locks.
-        return False
-    lock.release()
-    return False
-
-
 def _experiment(store_uri: str, experiment: str) -> str:
     return f"experiment\0{store_uri}\0{experiment}"
 
