@@ -424,7 +424,7 @@ def _probe(address: str) -> None:
     """Knock at ``host:port`` before Ray does, which would keep trying for a minute."""
     host, separator, port = address.rpartition(":")
     if not separator or not port.isdigit() or "/" in host:
-        raise UsageError(f"a Ray address is host:port, auto or local, not {address!r}")
+        raise UsageError(f"a Ray address is host:port, auto, local or http://head:8265, not {address!r}")
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_SECONDS):
             return

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -104,7 +104,8 @@ class Reporter(Protocol):
 def recording_of(grid: Grid) -> Recording:
     """What the grid's ``record`` asks for."""
     record = grid.record
-    return Recording(DEFAULT_MEASURES if record.measures is None else tuple(record.measures), record.points, record.steps)
+    names = DEFAULT_MEASURES if record.measures is None else tuple(record.measures)
+    return Recording(names, record.points, record.steps, record.checkpoint_steps, record.checkpoint_losses)
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,7 @@ def submit(grid: Grid, reporter: Reporter, options: Options | None = None, stop:
     began = time.monotonic()
     options, stop, reporter = options or Options(), stop or Stop(), _Logged(reporter)
     recording = recording_of(grid)
-    record = {"points": recording.points, "steps": recording.steps, "measures": list(recording.measures)}
+    record = asdict(recording) | {"measures": list(recording.measures)}
     tag = layout.record_tag(record)
     storage = open_storage(options.storage)
     with ExitStack() as stack:

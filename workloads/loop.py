@@ -15,7 +15,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -116,6 +116,7 @@ class _Loop:
         self.steps = 0
         self.limit = 16
         self.stopped = False
+        self.kept: dict[int, dict[str, list[NDArray[Any]]]] = {}
         self.points = {spec.stop.steps: recording.step_points(spec) for spec in (trial.spec for trial in trials)}
         self.lanes: Lanes | None = None
         self.clocks: Clocks
@@ -207,6 +208,7 @@ class _Loop:
         clocks.levels = padded([self.recording.loss_levels(p.spec, x) for p, x in zip(prepared, initial, strict=True)], -np.inf, np.float64)
         for place, trial in paused.items():
             clocks.resume(place, trial)
+            self.kept[keys[place]] = dict(trial.kept)
             self.traces.add(np.full(len(trial.trace.steps), keys[place]), trial.trace.steps, trial.trace.values)
         fresh = np.array([n not in paused for n in range(len(lanes))])
         self._arrive(fresh, self.clock(), lanes, clocks)
@@ -218,6 +220,7 @@ class _Loop:
         if not isinstance(trial, Paused) or trial.outcome is None:
             return False
         now = self.clock()
+        self.kept[key] = dict(trial.kept)
         self.traces.add(np.full(len(trial.trace.steps), key), trial.trace.steps, trial.trace.values)
         self.ended.append((key, trial.outcome, trial.step, now - trial.seconds, now, trial.tensors))
         return True
@@ -232,6 +235,7 @@ class _Loop:
         for place, key, trial in paused:
             self.trials[key] = trial
             self.traces.take(key)
+            self.kept.pop(key, None)
             lanes.active[place] = False
         return [key for _, key, _ in paused]
 
@@ -255,6 +259,7 @@ class _Loop:
                 initial_loss=float(clocks.initial[place]),
                 tensors=[np.array(row[place]) for row in rows],
                 trace=self.traces.copy(key),
+                kept=dict(self.kept.get(key, {})),
             )
             states.append((place, key, trial))
         return states
@@ -272,7 +277,8 @@ class _Loop:
         """A trial that has ended and is yet to be measured."""
         key, outcome, step, started, ended, factors = row
         trial = self.trials[key]
-        return Paused(trial.trial_id, trial.spec, step, 0, 0, ended - started, float("nan"), list(factors), trace, outcome)
+        kept, unknown = dict(self.kept.get(key, {})), float("nan")
+        return Paused(trial.trial_id, trial.spec, step, 0, 0, ended - started, unknown, list(factors), trace, outcome, kept)
 
     def _half(self) -> tuple[Trial, ...]:
         """Half of the trials that have not ended, taken out of this pack: waiting ones first, then lanes in training."""
@@ -344,6 +350,8 @@ class _Loop:
         record = ended | (point > clocks.point[index]) | (level > clocks.level[index])
         clocks.point[index], clocks.level[index] = point, level
         self._record(lanes, clocks, index[record])
+        if self.recording.checkpoint_steps or self.recording.checkpoint_losses:
+            self._keep(lanes, clocks, index[record])
         for place in np.flatnonzero(ended):
             lane = index[place]
             outcome = Outcome.DIVERGED if not finite[place] else Outcome.CONVERGED if converged[place] else Outcome.EXHAUSTED
@@ -359,6 +367,13 @@ class _Loop:
         params = [p.index_select(0, where) for p in lanes.params]
         problems = [lanes.prepared[i].problem for i in index]
         self.pending.append(_Rows(clocks.key[index], lanes.step[index], lanes.loss[index], params, problems))
+
+    def _keep(self, lanes: Lanes, clocks: Clocks, index: NDArray[np.int64]) -> None:
+        """Keep the factors of those of the lanes at ``index`` of which checkpoints are asked for."""
+        for lane in index:
+            kept = self.kept.setdefault(int(clocks.key[lane]), {})
+            for name in self.recording.checkpoints(int(lanes.step[lane]), float(lanes.loss[lane]), kept):
+                kept[name] = [p[lane].numpy(force=True).copy() for p in lanes.params]
 
     def _rows(self) -> int:
         return sum(len(rows.keys) for rows in self.pending)
@@ -439,8 +454,9 @@ class _Loop:
         for row, (key, outcome, steps, started, ended, factors) in enumerate(some):
             trace = self.traces.take(key)
             trace.values[-1, self.final_places] = final[row]
-            trial_id = self.trials[key].trial_id
-            results.append(TrialResult(trial_id, outcome, steps, started, ended, trace, dict(zip(names, factors, strict=True))))
+            kept = {name: dict(zip(names, arrays, strict=True)) for name, arrays in self.kept.pop(key, {}).items()}
+            result = TrialResult(self.trials[key].trial_id, outcome, steps, started, ended, trace, dict(zip(names, factors, strict=True)))
+            results.append(replace(result, checkpoints=kept) if kept else result)
         results += self.failed
         self.failed = []
         return tuple(results)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,12 +24,15 @@ DEFAULT_MEASURES = ("error", "frobenius", "effective_rank")
 class Recording:
     """What a sweep records: ``points`` spread over log(step) and again over log(loss), or explicit ``steps``; and the ``measures``.
 
-    The first step (unless explicit ``steps`` leave it out) and the last are always recorded, and the loss is always a measure.
+    The first step (unless explicit ``steps`` leave it out) and the last are always recorded, and the loss is always a measure. Factors
+    are kept at ``checkpoint_steps`` and when one of ``checkpoint_losses`` is first reached; that is recorded, too.
     """
 
     measures: tuple[str, ...] = DEFAULT_MEASURES
     points: int = 200
     steps: tuple[int, ...] | None = None
+    checkpoint_steps: tuple[int, ...] = ()
+    checkpoint_losses: tuple[float, ...] = ()
 
     def names(self, spec: TrialSpec) -> tuple[str, ...]:
         """The measures that are defined for trials of this spec, the loss first."""
@@ -41,25 +45,34 @@ class Recording:
 
     def step_points(self, spec: TrialSpec) -> NDArray[np.int64]:
         """The steps to record at, ascending."""
-        if self.steps is not None:
-            return np.array(self.steps, dtype=np.int64)
         last = spec.stop.steps or OPEN_END
-        spread = np.rint(np.geomspace(1, last, max(self.points, 1))) if self.points else np.empty(0)
-        return np.unique(np.concatenate(([0], spread)).astype(np.int64))
+        if self.steps is not None:
+            chosen = np.array(self.steps)
+        else:
+            spread = np.rint(np.geomspace(1, last, max(self.points, 1))) if self.points else np.empty(0)
+            chosen = np.concatenate(([0], spread))
+        return np.unique(np.concatenate((chosen, [step for step in self.checkpoint_steps if step <= last])).astype(np.int64))
 
     def loss_levels(self, spec: TrialSpec, initial: float) -> NDArray[np.float64]:
         """The losses to record at when first reached, falling: from the initial one to the one that ends the trial.
 
         Without a loss to stop at they go as far down as rounding allows.
         """
-        if self.steps is not None or not self.points or not math.isfinite(initial) or initial <= 0:
+        if not math.isfinite(initial) or initial <= 0:
             return np.empty(0)
         last = spec.stop.loss or initial * (1e-16 if spec.dtype == "float64" else 1e-8)
-        if last >= initial:
-            return np.empty(0)
-        levels: NDArray[np.float64] = np.geomspace(initial, last, self.points + 1)[1:]
-        levels[-1] = last
-        return levels
+        levels: NDArray[np.float64] = np.empty(0)
+        if self.steps is None and self.points and last < initial:
+            levels = np.geomspace(initial, last, self.points + 1)[1:]
+            levels[-1] = last
+        kept = [loss for loss in self.checkpoint_losses if loss < initial]
+        return np.unique(np.concatenate((levels, kept)))[::-1] if kept else levels
+
+    def checkpoints(self, step: int, loss: float, known: Collection[str]) -> list[str]:
+        """The names of the checkpoints to be made at ``step``, where the loss is ``loss`` and those that are ``known`` have been made."""
+        names = [f"step-{step}"] if step in self.checkpoint_steps else []
+        names += [f"loss-{level!r}" for level in self.checkpoint_losses if loss <= level]
+        return [name for name in names if name not in known]
 
 
 class TraceBuilder:

@@ -55,7 +55,7 @@ class TrialResult:
     """How one trial ended, with everything it recorded.
 
     ``started`` and ``ended`` are seconds since the epoch; ``factors`` holds the final parameters by name (``W1`` ... or ``A1`` ...);
-    ``error`` is the traceback of a failed trial.
+    ``error`` is the traceback of a failed trial; ``checkpoints`` holds earlier factors by the names of checkpoints.
     """
 
     trial_id: str
@@ -66,6 +66,7 @@ class TrialResult:
     trace: Trace
     factors: dict[str, NDArray[Any]] = field(default_factory=dict)
     error: str | None = None
+    checkpoints: dict[str, dict[str, NDArray[Any]]] = field(default_factory=dict)
 
     @classmethod
     def failure(cls, trial_id: str, error: str, started: float, ended: float) -> Self:
@@ -84,8 +85,8 @@ class Paused(Trial):
 
     ``streak`` counts the stop checks passed in a row and ``level`` the losses already recorded at; ``seconds`` is how long it has been
     trained; ``tensors`` are its parameters and optimizer state in the order of `workloads.lanes.Lanes.tensors`, without the lane axis;
-    ``trace`` is what it has recorded so far. A trial with an ``outcome`` has ended, and only measures are yet to be computed; its
-    ``tensors`` are its parameters alone.
+    ``trace`` is what it has recorded so far, and ``kept`` its parameters at checkpoints that were asked for, by their names. A trial
+    with an ``outcome`` has ended, and only measures are yet to be computed; its ``tensors`` are its parameters alone.
     """
 
     step: int
@@ -96,6 +97,7 @@ class Paused(Trial):
     tensors: list[NDArray[Any]]
     trace: Trace
     outcome: Outcome | None = None
+    kept: dict[str, list[NDArray[Any]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,16 @@ Step = Annotated[Whole, Field(ge=0, le=LARGEST_COUNT)]
 
 
 class Record(Section):
-    """What is recorded: ``points`` spread evenly over log(step) and again over log(loss), or exactly the ``steps`` listed."""
+    """What is recorded: ``points`` spread evenly over log(step) and again over log(loss), or exactly the ``steps`` listed.
+
+    A trial's factors at ``checkpoint_steps``, and where ``checkpoint_losses`` are first reached, become artifacts of its run.
+    """
 
     points: Annotated[Whole, Field(ge=0, le=10_000)] = 200
     steps: Annotated[tuple[Step, ...], BeforeValidator(as_tuple), Field(min_length=1)] | None = None
     measures: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] | None = None
+    checkpoint_steps: Annotated[tuple[Step, ...], BeforeValidator(as_tuple), Field(max_length=100)] = ()
+    checkpoint_losses: Annotated[tuple[Annotated[Finite, Field(gt=0)], ...], BeforeValidator(as_tuple), Field(max_length=100)] = ()
 
 
 class Resources(Section):

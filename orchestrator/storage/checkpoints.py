@@ -10,8 +10,10 @@ import math
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from orchestrator.storage.base import Storage, open_storage
 from orchestrator.storage.rows import CorruptRows, Row, decode, encode
@@ -26,6 +28,7 @@ MOST, CHEAP = 0.02, 0.005
 SOONEST = 2.0
 _OUTCOMES = tuple(Outcome)
 _NONE = -1
+_KEPT = " at "
 _FOLDER = "checkpoints"
 
 
@@ -151,12 +154,20 @@ def _row(trial: Paused) -> Row:
         "initial_loss": float(trial.initial_loss),
         "outcome": _NONE if trial.outcome is None else _OUTCOMES.index(trial.outcome),
     }
-    return Row(trial.trial_id, numbers, {str(n): tensor for n, tensor in enumerate(trial.tensors)}, trial.trace)
+    arrays = {str(n): tensor for n, tensor in enumerate(trial.tensors)}
+    for name, kept in trial.kept.items():
+        arrays |= {f"{n}{_KEPT}{name}": array for n, array in enumerate(kept)}
+    return Row(trial.trial_id, numbers, arrays, trial.trace)
 
 
 def _paused(row: Row, trial: Trial) -> Paused | None:
     """The trial where ``row`` has it; ``None`` if the row does not fit it."""
-    tensors, numbers = list(row.arrays.values()), row.numbers
+    numbers = row.numbers
+    tensors = [array for name, array in row.arrays.items() if _KEPT not in name]
+    kept: dict[str, list[NDArray[Any]]] = {}
+    for name, array in row.arrays.items():
+        if _KEPT in name:
+            kept.setdefault(name.partition(_KEPT)[2], []).append(np.array(array))
     shapes = [tuple(shape) for shape in parameter_shapes(trial.spec)]
     if [t.shape for t in tensors[: len(shapes)]] != shapes or not math.isfinite(numbers["seconds"]):
         return None
@@ -172,4 +183,5 @@ def _paused(row: Row, trial: Trial) -> Paused | None:
         tensors=[np.array(tensor) for tensor in tensors],
         trace=row.trace,
         outcome=None if outcome == _NONE else _OUTCOMES[outcome],
+        kept=kept,
     )

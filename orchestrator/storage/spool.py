@@ -11,12 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from numpy.typing import NDArray
+
 from orchestrator.errors import StorageUnavailable
 from orchestrator.storage.base import Storage
 from orchestrator.storage.rows import CorruptRows, Row, decode, encode
 from workloads.results import Outcome, TrialResult
 
 _FOLDER = "spool"
+_AT = " at "
 
 
 @dataclass(frozen=True)
@@ -108,10 +111,18 @@ def _row(result: TrialResult, spec: Mapping[str, Any]) -> Row:
         "ended": float(result.ended),
     }
     texts = {"spec": json.dumps(spec)} | ({} if result.error is None else {"error": result.error})
-    return Row(result.trial_id, numbers, result.factors, result.trace, texts)
+    arrays = dict(result.factors)
+    for name, factors in result.checkpoints.items():
+        arrays |= {f"{factor}{_AT}{name}": array for factor, array in factors.items()}
+    return Row(result.trial_id, numbers, arrays, result.trace, texts)
 
 
 def _result(row: Row) -> TrialResult:
+    checkpoints: dict[str, dict[str, NDArray[Any]]] = {}
+    for key, array in row.arrays.items():
+        factor, kept, name = key.partition(_AT)
+        if kept:
+            checkpoints.setdefault(name, {})[factor] = array
     return TrialResult(
         row.trial_id,
         list(Outcome)[int(row.numbers["outcome"])],
@@ -119,6 +130,7 @@ def _result(row: Row) -> TrialResult:
         row.numbers["started"],
         row.numbers["ended"],
         row.trace,
-        dict(row.arrays),
+        {name: array for name, array in row.arrays.items() if _AT not in name},
         row.texts.get("error"),
+        checkpoints,
     )

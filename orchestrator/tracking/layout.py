@@ -64,6 +64,7 @@ GRID_FILE = "grid.yaml"
 PLAN_FILE = "plan.json"
 TRIALS_FILE = "trials.parquet"
 TRACES_FOLDER = "traces"
+CHECKPOINTS_FOLDER = "checkpoints"
 LOGS_FOLDER = "logs"
 FACTORS_FILE = "factors.safetensors"
 ERROR_FILE = "error.txt"
@@ -86,6 +87,7 @@ PARAM_LENGTH = 6000
 TAG_LENGTH = 8000
 """Longest value of a tag that MLflow takes."""
 _SCHEDULE_LENGTH = 2000
+_CHECKPOINTS = ("checkpoint_steps", "checkpoint_losses")
 
 
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
@@ -95,6 +97,7 @@ EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 def record_tag(record: Mapping[str, Any]) -> str:
     """What was recorded, as JSON with sorted keys; an explicit list of steps too long for a tag is kept as its digest."""
     kept = {key: record.get(key) for key in ("points", "steps", "measures")}
+    kept |= {key: record[key] for key in _CHECKPOINTS if record.get(key)}
     steps = json.dumps(kept["steps"])
     if len(steps) > _SCHEDULE_LENGTH:
         kept["steps"] = digest(steps)
@@ -104,13 +107,18 @@ def record_tag(record: Mapping[str, Any]) -> str:
 def covers(recorded: str, asked: str) -> bool:
     """Whether a run with the tag ``recorded`` holds everything that the tag ``asked`` wants, at the same steps."""
     have, want = json.loads(recorded), json.loads(asked)
-    same_schedule = all(have[key] == want[key] for key in ("points", "steps"))
+    same_schedule = all(have.get(key) == want.get(key) for key in ("points", "steps", *_CHECKPOINTS))
     return same_schedule and set(want["measures"] or ()) <= set(have["measures"] or ())
 
 
 def trace_path(pack: str, trial_ids: Iterable[str]) -> str:
     """Artifact path of the traces of some trials of a pack; the same for the same trials, so that writing them again leaves one file."""
     return f"{TRACES_FOLDER}/{pack}-{hashlib.sha256(' '.join(trial_ids).encode()).hexdigest()[:8]}.parquet"
+
+
+def checkpoint_path(name: str) -> str:
+    """Artifact path of a trial's factors at a checkpoint: ``step-1000``, or ``loss-0.01`` where that loss was first reached."""
+    return f"{CHECKPOINTS_FOLDER}/{name}.safetensors"
 
 
 def log_path(attempt: int) -> str:

@@ -57,6 +57,8 @@ def run_record(run_id: str, result: TrialResult, spec: Mapping[str, Any], tags: 
         files[layout.ERROR_FILE] = result.error.encode()
     if result.factors and result.outcome is not Outcome.FAILED:
         files[layout.FACTORS_FILE] = _safetensors(result.factors)
+    for name, factors in result.checkpoints.items():
+        files[layout.checkpoint_path(name)] = _safetensors(factors)
     return RunRecord(
         run_id=run_id,
         name=result.trial_id,

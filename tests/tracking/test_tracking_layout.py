@@ -92,6 +92,14 @@ def test_child_run(store: Store, make_sweep: MakeSweep, make_result: MakeResult,
     }
 
 
+def test_checkpoints_asked_for_are_artifacts(store: Store, make_sweep: MakeSweep, make_result: MakeResult, tmp_path: Path) -> None:
+    kept = {"step-10": {"W1": np.eye(2)}, "loss-0.01": {"W1": np.ones((2, 2))}}
+    run = child(store, write(store, make_sweep("a"), make_result("a", checkpoints=kept)), "a")
+    for name, factors in kept.items():
+        found = load_file(store.client.download_artifacts(run.info.run_id, f"checkpoints/{name}.safetensors", str(tmp_path)))
+        np.testing.assert_array_equal(found["W1"], factors["W1"])
+
+
 def test_history_is_exact_and_thinned(store: Store, make_sweep: MakeSweep, make_result: MakeResult) -> None:
     result = make_result("a")
     run = child(store, write(store, make_sweep("a"), result), "a")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -269,6 +270,8 @@ def test_a_process_that_died_while_writing_leaves_one_run_per_trial_to_whoever_g
 def test_a_batch_comes_back_from_disk_as_it_was(make_result: MakeResult, spool: Spool) -> None:
     failed = TrialResult.failure("c", "Traceback\nValueError: no", 1.5, 2.25)
     results = (make_result("a"), make_result("b", columns=("loss", "x"), factors={"A1": np.ones((2, 3), np.float32)}), failed)
+    kept = {"step-10": {"W1": np.eye(2), "W2": np.ones((2, 1))}, "loss-0.01": {"W1": -np.eye(2), "W2": np.zeros((2, 1))}}
+    results = (replace(results[0], checkpoints=kept), *results[1:])
     batch = Batch("p", results, {name: {"seed": n, "loss": "mse"} for n, name in enumerate("abc")}, {"t": "ü"}, 7, {"b": 3})
     back = spool.read(spool.add(batch))
     assert (back.pack, back.specs, back.tags, back.points, back.attempts) == ("p", batch.specs, {"t": "ü"}, 7, {"b": 3})
@@ -277,6 +280,9 @@ def test_a_batch_comes_back_from_disk_as_it_was(make_result: MakeResult, spool: 
         assert (one.outcome, one.steps, one.started, one.ended, one.error) == (two.outcome, two.steps, two.started, two.ended, two.error)
         assert (one.trace.columns, one.trace.values.tobytes()) == (two.trace.columns, two.trace.values.tobytes())
         np.testing.assert_array_equal(one.trace.steps, two.trace.steps)
+        assert two.checkpoints.keys() == one.checkpoints.keys()
+        for name, factors in one.checkpoints.items():
+            assert {k: v.tolist() for k, v in two.checkpoints[name].items()} == {k: v.tolist() for k, v in factors.items()}
         assert {k: (v.dtype, v.tobytes()) for k, v in one.factors.items()} == {k: (v.dtype, v.tobytes()) for k, v in two.factors.items()}
 
 

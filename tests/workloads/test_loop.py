@@ -160,3 +160,17 @@ def test_factors_come_out_by_name():
     assert list(result.factors) == ["W1", "W2", "W3"]
     product = result.factors["W3"] @ result.factors["W2"] @ result.factors["W1"]
     assert product[0, 0] == pytest.approx(oracle.train(two_by_two(3), 100).product[0, 0], rel=1e-9)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_factors_are_kept_at_the_steps_and_losses_asked_for(engine):
+    one = two_by_two(2, stop={"loss": 1e-3, "steps": 5000}, optimizer__lr=0.05)
+    recording = Recording(("frobenius",), points=4, checkpoint_steps=(0, 7, 6000), checkpoint_losses=(1e-2, 1e-9))
+    result = run([one], recording, engine)[0]
+    losses = oracle.train(one, result.steps).losses
+    first = next(step for step, loss in enumerate(losses) if loss <= 1e-2)
+    assert set(result.checkpoints) == {"step-0", "step-7", "loss-0.01"}, "what the trial has not come to is not there"
+    for name, step in (("step-0", 0), ("step-7", 7), ("loss-0.01", first)):
+        factors = result.checkpoints[name]
+        np.testing.assert_allclose(factors["W2"] @ factors["W1"], oracle.train(one, step).product, rtol=1e-9, atol=1e-14)
+        assert step in result.trace.steps

@@ -17,7 +17,7 @@ from workloads.recording import Recording
 from workloads.results import Checkpoint, Finished, HandedOver, Notice, Outcome, Paused, Progress, Request
 from workloads.spec import Trial
 
-RECORDING = Recording(("frobenius", "entry_0_0"), points=20)
+RECORDING = Recording(("frobenius", "entry_0_0"), points=20, checkpoint_steps=(3, 90), checkpoint_losses=(0.5, 0.05))
 TENSOR = {"kind": "tensor_completion", "shape": [3, 4, 2], "target": {"rank": 2}, "observed": 15}
 
 
@@ -118,7 +118,7 @@ def killed(specs, engine, seed):
                 kills += 1
                 break
     assert kills
-    assert saved > len(specs)
+    assert saved
     return results
 
 
@@ -137,6 +137,10 @@ def test_a_pack_that_goes_on_from_a_checkpoint_ends_with_the_same_bits(name, eng
         np.testing.assert_allclose(result.trace.values, truth.trace.values, rtol=1e-12, atol=1e-15)
         for factor, value in result.factors.items():
             np.testing.assert_array_equal(value, truth.factors[factor])
+        assert result.checkpoints.keys() == truth.checkpoints.keys()
+        for kept, factors in result.checkpoints.items():
+            for factor, value in factors.items():
+                np.testing.assert_array_equal(value, truth.checkpoints[kept][factor])
 
 
 def test_the_time_that_a_trial_was_paused_is_not_counted(monkeypatch):
