@@ -83,7 +83,9 @@ class Killer:
     def update(self, state) -> None:
         if self.wanted and fraction(state) >= 0.5:
             self.wanted = False
-            workers = [p for p in psutil.Process().children(recursive=True) if "_RemoteWorker" in " ".join(p.cmdline())]
+            workers = [
+                p for p in psutil.Process().children(recursive=True) if p.status() != "zombie" and "_RemoteWorker" in " ".join(p.cmdline())
+            ]
             workers[0].kill()
 
 

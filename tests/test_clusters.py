@@ -35,6 +35,7 @@ print(sorted(node.node_manager_address for node in GcsClient(sys.argv[1]).get_al
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(bool(WITHOUT), reason=WITHOUT or "can run")
 def test_network_cluster_runs_jobs_and_loses_a_node():
     with network_cluster(nodes=3) as cluster:

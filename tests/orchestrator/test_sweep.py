@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -350,8 +351,13 @@ def test_workers_of_a_mixed_cluster_are_counted_node_by_node():
 def _processes(title):
     import psutil
 
-    mine = psutil.Process().children(recursive=True)
-    return [p.pid for p in mine if title in " ".join(p.cmdline())]
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        # It may end while it is looked at.
+        with suppress(psutil.Error):
+            if title in " ".join(process.cmdline()):
+                found.append(process.pid)
+    return found
 
 
 LONG = """
