@@ -37,7 +37,7 @@ from workloads.results import Finished, HandedOver, Notice, Outcome, Progress, T
 
 if TYPE_CHECKING:
     from orchestrator.grid import Grid
-    from orchestrator.tracking.queries import SweepSummary
+    from orchestrator.takeup import Found
     from orchestrator.tracking.store import Store
 
 
@@ -173,97 +173,76 @@ def submit(grid: Grid, reporter: Reporter, options: Options | None = None, stop:
     nothing has been created. When ``stop`` is wanted, or KeyboardInterrupt comes, what has ended is logged and the sweep's run is
     marked as killed; with ``stop`` the others are saved, too, and counted as cancelled.
     """
-    from orchestrator.takeup import Left, settle, to_take_up
+    from orchestrator.takeup import find
     from orchestrator.tracking.lock import experiment_lock
-    from orchestrator.tracking.queries import find_finished, trial_runs
-    from orchestrator.tracking.sweep import digest_of, new_sweep_id
 
     began = time.monotonic()
-    options, stop, reporter = options or Options(), stop or Stop(), _Logged(reporter)
+    options, stop, logged = options or Options(), stop or Stop(), _Logged(reporter)
     recording = recording_of(grid)
     record = asdict(recording) | {"measures": list(recording.measures)}
-    tag = layout.record_tag(record)
     storage = open_storage(options.storage)
     with ExitStack() as stack:
-        cluster, workers, crews, store = stack.enter_context(_connected(grid, recording, options, reporter))
+        cluster, workers, crews, store = stack.enter_context(_connected(grid, recording, options, logged))
         waiting = f"another process on this machine is submitting to {grid.name!r}: waiting for it to finish"
-        stack.enter_context(experiment_lock(store.uri, grid.name, lambda: reporter.note(waiting)))
+        stack.enter_context(experiment_lock(store.uri, grid.name, lambda: logged.note(waiting)))
         trials = {trial.trial_id: trial for trial in grid.trials}
-        stopped = settle(store, storage, grid.name)
-        earlier = None if options.fresh else to_take_up(store, grid.name, digest_of(trials), tag)
-        left = Left(earlier, [] if options.fresh else stopped)
-        children = {} if earlier is None else trial_runs(store, earlier)
-        own = {key: run for key, run in children.items() if run.info.status == "FINISHED"}
-        fresh = options.fresh or (earlier is not None and layout.FRESH in earlier.tags)
-        finished = {} if fresh else find_finished(store, grid.name, list(trials), record)
-        finished |= {key: run.info.run_id for key, run in own.items()}
-        states = left.states(tag, {key: trial for key, trial in trials.items() if key not in finished})
-        missing = [states.get(key, trial) for key, trial in trials.items() if key not in finished]
-        plan = make_plan(missing, recording, grid.resources.engine, _crews(workers, crews, cluster), reused=len(finished))
-        _say_what_is_there(reporter, len(trials), finished, states, earlier)
-        again = {key: int(run.data.tags.get(layout.ATTEMPT, 1)) + 1 for key, run in children.items() if run.info.status == "FAILED"}
-        job = _Job(grid, earlier.sweep_id if earlier else options.sweep_id or new_sweep_id(), tag, store, storage, options, again)
+        found = find(store, storage, grid.name, trials, record, options.fresh)
+        missing = found.missing(trials)
+        plan = make_plan(missing, recording, grid.resources.engine, _crews(workers, crews, cluster), reused=len(found.finished))
+        for text in found.notes(len(trials)):
+            logged.note(text)
+        job = _Job(grid, options, store, storage, record, found)
         # Before MLflow hears of it: what cannot be kept is not begun.
         folder = stack.enter_context(job.folder())
-        reused = {key: run for key, run in finished.items() if key not in own}
-        writer = stack.enter_context(job.writer(plan, reused, record, cluster, earlier, folder, reporter))
-        reporter.note(_announcement(grid, plan, cluster))
-        state = State(len(grid.trials), len(finished), sum(steps_left(t) or 0 for t in missing))
+        writer = stack.enter_context(job.writer(plan, cluster, folder, logged))
+        logged.note(_announcement(grid, plan, cluster))
+        state = State(len(trials), len(found.finished), sum(steps_left(trial) or 0 for trial in missing))
         board: Board[Any] = Board(plan.packs, time.monotonic)
-        recovery = Recovery(board, folder.checkpoints(tag))
-        with stop.listening(), watched(store, writer.parent_run_id, stop):
-            _run(workers, board, recovery, recording, grid, writer, state, reporter, folder.keeping(tag, options.every), stop)
-        counts = Counter({str(outcome): state.outcomes[outcome] for outcome in Outcome})
-        counts.update(run.data.tags[layout.OUTCOME] for run in own.values())
-        counts[str(Outcome.CANCELLED)] = len(missing) - state.finished
-        complete = not counts[str(Outcome.CANCELLED)]
-        seconds = time.monotonic() - began
-        measured = {"seconds": seconds, "idle_share": board.idle_share, "peak_memory_bytes": state.peak_bytes}
-        known = {"trials": len(grid.trials), "reused": len(reused), **counts}
-        try:
-            writer.close("FINISHED" if complete else "KILLED", known if complete else {}, measured)
-        except TrackingUnavailable as error:
-            raise TrackingUnavailable(
-                f"{error}\n{writer.queued} trials that have ended wait in {storage.url}: `orchestrate sync {writer.sweep_id}` brings them "
-                "to MLflow once it is back"
-            ) from error
-        if complete:
-            left.clear(lambda key: key in trials)
+        recovery = Recovery(board, folder.checkpoints(job.tag))
+        with stop.listening(), _watched(store, writer.parent_run_id, stop):
+            _run(workers, board, recovery, recording, grid, writer, state, logged, folder.keeping(job.tag, options.every), stop)
+        counts = {str(outcome): state.outcomes[outcome] + found.outcomes.get(outcome, 0) for outcome in Outcome}
+        counts[Outcome.CANCELLED] = len(missing) - state.finished
+        known = {"trials": len(trials), "reused": len(found.reused)}
+        measured = {"seconds": time.monotonic() - began, "idle_share": board.idle_share, "peak_memory_bytes": state.peak_bytes}
+        _close(writer, {**known, **counts}, measured, storage)
+        if not counts[Outcome.CANCELLED]:
+            found.clear(trials)
             folder.remove()
         return Summary(
             sweep_id=writer.sweep_id,
             experiment=grid.name,
-            trials=len(grid.trials),
-            reused=len(reused),
+            trials=len(trials),
+            reused=len(found.reused),
             seconds=round(time.monotonic() - began, 3),
             tracking_uri=store.display,
             parent_run_id=writer.parent_run_id,
-            **{str(outcome): counts[str(outcome)] for outcome in Outcome},
+            **{str(outcome): counts[outcome] for outcome in Outcome},
         )
 
 
-def _say_what_is_there(
-    reporter: Reporter, trials: int, finished: Mapping[str, str], states: Mapping[str, Any], earlier: SweepSummary | None
-) -> None:
-    if earlier is not None:
-        reporter.note(f"going on with sweep {earlier.sweep_id}, which had stopped short")
-    if finished:
-        reporter.note(f"{len(finished)} of {trials} trials are in MLflow already and are reused")
-    if states:
-        reporter.note(f"{len(states)} trials go on from their checkpoints")
+def _close(writer: SweepWriter, counts: Mapping[str, int], measured: Mapping[str, float], storage: Storage) -> None:
+    """End the sweep in MLflow. Raises `TrackingUnavailable`, with what to do then."""
+    stopped = counts[Outcome.CANCELLED] > 0
+    try:
+        # The counts of a sweep that goes on another time are those of its runs.
+        writer.close("KILLED" if stopped else "FINISHED", {} if stopped else counts, measured)
+    except TrackingUnavailable as error:
+        raise TrackingUnavailable(
+            f"{error}\n{writer.queued} trials that have ended wait in {storage.url}: `orchestrate sync {writer.sweep_id}` brings them "
+            "to MLflow once it is back"
+        ) from error
 
 
-@dataclass(frozen=True)
 class _Job:
-    """A sweep that is about to begin."""
+    """A sweep that is about to begin, or to be taken up."""
 
-    grid: Grid
-    sweep_id: str
-    record: str
-    store: Store
-    storage: Storage
-    options: Options
-    attempts: Mapping[str, int]
+    def __init__(self, grid: Grid, options: Options, store: Store, storage: Storage, record: Mapping[str, Any], found: Found) -> None:
+        from orchestrator.tracking.sweep import new_sweep_id
+
+        self.grid, self.options, self.store, self.storage, self.record, self.found = grid, options, store, storage, record, found
+        self.sweep_id = found.sweep.sweep_id if found.sweep else options.sweep_id or new_sweep_id()
+        self.tag = layout.record_tag(record)
 
     @contextmanager
     def folder(self) -> Iterator[SweepFolder]:
@@ -271,7 +250,7 @@ class _Job:
         grid, folder = self.grid, SweepFolder(self.storage, self.grid.name, self.sweep_id)
         fresh = folder.description() is None
         machine = liveness.machine()
-        folder.describe(Description(self.sweep_id, grid.name, self.store.display, self.record, machine, grid.file_names), grid.files)
+        folder.describe(Description(self.sweep_id, grid.name, self.store.display, self.tag, machine, grid.file_names), grid.files)
         try:
             yield folder
         except BaseException:
@@ -288,41 +267,33 @@ class _Job:
         except TrackingUnavailable:
             return True
 
-    def writer(
-        self,
-        plan: Plan,
-        reused: Mapping[str, str],
-        record: Mapping[str, Any],
-        cluster: Cluster,
-        earlier: SweepSummary | None,
-        folder: SweepFolder,
-        reporter: _Logged,
-    ) -> SweepWriter:
-        """The writer of the sweep: of a new one, or of one that is taken up."""
+    def writer(self, plan: Plan, cluster: Cluster, folder: SweepFolder, log: _Logged) -> SweepWriter:
+        """The writer of the sweep."""
         from orchestrator.tracking.sweep import SweepInfo, TrialRow
 
-        grid = self.grid
+        grid, found = self.grid, self.found
         pack_of = {trial.trial_id: pack.name for pack in plan.packs for trial in pack.trials}
-        rows = [TrialRow(t.trial_id, t.spec, pack_of.get(t.trial_id), reused.get(t.trial_id)) for t in grid.trials]
-        tags = {
-            layout.GRID: str(Path(grid.path).absolute()),
-            layout.OVERRIDES: json.dumps(grid.overrides),
+        rows = [TrialRow(t.trial_id, t.spec, pack_of.get(t.trial_id), found.reused.get(t.trial_id)) for t in grid.trials]
+        info = SweepInfo(
+            grid.name, self.sweep_id, grid.text, plan.as_json(), rows, self.record, self._tags(cluster), attempts=found.attempts
+        )
+        if found.sweep is not None:
+            info = replace(info, parent_run_id=found.sweep.parent_run_id, attempt=int(found.sweep.tags.get(layout.ATTEMPT, 1)) + 1)
+        return SweepWriter(self.store, info, spool=folder.spool, patience=self.options.patience, tell=log.note, log=lambda: log.text)
+
+    def _tags(self, cluster: Cluster) -> dict[str, str]:
+        fresh = {layout.FRESH: "true"} if self.options.fresh else {}
+        return fresh | {
+            layout.GRID: str(Path(self.grid.path).absolute()),
+            layout.OVERRIDES: json.dumps(self.grid.overrides),
             layout.STORAGE: self.storage.url,
             layout.HOST: socket.gethostname(),
             layout.MACHINE: liveness.machine(),
             layout.PROCESS: liveness.process(),
+            layout.JOB: self.options.job or "",
             "orchestrate.python": platform.python_version(),
             "orchestrate.ray": cluster.address,
         }
-        if self.options.fresh:
-            tags[layout.FRESH] = "true"
-        tags[layout.JOB] = self.options.job or ""
-        info = SweepInfo(grid.name, self.sweep_id, grid.text, plan.as_json(), rows, record, tags, attempts=self.attempts)
-        if earlier is not None:
-            info = replace(info, parent_run_id=earlier.parent_run_id, attempt=int(earlier.tags.get(layout.ATTEMPT, 1)) + 1)
-        return SweepWriter(
-            self.store, info, spool=folder.spool, patience=self.options.patience, tell=reporter.note, log=lambda: reporter.text
-        )
 
 
 @contextmanager
@@ -379,7 +350,7 @@ def _announcement(grid: Grid, plan: Plan, cluster: Cluster) -> str:
 
 
 @contextmanager
-def watched(store: Store, parent_run_id: str, stop: Stop) -> Iterator[None]:
+def _watched(store: Store, parent_run_id: str, stop: Stop) -> Iterator[None]:
     """Look every few seconds whether somebody, on whatever machine, has asked for the sweep's end."""
 
     over = threading.Event()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchestrator import liveness
 from orchestrator.errors import GridError, StorageUnavailable, UnavailableError, UsageError
@@ -23,25 +24,75 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Left:
-    """What there is to go on with: the ``sweep`` to be taken up, if there is one, and the folders of sweeps that stopped short."""
+class Found:
+    """What there is already of a sweep that is about to begin.
+
+    ``sweep`` is the one to be taken up, if one of the same trials stopped short, and ``outcomes`` counts what it had finished.
+    ``finished`` and ``reused`` are run ids by trial id: of all trials that need not be run, and of those that other sweeps ran.
+    ``states`` are trials that had been begun. ``attempts`` says of trials that failed in the sweep how often they will have been run.
+    ``folders`` are those of sweeps that stopped short.
+    """
 
     sweep: SweepSummary | None = None
-    folders: list[SweepFolder] = field(default_factory=list)
+    outcomes: Mapping[str, int] = field(default_factory=dict)
+    finished: Mapping[str, str] = field(default_factory=dict)
+    reused: Mapping[str, str] = field(default_factory=dict)
+    states: Mapping[str, Paused] = field(default_factory=dict)
+    attempts: Mapping[str, int] = field(default_factory=dict)
+    folders: Sequence[SweepFolder] = ()
 
-    def states(self, record: str, trials: Mapping[str, Trial]) -> dict[str, Paused]:
-        """Where those of ``trials``, by id, stand that had been begun."""
-        states: dict[str, Paused] = {}
-        for folder in self.folders:
-            furthest(states, folder.checkpoints(record).load_all(trials).values())
-        return states
+    def missing(self, trials: Mapping[str, Trial]) -> list[Trial]:
+        """Those of ``trials``, by id, that are to be run, from where they stand."""
+        return [self.states.get(key, trial) for key, trial in trials.items() if key not in self.finished]
 
-    def clear(self, finished: Callable[[str], bool]) -> None:
+    def notes(self, trials: int) -> Iterator[str]:
+        """What a person should know of it."""
+        if self.sweep is not None:
+            yield f"going on with sweep {self.sweep.sweep_id}, which had stopped short"
+        if self.finished:
+            yield f"{len(self.finished)} of {trials} trials are in MLflow already and are reused"
+        if self.states:
+            yield f"{len(self.states)} trials go on from their checkpoints"
+
+    def clear(self, finished: Collection[str]) -> None:
         """Remove what is of no use any more: checkpoints of trials that are all ``finished``, and folders without any."""
         for folder in self.folders:
             with suppress(StorageUnavailable):
-                if folder.checkpoints("").remove_finished(finished) == 0:
+                if folder.checkpoints("").remove_finished(lambda key: key in finished) == 0:
                     folder.remove()
+
+
+def find(store: Store, storage: Storage, experiment: str, trials: Mapping[str, Trial], record: Mapping[str, Any], fresh: bool) -> Found:
+    """What there is already of ``trials``, by id, that record what ``record`` says.
+
+    To be called by the one process of this machine that may write to the experiment. Raises `orchestrator.errors.UnavailableError`.
+    """
+    from orchestrator.tracking import layout
+    from orchestrator.tracking.queries import find_finished, trial_runs
+    from orchestrator.tracking.sweep import digest_of
+
+    folders = settle(store, storage, experiment)
+    if fresh:
+        return Found()
+    tag = layout.record_tag(record)
+    sweep = to_take_up(store, experiment, digest_of(trials), tag)
+    children = {} if sweep is None else trial_runs(store, sweep)
+    own = {key: run for key, run in children.items() if run.info.status == "FINISHED"}
+    reused = {} if sweep is not None and layout.FRESH in sweep.tags else find_finished(store, experiment, list(trials), record)
+    reused = {key: run_id for key, run_id in reused.items() if key not in own}
+    finished = reused | {key: run.info.run_id for key, run in own.items()}
+    states: dict[str, Paused] = {}
+    for folder in folders:
+        furthest(states, folder.checkpoints(tag).load_all({k: t for k, t in trials.items() if k not in finished}).values())
+    return Found(
+        sweep,
+        Counter(run.data.tags[layout.OUTCOME] for run in own.values()),
+        finished,
+        reused,
+        states,
+        {key: int(run.data.tags.get(layout.ATTEMPT, 1)) + 1 for key, run in children.items() if run.info.status == "FAILED"},
+        folders,
+    )
 
 
 def settle(store: Store, storage: Storage, experiment: str) -> list[SweepFolder]:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import importlib
 import os
 import signal
 import sys
+from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
 
 import click
 
 from orchestrator.cli.options import INTERRUPTED
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import OrchestratorError, UnavailableError
 
 RARELY = 100_000
 """Objects made between two garbage collections. With Python's 700 they take a quarter of the time that imports take."""
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What the operating system says of disks that are full."""
 COMMANDS = (
     *("submit", "resume", "cancel", "logs", "sync", "plan", "status", "list"),
     *("runs", "history", "figures", "verify", "compare", "ui", "schema", "doctor"),
@@ -76,6 +80,12 @@ def run_command(command: click.Command) -> NoReturn:
         # The reader, `head` say, has gone: nothing is wrong. Python would complain once more when it closes standard output.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        with suppress(OSError):
+            click.echo(f"error: {error.strerror}{f': {error.filename}' if error.filename else ''}; make room, and go on", err=True)
+        code = UnavailableError.exit_code
     # The process ends: looking for garbage among all that MLflow and Ray have made would take it a second.
     gc.freeze()
     sys.exit(code if isinstance(code, int) else 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import click
@@ -66,13 +66,15 @@ class _Lines:
         self._last = time.monotonic()
 
     def note(self, text: str) -> None:
-        click.echo(text, err=self._err)
+        # Whoever reads it may be gone, or the disk full: a sweep does not end for want of a reader.
+        with suppress(OSError):
+            click.echo(text, err=self._err)
 
     def update(self, state: State) -> None:
         now = time.monotonic()
         if now - self._last >= LINE_SECONDS:
             self._last = now
-            click.echo(describe(state), err=self._err)
+            self.note(describe(state))
 
 
 def fraction(state: State) -> float:

@@ -88,18 +88,20 @@ class Arena:
         self.folder, self.seeds, self.nodes = folder, seeds, nodes
         self.mark = uuid.uuid4().hex
         self.mounted = False
-        folder.mkdir(parents=True)
+        # Logs are beside the disk: they are to say what happens when it is full.
+        self.disk = folder / "disk"
+        self.disk.mkdir(parents=True)
         if small_disk and os.geteuid() == 0:
-            command = ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(folder)]
+            command = ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(self.disk)]
             self.mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
-        self.work = folder / "work"
+        self.work = self.disk / "work"
         self.work.mkdir()
         (self.work / "grid.yaml").write_text(GRID.replace("seeds: 40", f"seeds: {seeds}"))
         np.savez(self.work / "singular.npz", W1=np.ones((4, 4)), W2=np.ones((4, 4)))
         self.environment = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_", "PYTEST_"))}
         self.environment |= {
             "CHAOS_MARK": self.mark,
-            "XDG_STATE_HOME": str(folder / "state"),
+            "XDG_STATE_HOME": str(self.disk / "state"),
             "PYTHONPATH": str(ROOT),
             "OMP_NUM_THREADS": "1",
             "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -182,7 +184,7 @@ class Arena:
                 process.kill()
         if self.mounted:
             time.sleep(0.5)
-            subprocess.run(["umount", "-l", str(self.folder)], check=False)
+            subprocess.run(["umount", "-l", str(self.disk)], check=False)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -291,7 +293,7 @@ def _kill_node(arena: Arena, rng: random.Random) -> bool:
 
 
 def _fill_disk(arena: Arena, rng: random.Random) -> bool:
-    filler = arena.folder / "filler"
+    filler = arena.disk / "filler"
     with contextlib.suppress(OSError), filler.open("wb") as file:
         while True:
             file.write(bytes(1 << 20))
@@ -369,7 +371,7 @@ def remains(arena: Arena) -> Iterator[str]:
     stray = [path.name for path in folders if len(path.name) == 32 and path.name not in known]
     if stray:
         yield f"{len(stray)} folders of artifacts belong to no run, such as {stray[0]}"
-    left = list((arena.folder / "state" / "orchestrate" / "storage").rglob("*"))
+    left = list((arena.disk / "state" / "orchestrate" / "storage").rglob("*"))
     if left:
         yield f"the storage is not empty: {[str(path.relative_to(arena.folder)) for path in left][:3]}"
     parts = [str(path) for path in arena.folder.rglob("*.part")]
