@@ -249,12 +249,14 @@ class _Job:
         """The sweep's folder; it goes again if nothing came of the sweep."""
         grid, folder = self.grid, SweepFolder(self.storage, self.grid.name, self.sweep_id)
         fresh = folder.description() is None
-        machine = liveness.machine()
-        folder.describe(Description(self.sweep_id, grid.name, self.store.display, self.tag, machine, grid.file_names), grid.files)
+        description = Description(self.sweep_id, grid.name, self.store.display, self.tag, liveness.machine(), grid.file_names)
+        described = False
         try:
+            folder.describe(description, grid.files)
+            described = True
             yield folder
         except BaseException:
-            if fresh and not self._begun():
+            if fresh and not (described and self._begun()):
                 with suppress(StorageUnavailable):
                     folder.remove()
             raise

@@ -46,10 +46,10 @@ class SweepFolder:
         return Keeping(self.storage.url, self.name, record, _DESCRIPTION, every)
 
     def describe(self, description: Description, contents: Mapping[str, bytes]) -> None:
-        """Make the folder: data files by their digests first, then what it is."""
+        """Make the folder: what it is, so that nobody wonders whose it is if that is all that comes of it, and data files by their digests."""
+        self.storage.write(f"{self.name}/{_DESCRIPTION}", json.dumps(asdict(description), indent=2).encode())
         for digest, content in contents.items():
             self.storage.write(f"{self.name}/files/{digest}", content)
-        self.storage.write(f"{self.name}/{_DESCRIPTION}", json.dumps(asdict(description), indent=2).encode())
 
     def description(self) -> Description | None:
         """What the folder says of its sweep; ``None`` if it is not there, or says nothing that is understood."""
