@@ -52,6 +52,6 @@ class Ended:
 
 
 Event = results.Progress | results.Finished | results.HandedOver | results.Notice | Saved | Lost | Ended
-"""What `orchestrator.dispatch.Workers.run` yields."""
+"""What `orchestrator.cluster.workers.Workers.run` yields."""
 WorkerEvent = results.Progress | results.Finished | results.HandedOver | results.Notice | Saved | Broken
 """What `orchestrator.worker.Worker.run` yields."""

@@ -135,7 +135,7 @@ def job_of(sweep: SweepSummary) -> tuple[str, str] | None:
 
 def _job_has_ended(sweep: SweepSummary) -> bool:
     """Whether a sweep ran as a job and its cluster says that it does not any more."""
-    from orchestrator.jobs import ENDED, Jobs
+    from orchestrator.cluster.jobs import ENDED, Jobs
 
     job = job_of(sweep)
     if job is None:

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 HOMES = {
-    "ray": "orchestrator/dispatch.py",
+    "ray": "orchestrator/cluster/",
     "mlflow": "orchestrator/tracking/",
     "yaml": "orchestrator/grid/",
     "click": "orchestrator/cli/",
@@ -25,7 +25,6 @@ HOMES = {
 }
 """Where a library may be imported, besides what is listed in `EXCEPTIONS`."""
 EXCEPTIONS = {
-    ("ray", "orchestrator/jobs.py"),  # sends sweeps to clusters; the driver that runs there is dispatch's
     ("torch", "orchestrator/worker.py"),  # sets threads and the device
     ("torch", "orchestrator/cli/doctor.py"),  # looks at GPUs
 }
@@ -82,7 +81,7 @@ def test_the_check_itself_finds_offenders(path, source):
         ("from orchestrator.cli.main import cli; cli.main(['--help'], standalone_mode=False)", {"torch", "ray", "mlflow", "pandas", "numpy", "yaml"}),
         ("from orchestrator.cli.main import cli; cli.main(['plan', 'configs/quickstart.yaml'], standalone_mode=False)", {"torch", "ray", "mlflow", "warp"}),
         ("from orchestrator.cli.main import cli; cli.main(['status', '--help'], standalone_mode=False)", {"torch", "ray", "mlflow", "pandas"}),
-        ("import orchestrator.sweep, orchestrator.dispatch", {"torch", "ray", "mlflow"}),
+        ("import orchestrator.sweep, orchestrator.cluster.workers, orchestrator.cluster.connection", {"torch", "ray", "mlflow"}),
         ("import orchestrator.tracking.writer, orchestrator.tracking.queries", {"mlflow", "torch", "ray"}),
     ],
 )  # fmt: skip

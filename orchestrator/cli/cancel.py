@@ -34,7 +34,7 @@ def command(sweep: str, tracking_uri: str | None, address: str | None, force: bo
       orchestrate cancel
       orchestrate cancel 3f9a27c1 --address http://head:8265
     """
-    from orchestrator.jobs import Jobs, is_job_address, job_id
+    from orchestrator.cluster.jobs import Jobs, is_job_address, job_id
     from orchestrator.takeup import is_alive, job_of
     from orchestrator.tracking import layout
     from orchestrator.tracking.queries import find_sweep

@@ -110,7 +110,7 @@ def _mlflow(tracking_uri: str | None) -> str:
 
 
 def _ray(address: str | None) -> str:
-    from orchestrator.dispatch import Cluster
+    from orchestrator.cluster.connection import Cluster
 
     with Cluster.connect(address) as cluster:
         where = "an embedded cluster starts" if cluster.address == "local" else f"{cluster.address} answers"

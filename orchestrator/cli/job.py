@@ -15,7 +15,7 @@ from orchestrator.cli.main import run_command
 def job() -> NoReturn:
     """Run the sweep that lies in this folder."""
     from orchestrator.cli.submit import run
-    from orchestrator.jobs import Order, job_id
+    from orchestrator.cluster.jobs import Order, job_id
     from orchestrator.sweep import Options
 
     folder = Path.cwd()

@@ -24,8 +24,8 @@ def command(sweep: str, tracking_uri: str | None, address: str | None, following
       orchestrate logs 3f9a27c1 --follow --address http://head:8265
     """
     from orchestrator.cli.remote import follow
+    from orchestrator.cluster.jobs import Jobs, is_job_address, job_id
     from orchestrator.errors import UsageError
-    from orchestrator.jobs import Jobs, is_job_address, job_id
     from orchestrator.takeup import job_of
     from orchestrator.tracking import layout
     from orchestrator.tracking.queries import find_sweep

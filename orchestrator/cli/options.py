@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -52,8 +54,16 @@ def storage_option(command: Command) -> Command:
     return click.option("--storage", metavar="DIR_OR_URL", help=text)(command)
 
 
-def running_options(command: Command) -> Command:
-    """What commands that run trials share: where, with what storage, how often they save, how long they wait for MLflow."""
+def running_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What commands that run trials share, as one `orchestrator.sweep.Options` by the name of ``options``, and ``--detach``."""
+
+    @functools.wraps(command)
+    def run(address: str | None, **rest: Any) -> Any:
+        from orchestrator.sweep import Options
+
+        given = {name: rest.pop(name) for name in ("tracking_uri", "storage", "workers", "every", "patience")}
+        return command(options=Options(address or os.environ.get("RAY_ADDRESS"), **given), **rest)
+
     every = click.option(
         "--checkpoint-every",
         "every",
@@ -75,7 +85,7 @@ def running_options(command: Command) -> Command:
         "--workers", type=click.IntRange(min=1), metavar="N", help="Packs that run at once [default: as many as there is room for]."
     )
     detach = click.option("--detach", is_flag=True, help="With --address http://…: come back once the sweep is on its way.")
-    return address_option(tracking_option(storage_option(workers(detach(every(patience(command)))))))
+    return address_option(tracking_option(storage_option(workers(detach(every(patience(run)))))))
 
 
 def json_option(command: Command) -> Command:

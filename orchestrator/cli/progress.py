@@ -15,7 +15,7 @@ from workloads.results import Outcome
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from orchestrator.sweep import Reporter, State
+    from orchestrator.reporting import Reporter, State
 
 LINE_SECONDS = 10.0
 """A pipe gets a line this often."""

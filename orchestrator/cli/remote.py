@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from orchestrator.cli.options import INTERRUPTED
+from orchestrator.cluster.jobs import Jobs, order_for
 from orchestrator.errors import RayUnavailable
-from orchestrator.jobs import Jobs, order_for
 from orchestrator.tracking.sweep import new_sweep_id
 
 if TYPE_CHECKING:

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import os
+import dataclasses
+from typing import TYPE_CHECKING
 
 import click
 
 from orchestrator.cli.options import json_option, running_options, sweep_argument
+
+if TYPE_CHECKING:
+    from orchestrator.sweep import Options
 
 
 @click.command("resume")
 @sweep_argument
 @running_options
 @json_option
-def command(
-    sweep: str,
-    address: str | None,
-    tracking_uri: str | None,
-    storage: str | None,
-    workers: int | None,
-    detach: bool,
-    every: float,
-    patience: float,
-    as_json: bool,
-) -> None:
+def command(sweep: str, options: Options, detach: bool, as_json: bool) -> None:
     """Go on with SWEEP, which was interrupted or whose process died: its grid, from its last checkpoints.
 
     SWEEP is an id, a unique prefix of one, an experiment's name (its newest sweep), or latest. The same as to submit its grid again,
@@ -37,13 +31,12 @@ def command(
     from orchestrator.cli.submit import start
     from orchestrator.errors import UsageError
     from orchestrator.storage.base import open_storage
-    from orchestrator.sweep import Options
     from orchestrator.takeup import grid_of, is_alive
     from orchestrator.tracking import layout
     from orchestrator.tracking.queries import find_sweep
     from orchestrator.tracking.store import open_existing
 
-    store = open_existing(tracking_uri)
+    store = open_existing(options.tracking_uri)
     found = find_sweep(store, sweep)
     if found.status == "FINISHED":
         click.echo(f"sweep {found.sweep_id} is complete: all of its {found.trials} trials have an outcome", err=True)
@@ -53,7 +46,6 @@ def command(
             f"sweep {found.sweep_id} is running on {found.tags.get(layout.HOST, 'another machine')}; if that is gone for good, "
             f"`orchestrate cancel {found.sweep_id} --force` says so"
         )
-    place = storage or found.tags.get(layout.STORAGE)
+    place = options.storage or found.tags.get(layout.STORAGE)
     grid = grid_of(store, open_storage(place), found)
-    options = Options(address or os.environ.get("RAY_ADDRESS"), tracking_uri, place, False, every, patience, workers)
-    start(grid, options, as_json, detach)
+    start(grid, dataclasses.replace(options, storage=place), as_json, detach)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -16,7 +15,8 @@ from orchestrator.cli.verdicts import print_figures, print_verdicts
 if TYPE_CHECKING:
     from orchestrator.analysis.report import Report
     from orchestrator.grid import Grid
-    from orchestrator.sweep import Options, Reporter, Summary
+    from orchestrator.reporting import Reporter
+    from orchestrator.sweep import Options, Summary
 
 
 @click.command("submit")
@@ -29,13 +29,8 @@ if TYPE_CHECKING:
 def command(
     grid: Path,
     overrides: tuple[str, ...],
-    address: str | None,
-    tracking_uri: str | None,
-    storage: str | None,
-    workers: int | None,
+    options: Options,
     detach: bool,
-    every: float,
-    patience: float,
     fresh: bool,
     dry_run: bool,
     as_json: bool,
@@ -57,15 +52,12 @@ def command(
 
         show_plan(loaded, None, as_json)
         return
-    from orchestrator.sweep import Options
-
-    options = Options(address or os.environ.get("RAY_ADDRESS"), tracking_uri, storage, fresh, every, patience, workers)
-    start(loaded, options, as_json, detach)
+    start(loaded, dataclasses.replace(options, fresh=fresh), as_json, detach)
 
 
 def start(grid: Grid, options: Options, as_json: bool, detach: bool) -> NoReturn:
     """Run a grid here, or send it to the cluster that takes it as a job."""
-    from orchestrator.jobs import is_job_address
+    from orchestrator.cluster.jobs import is_job_address
 
     if is_job_address(options.address):
         from orchestrator.cli.remote import send

@@ -46,7 +46,7 @@ class SweepFolder:
         return Keeping(self.storage.url, self.name, record, _DESCRIPTION, every)
 
     def describe(self, description: Description, contents: Mapping[str, bytes]) -> None:
-        """Make the folder: what it is, so that nobody wonders whose it is if that is all that comes of it, and data files by their digests."""
+        """Make the folder: what it is first, so that one that was not finished can be told apart; then data files by their digests."""
         self.storage.write(f"{self.name}/{_DESCRIPTION}", json.dumps(asdict(description), indent=2).encode())
         for digest, content in contents.items():
             self.storage.write(f"{self.name}/files/{digest}", content)

@@ -20,7 +20,9 @@ from safetensors.numpy import load_file
 
 import orchestrator
 from orchestrator.balance import Board
-from orchestrator.dispatch import Allotment, Cluster, Node
+from orchestrator.cluster.connection import Allotment, Cluster, Node
+from orchestrator.cluster.workers import Workers
+from orchestrator.crews import crews_of
 from orchestrator.errors import RayUnavailable
 from orchestrator.events import Cause, Ended, Lost, Saved
 from orchestrator.grid import parse_grid
@@ -29,7 +31,6 @@ from orchestrator.recovery import Recovery
 from orchestrator.storage.base import open_storage
 from orchestrator.storage.sweeps import Description, SweepFolder
 from orchestrator.sweep import Options, submit
-from orchestrator.sweep import _crews as crews_of
 from workloads.engines.calibration import processor
 from workloads.recording import Recording
 from workloads.results import Finished, HandedOver, Outcome, TrialResult
@@ -245,7 +246,7 @@ def test_a_dead_worker_is_replaced_and_its_pack_goes_on_from_its_checkpoint(tmp_
     recovery = Recovery(board, folder.checkpoints("r"))
     outcomes: dict[str, set[Outcome]] = {name: set() for name in steps}
     saved, killed, again = 0, set(), []
-    with Cluster.connect("local", cpus=1) as cluster, cluster.hire(cluster.crews(1, "auto", 6)) as workers:
+    with Cluster.connect("local", cpus=1) as cluster, Workers(cluster.crews(1, "auto", 6)) as workers:
         for pack, event in workers.run(board, nothing, {}, folder.keeping("r", 0.1)):
             match event:
                 case Finished():
@@ -299,7 +300,7 @@ def test_a_trial_has_the_same_bits_whoever_trains_it():
     given = 0
     for cpus in (1, 5):
         results: dict[str, TrialResult] = {}
-        with Cluster.connect("local", cpus=cpus) as cluster, cluster.hire(cluster.crews(1, 0, 48)) as workers:
+        with Cluster.connect("local", cpus=cpus) as cluster, Workers(cluster.crews(1, 0, 48)) as workers:
             assert workers.machines(60.0)
             board: Board[Any] = Board(packs, time.monotonic)
             for _, event in workers.run(board, recording, {}):
@@ -328,7 +329,7 @@ def test_logical_gpus_are_shared_and_the_cores_that_are_left_work_too():
         assert cluster.crews(2, 0, 100) == [(Allotment(2, 0), 3)]
         assert cluster.crews(1, "auto", 3) == [(Allotment(1, 0.25), 3), (Allotment(1, 0), 2)]
         hired = cluster.crews(1, "auto", 100)
-        with cluster.hire(hired) as workers:
+        with Workers(hired) as workers:
             # Four of them were given a share of the GPU, though torch sees none here and says so: they are cores like the others.
             (crew,) = crews_of(workers, hired, cluster)
             assert (crew.workers, crew.device, crew.memory) == (6, "cpu", PACK_BYTES)

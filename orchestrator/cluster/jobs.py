@@ -56,7 +56,6 @@ class Order:
     options: Mapping[str, Any]
     environment: Mapping[str, str] = field(repr=False)
     as_json: bool = False
-    resume: bool = False
 
     def write(self, folder: Path, grid: Grid) -> None:
         """Put all that the job needs into ``folder``."""

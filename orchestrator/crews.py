@@ -1,0 +1,71 @@
+"""Who is to run a sweep: the workers that are hired, and how fast they are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from orchestrator.cluster.connection import LARGE_PACK_BYTES, Allotment, Cluster
+from orchestrator.cluster.workers import Workers
+from orchestrator.plan import PACK_BYTES, Crew, make_plan
+from workloads.engines.calibration import kept_rates
+from workloads.engines.costs import DEFAULTS
+
+if TYPE_CHECKING:
+    from orchestrator.grid import Grid
+    from orchestrator.reporting import Reporter
+    from orchestrator.sweep import Options
+    from orchestrator.tracking.store import Store
+    from workloads.recording import Recording
+
+MACHINE_SECONDS = 30.0
+"""How long planning waits for a worker to say how fast it is."""
+
+
+@contextmanager
+def connected(
+    grid: Grid, recording: Recording, options: Options, reporter: Reporter
+) -> Iterator[tuple[Cluster, Workers, list[tuple[Allotment, int]], Store]]:
+    """Ray with its workers and MLflow, all or none.
+
+    An embedded cluster cannot be unreachable, so it starts while MLflow opens its store, each taking seconds, and its workers import
+    what they need at the same time. A cluster that is elsewhere is reached first: if it is not there, no database may have been created.
+    """
+    from orchestrator.tracking.store import open_store
+
+    local = (options.address or os.environ.get("RAY_ADDRESS") or "local") == "local"
+    with ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="open-store"))
+        opening: Future[Store] | None = pool.submit(open_store, options.tracking_uri) if local else None
+        cluster = stack.enter_context(Cluster.connect(options.address))
+        resources = grid.resources
+        large = bool(cluster.gpus) and _is_large(grid, recording)
+        crews = cluster.crews(resources.cpus, resources.gpus, len(grid.trials), large, workers=options.workers, tell=reporter.note)
+        workers = stack.enter_context(Workers(crews))
+        yield cluster, workers, crews, opening.result() if opening else open_store(options.tracking_uri)
+
+
+def _is_large(grid: Grid, recording: Recording) -> bool:
+    """Whether some pack would fill a good part of a GPU."""
+    plan = make_plan(grid.trials, recording, "batched", [Crew(1, "cuda", DEFAULTS["cuda"], 2 * LARGE_PACK_BYTES)])
+    return any(pack.bytes >= LARGE_PACK_BYTES for pack in plan.packs)
+
+
+def crews_of(workers: Workers, hired: Sequence[tuple[Allotment, int]], cluster: Cluster) -> list[Crew]:
+    """Who is to run the sweep and how fast they are: as they say themselves, or as this machine is known to be."""
+    kept = kept_rates()
+    here = cluster.address == "local" and kept is not None and not cluster.gpus
+    machines = {allotment: machine for machine, allotment in workers.machines(0.0 if here else MACHINE_SECONDS)}
+    crews: dict[str, Crew] = {}
+    for allotment, count in hired:
+        machine = machines.get(allotment)
+        device = machine.device if machine else "cuda" if allotment.gpus else "cpu"
+        rates = machine.rates if machine else (kept if device == "cpu" else None) or DEFAULTS[device]
+        crew = Crew(count, device, rates, machine.memory if machine else PACK_BYTES)
+        # A GPU that torch does not see leaves cores.
+        crews[device] = replace(crew, workers=crews[device].workers + count) if device in crews else crew
+    return list(crews.values())

@@ -1,0 +1,82 @@
+"""How far a sweep is, and who is told."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Protocol
+
+from workloads.results import Outcome
+
+
+@dataclass
+class State:
+    """How far a sweep is: trials by outcome, trial-steps, and what MLflow has of it."""
+
+    trials: int
+    reused: int
+    budget: int
+    """Trial-steps if every trial takes all its steps; 0 where that is not known."""
+    outcomes: Counter[Outcome] = field(default_factory=Counter)
+    steps: int = 0
+    rate: float = 0.0
+    """Trial-steps per second, over the last seconds."""
+    logged: int = 0
+    peak_bytes: int = 0
+    """Most memory that any worker has used, of its GPU or in its process."""
+    settled_steps: int = 0
+    """Steps that finished trials did not need after all: they count as done."""
+
+    @property
+    def finished(self) -> int:
+        """Trials that have ended in this sweep."""
+        return sum(self.outcomes.values())
+
+
+class Reporter(Protocol):
+    """Where a sweep says how it goes."""
+
+    def note(self, text: str) -> None:
+        """Something worth a line."""
+
+    def update(self, state: State) -> None:
+        """Called several times a second while packs run."""
+
+
+class Logged:
+    """A reporter that also keeps what it was told, for `orchestrate logs`."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self._lines: list[str] = []
+
+    def note(self, text: str) -> None:
+        now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+        self._lines += [f"{now}  {line}" for line in text.splitlines()]
+        self._reporter.note(text)
+
+    def update(self, state: State) -> None:
+        self._reporter.update(state)
+
+    @property
+    def text(self) -> str:
+        return "".join(f"{line}\n" for line in self._lines)
+
+
+class Meter:
+    """Trial-steps per second over the last few seconds."""
+
+    WINDOW = 5.0
+
+    def __init__(self) -> None:
+        self._seen: list[tuple[float, int]] = [(time.monotonic(), 0)]
+
+    def rate(self, steps: int) -> float:
+        now = time.monotonic()
+        self._seen.append((now, steps))
+        while len(self._seen) > 2 and now - self._seen[1][0] > self.WINDOW:
+            self._seen.pop(0)
+        (then, before), elapsed = self._seen[0], now - self._seen[0][0]
+        return (steps - before) / elapsed if elapsed > 0 and now > then else 0.0
