@@ -59,6 +59,11 @@ class Board(Generic[WorkerT]):
         return len(self._waiting)
 
     @property
+    def work(self) -> int:
+        """How many workers could have something to do: one for each pack that waits or is in training, more where one can be halved."""
+        return len(self._waiting) + sum(len(share.left) for share in self._running.values())
+
+    @property
     def idle_share(self) -> float:
         """The part of their time that workers had nothing to do, from the first pack's start to the last one's end."""
         if self._first is None or not self._workers:

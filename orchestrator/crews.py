@@ -45,7 +45,7 @@ def connected(
         resources = grid.resources
         large = bool(cluster.gpus) and _is_large(grid, recording)
         crews = cluster.crews(resources.cpus, resources.gpus, len(grid.trials), large, workers=options.workers, tell=reporter.note)
-        workers = stack.enter_context(Workers(crews))
+        workers = stack.enter_context(Workers(crews, share=not cluster.scales))
         yield cluster, workers, crews, opening.result() if opening else open_store(options.tracking_uri)
 
 

@@ -33,6 +33,8 @@ class Cause(StrEnum):
     CRASH = "its worker died"
     MEMORY = "its worker ran out of memory"
     NODE = "its node was lost"
+    SHARED = "its cores went to another sweep"
+    """Nothing has gone wrong: it was saved before."""
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,10 @@ class Recovery:
         trials, further = self._standing(pack, event)
         if not trials:
             return [], ""
+        begun = sum(isinstance(trial, Paused) for trial in trials)
+        if event.cause is Cause.SHARED:
+            self._put_back(pack, [trials], pack.crashes, 0.0)
+            return [], f"{event.cause.value}: {len(trials)} trials wait, {begun} of them where they stood"
         crashes = 1 if further else pack.crashes + 1
         if event.cause is Cause.EXCEPTION:
             parts = self._halves(pack, trials)
@@ -72,7 +76,6 @@ class Recovery:
             return trials, ""
         wait = 0.0 if crashes == 1 or event.cause is Cause.EXCEPTION else min(LONGEST_WAIT, 2.0 ** (crashes - 2))
         self._put_back(pack, parts, crashes, wait)
-        begun = sum(isinstance(trial, Paused) for trial in trials)
         how = f"in {len(parts)} parts" if len(parts) > 1 else "again"
         where = f"{begun} of them from where they stood" if begun else "from their start"
         return [], f"{event.cause.value}: {len(trials)} trials are tried {how}, {where}"

@@ -23,7 +23,7 @@ SCALED_WORKERS = 8
 """Workers that a cluster which scales is asked for, unless told otherwise."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Allotment:
     """What one worker asks of the cluster."""
 
@@ -66,6 +66,8 @@ class Cluster:
         if address not in ("local", "auto"):
             _probe(address)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        # Whatever the log says, a driver writes what raylets say of dead workers and nodes to its standard output, which is ours.
+        os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^")
         # A worker that asks for no GPU must see none.
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
         if address == "local":

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 from orchestrator.balance import Board
 from orchestrator.cluster.connection import Allotment
+from orchestrator.cluster.sharing import NAMESPACE, Change, Claim, Staff, changes
 from orchestrator.errors import RayUnavailable
 from orchestrator.events import Broken, Cause, Ended, Event, Lost, WorkerEvent
 from orchestrator.plan import Pack
@@ -21,14 +24,21 @@ from workloads.results import Notice
 
 MISSES = 6
 """Workers in a row that may fail to come up before no more are tried."""
+SHARE_SECONDS = 2.0
+"""How often workers are held to their share of a cluster."""
+IDLE_SECONDS = 10.0
+"""How long a worker without work is kept that another sweep waits for."""
 WAITING_NOTICE = 15.0
 """Seconds without a worker after which a person is told what the sweep waits for."""
 
 
 class Workers:
-    """Worker processes on a cluster. Use as a context manager: leaving it ends them."""
+    """Worker processes on a cluster. Use as a context manager: leaving it ends them.
 
-    def __init__(self, crews: Sequence[tuple[Allotment, int]]) -> None:
+    Where other sweeps want workers, too, there are as many as are a fair share, unless ``share`` is false.
+    """
+
+    def __init__(self, crews: Sequence[tuple[Allotment, int]], share: bool = True) -> None:
         import ray
 
         # Two groups: a worker must hear a request while it trains.
@@ -37,11 +47,19 @@ class Workers:
         self._machines: dict[Any, Machine] = {}
         self._allotments: dict[Any, Allotment] = {}
         self._streams: dict[Any, _Stream] = {}
-        self._idle: list[Any] = []
+        self._idle: dict[Any, float] = {}
+        """Workers without a pack, and since when."""
         self._missing: list[tuple[float, Allotment]] = []
         self._misses = 0
         self._failure = ""
         self._stopping = False
+        self._retiring: set[Any] = set()
+        """Workers that come to their end as soon as they have saved what they have."""
+        self._wanted = dict(crews)
+        self._worked = 0.0
+        self._serial = itertools.count()
+        self._driver = ray.get_runtime_context().get_job_id()
+        self._next_share = time.monotonic() if share else math.inf
         for allotment, count in crews:
             for _ in range(count):
                 self._start(allotment)
@@ -50,15 +68,20 @@ class Workers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        import ray
+        self._dismiss_all()
 
-        for worker in self._allotments:
-            ray.kill(worker)
+    def _dismiss_all(self) -> None:
+        for worker in list(self._allotments):
+            self._dismiss(worker)
 
     def _start(self, allotment: Allotment) -> None:
-        worker = self._class.options(num_cpus=allotment.cpus, num_gpus=allotment.gpus, max_restarts=0).remote(
-            allotment.cpus, allotment.gpus
-        )
+        worker = self._class.options(
+            num_cpus=allotment.cpus,
+            num_gpus=allotment.gpus,
+            max_restarts=0,
+            name=Claim(self._driver, allotment, next(self._serial)).name,
+            namespace=NAMESPACE,
+        ).remote(allotment.cpus, allotment.gpus)
         self._allotments[worker] = allotment
         self._coming[worker.warm.remote()] = worker
 
@@ -101,6 +124,8 @@ class Workers:
 
         del self._allotments[worker]
         self._machines.pop(worker, None)
+        self._idle.pop(worker, None)
+        self._retiring.discard(worker)
         ray.kill(worker)
 
     def stop(self) -> None:
@@ -116,27 +141,22 @@ class Workers:
 
         With `HandedOver` comes the new pack that was made of it, and with every pack's end `Ended` or, if a worker died or training
         failed, `Lost`; whoever reads that may put packs back on the board. A worker that dies is replaced. Raises `RayUnavailable`
-        if no worker comes up at all.
+        if no worker comes up at all. At its end, all workers are gone.
         """
         import ray
 
         shared = ray.put(dict(files))
-        self._idle = list(self._machines)
+        self._idle = dict.fromkeys(self._machines, time.monotonic())
         for worker in self._idle:
             board.joined(worker)
-        last = time.monotonic()
+        self._worked = time.monotonic()
         while self._streams or not (board.done or self._stopping):
             self._replace_missing()
+            notices = [self._standstill()]
             if not self._stopping:
+                notices.append(self._share(board))
                 self._assign(board, recording, shared, keeping)
-            if self._streams or self._idle:
-                last = time.monotonic()
-            elif not self._coming and not self._missing:
-                raise RayUnavailable(f"no worker comes up on the cluster: {self._failure}")
-            elif time.monotonic() - last > WAITING_NOTICE:
-                last = math.inf
-                gpus = " and GPUs" if any(allotment.gpus for allotment in self._allotments.values()) else ""
-                yield None, Notice(f"all of the cluster is taken, or not up yet: waiting for cores{gpus}")
+            yield from ((None, notice) for notice in notices if notice)
             waited_for = [*self._streams, *self._coming]
             if waited_for:
                 ready, _ = ray.wait(waited_for, num_returns=1, timeout=poll, fetch_local=False)
@@ -150,11 +170,24 @@ class Workers:
                     worker = self._arrive(reference)
                     if worker is not None:
                         board.joined(worker)
-                        self._idle.append(worker)
+                        self._idle[worker] = time.monotonic()
                     continue
                 pack = self._streams[reference].pack
                 event, given = self._receive(reference, board)
                 yield given or pack, event
+        self._dismiss_all()
+
+    def _standstill(self) -> Notice | None:
+        """A word on why nobody has worked for a while. Raises `RayUnavailable` if nobody will."""
+        if self._streams or self._idle:
+            self._worked = time.monotonic()
+        elif not self._coming and not self._missing:
+            raise RayUnavailable(f"no worker comes up on the cluster: {self._failure}")
+        elif time.monotonic() - self._worked > WAITING_NOTICE:
+            self._worked = math.inf
+            gpus = " and GPUs" if any(allotment.gpus for allotment in self._allotments.values()) else ""
+            return Notice(f"all of the cluster is taken, or not up yet: waiting for cores{gpus}")
+        return None
 
     def _replace_missing(self) -> None:
         """Start workers anew that did not come up, when it is time to."""
@@ -163,12 +196,65 @@ class Workers:
         for _, allotment in due:
             self._start(allotment)
 
+    def _share(self, board: Board[Any]) -> Notice | None:
+        """Let go of workers that are more than our share of the cluster, or start some where there is room again."""
+        import ray
+
+        if time.monotonic() < self._next_share:
+            return None
+        self._next_share = time.monotonic() + SHARE_SECONDS
+        try:
+            actors = ray.util.list_named_actors(all_namespaces=True)
+            there = ray.cluster_resources()
+        except (ray.exceptions.RayError, RuntimeError):
+            # A head that does not answer now will, or the workers' streams will tell.
+            return None
+        names = [actor["name"] for actor in actors if actor["namespace"] == NAMESPACE]
+        others = [claim for claim in map(Claim.parse, names) if claim is not None and claim.driver != self._driver]
+        now = time.monotonic()
+        up = Counter(self._allotments[worker] for worker in self._machines if worker not in self._retiring)
+        coming = Counter(self._allotments[worker] for worker in self._coming.values())
+        coming += Counter(allotment for _, allotment in self._missing)
+        idle = Counter(self._allotments[worker] for worker, since in self._idle.items() if now - since > IDLE_SECONDS)
+        if others:
+            staff = {kind: Staff(wanted, up[kind], coming[kind], idle[kind]) for kind, wanted in self._wanted.items()}
+            due = changes(self._driver, staff, others, there.get("CPU", 0.0), there.get("GPU", 0.0), board.waiting)
+        else:
+            useful = board.work > up.total() + coming.total()
+            due = {kind: Change(max(0, wanted - up[kind] - coming[kind])) for kind, wanted in self._wanted.items() if useful}
+        before = up.total()
+        for kind, change in due.items():
+            for _ in range(change.start):
+                self._start(kind)
+            for reference in [ref for ref, worker in self._coming.items() if self._allotments[worker] == kind][: change.drop_coming]:
+                self._dismiss(self._coming.pop(reference))
+            for worker in self._dispensable(kind)[: change.drop_up]:
+                self._retire(worker, board)
+        after = sum(worker not in self._retiring for worker in self._machines)
+        if after < before:
+            return Notice(f"another sweep shares the cluster: going on with {after} of {sum(self._wanted.values())} workers")
+        return None
+
+    def _dispensable(self, kind: Allotment) -> list[Any]:
+        """Workers that are up, in the order in which to let go of them: those without work first, then those that have begun last."""
+        busy = [stream.worker for stream in self._streams.values()]
+        return [w for w in (*self._idle, *reversed(busy)) if self._allotments[w] == kind and w not in self._retiring]
+
+    def _retire(self, worker: Any, board: Board[Any]) -> None:
+        """Let a worker end, once it has saved what it has."""
+        if worker in self._idle:
+            board.left(worker)
+            self._dismiss(worker)
+        else:
+            self._retiring.add(worker)
+            worker.stop.options(concurrency_group="requests").remote()
+
     def _assign(self, board: Board[Any], recording: Recording, files: Any, keeping: Keeping | None) -> None:
         """Give packs to idle workers; where none waits, ask busy workers for half of theirs."""
         for worker in list(self._idle):
             pack = board.take(worker, self._machines[worker].device)
             if pack is not None:
-                self._idle.remove(worker)
+                del self._idle[worker]
                 # Not retried by Ray, which would replay the stream from its first event.
                 stream = worker.run.options(num_returns="streaming", max_task_retries=0).remote(pack, recording, files, keeping)
                 self._streams[stream] = _Stream(worker, pack)
@@ -185,17 +271,24 @@ class Workers:
         except StopIteration:
             del self._streams[reference]
             left = board.ended(stream.worker)
-            self._idle.append(stream.worker)
+            retired = stream.worker in self._retiring
+            if retired:
+                board.left(stream.worker)
+                self._dismiss(stream.worker)
+            else:
+                self._idle[stream.worker] = time.monotonic()
             if stream.error:
                 return Lost(left, Cause.EXCEPTION, stream.error), None
+            if retired and left and not self._stopping:
+                return Lost(left, Cause.SHARED, ""), None
             return Ended(stopped=bool(left)), None
         except ray.exceptions.RayError as error:
             del self._streams[reference]
             left = board.ended(stream.worker)
             board.left(stream.worker)
-            allotment = self._allotments[stream.worker]
+            allotment, replaced = self._allotments[stream.worker], stream.worker not in self._retiring
             self._dismiss(stream.worker)
-            if not self._stopping:
+            if replaced and not self._stopping:
                 self._start(allotment)
             return Lost(left, _cause(error), f"{type(error).__name__}: {error}"), None
         if isinstance(event, Broken):

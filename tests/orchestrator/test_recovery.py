@@ -109,6 +109,19 @@ def test_what_crashes_again_without_coming_further_is_tried_in_halves_until_it_i
     assert crashes <= 1 + 3 + ALONE
 
 
+def test_what_gives_its_cores_to_another_sweep_goes_on_as_if_nothing_had_been(clock, checkpoints):
+    board, recovery = setup(4, clock, checkpoints)
+    taken = board.take("w", "cpu")
+    for step in range(10, 100, 10):
+        checkpoints.save(taken.key, checkpoints.encoded([paused(trial, 10) for trial in taken.trials[:3]]))
+        failed, text = crash(board, recovery, taken, Cause.SHARED)
+        assert (failed, text) == ([], "its cores went to another sweep: 4 trials wait, 3 of them where they stood")
+        (taken,) = [board.take("w", "cpu")]
+        assert taken is not None, f"at once, after {step} too"
+        assert taken.crashes == 0
+        assert [getattr(t, "step", None) for t in taken.trials] == [10, 10, 10, None]
+
+
 def test_retries_wait_longer_and_longer_and_progress_forgives(clock, checkpoints):
     board, recovery = setup(1, clock, checkpoints)
     crash(board, recovery, board.take("w", "cpu"))

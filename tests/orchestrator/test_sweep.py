@@ -23,12 +23,12 @@ from orchestrator.balance import Board
 from orchestrator.cluster.connection import Allotment, Cluster, Node
 from orchestrator.cluster.workers import Workers
 from orchestrator.crews import crews_of
-from orchestrator.errors import RayUnavailable
+from orchestrator.errors import RayUnavailable, StorageUnavailable
 from orchestrator.events import Cause, Ended, Lost, Saved
 from orchestrator.grid import parse_grid
 from orchestrator.plan import PACK_BYTES, Crew, make_plan
 from orchestrator.recovery import Recovery
-from orchestrator.storage.base import open_storage
+from orchestrator.storage.base import LocalStorage, open_storage
 from orchestrator.storage.sweeps import Description, SweepFolder
 from orchestrator.sweep import Options, submit
 from workloads.engines.calibration import processor
@@ -193,6 +193,22 @@ def test_asking_for_more_than_the_cluster_has_is_an_error_at_once(store, client,
     with pytest.raises(RayUnavailable, match=r"resources.gpus asks for 64 a pack"):
         go(store, GRID + "resources: {gpus: 64}\n")
     assert len(client.search_runs([client.get_experiment_by_name("mixed").experiment_id])) == count
+
+
+def test_a_storage_that_fills_up_before_the_sweep_begins_keeps_nothing_of_it(store, client, first, monkeypatch):
+    write = LocalStorage.write
+
+    def full(self, name, content):
+        if "/files/" in name:
+            raise StorageUnavailable(f"cannot write {name}: no space left")
+        write(self, name, content)
+
+    monkeypatch.setattr(LocalStorage, "write", full)
+    text = GRID.replace("name: mixed", "name: unlucky").replace("0.05", "0.04")
+    with pytest.raises(StorageUnavailable, match="no space left"):
+        go(store, text)
+    assert not (store / "storage" / "unlucky").exists()
+    assert client.get_experiment_by_name("unlucky") is None
 
 
 def test_steps_asked_for_come_back_from_files(store):
