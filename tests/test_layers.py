@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 HOMES = {
     "ray": "orchestrator/cluster/",
+    "grpc": "orchestrator/cluster/",
     "mlflow": "orchestrator/tracking/",
     "yaml": "orchestrator/grid/",
     "click": "orchestrator/cli/",

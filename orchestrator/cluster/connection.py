@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
-from orchestrator.errors import RayUnavailable, UsageError
+from orchestrator.cluster.access import check_access
+from orchestrator.errors import RayUnavailable
 
-PROBE_SECONDS = 5.0
 SMALL_GPU_SHARE = 0.25
 """Share of a GPU for a worker when the grid says ``gpus: auto``: small packs leave most of it idle, so four run side by side."""
 LARGE_PACK_BYTES = 4 << 30
@@ -63,8 +62,6 @@ class Cluster:
         machine has. Raises `RayUnavailable` within seconds when nobody answers, `UsageError` for an address of another form.
         """
         address = address or os.environ.get("RAY_ADDRESS") or "local"
-        if address not in ("local", "auto"):
-            _probe(address)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         # Whatever the log says, a driver writes what raylets say of dead workers and nodes to its standard output, which is ours.
         os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^")
@@ -73,6 +70,8 @@ class Cluster:
         if address == "local":
             # Ray's own default, said aloud: a process of another user must not be able to talk to an embedded cluster.
             os.environ.setdefault("RAY_AUTH_MODE", "token")
+        else:
+            check_access(address)
         import ray
 
         if address == "local":
@@ -177,17 +176,3 @@ def _own_signals() -> Iterator[None]:
         for number, handler in handlers.items():
             if handler is not None:
                 signal.signal(number, handler)
-
-
-def _probe(address: str) -> None:
-    """Knock at ``host:port`` before Ray does, which would keep trying for a minute."""
-    host, separator, port = address.rpartition(":")
-    if not separator or not port.isdigit() or "/" in host:
-        raise UsageError(f"a Ray address is host:port, auto, local or http://head:8265, not {address!r}")
-    try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_SECONDS):
-            return
-    except OSError as error:
-        raise RayUnavailable(
-            f"no Ray cluster answers at {address}: {error.strerror or error}; is its head node up, and the port right?"
-        ) from error

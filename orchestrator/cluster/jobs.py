@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.cluster.access import DISABLED, MISSING, REJECTED
 from orchestrator.errors import RayUnavailable, UsageError
 from orchestrator.tracking.uris import is_http, resolve, sqlite_path
 
@@ -208,11 +209,11 @@ def _explained(address: str) -> Iterator[None]:
     except AuthenticationError as error:
         text = str(error).lower()
         if "invalid authentication token" in text:
-            advice = "it does not accept this token: RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH must be that of the cluster"
+            advice = REJECTED
         elif "find an authentication token" in text:
-            advice = "it wants a token and there is none here: set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, or put it into ~/.ray/auth_token"
+            advice = MISSING
         else:
-            advice = "it wants a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH"
+            advice = DISABLED
         raise RayUnavailable(f"the Ray cluster at {address} does not let us in: {advice}") from error
     except (TimeoutError, ConnectionError, OSError) as error:
         if isinstance(error, FileNotFoundError | PermissionError):

@@ -1,0 +1,167 @@
+"""Tokens and TLS: a sweep on an encrypted cluster, and one line at once for each way in which settings do not match."""
+
+from __future__ import annotations
+
+import datetime
+import http.server
+import ipaddress
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+ROOT = Path(__file__).parents[1]
+GRID = """
+name: encrypted
+fixed:
+  problem: {kind: matrix_completion, shape: [4, 4], target: {rank: 1, frobenius: 2}, observed: 10}
+  factorization: {kind: deep_matrix, depth: 2}
+  init: {kind: gaussian, scale: 0.3}
+  optimizer: {kind: gd, lr: 0.05}
+  stop: {steps: 100}
+seeds: 3
+resources: {engine: batched}
+"""
+SERVE = """
+import sys, ray
+
+ray.init(address="local", num_cpus=1, include_dashboard=False, object_store_memory=200 * 1024 * 1024, logging_level="ERROR")
+print(ray.get_runtime_context().gcs_address, flush=True)
+sys.stdin.read()
+"""
+
+
+def certificate(folder, name, issuer=None):
+    """A key and a certificate for this machine's addresses, signed by ``issuer`` or by itself. Returns both and writes them."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    now = datetime.datetime.now(datetime.UTC)
+    builder = x509.CertificateBuilder().subject_name(subject).public_key(key.public_key()).serial_number(x509.random_serial_number())
+    builder = builder.not_valid_before(now - datetime.timedelta(hours=1)).not_valid_after(now + datetime.timedelta(days=1))
+    builder = builder.issuer_name(issuer[1].subject if issuer else subject)
+    builder = builder.add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
+    own = {ipaddress.ip_address(entry[4][0].partition("%")[0]) for entry in socket.getaddrinfo(socket.gethostname(), None)}
+    names = [x509.DNSName("localhost"), *(x509.IPAddress(a) for a in own | {ipaddress.ip_address("127.0.0.1"), _address()})]
+    builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    made = builder.sign(issuer[0] if issuer else key, hashes.SHA256())
+    plain = (serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption())
+    (folder / f"{name}.key").write_bytes(key.private_bytes(*plain))
+    (folder / f"{name}.crt").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    return key, made
+
+
+def _address():
+    """This machine's address, as Ray finds it."""
+    import ray
+
+    return ipaddress.ip_address(ray.util.get_node_ip_address())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("access")
+    (folder / "grid.yaml").write_text(GRID)
+    authority = certificate(folder, "authority")
+    certificate(folder, "machine", authority)
+    certificate(folder, "stranger")
+    (folder / "token").write_text("a1" * 32)
+    return folder
+
+
+def tls(folder, authority="authority"):
+    files = {"SERVER_CERT": "machine.crt", "SERVER_KEY": "machine.key", "CA_CERT": f"{authority}.crt"}
+    return {"RAY_USE_TLS": "1", **{f"RAY_TLS_{name}": str(folder / file) for name, file in files.items()}}
+
+
+def token(folder):
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token")}
+
+
+def environment(folder, settings):
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))}
+    return kept | {"PYTHONPATH": str(ROOT), "HOME": str(folder), "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"} | settings
+
+
+def cluster(folder, settings):
+    """A cluster with these settings, for as long as the generator is held. Yields its address."""
+    command = [sys.executable, "-c", SERVE]
+    process = subprocess.Popen(
+        command, env=environment(folder, settings), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    try:
+        yield process.stdout.readline().strip()
+    finally:
+        process.stdin.close()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def encrypted(folder):
+    yield from cluster(folder, tls(folder) | token(folder))
+
+
+@pytest.fixture(scope="module")
+def plain(folder):
+    yield from cluster(folder, token(folder))
+
+
+def submit(folder, address, settings):
+    command = [sys.executable, "-m", "orchestrator.cli.main", "submit", "grid.yaml", "--address", address]
+    return subprocess.run(command, cwd=folder, env=environment(folder, settings), capture_output=True, text=True, timeout=120, check=False)
+
+
+def explained(done, message):
+    assert done.returncode == 3, done.stderr
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1, "and nothing else"
+
+
+@pytest.mark.cluster
+def test_a_sweep_on_an_encrypted_cluster(encrypted, folder):
+    done = submit(folder, encrypted, tls(folder) | token(folder))
+    assert done.returncode == 0, done.stderr
+    assert "3 exhausted" in done.stderr + done.stdout
+
+
+@pytest.mark.cluster
+def test_settings_that_an_encrypted_cluster_does_not_take(encrypted, folder):
+    explained(submit(folder, encrypted, token(folder)), "it hangs up: if it wants TLS, set RAY_USE_TLS=1")
+    explained(submit(folder, encrypted, tls(folder, "stranger") | token(folder)), "RAY_TLS_CA_CERT is not that of its certificate")
+    explained(submit(folder, encrypted, tls(folder)), "it wants a token: set RAY_AUTH_MODE=token")
+
+
+@pytest.mark.cluster
+def test_settings_that_a_plain_cluster_does_not_take(plain, folder):
+    explained(submit(folder, plain, tls(folder) | token(folder)), "RAY_USE_TLS is set, and it does not speak TLS: unset it")
+    explained(submit(folder, plain, {}), "it wants a token: set RAY_AUTH_MODE=token")
+    explained(submit(folder, plain, {"RAY_AUTH_MODE": "token"}), "it wants a token and there is none here")
+    explained(submit(folder, plain, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "b2" * 32}), "it does not accept this token")
+
+
+def test_a_file_of_tls_that_is_missing_is_named(folder):
+    settings = tls(folder) | {"RAY_TLS_SERVER_KEY": str(folder / "nowhere.key")}
+    done = submit(folder, "127.0.0.1:6379", settings)
+    assert (done.returncode, "RAY_TLS_SERVER_KEY: cannot read" in done.stderr) == (2, True)
+    del settings["RAY_TLS_SERVER_KEY"]
+    done = submit(folder, "127.0.0.1:6379", settings)
+    assert (done.returncode, "RAY_USE_TLS is set and RAY_TLS_SERVER_KEY is not" in done.stderr) == (2, True)
+
+
+def test_what_is_no_ray_head(folder):
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        explained(submit(folder, f"127.0.0.1:{server.server_port}", {}), "does not let us in: ")
+        server.shutdown()
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        explained(submit(folder, f"127.0.0.1:{mute.getsockname()[1]}", {}), "it takes connections and says nothing: is it a Ray head?")
