@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.clusters import network_cluster, no_network_cluster
+from tests.servers import SERVER_ENVIRONMENT, mlflow_command
 
 pytestmark = [
     pytest.mark.cluster,
@@ -46,11 +47,9 @@ def store(cluster):
     """An MLflow server on the head, which the client and all nodes reach."""
     folder = cluster.folder / "mlflow"
     folder.mkdir()
-    command = [sys.executable, "-m", "mlflow", "server", "--host", cluster.head, "--port", "5000", "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "artifacts")]
-    command += ["--allowed-hosts", "*"]
+    command = mlflow_command(cluster.head, 5000, f"sqlite:///{folder}/mlflow.db", folder / "artifacts", "--allowed-hosts", "*")
     with (folder / "log").open("wb") as log:
-        server = cluster.popen(command, namespace="head", cwd=folder, stdout=log, stderr=log)
+        server = cluster.popen(command, namespace="head", env=SERVER_ENVIRONMENT, cwd=folder, stdout=log, stderr=log)
     deadline = time.monotonic() + 90
     probe = f"import socket; socket.create_connection(('{cluster.head}', 5000), 1)"
     while cluster.run([sys.executable, "-c", probe]).returncode:

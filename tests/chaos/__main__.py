@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+import time
 from collections import Counter
 from pathlib import Path
 
-from tests.chaos.harness import run_schedule, undisturbed
+from tests.chaos.harness import Size, run_schedule, undisturbed
 
 
 def main() -> int:
@@ -17,14 +18,20 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="seed of the first schedule")
     parser.add_argument("--kills", type=int, default=10, help="disturbances of each")
     parser.add_argument("--seeds", type=int, default=40, help="trials of each of the six cases")
+    parser.add_argument("--longer", type=int, default=8, help="how many times as long the long trials are as in the short part")
     chosen = parser.parse_args()
+    size = Size(chosen.seeds, chosen.longer)
     total: Counter[str] = Counter()
     broken = 0
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
-        expected = undisturbed(Path(folder, "undisturbed"), chosen.seeds)
-        print(f"{len(expected[0])} trials; outcomes of the undisturbed sweep: {dict(Counter(expected[0].outcome))}", flush=True)
+        began = time.monotonic()
+        expected = undisturbed(Path(folder, "undisturbed"), size)
+        print(
+            f"{len(expected[0])} trials; outcomes of the undisturbed sweep: {dict(Counter(expected[0].outcome))}; {time.monotonic() - began:.0f} s",
+            flush=True,
+        )
         for seed in range(chosen.first, chosen.first + chosen.schedules):
-            report = run_schedule(seed, Path(folder, str(seed)), expected, seeds=chosen.seeds, kills=chosen.kills)
+            report = run_schedule(seed, Path(folder, str(seed)), expected, size, chosen.kills)
             total += report.kills
             broken += bool(report.violations)
             state = "; ".join(report.violations) or "as undisturbed"

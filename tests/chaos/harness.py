@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import psutil
+
+from tests.servers import SERVER_ENVIRONMENT, await_port, free_port, mlflow_command
 
 ROOT = Path(__file__).parents[2]
 GRID = """
@@ -69,6 +71,19 @@ PATIENCE = 240.0
 """Seconds for a sweep to come to its end once nobody disturbs it any more."""
 
 
+@dataclass(frozen=True)
+class Size:
+    """How much there is to disturb: trials of each of the six cases, and how many times as many steps the long ones take."""
+
+    seeds: int = 40
+    longer: int = 1
+
+    def grid(self) -> str:
+        """The grid file."""
+        text = GRID.replace("seeds: 40", f"seeds: {self.seeds}")
+        return re.sub(r"(?<=steps: )\d{6,}", lambda match: str(int(match[0]) * self.longer), text)
+
+
 @dataclass
 class Report:
     """What a schedule did, and what it found wrong."""
@@ -84,8 +99,8 @@ class Report:
 class Arena:
     """A folder with a grid, an MLflow store and, for some, a server and a cluster; everything in it can be killed."""
 
-    def __init__(self, folder: Path, *, seeds: int, server: bool, nodes: int, small_disk: bool) -> None:
-        self.folder, self.seeds, self.nodes = folder, seeds, nodes
+    def __init__(self, folder: Path, size: Size, *, server: bool = False, nodes: int = 0, small_disk: bool = False) -> None:
+        self.folder, self.size, self.nodes = folder, size, nodes
         self.mark = uuid.uuid4().hex
         self.mounted = False
         # Logs are beside the disk: they are to say what happens when it is full.
@@ -96,7 +111,7 @@ class Arena:
             self.mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
         self.work = self.disk / "work"
         self.work.mkdir()
-        (self.work / "grid.yaml").write_text(GRID.replace("seeds: 40", f"seeds: {seeds}"))
+        (self.work / "grid.yaml").write_text(size.grid())
         np.savez(self.work / "singular.npz", W1=np.ones((4, 4)), W2=np.ones((4, 4)))
         self.environment = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_", "PYTEST_"))}
         self.environment |= {
@@ -104,18 +119,15 @@ class Arena:
             "XDG_STATE_HOME": str(self.disk / "state"),
             "PYTHONPATH": str(ROOT),
             "OMP_NUM_THREADS": "1",
-            "MLFLOW_DISABLE_TELEMETRY": "true",
         }
         self.driver: subprocess.Popen[bytes] | None = None
         self.cluster: Any = None
         self.server: subprocess.Popen[bytes] | None = None
         self.port = 0
         if server:
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                self.port = free.getsockname()[1]
+            self.port = free_port()
             self.start_server()
-            self.await_server()
+            await_port(self.port)
         if nodes:
             self.start_cluster()
 
@@ -125,18 +137,10 @@ class Arena:
         return f"http://127.0.0.1:{self.port}" if self.port else f"sqlite:///{self.work}/mlflow.db"
 
     def start_server(self) -> None:
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
-        command += ["--backend-store-uri", f"sqlite:///{self.work}/mlflow.db", "--artifacts-destination", str(self.work / "artifacts")]
+        command = mlflow_command("127.0.0.1", self.port, f"sqlite:///{self.work}/mlflow.db", self.work / "artifacts")
         with (self.folder / "server.log").open("ab") as log:
-            self.server = subprocess.Popen(command, cwd=self.work, env=self.environment, stdout=log, stderr=log, start_new_session=True)
-
-    def await_server(self) -> None:
-        deadline = time.monotonic() + 120
-        while True:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
-                return
-            assert time.monotonic() < deadline, "the MLflow server does not start"
-            time.sleep(0.2)
+            environment = self.environment | SERVER_ENVIRONMENT
+            self.server = subprocess.Popen(command, cwd=self.work, env=environment, stdout=log, stderr=log, start_new_session=True)
 
     def start_cluster(self) -> None:
         from ray.cluster_utils import Cluster
@@ -188,13 +192,13 @@ class Arena:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def run_schedule(seed: int, folder: Path, expected: tuple[pd.DataFrame, pd.DataFrame], *, seeds: int, kills: int) -> Report:
+def run_schedule(seed: int, folder: Path, expected: tuple[pd.DataFrame, pd.DataFrame], size: Size, kills: int) -> Report:
     """One sweep, ``kills`` times disturbed, compared with an undisturbed one."""
     rng = random.Random(seed)
     kind = ("embedded, SQLite", "embedded, server", "cluster, SQLite", "cluster, server", "embedded, small disk")[seed % 5]
     report = Report(seed, kind)
     began = time.monotonic()
-    arena = Arena(folder, seeds=seeds, server="server" in kind, nodes=3 if "cluster" in kind else 0, small_disk="small" in kind)
+    arena = Arena(folder, size, server="server" in kind, nodes=3 if "cluster" in kind else 0, small_disk="small" in kind)
     try:
         _disturb(arena, rng, kills, report)
         _finish(arena, report)
@@ -232,13 +236,13 @@ def _disturb(arena: Arena, rng: random.Random, kills: int, report: Report) -> No
         name = rng.choices(list(actions), [weight for weight, _ in actions.values()])[0]
         if actions[name][1]():
             report.kills[name] += 1
-        time.sleep(rng.uniform(0.3, 4))
+        time.sleep(rng.uniform(0.3, 3))
 
 
 def _how_to_go_on(arena: Arena, rng: random.Random) -> str:
     """Submitting again always works; resuming needs a sweep that has come as far as MLflow."""
     if arena.server is not None:
-        arena.await_server()
+        await_port(arena.port)
     begun = "trials to run in" in (arena.folder / "driver.log").read_text(errors="replace")
     return "resume" if begun and rng.random() < 0.5 else "submit"
 
@@ -311,9 +315,9 @@ def tables(arena: Arena) -> tuple[pd.DataFrame, pd.DataFrame]:
     return orchestrator.load_runs("chaos", tracking_uri=uri), orchestrator.load_history("chaos", tracking_uri=uri)
 
 
-def undisturbed(folder: Path, seeds: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+def undisturbed(folder: Path, size: Size) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The tables of a sweep that nobody disturbs."""
-    arena = Arena(folder, seeds=seeds, server=False, nodes=0, small_disk=False)
+    arena = Arena(folder, size)
     try:
         arena.start("submit")
         assert arena.driver is not None
@@ -360,7 +364,7 @@ def remains(arena: Arena) -> Iterator[str]:
     for trial, count in finished.items():
         if count != 1:
             yield f"trial {trial} has {count} finished runs"
-    wanted = round(6 * arena.seeds * (1 - FAILING))
+    wanted = round(6 * arena.size.seeds * (1 - FAILING))
     if len(finished) != wanted:
         yield f"{len(finished)} trials have a finished run, not {wanted}"
     statuses = Counter(run.info.status for run in runs)

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import pytest
 
-from tests.chaos.harness import run_schedule, undisturbed
+from tests.chaos.harness import Size, run_schedule, undisturbed
 
-SEEDS = 6
+SMALL = Size(seeds=6)
 
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory):
-    return undisturbed(tmp_path_factory.mktemp("undisturbed") / "arena", SEEDS)
+    return undisturbed(tmp_path_factory.mktemp("undisturbed") / "arena", SMALL)
 
 
 @pytest.mark.ray
 @pytest.mark.server
 @pytest.mark.parametrize("seed", [1, 4], ids=["server", "small-disk"])
 def test_a_few_kills_change_nothing(seed, tmp_path, expected):
-    report = run_schedule(seed, tmp_path / "arena", expected, seeds=SEEDS, kills=2)
+    report = run_schedule(seed, tmp_path / "arena", expected, SMALL, 2)
     assert report.violations == [], "\n".join(report.log)
     assert report.kills
 
@@ -28,5 +28,5 @@ def test_a_few_kills_change_nothing(seed, tmp_path, expected):
 @pytest.mark.chaos
 @pytest.mark.parametrize("seed", range(60))
 def test_many_kills_change_nothing(seed, tmp_path, expected):
-    report = run_schedule(seed, tmp_path / "arena", expected, seeds=SEEDS, kills=10)
+    report = run_schedule(seed, tmp_path / "arena", expected, SMALL, 10)
     assert report.violations == [], "\n".join(report.log)

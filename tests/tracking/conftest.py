@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -19,6 +14,7 @@ import pytest
 
 from orchestrator.tracking.store import Store, open_store
 from orchestrator.tracking.sweep import SweepInfo, TrialRow, new_sweep_id
+from tests.servers import MlflowServer, mlflow_server, no_postgresql, postgresql
 from workloads.results import Outcome, Trace, TrialResult
 from workloads.spec import TrialSpec
 
@@ -43,27 +39,25 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def server(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of an MLflow server."""
+    """The address of an MLflow server on SQLite."""
     folder = tmp_path_factory.mktemp("server")
     shutil.copy(template, folder / "mlflow.db")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", "sqlite:///mlflow.db", "--artifacts-destination", str(folder / "artifacts")]
-    environment = {key: value for key, value in os.environ.items() if key != "PYTEST_CURRENT_TEST"}
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
-        try:
-            deadline = time.monotonic() + 60
-            while socket.socket().connect_ex(("127.0.0.1", port)):
-                assert process.poll() is None, (folder / "log").read_text()
-                assert time.monotonic() < deadline, "the server does not start"
-                time.sleep(0.2)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-            process.wait(30)
+    with mlflow_server(folder, f"sqlite:///{folder}/mlflow.db") as started:
+        yield started.uri
+
+
+@pytest.fixture(scope="session")
+def database() -> Iterator[str]:
+    """The URI of an empty database on PostgreSQL."""
+    with postgresql() as uri:
+        yield uri
+
+
+@pytest.fixture(scope="session")
+def secured(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    """An MLflow server on PostgreSQL that lets nobody in without a password."""
+    with mlflow_server(tmp_path_factory.mktemp("secured"), database, password=True) as started:
+        yield started
 
 
 @pytest.fixture
@@ -73,13 +67,33 @@ def local(template: Path, tmp_path: Path) -> Store:
     return open_store(f"sqlite:///{tmp_path / 'mlflow.db'}")
 
 
-@pytest.fixture(params=["bulk", "client", pytest.param("server", marks=pytest.mark.server)])
-def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """Every way in which runs are written: in bulk and through the client to a file, and to a server."""
-    if request.param == "server":
-        return open_store(request.getfixturevalue("server"))
-    if request.param == "client":
-        monkeypatch.setattr("orchestrator.tracking.bulk.BulkRecorder.fits", lambda: False)
+NEEDS_POSTGRESQL = (pytest.mark.server, pytest.mark.skipif(bool(no_postgresql()), reason=no_postgresql() or "can run"))
+STORES = [
+    "bulk",
+    "client",
+    pytest.param("server", marks=pytest.mark.server),
+    pytest.param("database", marks=NEEDS_POSTGRESQL),
+    pytest.param("secured", marks=NEEDS_POSTGRESQL),
+]
+
+
+@pytest.fixture(params=STORES)
+def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Store:
+    """Every way in which runs are written: in bulk and through the client to a file, to a database, and to servers."""
+    match request.param:
+        case "server":
+            return open_store(request.getfixturevalue("server"))
+        case "database":
+            # MLflow puts artifacts of a database into the working directory.
+            monkeypatch.chdir(tmp_path)
+            return open_store(request.getfixturevalue("database"))
+        case "secured":
+            found: MlflowServer = request.getfixturevalue("secured")
+            for name, value in found.environment.items():
+                monkeypatch.setenv(name, value)
+            return open_store(found.uri)
+        case "client":
+            monkeypatch.setattr("orchestrator.tracking.bulk.BulkRecorder.fits", lambda: False)
     opened: Store = request.getfixturevalue("local")
     return opened
 
