@@ -1,0 +1,64 @@
+"""Eight sweeps at once, on one cluster, into one MLflow server with passwords on PostgreSQL."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.clusters import local_cluster
+from tests.servers import mlflow_server, no_postgresql, postgresql
+
+ROOT = Path(__file__).parents[1]
+GRID = """
+name: {name}
+fixed:
+  problem: {{kind: matrix_completion, shape: [5, 5], target: {{rank: 1, frobenius: 4}}, observed: 15}}
+  factorization: {{kind: deep_matrix, depth: 2}}
+  init: {{kind: gaussian, scale: 0.3}}
+  optimizer: {{kind: gd, lr: 1e-4}}
+grid:
+  stop.steps: [100, 20000, 200000]
+seeds: 10
+record: {{points: 20, measures: [nuclear, error]}}
+resources: {{engine: batched}}
+"""
+NAMES = ("one", "two", "three", "four", "five", "six", "both", "both")
+
+
+@pytest.mark.cluster
+@pytest.mark.server
+@pytest.mark.skipif(bool(no_postgresql()), reason=no_postgresql() or "can run")
+def test_eight_sweeps_at_once(tmp_path):
+    with postgresql() as database, mlflow_server(tmp_path, database, password=True) as server, local_cluster(nodes=1, cpus=8) as cluster:
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "XDG_STATE_HOME": str(tmp_path / "state"), "OMP_NUM_THREADS": "1"}
+        environment |= server.environment | {"MLFLOW_TRACKING_URI": server.uri, "RAY_ADDRESS": cluster.gcs_address}
+
+        def orchestrate(*arguments):
+            command = [sys.executable, "-m", "orchestrator.cli.main", *arguments]
+            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+            return subprocess.Popen(command, cwd=tmp_path, env=environment, text=True, **pipes)
+
+        for name in NAMES:
+            (tmp_path / f"{name}.yaml").write_text(GRID.format(name=name))
+        sweeps = [orchestrate("submit", f"{name}.yaml", "--json") for name in NAMES]
+        told = [sweep.communicate(timeout=300) for sweep in sweeps]
+        assert [sweep.returncode for sweep in sweeps] == [0] * 8, [errors for _, errors in told]
+        summaries = [json.loads(out.splitlines()[-1]) for out, _ in told]
+        assert [summary["exhausted"] + summary["reused"] for summary in summaries] == [30] * 8
+        assert sorted(summary["reused"] for summary in summaries) == [0] * 7 + [30], "of two of the same grid, one trains"
+        losses = []
+        for summary in summaries:
+            rows = json.loads(orchestrate("runs", summary["sweep_id"], "--format", "json").communicate(timeout=120)[0])
+            losses.append(sorted(row["loss"] for row in rows))
+        assert len(losses[0]) == 30
+        # Packs of other sizes round otherwise.
+        assert losses == [pytest.approx(losses[0], rel=1e-9)] * 8, "of the same trials, whoever was beside them"
+
+    # Nobody saw the password.
+    password = server.environment["MLFLOW_TRACKING_PASSWORD"]
+    assert not any(password in text for pair in told for text in pair)
