@@ -8,6 +8,7 @@ address, quicker to start, which this process can join as a driver.
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import re
 import secrets
@@ -45,6 +46,12 @@ client = GcsClient(sys.argv[1])
 while sum(node.state == 0 for node in client.get_all_node_info().values()) < int(sys.argv[2]):
     time.sleep(0.1)
 """
+
+CONFIG_LISTS = (
+    *("cluster_synced_files", "rsync_exclude", "rsync_filter", "initialization_commands", "setup_commands"),
+    *("head_setup_commands", "worker_setup_commands", "head_start_ray_commands", "worker_start_ray_commands"),
+)
+"""What a cluster's configuration must have, as a list, however empty."""
 
 _serial = itertools.count()
 
@@ -245,8 +252,8 @@ class NetworkCluster:
         """Take a node from the network. It computes on; others notice by its silence."""
         self.network.unplug(self.host(node))
 
-    def start_node(self, node: int, cpus: float = 1, env: Mapping[str, str | None] | None = None) -> None:
-        """Start Ray on a node: again after `kill_node`, or on a further one."""
+    def start_node(self, node: int, cpus: float = 1, env: Mapping[str, str | None] | None = None, options: Sequence[str] = ()) -> None:
+        """Start Ray on a node, with further ``options`` of ``ray start``: again after `kill_node`, or on a further one."""
         host = self.host(node)
         if host not in self.network:
             self.network.add(host)
@@ -260,6 +267,7 @@ class NetworkCluster:
                 *(sys.executable, "-m", "ray.scripts.scripts", "start", *role, "--disable-usage-stats"),
                 *(f"--node-ip-address={self.network.address(host)}", f"--num-cpus={cpus:g}", "--num-gpus=0"),
                 *(f"--temp-dir={self.ray}", f"--object-store-memory={OBJECT_STORE_BYTES}"),
+                *options,
             ],
             namespace=host,
             env=env,
@@ -277,13 +285,8 @@ class NetworkCluster:
 
 
 @contextmanager
-def network_cluster(
-    nodes: int = 3, cpus: float = 1, env: Mapping[str, str | None] | None = None, settings: Mapping[str, Any] = SOON
-) -> Iterator[NetworkCluster]:
-    """A cluster of ``nodes`` network namespaces, with a job server and a Ray client server on the head.
-
-    ``env`` is for Ray's processes, and what they start, on all nodes; ``settings`` are Ray's internal ones.
-    """
+def _hosts(names: Sequence[str]) -> Iterator[NetworkCluster]:
+    """Hosts of these names, on which nothing runs yet."""
     with ExitStack() as stack:
         # Short: the path of a socket, which Ray makes deep in here, has 107 characters at most.
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rc", dir="/tmp", ignore_cleanup_errors=True)))
@@ -294,8 +297,50 @@ def network_cluster(
         (folder / "token").chmod(0o600)
         network = stack.enter_context(Network(f"cluster{next(_serial)}"))
         cluster = NetworkCluster(network, token, folder)
-        for host in (*map(cluster.host, range(nodes)), "client"):
-            network.add(host)
+        for name in names:
+            network.add(name)
+        yield cluster
+
+
+@contextmanager
+def scaling_cluster(most: int = 2) -> Iterator[NetworkCluster]:
+    """A head of one core, which starts up to ``most`` further nodes of one core on its own host when work waits for them."""
+    kind = {"resources": {"CPU": 1}, "node_config": {}}
+    config: dict[str, Any] = {
+        "cluster_name": "scaling",
+        "max_workers": most,
+        "provider": {
+            "type": "fake_multinode",
+            "use_node_id_as_ip": True,
+            "disable_node_updaters": True,
+            "disable_launch_config_check": True,
+        },
+        # The provider knows its head by this name.
+        "head_node_type": "ray.head.default",
+        "available_node_types": {"ray.head.default": {**kind, "max_workers": 0}, "worker": {**kind, "min_workers": 0, "max_workers": most}},
+        "idle_timeout_minutes": 5,
+        "upscaling_speed": 1.0,
+        "auth": {},
+        "file_mounts": {},
+        "file_mounts_sync_continuously": False,
+        **{key: [] for key in CONFIG_LISTS},
+    }
+    with _hosts(["head"]) as cluster:
+        (cluster.folder / "scaling.json").write_text(json.dumps(config))
+        env = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+        cluster.start_node(0, 1, env, [f"--autoscaling-config={cluster.folder}/scaling.json"])
+        yield cluster
+
+
+@contextmanager
+def network_cluster(
+    nodes: int = 3, cpus: float = 1, env: Mapping[str, str | None] | None = None, settings: Mapping[str, Any] = SOON
+) -> Iterator[NetworkCluster]:
+    """A cluster of ``nodes`` network namespaces, with a job server and a Ray client server on the head.
+
+    ``env`` is for Ray's processes, and what they start, on all nodes; ``settings`` are Ray's internal ones.
+    """
+    with _hosts((*(f"node{node}" if node else "head" for node in range(nodes)), "client")) as cluster:
         cluster.start_node(0, cpus, {**{f"RAY_{name}": str(value) for name, value in settings.items()}, **(env or {})})
         with ThreadPoolExecutor() as threads:
             list(threads.map(lambda node: cluster.start_node(node, cpus, env), range(1, nodes)))

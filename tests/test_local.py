@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clusters import local_cluster
+from tests.clusters import local_cluster, no_network_cluster, scaling_cluster
 
 pytestmark = pytest.mark.cluster
 
@@ -100,3 +100,41 @@ def test_a_node_dies_and_all_trials_end_with_the_same_bits(cluster, folder):
     assert "its node was lost" in said(folder, "again") or "its worker died" in said(folder, "again")
     assert "raylet" not in said(folder, "again")
     assert outcomes(folder, "long") == before
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(no_network_cluster()), reason=no_network_cluster() or "can run")
+def test_a_cluster_that_scales_is_waited_for(tmp_path):
+    (tmp_path / "long.yaml").write_text(LONG)
+    with scaling_cluster(most=2) as cluster:
+        process = [sys.executable, "-m", "orchestrator.cli.main", "submit", "long.yaml", "--address", "auto", "--json", "--workers", "3"]
+        # By the cluster's folder Ray knows which of a machine's clusters is meant.
+        environment = {
+            "PYTHONPATH": str(ROOT),
+            "XDG_STATE_HOME": str(tmp_path / "state"),
+            "OMP_NUM_THREADS": "1",
+            "RAY_TMPDIR": str(cluster.folder),
+        }
+        done = cluster.run(process, namespace="head", cwd=tmp_path, env=environment, timeout=180)
+        assert done.returncode == 0, done.stderr
+        assert "the cluster scales: asking it for 3 workers, which come up one by one" in done.stderr
+        assert json.loads(done.stdout.splitlines()[-1])["exhausted"] == 12
+        nodes = "import ray; ray.init('auto', logging_level='ERROR'); print(len([n for n in ray.nodes() if n['Alive']]))"
+        counted = cluster.run([sys.executable, "-c", nodes], namespace="head", env={"RAY_TMPDIR": str(cluster.folder)})
+        assert counted.stdout.split()[-1] == "3", counted.stderr
+        # Nothing like it can come up: it says so, and waits.
+        greedy = cluster.popen(
+            [*process, "--fresh", "--set", "resources.cpus=64"],
+            namespace="head",
+            cwd=tmp_path,
+            env=environment,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+        )
+        said = ""
+        while "waiting for 64 cores" not in said:
+            line = greedy.stderr.readline()
+            assert line, said
+            said += line
+        greedy.terminate()
+        assert greedy.wait(60) == 130

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from pathlib import Path
@@ -47,6 +48,8 @@ def _running() -> str:
     """The address of the cluster that this machine belongs to, as ``auto`` finds it; empty if Ray does not say."""
     import ray
 
+    # As `ray.init` will be told: what it finds is its own business.
+    logging.getLogger("ray").setLevel(logging.ERROR)
     try:
         return str(ray._private.services.canonicalize_bootstrap_address("auto") or "")
     except Exception:  # private: whatever it may be in another version, Ray will say itself what is wrong

@@ -185,8 +185,8 @@ class Workers:
             raise RayUnavailable(f"no worker comes up on the cluster: {self._failure}")
         elif time.monotonic() - self._worked > WAITING_NOTICE:
             self._worked = math.inf
-            gpus = " and GPUs" if any(allotment.gpus for allotment in self._allotments.values()) else ""
-            return Notice(f"all of the cluster is taken, or not up yet: waiting for cores{gpus}")
+            asked = " or ".join(f"{kind.cpus:g} cores" + (f" and {kind.gpus:g} GPUs" if kind.gpus else "") for kind in self._wanted)
+            return Notice(f"all of the cluster is taken, or not up yet: waiting for {asked}; `ray status` on its head says what there is")
         return None
 
     def _replace_missing(self) -> None:
