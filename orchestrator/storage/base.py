@@ -124,11 +124,9 @@ class ObjectStorage:
             self._files.pipe_file(f"{self._root}/{name}", content)
 
     def read(self, name: str) -> bytes | None:
-        try:
-            with _failing(f"cannot read {self.url}/{name}"):
-                return bytes(self._files.cat_file(f"{self._root}/{name}"))
-        except _Missing:
-            return None
+        with _failing(f"cannot read {self.url}/{name}"), contextlib.suppress(FileNotFoundError):
+            return bytes(self._files.cat_file(f"{self._root}/{name}"))
+        return None
 
     def names(self, folder: str) -> list[str]:
         # What other processes have written since must be seen.
@@ -139,16 +137,12 @@ class ObjectStorage:
         return []
 
     def remove(self, name: str) -> None:
-        with contextlib.suppress(_Missing), _failing(f"cannot remove {self.url}/{name}"):
+        with _failing(f"cannot remove {self.url}/{name}"), contextlib.suppress(FileNotFoundError):
             self._files.rm_file(f"{self._root}/{name}")
 
     def remove_folder(self, folder: str) -> None:
-        with contextlib.suppress(_Missing), _failing(f"cannot remove {self.url}/{folder}"):
+        with _failing(f"cannot remove {self.url}/{folder}"), contextlib.suppress(FileNotFoundError):
             self._files.rm(f"{self._root}/{folder}", recursive=True)
-
-
-class _Missing(Exception):
-    """There is no such object."""
 
 
 @contextlib.contextmanager
@@ -156,8 +150,6 @@ def _failing(what: str) -> Iterator[None]:
     """Turn what file systems raise into `StorageUnavailable`."""
     try:
         yield
-    except FileNotFoundError as error:
-        raise _Missing from error
     except StorageUnavailable:
         raise
     except Exception as error:  # every object store's client has errors of its own

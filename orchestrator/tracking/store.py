@@ -122,20 +122,31 @@ def open_store(uri: str | None = None) -> Store:
     path = sqlite_path(resolved)
     if path is None:
         return _connected(resolved)
-    # Two processes must not migrate one fresh database at the same time.
+    # Two processes must not migrate one database at the same time.
     with machine_lock(f"schema\0{resolved}"):
-        fresh = not path.exists()
-        missing = [folder for folder in path.parents if not folder.exists()]
-        try:
-            return _connected(resolved)
-        except BaseException:
-            # An interrupt in the middle of the migrations would leave half a database, too.
-            if fresh:
-                path.unlink(missing_ok=True)
-                with suppress(OSError):
-                    for folder in missing:
-                        folder.rmdir()
-            raise
+        if not path.exists():
+            _create(path)
+        return _connected(resolved)
+
+
+def _create(path: Path) -> None:
+    """Make an empty MLflow database in its place when it is complete: of one that is killed in the middle of its migrations, MLflow
+    makes no use, and neither does it mend it."""
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    missing = [folder for folder in path.parents if not folder.exists()]
+    leftovers = (unfinished, unfinished.with_name(f"{unfinished.name}-journal"))
+    for leftover in leftovers:
+        leftover.unlink(missing_ok=True)
+    try:
+        _connected(f"sqlite:///{unfinished}", f"sqlite:///{path}")
+        unfinished.rename(path)
+    except BaseException:
+        for leftover in leftovers:
+            leftover.unlink(missing_ok=True)
+        with suppress(OSError):
+            for folder in missing:
+                folder.rmdir()
+        raise
 
 
 def open_existing(uri: str | None = None) -> Store:
@@ -159,13 +170,13 @@ def translated(shown: str) -> Iterator[None]:
         raise TrackingUnavailable(f"the MLflow store {shown} cannot be used: {redact(lines[0])}") from error
 
 
-def _connected(uri: str) -> Store:
+def _connected(uri: str, shown: str | None = None) -> Store:
     from mlflow.tracking import MlflowClient
 
     # MLflow sets up its loggers when it is imported, so this comes after.
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    with translated(redact(uri)):
+    with translated(shown or redact(uri)):
         client = MlflowClient(tracking_uri=uri)
         if not is_http(uri):
             # The first request is what opens a database and checks or creates its schema. A server has answered one already.

@@ -114,14 +114,22 @@ def test_what_is_no_storage_is_refused(url, message):
         open_storage(url)
 
 
-def test_errors_of_an_object_store_are_one_line(monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (PermissionError(13, "Access Denied"), "Access Denied"),
+        (FileNotFoundError("The specified bucket does not exist"), "The specified bucket does not exist"),
+        (RuntimeError("first\nsecond"), "first"),
+    ],
+)
+def test_errors_of_an_object_store_are_one_line(monkeypatch, error, said):
     storage = ObjectStorage("memory://bucket")
 
     def refuse(*_, **__):
-        raise PermissionError(13, "Access Denied")
+        raise error
 
     monkeypatch.setattr(storage._files, "pipe_file", refuse)
-    with pytest.raises(StorageUnavailable, match=r"^cannot write memory://bucket/a: Access Denied$"):
+    with pytest.raises(StorageUnavailable, match=rf"^cannot write memory://bucket/a: {said}$"):
         storage.write("a", b"x")
 
 

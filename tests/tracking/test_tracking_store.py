@@ -163,6 +163,28 @@ def test_a_failure_while_the_schema_is_made_leaves_nothing(tmp_path: Path, monke
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_process_that_is_killed_while_the_schema_is_made_leaves_nothing_in_the_way(tmp_path: Path) -> None:
+    code = """
+import os, signal
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+from orchestrator.tracking.store import open_store
+
+@event.listens_for(Engine, "after_cursor_execute")
+def die(connection, cursor, statement, *rest):
+    if "_alembic_tmp_tags" in statement:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+open_store(None)
+"""
+    killed = python(code, tmp_path)
+    killed.communicate(timeout=60)
+    assert killed.returncode == -9
+    assert not (tmp_path / "mlflow.db").exists()
+    assert open_store(f"sqlite:///{tmp_path}/mlflow.db").experiment("x") == "1"
+    assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
+
+
 @pytest.fixture
 def answer() -> Iterator[tuple[str, dict[str, object]]]:
     """A server that gives whatever answer it is told to."""
