@@ -24,13 +24,14 @@ GRID = """
 name: remote
 fixed:
   problem: {kind: matrix_completion, shape: [8, 8], file: ../data/target.csv}
-  factorization: {kind: deep_matrix, depth: 3}
+  factorization: {kind: deep_matrix}
   init: {kind: gaussian, scale: 1e-2}
   optimizer: {kind: gd, lr: 1e-5}
-cases:
-  - stop: {steps: 200}
-  - stop: {steps: 800000}
-seeds: 6
+  stop: {steps: 200000}
+grid:
+  # A pack for each node.
+  factorization.depth: [2, 3, 4]
+seeds: 4
 record: {points: 20, measures: [nuclear]}
 resources: {engine: batched}
 """
@@ -105,8 +106,7 @@ def test_a_sweep_is_sent_runs_there_and_survives_a_node(cluster, store, work):
     sweep = summary(sent)["sweep_id"]
     assert f"as job orchestrate-{sweep}" in sent.stderr
     await_words(cluster, work, store, sweep, "12 trials to run")
-    time.sleep(5)
-    # With two packs on three nodes, one of these has work.
+    time.sleep(3)
     cluster.kill_node(2)
     time.sleep(2)
     cluster.kill_node(1)
@@ -127,7 +127,7 @@ def test_a_sweep_is_sent_runs_there_and_survives_a_node(cluster, store, work):
 
 
 def test_cancel_from_outside_saves_and_resume_goes_on(cluster, store, work):
-    (work / "long.yaml").write_text(GRID.replace("name: remote", "name: long").replace("800000", "30000000"))
+    (work / "long.yaml").write_text(GRID.replace("name: remote", "name: long").replace("200000", "30000000"))
     sent = orchestrate(cluster, work, "submit", "long.yaml", "--detach", "--json", "--checkpoint-every", "1", *address(cluster, store))
     sweep = summary(sent)["sweep_id"]
     await_words(cluster, work, store, sweep, "12 trials to run")
