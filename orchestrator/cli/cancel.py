@@ -80,7 +80,7 @@ def command(sweep: str, tracking_uri: str | None, address: str | None, force: bo
 
 def _has_ended(store: Store, sweep: SweepSummary) -> bool:
     """Whether a sweep has said how it ended, and then say so here."""
-    status = store.client.get_run(sweep.parent_run_id).info.status
+    status = store.status(sweep.parent_run_id)
     if status == "RUNNING":
         return False
     how = "is complete" if status == "FINISHED" else f"has ended: `orchestrate resume {sweep.sweep_id}` goes on with it"

@@ -76,7 +76,8 @@ def remove_begun(store: Store, experiment_id: str, parent_id: str) -> None:
     """Delete the runs of a sweep that were begun and never completed: a server that fails may make one and not say so."""
     begun = f"{queries.tag_is(layout.PARENT, parent_id)} AND attributes.status = 'RUNNING'"
     for run in list(queries.search(store, [experiment_id], begun)):
-        store.client.delete_run(run.info.run_id)
+        with translated(store.display):
+            store.client.delete_run(run.info.run_id)
 
 
 def complete(store: Store, sweep: queries.SweepSummary) -> int:

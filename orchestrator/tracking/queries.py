@@ -132,7 +132,8 @@ def search(store: Store, experiment_ids: Sequence[str], filter_string: str) -> I
     """All active runs that match, newest first, page by page."""
     token = None
     while True:
-        page = store.client.search_runs(list(experiment_ids), filter_string, max_results=_PAGE, page_token=token)
+        with translated(store.display):
+            page = store.client.search_runs(list(experiment_ids), filter_string, max_results=_PAGE, page_token=token)
         yield from page
         token = page.token
         if not token:

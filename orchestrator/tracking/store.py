@@ -93,6 +93,11 @@ class Store:
         with translated(self.display):
             self.client.set_tag(run_id, key, value)
 
+    def status(self, run_id: str) -> str:
+        """How a run stands, in MLflow's words."""
+        with translated(self.display):
+            return str(self.client.get_run(run_id).info.status)
+
     def end(self, run_id: str, status: str) -> None:
         """Say of a run that it has ended, and how."""
         with translated(self.display):
