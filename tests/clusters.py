@@ -202,6 +202,7 @@ class NetworkCluster:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self.folder / "token"),
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_worker_niceness": "0",
         }
         found |= env or {}
         return {name: value for name, value in found.items() if value is not None}

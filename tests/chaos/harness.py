@@ -120,6 +120,8 @@ class Arena:
             "XDG_STATE_HOME": str(self.disk / "state"),
             "PYTHONPATH": str(ROOT),
             "OMP_NUM_THREADS": "1",
+            # Else workers would have to wait for whatever else runs.
+            "RAY_worker_niceness": "0",
         }
         self.driver: subprocess.Popen[bytes] | None = None
         self.cluster: Any = None
