@@ -84,7 +84,7 @@ class Killer:
         if self.wanted and fraction(state) >= 0.5:
             self.wanted = False
             workers = [
-                p for p in psutil.Process().children(recursive=True) if p.status() != "zombie" and "_RemoteWorker" in " ".join(p.cmdline())
+                p for p in psutil.Process().children(recursive=True) if p.status() != "zombie" and "RemoteWorker" in " ".join(p.cmdline())
             ]
             workers[0].kill()
 

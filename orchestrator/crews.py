@@ -35,9 +35,14 @@ def connected(
     An embedded cluster cannot be unreachable, so it starts while MLflow opens its store, each taking seconds, and its workers import
     what they need at the same time. A cluster that is elsewhere is reached first: if it is not there, no database may have been created.
     """
+    from orchestrator.tracking import preflight
     from orchestrator.tracking.store import open_store
+    from orchestrator.tracking.uris import resolve
 
     local = (options.address or os.environ.get("RAY_ADDRESS") or "local") == "local"
+    if local:
+        # Starting Ray takes seconds, which a wrong address need not cost.
+        preflight.check_place(resolve(options.tracking_uri))
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="open-store"))
         opening: Future[Store] | None = pool.submit(open_store, options.tracking_uri) if local else None

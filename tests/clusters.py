@@ -17,7 +17,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -26,11 +25,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from orchestrator.scratch import scratch_folder
+from tests import processes
+
 PREFIX = "raytest"
 OBJECT_STORE_BYTES = 200 * 1024 * 1024
-START_SECONDS = 120.0
-DIES_SECONDS = 15.0
-"""Within these, a killed process is gone."""
 SOON: Mapping[str, Any] = {
     "health_check_initial_delay_ms": 1000,
     "health_check_period_ms": 500,
@@ -83,15 +82,15 @@ def _pids(namespace: str) -> list[int]:
 
 def _kill(namespace: str) -> None:
     """SIGKILL to every process of a namespace, until none is left."""
-    until = time.monotonic() + DIES_SECONDS
-    while pids := _pids(namespace):
-        if time.monotonic() > until:
-            raise RuntimeError(f"processes of {namespace} survive: {pids}")
-        for pid in pids:
+
+    def gone() -> bool:
+        for pid in (pids := _pids(namespace)):
             # Another's death may have ended it.
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        time.sleep(0.05)
+        return not pids
+
+    processes.eventually(gone, lambda: f"processes of {namespace} survive: {_pids(namespace)}")
 
 
 def _remove(namespace: str) -> None:
@@ -198,6 +197,8 @@ class NetworkCluster:
         found: dict[str, str | None] = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         found |= {
             "HOME": str(self.folder / "home"),
+            # What is killed leaves its temporary files.
+            "TMPDIR": str(self.folder / "tmp"),
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self.folder / "token"),
@@ -219,27 +220,20 @@ class NetworkCluster:
         command: Sequence[str],
         namespace: str = "client",
         env: Mapping[str, str | None] | None = None,
-        timeout: float = START_SECONDS,
+        timeout: float = processes.PATIENCE,
         **options: Any,
     ) -> subprocess.CompletedProcess[str]:
         """Run a command on a host, by default outside of the cluster, and return what it said, whatever its exit status.
 
-        ``env`` is put over `environment`; other options are `subprocess.run`'s.
+        ``env`` is put over `environment`; other options are `tests.processes.run`'s.
         """
-        return subprocess.run(
-            self.command(command, namespace),
-            env=self.environment(env),
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            **options,
-        )
+        return processes.run(self.command(command, namespace), env=self.environment(env), timeout=timeout, **options)
 
     def popen(
         self, command: Sequence[str], namespace: str = "client", env: Mapping[str, str | None] | None = None, **options: Any
     ) -> subprocess.Popen[str]:
         """Start a command on a host. It is killed with the cluster at the latest."""
-        return subprocess.Popen(self.command(command, namespace), env=self.environment(env), text=True, **options)
+        return processes.popen(self.command(command, namespace), env=self.environment(env), **options)
 
     def host(self, node: int) -> str:
         """A node's host: 0 is the head."""
@@ -290,9 +284,10 @@ def _hosts(names: Sequence[str]) -> Iterator[NetworkCluster]:
     """Hosts of these names, on which nothing runs yet."""
     with ExitStack() as stack:
         # Short: the path of a socket, which Ray makes deep in here, has 107 characters at most.
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rc", dir="/tmp", ignore_cleanup_errors=True)))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rc", ignore_cleanup_errors=True)))
         (folder / "home").mkdir()
         (folder / "ray").mkdir()
+        (folder / "tmp").mkdir()
         token = secrets.token_hex(32)
         (folder / "token").write_text(token)
         (folder / "token").chmod(0o600)
@@ -349,20 +344,30 @@ def network_cluster(
         yield cluster
 
 
+def note_clusters() -> None:
+    """Make the folder where `ray.cluster_utils` notes which cluster of the machine is the newest: it takes it to be there."""
+    Path(os.environ.get("TMPDIR", "/tmp"), "ray").mkdir(exist_ok=True)
+
+
 @dataclass
 class LocalCluster:
     """A running cluster whose nodes share this machine's address."""
 
     cluster: Any
-    workers: list[Any]
+    options: Mapping[str, Any]
+    """What each node is started with."""
 
     @property
     def gcs_address(self) -> str:
         return str(self.cluster.address)
 
+    def start_node(self) -> None:
+        """Start a further node."""
+        self.cluster.add_node(**self.options)
+
     def kill_node(self, node: int) -> None:
         """SIGKILL to a node, which is not the head (0): on that one a driver in this process hangs."""
-        self.cluster.remove_node(self.workers[node - 1], allow_graceful=False)
+        self.cluster.remove_node(self.cluster.list_all_nodes()[node], allow_graceful=False)
 
 
 @contextmanager
@@ -383,11 +388,15 @@ def local_cluster(nodes: int = 3, cpus: float = 1, settings: Mapping[str, Any] =
     # As `ray.init` does for an embedded cluster.
     ensure_token_if_auth_enabled()
     cluster = Cluster()
-    options = {"num_cpus": cpus, "object_store_memory": OBJECT_STORE_BYTES}
-    try:
-        cluster.add_node(include_dashboard=False, _system_config=dict(settings), **options)
-        workers = [cluster.add_node(**options) for _ in range(nodes - 1)]
-        yield LocalCluster(cluster, workers)
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
+    note_clusters()
+    with scratch_folder() as folder:
+        options = {"num_cpus": cpus, "object_store_memory": OBJECT_STORE_BYTES, "temp_dir": str(folder)}
+        try:
+            cluster.add_node(include_dashboard=False, _system_config=dict(settings), **options)
+            started = LocalCluster(cluster, options)
+            for _ in range(nodes - 1):
+                started.start_node()
+            yield started
+        finally:
+            ray.shutdown()
+            cluster.shutdown()

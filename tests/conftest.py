@@ -1,8 +1,94 @@
-"""What holds for all tests."""
+"""What holds for all tests: signals are heard, deadlines end what tests have started, and nothing is left behind."""
 
 from __future__ import annotations
 
 import os
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests import processes
+from tests.leavings import Run, use_own_folder
 
 # Ray's workers give way to every other process of the machine. Beside a second process of tests they would get next to nothing.
 os.environ.setdefault("RAY_worker_niceness", "0")
+processes.hear_interrupts()
+
+GRACE = 30.0
+"""Seconds after its deadline in which a test has to be at its end; it may wait where no signal is heard, for something that never comes."""
+RUN = pytest.StashKey[Run]()
+BEGAN = pytest.StashKey[float]()
+TIMERS = pytest.StashKey[list[threading.Timer]]()
+LEFT = pytest.StashKey[list[str]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--leavings-seconds", type=float, default=30.0, help="how long what is ending may take to be gone")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Before xdist starts its workers, which are processes of this run."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker is None:
+        session.config.stash[RUN] = Run()
+    else:
+        os.environ[processes.MARK] += f"/{worker}"
+    use_own_folder(worker or "0")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """After xdist has ended its workers: look for what is left."""
+    run = session.config.stash.get(RUN, None)
+    if run is None:
+        return
+    if left := run.left(session.config.getoption("--leavings-seconds")):
+        session.config.stash[LEFT] = left
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    run.remove(failed=session.exitstatus != pytest.ExitCode.OK)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if left := config.stash.get(LEFT, []):
+        terminalreporter.section("left behind", red=True)
+        for line in left:
+            terminalreporter.line(f"LEFT {line}")
+
+
+def _end_all(item: pytest.Item) -> None:
+    """End what a test has started since it began, and whatever that has started."""
+    processes.end(list(processes.marked(os.environ[processes.MARK], item.stash[BEGAN])))
+
+
+def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> None:
+    """Beside pytest-timeout's own timer, which raises in the test: one for tests that do not hear it."""
+    item.stash[BEGAN] = time.time()
+    item.stash[TIMERS] = []
+    if settings.timeout and settings.timeout > 0:
+        for seconds, function in ((settings.timeout + GRACE, lambda: _end_all(item)), (settings.timeout + 2 * GRACE, lambda: os._exit(1))):
+            timer = threading.Timer(seconds, function)
+            timer.daemon = True
+            timer.start()
+            item.stash[TIMERS].append(timer)
+
+
+def pytest_timeout_cancel_timer(item: pytest.Item) -> None:
+    for timer in item.stash.get(TIMERS, []):
+        timer.cancel()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    # What fixtures have started is theirs: other tests may share it.
+    item.stash[BEGAN] = time.time()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    if call.excinfo is not None and "from pytest-timeout" in str(call.excinfo.value):
+        _end_all(item)
+    return (yield)

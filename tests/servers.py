@@ -5,18 +5,19 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-START_SECONDS = 120.0
+from tests import processes
+
 SERVER_ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     # Ten more processes, which take most of the time to start, for what we do not use.
@@ -33,15 +34,15 @@ def free_port() -> int:
 
 def await_port(port: int, process: subprocess.Popen[Any] | None = None, log: Path | None = None) -> None:
     """Wait until somebody listens on loopback. Raises if ``process``, which should, ends before; its ``log`` says why."""
-    until = time.monotonic() + START_SECONDS
-    while True:
-        with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-            return
+
+    def listening() -> bool:
         if process is not None and process.poll() is not None:
             raise RuntimeError(f"the server has ended with {process.returncode}:\n{log.read_text() if log else ''}")
-        if time.monotonic() > until:
-            raise RuntimeError(f"nobody listens on port {port}")
-        time.sleep(0.1)
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return True
+        return False
+
+    processes.eventually(listening, f"nobody listens on port {port}")
 
 
 def mlflow_command(host: str, port: int, backend: str, artifacts: Path, *options: str, workers: int = 1) -> list[str]:
@@ -79,13 +80,13 @@ def mlflow_server(folder: Path, backend: str, *, password: bool = False, workers
         options = ["--app-name", "basic-auth"]
     command = mlflow_command("127.0.0.1", port, backend, folder / "artifacts", *options, workers=workers)
     with (folder / "server.log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
+        process = processes.popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
     try:
         await_port(port, process, folder / "server.log")
         yield MlflowServer(f"http://127.0.0.1:{port}", credentials)
     finally:
         process.terminate()
-        process.wait(30)
+        processes.communicate(process)
 
 
 def no_postgresql() -> str:
@@ -114,7 +115,7 @@ def postgresql() -> Iterator[str]:
     def run(command: Sequence[str | Path], **options: Any) -> None:
         subprocess.run(command, check=True, capture_output=True, text=True, **who, **options)
 
-    with tempfile.TemporaryDirectory(prefix="postgresql-", dir="/tmp") as name:
+    with tempfile.TemporaryDirectory(prefix="postgresql-") as name:
         folder = Path(name)
         (folder / "password").write_text(password)
         if who:
@@ -135,8 +136,8 @@ def postgresql() -> Iterator[str]:
             "max_connections=200",
         )
         with (folder / "log").open("wb") as log:
-            process = subprocess.Popen(
-                [binaries / "postgres", "-D", data, "-p", str(port), *options], cwd=folder, stdout=log, stderr=log, **who
+            process = processes.popen(
+                [str(binaries / "postgres"), "-D", str(data), "-p", str(port), *options], cwd=folder, stdout=log, stderr=log, **who
             )
         try:
             await_port(port, process, folder / "log")
@@ -147,10 +148,6 @@ def postgresql() -> Iterator[str]:
             )
             yield f"postgresql+psycopg2://mlflow:{password}@127.0.0.1:{port}/mlflow"
         finally:
-            # SIGINT: fast shutdown, which does not wait for clients.
-            process.send_signal(2)
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            # Fast shutdown, which does not wait for clients.
+            process.send_signal(signal.SIGINT)
+            processes.communicate(process)

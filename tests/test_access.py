@@ -6,7 +6,6 @@ import datetime
 import http.server
 import ipaddress
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +16,9 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+
+from orchestrator.scratch import scratch_folder
+from tests.processes import communicate, popen, run
 
 ROOT = Path(__file__).parents[1]
 GRID = """
@@ -33,7 +35,8 @@ resources: {engine: batched}
 SERVE = """
 import sys, ray
 
-ray.init(address="local", num_cpus=1, include_dashboard=False, object_store_memory=200 * 1024 * 1024, logging_level="ERROR")
+options = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 200 * 1024 * 1024, "logging_level": "ERROR"}
+ray.init(address="local", _temp_dir=sys.argv[1], **options)
 print(ray.get_runtime_context().gcs_address, flush=True)
 sys.stdin.read()
 """
@@ -92,18 +95,13 @@ def environment(folder, settings):
 
 def cluster(folder, settings):
     """A cluster with these settings, for as long as the generator is held. Yields its address."""
-    command = [sys.executable, "-c", SERVE]
-    process = subprocess.Popen(
-        command, env=environment(folder, settings), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    try:
-        yield process.stdout.readline().strip()
-    finally:
-        process.stdin.close()
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with scratch_folder() as scratch:
+        process = popen([sys.executable, "-c", SERVE, str(scratch)], env=environment(folder, settings), **pipes)
         try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
+            yield process.stdout.readline().strip()
+        finally:
+            communicate(process)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +116,7 @@ def plain(folder):
 
 def submit(folder, address, settings):
     command = [sys.executable, "-m", "orchestrator.cli.main", "submit", "grid.yaml", "--address", address]
-    return subprocess.run(command, cwd=folder, env=environment(folder, settings), capture_output=True, text=True, timeout=120, check=False)
+    return run(command, cwd=folder, env=environment(folder, settings))
 
 
 def explained(done, message):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.clusters import local_cluster
+from tests.processes import communicate, popen
 from tests.servers import mlflow_server, no_postgresql, postgresql
 
 ROOT = Path(__file__).parents[1]
@@ -40,20 +41,19 @@ def test_eight_sweeps_at_once(tmp_path):
 
         def orchestrate(*arguments):
             command = [sys.executable, "-m", "orchestrator.cli.main", *arguments]
-            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-            return subprocess.Popen(command, cwd=tmp_path, env=environment, text=True, **pipes)
+            return popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
         for name in NAMES:
             (tmp_path / f"{name}.yaml").write_text(GRID.format(name=name))
         sweeps = [orchestrate("submit", f"{name}.yaml", "--json") for name in NAMES]
-        told = [sweep.communicate(timeout=300) for sweep in sweeps]
+        told = [communicate(sweep) for sweep in sweeps]
         assert [sweep.returncode for sweep in sweeps] == [0] * 8, [errors for _, errors in told]
         summaries = [json.loads(out.splitlines()[-1]) for out, _ in told]
         assert [summary["exhausted"] + summary["reused"] for summary in summaries] == [30] * 8
         assert sorted(summary["reused"] for summary in summaries) == [0] * 7 + [30], "of two of the same grid, one trains"
         losses = []
         for summary in summaries:
-            rows = json.loads(orchestrate("runs", summary["sweep_id"], "--format", "json").communicate(timeout=120)[0])
+            rows = json.loads(communicate(orchestrate("runs", summary["sweep_id"], "--format", "json"))[0])
             losses.append(sorted(row["loss"] for row in rows))
         assert len(losses[0]) == 30
         # Packs of other sizes round otherwise.

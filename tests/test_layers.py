@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ast
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.processes import run
 
 ROOT = Path(__file__).parents[1]
 HOMES = {
@@ -88,5 +89,6 @@ def test_the_check_itself_finds_offenders(path, source):
 )  # fmt: skip
 def test_what_starts_fast_imports_nothing_heavy(statement, light):
     code = f"import sys\ntry:\n    {statement}\nexcept SystemExit:\n    pass\nprint('loaded', *(m for m in {sorted(light)} if m in sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = run([sys.executable, "-c", code], cwd=ROOT)
+    assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].split() == ["loaded"]

@@ -6,16 +6,18 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.clusters import local_cluster, no_network_cluster, scaling_cluster
+from tests.held import GATE
+from tests.processes import communicate, eventually, popen
 
 pytestmark = pytest.mark.cluster
 
 ROOT = Path(__file__).parents[1]
+# A checkpoint is made after a tenth of a second: workers hold there, long before the end on any machine.
 LONG = """
 name: long
 fixed:
@@ -23,14 +25,14 @@ fixed:
   factorization: {kind: deep_matrix, depth: 3}
   init: {kind: gaussian, scale: 1e-2}
   optimizer: {kind: gd, lr: 1e-5}
-  stop: {steps: 400000}
+  stop: {steps: 100000}
 grid:
   problem.shape: [[7, 7], [8, 8], [9, 9]]
 seeds: 4
 record: {points: 20, measures: [nuclear]}
 resources: {engine: batched}
 """
-SHORT = LONG.replace("long", "short").replace("400000", "200").replace("seeds: 4", "seeds: 5")
+SHORT = LONG.replace("long", "short").replace("100000", "200").replace("seeds: 4", "seeds: 5")
 
 
 @pytest.fixture(scope="module")
@@ -39,73 +41,88 @@ def cluster():
         yield cluster
 
 
+class Work:
+    """A folder with a store and a storage of its own, and the commands that work there."""
+
+    def __init__(self, folder):
+        self.folder, self.gate = folder, folder / "gate"
+        (folder / "long.yaml").write_text(LONG)
+        (folder / "short.yaml").write_text(SHORT)
+
+    def start(self, name, *arguments, held=False):
+        command = [sys.executable, "-m", "tests.held" if held else "orchestrator.cli.main", *arguments]
+        command += ["--tracking-uri", f"sqlite:///{self.folder}/mlflow.db"]
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "XDG_STATE_HOME": str(self.folder / "state"), "OMP_NUM_THREADS": "1"}
+        environment |= {GATE: str(self.gate)} if held else {}
+        with (self.folder / f"{name}.log").open("w") as log:
+            return popen(command, cwd=self.folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
+
+    def end(self, process, name):
+        communicate(process)
+        assert process.returncode == 0, self.said(name)
+
+    def said(self, name):
+        return (self.folder / f"{name}.log").read_text()
+
+    def start_and_hold(self, name, cluster):
+        """Submit the long sweep, and wait until each of its three packs is held after its first checkpoint."""
+        sweep = self.start(name, "submit", "long.yaml", "--checkpoint-every", "0.1", "--address", cluster.gcs_address, held=True)
+
+        def held():
+            assert sweep.poll() is None, self.said(name)
+            return len(list(self.folder.glob("state/**/checkpoints/*.safetensors"))) == 3
+
+        eventually(held, lambda: self.said(name))
+        return sweep
+
+    def outcomes(self, experiment):
+        """What became of each trial of a sweep: outcome, steps and final measures by trial."""
+        self.end(self.start("runs", "runs", experiment, "--format", "json"), "runs")
+        rows = json.loads(self.said("runs"))
+        return {row["trial_id"]: (row["outcome"], row["steps"], row["loss"], row["nuclear"]) for row in rows}
+
+
+@pytest.fixture
+def work(tmp_path):
+    return Work(tmp_path)
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Where all commands of these tests work: one store, one storage."""
-    folder = tmp_path_factory.mktemp("work")
-    (folder / "long.yaml").write_text(LONG)
-    (folder / "short.yaml").write_text(SHORT)
-    return folder
+def undisturbed(cluster, tmp_path_factory):
+    """The outcomes of a sweep that is alone, and of which nothing dies."""
+    work = Work(tmp_path_factory.mktemp("undisturbed"))
+    work.end(work.start("long", "submit", "long.yaml", "--address", cluster.gcs_address), "long")
+    return work.outcomes("long")
 
 
-def command(folder, name, *arguments, **options):
-    process = [sys.executable, "-m", "orchestrator.cli.main", *arguments, "--tracking-uri", f"sqlite:///{folder}/mlflow.db"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "XDG_STATE_HOME": str(folder / "state"), "OMP_NUM_THREADS": "1"}
-    with (folder / f"{name}.log").open("w") as log:
-        return subprocess.Popen(process, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT, text=True)
-
-
-def said(folder, name):
-    return (folder / f"{name}.log").read_text()
-
-
-def await_words(process, folder, name, words, seconds=60):
-    until = time.monotonic() + seconds
-    while words not in said(folder, name):
-        assert process.poll() is None, said(folder, name)
-        assert time.monotonic() < until, said(folder, name)
-        time.sleep(0.1)
-
-
-def outcomes(folder, sweep):
-    """What became of each trial of a sweep: outcome, steps and final measures by trial."""
-    assert command(folder, "runs", "runs", sweep, "--format", "json").wait(60) == 0, said(folder, "runs")
-    rows = json.loads(said(folder, "runs"))
-    return {row["trial_id"]: (row["outcome"], row["steps"], row["loss"], row["nuclear"]) for row in rows}
-
-
-def test_a_second_sweep_has_its_share_at_once_and_the_first_loses_nothing(cluster, folder):
-    address = ("--address", cluster.gcs_address)
-    first = command(folder, "long", "submit", "long.yaml", *address)
-    await_words(first, folder, "long", "trials to run")
-    time.sleep(4)
-    second = command(folder, "short", "submit", "short.yaml", *address)
-    assert second.wait(60) == 0, said(folder, "short")
+def test_a_second_sweep_has_its_share_at_once_and_the_first_loses_nothing(cluster, work, undisturbed):
+    first = work.start_and_hold("long", cluster)
+    work.end(work.start("short", "submit", "short.yaml", "--address", cluster.gcs_address), "short")
     assert first.poll() is None, "the second did not wait for the first"
-    assert first.wait(120) == 0, said(folder, "long")
-    assert "another sweep shares the cluster: going on with 2 of 3 workers" in said(folder, "long")
-    assert "its cores went to another sweep: 4 trials wait, 4 of them where they stood" in said(folder, "long")
-    found = outcomes(folder, "long")
-    assert [row[:2] for row in found.values()] == [("exhausted", 400_000)] * 12
-    assert len(outcomes(folder, "short")) == 15
+    work.gate.touch()
+    work.end(first, "long")
+    assert "another sweep shares the cluster: going on with 2 of 3 workers" in work.said("long")
+    assert "its cores went to another sweep: 4 trials wait, 4 of them where they stood" in work.said("long")
+    assert work.outcomes("long") == undisturbed
+    assert [row[:2] for row in undisturbed.values()] == [("exhausted", 100_000)] * 12
+    assert len(work.outcomes("short")) == 15
 
 
-def test_a_node_dies_and_all_trials_end_with_the_same_bits(cluster, folder):
-    before = outcomes(folder, "long")
-    first = command(folder, "again", "submit", "long.yaml", "--fresh", "--checkpoint-every", "1", "--address", cluster.gcs_address)
-    await_words(first, folder, "again", "trials to run")
-    time.sleep(5)
+def test_a_node_dies_and_all_trials_end_with_the_same_bits(cluster, work, undisturbed):
+    sweep = work.start_and_hold("long", cluster)
     cluster.kill_node(1)
-    assert first.wait(120) == 0, said(folder, "again")
-    assert "its node was lost" in said(folder, "again") or "its worker died" in said(folder, "again")
-    assert "raylet" not in said(folder, "again")
-    assert outcomes(folder, "long") == before
+    work.gate.touch()
+    work.end(sweep, "long")
+    cluster.start_node()
+    assert "its node was lost" in work.said("long") or "its worker died" in work.said("long")
+    assert "raylet" not in work.said("long")
+    assert work.outcomes("long") == undisturbed
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(bool(no_network_cluster()), reason=no_network_cluster() or "can run")
 def test_a_cluster_that_scales_is_waited_for(tmp_path):
-    (tmp_path / "long.yaml").write_text(LONG)
+    (tmp_path / "long.yaml").write_text(LONG.replace("100000", "400000"))
     with scaling_cluster(most=2) as cluster:
         process = [sys.executable, "-m", "orchestrator.cli.main", "submit", "long.yaml", "--address", "auto", "--json", "--workers", "3"]
         # By the cluster's folder Ray knows which of a machine's clusters is meant.
@@ -115,7 +132,7 @@ def test_a_cluster_that_scales_is_waited_for(tmp_path):
             "OMP_NUM_THREADS": "1",
             "RAY_TMPDIR": str(cluster.folder),
         }
-        done = cluster.run(process, namespace="head", cwd=tmp_path, env=environment, timeout=180)
+        done = cluster.run(process, namespace="head", cwd=tmp_path, env=environment)
         assert done.returncode == 0, done.stderr
         assert "the cluster scales: asking it for 3 workers, which come up one by one" in done.stderr
         assert json.loads(done.stdout.splitlines()[-1])["exhausted"] == 12
@@ -137,4 +154,5 @@ def test_a_cluster_that_scales_is_waited_for(tmp_path):
             assert line, said
             said += line
         greedy.terminate()
-        assert greedy.wait(60) == 130
+        communicate(greedy)
+        assert greedy.returncode == 130

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from orchestrator.errors import RayUnavailable, UsageError
 
-PROBE_SECONDS = 5.0
+PROBE_SECONDS = 10.0
+"""How long a head may take to answer: one that is busy takes some."""
 CHECK_ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"
 """What Ray's own components ask a head first. It answers with its version, and refuses who may not come in."""
 TLS_FILES = ("RAY_TLS_CA_CERT", "RAY_TLS_SERVER_KEY", "RAY_TLS_SERVER_CERT")

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 from orchestrator.cluster.access import check_access
 from orchestrator.errors import RayUnavailable
+from orchestrator.scratch import scratch_folder
 
 SMALL_GPU_SHARE = 0.25
 """Share of a GPU for a worker when the grid says ``gpus: auto``: small packs leave most of it idle, so four run side by side."""
@@ -20,6 +23,8 @@ LARGE_PACK_BYTES = 4 << 30
 """With ``gpus: auto``, packs that could take this much get a GPU of their own."""
 SCALED_WORKERS = 8
 """Workers that a cluster which scales is asked for, unless told otherwise."""
+SOCKET_BYTES = 107 - len("/orchestrate-12345678/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store_1")
+"""How long the path of a folder may be in which an embedded Ray makes its sockets: the kernel takes names of 107 bytes."""
 
 
 @dataclass(frozen=True, order=True)
@@ -41,8 +46,9 @@ class Node:
 class Cluster:
     """A Ray cluster this process is connected to. Use as a context manager: leaving it disconnects, and ends an embedded one."""
 
-    def __init__(self, address: str, nodes: Sequence[Node], scales: bool = False) -> None:
+    def __init__(self, address: str, nodes: Sequence[Node], scales: bool = False, stack: ExitStack | None = None) -> None:
         self.address, self.nodes, self.scales = address, tuple(nodes), scales
+        self._stack = stack or ExitStack()
 
     @property
     def cpus(self) -> float:
@@ -83,24 +89,31 @@ class Cluster:
             options |= {"include_dashboard": False, "num_cpus": cpus or os.cpu_count(), "_node_ip_address": "127.0.0.1"}
             if gpus is not None:
                 options["num_gpus"] = gpus
-        try:
-            with _own_signals():
-                ray.init(address=address, **options)
-            there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-            ray.shutdown()
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise RayUnavailable(f"Ray at {address!r} cannot be used: {first}") from error
-        nodes = [Node(resources.get("CPU", 0.0), resources.get("GPU", 0.0)) for resources in there]
-        return cls(address, nodes, address != "local" and _scales())
+        with ExitStack() as stack:
+            try:
+                if address == "local":
+                    folder = stack.enter_context(scratch_folder(_socket_base()))
+                    # Ray's session and all that its processes leave behind is in there, and goes with it.
+                    options["_temp_dir"] = str(folder)
+                    stack.callback(ray.shutdown)
+                    with _environment("TMPDIR", str(folder)), _own_signals():
+                        ray.init(address=address, **options)
+                else:
+                    stack.callback(ray.shutdown)
+                    with _own_signals():
+                        ray.init(address=address, **options)
+                there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            except (OSError, RuntimeError, ValueError) as error:
+                first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                raise RayUnavailable(f"Ray at {address!r} cannot be used: {first}") from error
+            nodes = [Node(resources.get("CPU", 0.0), resources.get("GPU", 0.0)) for resources in there]
+            return cls(address, nodes, address != "local" and _scales(), stack.pop_all())
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        import ray
-
-        ray.shutdown()
+        self._stack.close()
 
     def crews(
         self,
@@ -165,6 +178,25 @@ def _scales() -> bool:
         return any(not str(name).startswith("node_") for name in types.values()) or bool(is_autoscaler_v2())
     except Exception:  # private: whatever it may be in another version, a cluster that does not scale is what it then is
         return False
+
+
+def _socket_base() -> Path | None:
+    """Where an embedded Ray's folder is made: `None` for the usual place for temporary files, unless its path is too long for sockets."""
+    return Path("/tmp") if len(os.fsencode(tempfile.gettempdir())) > SOCKET_BYTES else None  # noqa: S108
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    """Let the processes that are started meanwhile have an environment variable."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import math
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from orchestrator.cluster.sharing import NAMESPACE, Change, Claim, Staff, change
 from orchestrator.errors import RayUnavailable
 from orchestrator.events import Broken, Cause, Ended, Event, Lost, WorkerEvent
 from orchestrator.plan import Pack
+from orchestrator.scratch import scratch_folder
 from orchestrator.storage.checkpoints import Keeping
 from workloads.engines.calibration import Machine
 from workloads.recording import Recording
@@ -35,14 +37,15 @@ WAITING_NOTICE = 15.0
 class Workers:
     """Worker processes on a cluster. Use as a context manager: leaving it ends them.
 
-    Where other sweeps want workers, too, there are as many as are a fair share, unless ``share`` is false.
+    Where other sweeps want workers, too, there are as many as are a fair share, unless ``share`` is false. ``worker`` is the class of
+    the workers, a `RemoteWorker`.
     """
 
-    def __init__(self, crews: Sequence[tuple[Allotment, int]], share: bool = True) -> None:
+    def __init__(self, crews: Sequence[tuple[Allotment, int]], share: bool = True, worker: type[RemoteWorker] | None = None) -> None:
         import ray
 
         # Two groups: a worker must hear a request while it trains.
-        self._class = ray.remote(concurrency_groups={"requests": 1})(_RemoteWorker)
+        self._class = ray.remote(concurrency_groups={"requests": 1})(worker or RemoteWorker)
         self._coming: dict[Any, Any] = {}
         self._machines: dict[Any, Machine] = {}
         self._allotments: dict[Any, Allotment] = {}
@@ -318,10 +321,13 @@ def _cause(error: Exception) -> Cause:
     return Cause.CRASH
 
 
-class _RemoteWorker:
+class RemoteWorker:
     """`orchestrator.worker.Worker` in a process of Ray's. Imported there and not above: the driver does without torch."""
 
     def __init__(self, cpus: float, gpus: float) -> None:
+        # Compilers leave files behind, and this process is killed in the end.
+        self._scratch = scratch_folder()
+        tempfile.tempdir = str(self._scratch.__enter__())
         # Looking for garbage takes a fifth of the time of these imports and finds none.
         gc.disable()
         from orchestrator.worker import Worker

@@ -6,25 +6,38 @@ import os
 import socket
 import sqlite3
 from contextlib import closing
-from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from orchestrator.errors import TrackingUnavailable
 from orchestrator.tracking.uris import is_http, redact, sqlite_path
 
-TIMEOUT = 5.0
-"""Seconds to wait for a server's answer."""
+TIMEOUT = 10.0
+"""Seconds to wait for a server's answer. One that is asked much by others takes some."""
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
-def check(uri: str) -> None:
-    """Raise `TrackingUnavailable` with one line that says what is wrong and what to do, unless the store looks usable."""
+def check_place(uri: str) -> None:
+    """Raise `TrackingUnavailable` as `check` does for what can be told without MLflow: a file that is none, a port that is closed."""
     path = sqlite_path(uri)
     if path is not None:
         _check_sqlite(path)
     elif uri.startswith("sqlite:"):
         raise TrackingUnavailable(f"{uri} keeps nothing: give a file, such as sqlite:///mlflow.db")
-    elif is_http(uri):
+    elif is_http(uri) and not getproxies():
+        url = urlsplit(uri)
+        try:
+            socket.create_connection((url.hostname or "", url.port or (443 if url.scheme == "https" else 80)), TIMEOUT).close()
+        except (OSError, ValueError) as error:
+            raise _unreachable(uri, error) from None
+
+
+def check(uri: str) -> None:
+    """Raise `TrackingUnavailable` with one line that says what is wrong and what to do, unless the store looks usable."""
+    check_place(uri)
+    if is_http(uri):
         _check_server(uri)
     elif uri.partition("://")[0].partition("+")[0] in _PORTS:
         _check_database(uri)
@@ -62,8 +75,11 @@ def _check_sqlite(path: Path) -> None:
 
 def _known(revision: str) -> bool:
     """Whether the installed MLflow has the migration to a schema. Its files are named after them."""
-    migrations = resources.files("mlflow.store.db_migrations") / "versions"
-    return any(file.name.startswith(f"{revision}_") for file in migrations.iterdir())
+    # Found without importing MLflow, which takes seconds.
+    found = find_spec("mlflow")
+    assert found is not None
+    assert found.origin is not None
+    return any((Path(found.origin).parent / "store" / "db_migrations" / "versions").glob(f"{revision}_*.py"))
 
 
 def _check_server(uri: str) -> None:
@@ -84,8 +100,7 @@ def _check_server(uri: str) -> None:
             raise_on_status=False,
         )
     except (MlflowException, OSError) as error:
-        reason = "it does not answer in time" if "timed out" in str(error).lower() else "nothing answers there"
-        raise TrackingUnavailable(f"cannot reach the MLflow server {shown}: {reason}; is it running, and is the address right?") from None
+        raise _unreachable(uri, error) from None
     status = response.status_code
     if status in (401, 403):
         raise TrackingUnavailable(
@@ -96,6 +111,11 @@ def _check_server(uri: str) -> None:
         raise TrackingUnavailable(f"the MLflow server {shown} answers with error {status}; its log says why")
     if status != 200 or not response.headers.get("Content-Type", "").startswith("application/json"):
         raise TrackingUnavailable(f"{shown} answers, but not as an MLflow server ({status}); is the address right?")
+
+
+def _unreachable(uri: str, error: Exception) -> TrackingUnavailable:
+    reason = "it does not answer in time" if "timed out" in str(error).lower() else "nothing answers there"
+    return TrackingUnavailable(f"cannot reach the MLflow server {redact(uri)}: {reason}; is it running, and is the address right?")
 
 
 def _check_database(uri: str) -> None:

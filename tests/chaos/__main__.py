@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 from tests.chaos.harness import Size, run_schedule, undisturbed
+from tests.processes import hear_interrupts
 
 
 def main() -> int:
@@ -20,6 +21,8 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=40, help="trials of each of the six cases")
     parser.add_argument("--longer", type=int, default=8, help="how many times as long the long trials are as in the short part")
     chosen = parser.parse_args()
+    # Also where this is a job in the background that ignores them.
+    hear_interrupts()
     size = Size(chosen.seeds, chosen.longer)
     total: Counter[str] = Counter()
     broken = 0

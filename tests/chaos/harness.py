@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections import Counter
@@ -22,7 +23,10 @@ import numpy as np
 import pandas as pd
 import psutil
 
+from orchestrator.cli.options import INTERRUPTED
 from orchestrator.errors import OrchestratorError
+from tests.clusters import note_clusters
+from tests.processes import PATIENCE, eventually, popen
 from tests.servers import SERVER_ENVIRONMENT, await_port, free_port, mlflow_command
 
 ROOT = Path(__file__).parents[2]
@@ -68,8 +72,6 @@ record: {points: 30, measures: [error, nuclear, effective_rank, cp_rank, compone
 FAILING = 1 / 6
 """The share of trials that fail, whatever happens: the determinant of their start is zero."""
 DISK = 192 << 20
-PATIENCE = 240.0
-"""Seconds for a sweep to come to its end once nobody disturbs it any more."""
 
 
 @dataclass(frozen=True)
@@ -112,20 +114,23 @@ class Arena:
             self.mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
         self.work = self.disk / "work"
         self.work.mkdir()
+        # Beside the disk, too, and short: Ray makes its sockets in it.
+        self.temporary = Path(tempfile.mkdtemp(prefix="ca"))
         (self.work / "grid.yaml").write_text(size.grid())
         np.savez(self.work / "singular.npz", W1=np.ones((4, 4)), W2=np.ones((4, 4)))
         self.environment = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_", "PYTEST_"))}
         self.environment |= {
             "CHAOS_MARK": self.mark,
+            "TMPDIR": str(self.temporary),
             "XDG_STATE_HOME": str(self.disk / "state"),
             "PYTHONPATH": str(ROOT),
             "OMP_NUM_THREADS": "1",
             # Else workers would have to wait for whatever else runs.
             "RAY_worker_niceness": "0",
         }
-        self.driver: subprocess.Popen[bytes] | None = None
+        self.driver: subprocess.Popen[str] | None = None
         self.cluster: Any = None
-        self.server: subprocess.Popen[bytes] | None = None
+        self.server: subprocess.Popen[str] | None = None
         self.port = 0
         if server:
             self.port = free_port()
@@ -143,19 +148,20 @@ class Arena:
         command = mlflow_command("127.0.0.1", self.port, f"sqlite:///{self.work}/mlflow.db", self.work / "artifacts")
         with (self.folder / "server.log").open("ab") as log:
             environment = self.environment | SERVER_ENVIRONMENT
-            self.server = subprocess.Popen(command, cwd=self.work, env=environment, stdout=log, stderr=log, start_new_session=True)
+            self.server = popen(command, cwd=self.work, env=environment, stdout=log, stderr=log)
 
     def start_cluster(self) -> None:
         from ray.cluster_utils import Cluster
 
         os.environ["CHAOS_MARK"] = self.mark
-        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 80 << 20})
-        for _ in range(self.nodes - 1):
+        self.cluster = Cluster()
+        note_clusters()
+        for _ in range(self.nodes):
             self.add_node()
         self.environment["RAY_ADDRESS"] = self.cluster.address
 
     def add_node(self) -> None:
-        self.cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
+        self.cluster.add_node(num_cpus=1, object_store_memory=80 << 20, temp_dir=str(self.temporary))
 
     def start(self, command: str) -> None:
         """Begin, or go on with, the sweep."""
@@ -163,16 +169,20 @@ class Arena:
         arguments += ["grid.yaml"] if command == "submit" else ["chaos"]
         arguments += ["--tracking-uri", self.store, "--checkpoint-every", "1", "--patience", "20"]
         with (self.folder / "driver.log").open("ab") as log:
-            self.driver = subprocess.Popen(arguments, cwd=self.work, env=self.environment, stdout=log, stderr=log, start_new_session=True)
+            self.driver = popen(arguments, cwd=self.work, env=self.environment, stdout=log, stderr=log)
 
     def workers(self) -> list[psutil.Process]:
         """The processes that train."""
         found = []
         for process in self.processes():
             with contextlib.suppress(psutil.Error):
-                if "_RemoteWorker" in " ".join(process.cmdline()):
+                if "RemoteWorker" in " ".join(process.cmdline()):
                     found.append(process)
         return found
+
+    def checkpoints(self) -> list[Path]:
+        """The checkpoints of packs."""
+        return list((self.disk / "state").glob("**/checkpoints/*.safetensors"))
 
     def processes(self) -> Iterator[psutil.Process]:
         """All processes that this arena has brought about, and that are still there."""
@@ -192,6 +202,7 @@ class Arena:
         if self.mounted:
             time.sleep(0.5)
             subprocess.run(["umount", "-l", str(self.disk)], check=False)
+        shutil.rmtree(self.temporary, ignore_errors=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -233,8 +244,7 @@ def _disturb(arena: Arena, rng: random.Random, kills: int, report: Report) -> No
     if arena.mounted:
         actions["disk"] = (2, lambda: _fill_disk(arena, rng))
     arena.start("submit")
-    # Not before there is something to be lost, mostly.
-    time.sleep(rng.uniform(0, 12))
+    _await_phase(arena, rng)
     deadline = time.monotonic() + 15 * kills + 60
     while report.kills.total() < kills and time.monotonic() < deadline:
         assert arena.driver is not None
@@ -242,11 +252,20 @@ def _disturb(arena: Arena, rng: random.Random, kills: int, report: Report) -> No
             if arena.driver.returncode in (0, 1):
                 return
             arena.start(_how_to_go_on(arena, rng))
-            time.sleep(rng.uniform(2, 10))
+            _await_phase(arena, rng)
         name = rng.choices(list(actions), [weight for weight, _ in actions.values()])[0]
         if actions[name][1]():
             report.kills[name] += 1
         time.sleep(rng.uniform(0.3, 3))
+
+
+def _await_phase(arena: Arena, rng: random.Random) -> None:
+    """Wait until there is something to be lost: a process that starts, workers that train, or checkpoints. Whatever comes first ends it."""
+    reached: Callable[[], Any] = rng.choices([lambda: True, arena.workers, arena.checkpoints], [1, 2, 3])[0]
+    assert arena.driver is not None
+    driver = arena.driver
+    eventually(lambda: driver.poll() is not None or reached(), "neither workers nor checkpoints")
+    time.sleep(rng.uniform(0, 2))
 
 
 def _how_to_go_on(arena: Arena, rng: random.Random) -> str:
@@ -274,18 +293,20 @@ def _kill_worker(arena: Arena, rng: random.Random) -> bool:
     workers = arena.workers()
     if not workers:
         return False
-    with contextlib.suppress(psutil.Error):
+    try:
         rng.choice(workers).kill()
+    except psutil.Error:
+        return False
     return True
 
 
 def _kill_driver(arena: Arena, number: signal.Signals) -> bool:
+    """Whether the driver has died of the signal: one that it came to its end before, or did not hear, is no kill."""
     assert arena.driver is not None
     if arena.driver.poll() is not None:
         return False
     arena.driver.send_signal(number)
-    arena.driver.wait(120)
-    return True
+    return arena.driver.wait(PATIENCE) in (-number, INTERRUPTED)
 
 
 def _kill_server(arena: Arena, rng: random.Random) -> bool:
@@ -408,6 +429,6 @@ def _orphans(arena: Arena, keep: set[int]) -> list[str]:
             line = " ".join(process.cmdline())
             ancestors = {parent.pid for parent in process.parents()}
             ours = process.pid in keep or ancestors & keep or (arena.cluster is not None and os.getpid() in ancestors)
-            if (not ours and process.status() != psutil.STATUS_ZOMBIE) or (arena.cluster is not None and "_RemoteWorker" in line):
+            if (not ours and process.status() != psutil.STATUS_ZOMBIE) or (arena.cluster is not None and "RemoteWorker" in line):
                 found.append(line[:80])
     return found

@@ -16,11 +16,15 @@ def expected(tmp_path_factory):
 
 @pytest.mark.ray
 @pytest.mark.server
-@pytest.mark.parametrize("seed", [1, 4], ids=["server", "small-disk"])
-def test_a_few_kills_change_nothing(seed, tmp_path, expected):
-    report = run_schedule(seed, tmp_path / "arena", expected, SMALL, 2)
-    assert report.violations == [], "\n".join(report.log)
-    assert report.kills
+@pytest.mark.parametrize("first", [1, 4], ids=["server", "small-disk"])
+def test_a_few_kills_change_nothing(first, tmp_path, expected):
+    # Where the machine is so fast that a sweep ends before it is disturbed, another schedule of the kind is tried.
+    for seed in range(first, 50, 5):
+        report = run_schedule(seed, tmp_path / "arena", expected, SMALL, 2)
+        assert report.violations == [], "\n".join(report.log)
+        if report.kills:
+            return
+    pytest.fail("no sweep could be disturbed")
 
 
 @pytest.mark.ray

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +12,8 @@ import pandas as pd
 import pytest
 
 from orchestrator.cli.main import COMMANDS
+from tests import processes
+from tests.cli.commands import call, run
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 GRID = """\
@@ -27,13 +27,6 @@ fixed:
 seeds: 3
 record: {points: 10, measures: [nuclear, singular_values]}
 """
-
-
-def run(folder, *arguments, **environment):
-    variables = {key: value for key, value in os.environ.items() if key not in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")}
-    variables |= {"XDG_STATE_HOME": str(folder.parent / "state"), **environment}
-    command = [sys.executable, "-m", "orchestrator.cli.main", *arguments]
-    return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=150, check=False)
 
 
 @pytest.fixture
@@ -51,6 +44,12 @@ def swept(tmp_path_factory):
     work.mkdir()
     (work / "grid.yaml").write_text(GRID)
     return work, run(work, "submit", "grid.yaml", "--json")
+
+
+@pytest.fixture
+def copied(swept, folder):
+    """A copy of that folder, to which a test may add sweeps that no other test sees."""
+    return shutil.copytree(swept[0], folder, dirs_exist_ok=True)
 
 
 @pytest.mark.parametrize(
@@ -111,44 +110,43 @@ def test_submit_json_ends_with_one_object(swept):
 def test_list_and_status(swept):
     work, done = swept
     sweep = json.loads(done.stdout)["sweep_id"]
-    (listed,) = json.loads(run(work, "list", "--json").stdout)
+    (listed,) = json.loads(call(work, "list", "--json").stdout)
     assert (listed["sweep_id"], listed["trials"], listed["counts"]["exhausted"]) == (sweep, 3, 3)
-    assert sweep in run(work, "list").stdout
+    assert sweep in call(work, "list").stdout
     for reference in ("latest", "small", sweep, sweep[:4]):
-        assert json.loads(run(work, "status", reference, "--json").stdout)["sweep_id"] == sweep
-    assert "3 of 3 trials have an outcome: 3 exhausted" in run(work, "status").stdout
-    assert run(work, "status", "nosuch").returncode == 2
+        assert json.loads(call(work, "status", reference, "--json").stdout)["sweep_id"] == sweep
+    assert "3 of 3 trials have an outcome: 3 exhausted" in call(work, "status").stdout
+    assert call(work, "status", "nosuch").returncode == 2
 
 
 def test_runs_in_every_format(swept):
     work, _ = swept
-    text = run(work, "runs").stdout.splitlines()
+    text = call(work, "runs").stdout.splitlines()
     assert len(text) == 4
-    frame = pd.read_csv(io.StringIO(run(work, "runs", "--format", "csv").stdout))
+    frame = pd.read_csv(io.StringIO(call(work, "runs", "--format", "csv").stdout))
     assert list(frame.columns[:5]) == ["trial_id", "run_id", "outcome", "steps", "seconds"]
     assert {"optimizer.lr", "factorization.depth", "seed", "nuclear", "sv_0"} <= set(frame.columns)
-    records = json.loads(run(work, "runs", "--format", "json").stdout)
+    records = json.loads(call(work, "runs", "--format", "json").stdout)
     assert [r["nuclear"] for r in records] == list(frame["nuclear"])
-    assert run(work, "runs", "--format", "parquet", "-o", "runs.parquet").returncode == 0
+    assert call(work, "runs", "--format", "parquet", "-o", "runs.parquet").returncode == 0
     assert list(pd.read_parquet(work / "runs.parquet")["sv_0"]) == list(frame["sv_0"])
 
 
 def test_history_in_every_format(swept):
     work, _ = swept
-    frame = pd.read_csv(io.StringIO(run(work, "history").stdout))
+    frame = pd.read_csv(io.StringIO(call(work, "history").stdout))
     assert list(frame.columns) == ["trial_id", "step", "loss", "nuclear", "sv_0", "sv_1", "sv_2"]
     assert frame.groupby("trial_id").step.max().tolist() == [20, 20, 20]
-    assert run(work, "history", "--format", "parquet", "-o", "h.parquet").returncode == 0
+    assert call(work, "history", "--format", "parquet", "-o", "h.parquet").returncode == 0
     pd.testing.assert_frame_equal(pd.read_parquet(work / "h.parquet"), frame, check_dtype=False, rtol=1e-15)
     one = frame.trial_id.iloc[0]
-    only = json.loads(run(work, "history", "--trial", one, "--format", "json").stdout)
+    only = json.loads(call(work, "history", "--trial", one, "--format", "json").stdout)
     assert {row["trial_id"] for row in only} == {one}
-    assert run(work, "history", "-o", "no/such/folder/h.csv").returncode == 3
+    assert call(work, "history", "-o", "no/such/folder/h.csv").returncode == 3
 
 
-def test_submitting_again_reuses_everything(swept):
-    work, _ = swept
-    done = run(work, "submit", "grid.yaml")
+def test_submitting_again_reuses_everything(copied):
+    done = call(copied, "submit", "grid.yaml")
     assert done.returncode == 0
     assert "3 trials (none run, 3 reused)" in done.stdout
 
@@ -163,25 +161,24 @@ def test_dry_run_and_plan_create_nothing(folder):
     assert (plan["trials"], sum(p["trials"] for p in plan["packs"])) == (5, 5)
 
 
-def test_failed_trials_give_exit_code_1_and_their_traceback(swept):
-    work, _ = swept
+def test_failed_trials_give_exit_code_1_and_their_traceback(copied):
     import numpy as np
 
-    np.savez(work / "singular.npz", W1=np.ones((3, 3)), W2=np.ones((3, 3)))
+    np.savez(copied / "singular.npz", W1=np.ones((3, 3)), W2=np.ones((3, 3)))
     text = GRID.replace("{kind: gaussian, scale: 0.1}", "{kind: file, file: singular.npz, det_sign: positive}").replace(
         "seeds: 3", "seeds: 1"
     )
-    (work / "bad.yaml").write_text(text.replace("name: small", "name: bad"))
-    done = run(work, "submit", "bad.yaml")
+    (copied / "bad.yaml").write_text(text.replace("name: small", "name: bad"))
+    done = call(copied, "submit", "bad.yaml")
     assert done.returncode == 1
     assert "1 failed" in done.stdout
-    assert "determinant of the initial product is zero" in run(work, "status", "bad").stdout
+    assert "determinant of the initial product is zero" in call(copied, "status", "bad").stdout
 
 
 def test_a_reader_that_goes_away_is_no_error(swept):
     work, _ = swept
     shell = f"{sys.executable} -m orchestrator.cli.main schema | head -1; exit ${{PIPESTATUS[0]}}"
-    done = subprocess.run([shutil.which("bash") or "bash", "-c", shell], cwd=work, capture_output=True, text=True, check=False)
+    done = processes.run([shutil.which("bash") or "bash", "-c", shell], cwd=work)
     assert "Traceback" not in done.stderr
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 
 import mlflow
 import pandas as pd
 import pytest
 
-from tests.cli.test_commands import run
+from tests.cli.commands import call, run
 
 GRID = """\
 name: asked
@@ -72,16 +73,16 @@ def test_submit_draws_and_checks(asked):
 
 def test_verify_says_what_holds_and_who_speaks_against_it(asked):
     work, _ = asked
-    done = run(work, "verify", "asked", "--json")
+    done = call(work, "verify", "asked", "--json")
     assert done.returncode == 0, done.stderr
     falls, least = json.loads(done.stdout)
     assert (falls["holds"], falls["trials"]) == (True, 9)
     assert {"trial_id", "run_id", "step", "shows"} <= set(falls["worst"])
     assert least["required"] is False
-    broken = run(work, "verify", "asked", "--claim", "{kind: within, of: error, range: [null, 1e-9], by: factorization.kind}")
+    broken = call(work, "verify", "asked", "--claim", "{kind: within, of: error, range: [null, 1e-9], by: factorization.kind}")
     assert broken.returncode == 1
     assert "BROKEN  claim: the median of error is at most 1e-09" in broken.stdout
-    runs = pd.read_csv(io.StringIO(run(work, "runs", "asked", "--format", "csv").stdout))
+    runs = pd.read_csv(io.StringIO(call(work, "runs", "asked", "--format", "csv").stdout))
     assert any(run_id in broken.stdout for run_id in runs.run_id)
 
 
@@ -99,7 +100,7 @@ def test_verify_says_what_holds_and_who_speaks_against_it(asked):
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(asked, arguments, message):
-    done = run(asked[0], *arguments)
+    done = call(asked[0], *arguments)
     assert done.returncode == 2, done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr
@@ -107,28 +108,29 @@ def test_mistakes_are_one_line_and_exit_code_2(asked, arguments, message):
 
 def test_figures_again_elsewhere_and_on_the_spot(asked):
     work, _ = asked
-    done = run(work, "figures", "asked", "--only", "losses", "--format", "png", "-o", "paper/now")
+    done = call(work, "figures", "asked", "--only", "losses", "--format", "png", "-o", "paper/now")
     assert done.returncode == 0, done.stderr
     assert [path.name for path in (work / "paper" / "now").iterdir()] == ["losses.png"]
-    done = run(work, "figures", "--draw", "{kind: points, x: nuclear, y: error}", "--format", "svg", "-o", "paper")
+    done = call(work, "figures", "--draw", "{kind: points, x: nuclear, y: error}", "--format", "svg", "-o", "paper")
     assert (work / "paper" / "figure.svg").read_text().startswith("<svg"), done.stderr
-    nothing = run(work, "figures", "asked", "--draw", "{kind: points, x: nuclear, y: error, where: seed > 99}", "-o", "paper/none")
+    nothing = call(work, "figures", "asked", "--draw", "{kind: points, x: nuclear, y: error, where: seed > 99}", "-o", "paper/none")
     assert nothing.returncode == 1
     assert "not drawn: figure: no trial is concerned" in nothing.stderr
 
 
-def test_a_broken_claim_is_exit_code_1_of_submit_and_reused_trials_count(asked):
-    work, _ = asked
+def test_a_broken_claim_is_exit_code_1_of_submit_and_reused_trials_count(asked, tmp_path):
+    # A copy: other tests ask for the newest sweep.
+    work = shutil.copytree(asked[0], tmp_path / "work")
     claims = GRID.replace(
         "  falls: {kind: monotone, of: loss, direction: falling}", "  falls: {kind: monotone, of: loss, direction: rising}"
     )
     (work / "again.yaml").write_text(claims.replace("seeds: 3", "seeds: 4"))
-    done = run(work, "submit", "again.yaml")
+    done = call(work, "submit", "again.yaml")
     assert done.returncode == 1, done.stderr
     assert "BROKEN  falls" in done.stdout
     assert "rests on 12 trials" in done.stdout
-    compared = run(work, "compare", "asked", json.loads(asked[1].stdout.splitlines()[-1])["sweep_id"], "--figure", "moved.svg")
+    compared = call(work, "compare", "asked", json.loads(asked[1].stdout.splitlines()[-1])["sweep_id"], "--figure", "moved.svg")
     assert compared.returncode == 0, compared.stderr
     assert (work / "moved.svg").read_text().startswith("<svg")
-    table = run(work, "compare", "asked", "asked", "--format", "json", "--measure", "error")
+    table = call(work, "compare", "asked", "asked", "--format", "json", "--measure", "error")
     assert {(row["measure"], row["moved"], row["median"]) for row in json.loads(table.stdout)} == {("error", False, 0.0)}

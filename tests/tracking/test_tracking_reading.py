@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -16,6 +15,7 @@ from orchestrator.tracking.store import Store
 from orchestrator.tracking.sweep import SweepInfo
 from orchestrator.tracking.tables import failures, load_history, load_runs
 from orchestrator.tracking.writer import SweepWriter
+from tests.processes import eventually
 from workloads.results import Outcome, TrialResult
 
 MakeSweep = Callable[..., SweepInfo]
@@ -84,9 +84,7 @@ def test_a_sweep_whose_process_died(store: Store, make_sweep: MakeSweep, make_re
     writer = SweepWriter(store, sweep)
     writer.__enter__()
     writer.add("pack-0", [make_result("a"), make_result("b", Outcome.FAILED, rows=0, error="Traceback\nValueError: no")])
-    deadline = time.monotonic() + 20
-    while writer.queued and time.monotonic() < deadline:
-        time.sleep(0.01)
+    eventually(lambda: not writer.queued)
 
     (summary,) = list_sweeps(store, experiment)
     assert (summary.status, summary.ended, summary.trials) == ("RUNNING", None, 3)

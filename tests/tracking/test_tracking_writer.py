@@ -21,6 +21,7 @@ from orchestrator.tracking.records import RunRecord
 from orchestrator.tracking.store import Store
 from orchestrator.tracking.sweep import SweepInfo
 from orchestrator.tracking.writer import SweepWriter
+from tests.processes import PATIENCE, eventually
 from workloads.results import Outcome, TrialResult
 
 MakeSweep = Callable[..., SweepInfo]
@@ -38,7 +39,7 @@ class Gate:
         self.written: list[str] = []
 
     def write(self, records: Sequence[RunRecord]) -> None:
-        assert self.open.wait(10)
+        assert self.open.wait(PATIENCE)
         if self.error is not None:
             raise self.error
         self.written += [record.name for record in records]
@@ -76,7 +77,7 @@ def test_a_full_queue_makes_the_caller_wait(local: Store, make_sweep: MakeSweep,
         assert waiting.is_alive()
         assert (writer.done, writer.queued) == (0, 2)
         gate.open.set()
-        waiting.join(10)
+        waiting.join(PATIENCE)
         assert not waiting.is_alive()
     assert (writer.done, writer.queued) == (3, 0)
 
@@ -101,7 +102,7 @@ def test_a_full_spool_makes_the_caller_wait(local: Store, make_sweep: MakeSweep,
         waiting.join(0.5)
         assert waiting.is_alive()
         gate.open.set()
-        waiting.join(10)
+        waiting.join(PATIENCE)
         assert not waiting.is_alive()
     assert gate.written == ["a", "b"]
 
@@ -114,8 +115,7 @@ def test_a_store_that_fails_is_tried_again_until_it_takes_what_there_is(
     gate.open.set()
     with SweepWriter(local, make_sweep("a b"), spool=spool, tell=said.append) as writer:
         writer.add("p", [make_result("a")])
-        while not writer.trouble:
-            pass
+        eventually(lambda: writer.trouble)
         writer.add("p", [make_result("b")])
         gate.error = None
     assert gate.written == ["a", "b"]
@@ -161,16 +161,14 @@ def test_without_memory_nor_disk_the_caller_hears_of_it(
 
     said: list[str] = []
     monkeypatch.setattr(spool.storage, "write", full)
-    with SweepWriter(local, make_sweep("a b c"), spool=spool, tell=said.append, patience=0.1) as writer:
+    with SweepWriter(local, make_sweep("a b c"), spool=spool, tell=said.append) as writer:
         gate.open.set()
         writer.add("p", [make_result("a")])
         assert said == ["cannot write x: No space left on device: what has ended is kept in memory until MLflow has it"]
-        while writer.queued:
-            pass
+        eventually(lambda: not writer.queued)
         gate.error = OSError("down")
         writer.add("p", [make_result("b")])
-        while not writer.trouble:
-            pass
+        eventually(lambda: writer.trouble)
         with pytest.raises(StorageUnavailable, match="No space left"):
             writer.add("p", [make_result("c")])
         gate.error = None
@@ -253,13 +251,12 @@ def test_a_process_that_died_while_writing_leaves_one_run_per_trial_to_whoever_g
         object.__setattr__(store, "client", Faulty(client, 8, after=True))
         for name in names.split():
             writer.add("p", [make_result(name)])
-        while writer.queued and not writer.trouble:
-            pass
+        eventually(lambda: writer.trouble or not writer.queued)
         with writer._changed:
             writer._closing, writer._hopeful_until = True, 0.0
             writer._changed.notify_all()
         object.__setattr__(store, "client", client)
-        writer._thread.join(20)
+        writer._thread.join(PATIENCE)
     assert spool.names()
     for _ in range(2):
         deliver(store, writer.parent_run_id, Spool(spool.storage, "x/y"))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields, replace
 
 import pytest
 import torch
 
 from tests.specs import spec
 from workloads.engines import calibration
-from workloads.engines.calibration import cache_file, kept_rates, measured_rates, processor
-from workloads.engines.costs import CORE, step_seconds
+from workloads.engines.batched import BatchedEngine
+from workloads.engines.calibration import cache_file, kept_rates, measured_rates, probe_spec, processor, step_timed
+from workloads.engines.costs import CORE, Rates, step_seconds
 
 CPU = torch.device("cpu")
 
@@ -25,18 +27,40 @@ def test_what_was_measured_is_kept_and_not_measured_again(monkeypatch):
     rates = measured_rates(CPU, processor())
     assert rates.source == f"measured on {processor()}"
     assert kept_rates() == rates
-    monkeypatch.setattr(calibration, "_probe", lambda *_: pytest.fail("it was measured again"))
-    assert measured_rates(CPU, processor()) == rates
+    assert measured_rates(CPU, processor(), lambda *_: pytest.fail("it was measured again")) == rates
     assert kept_rates(name="another processor") is None
 
 
-def test_the_model_then_tells_how_long_the_probed_steps_take():
-    rates = measured_rates(CPU, processor())
+@pytest.mark.parametrize("factors", [(1.0, 1.0, 1.0, 1.0), (3.0, 0.4, 7.0, 0.2), (0.1, 9.0, 0.5, 12.0)])
+def test_the_model_then_tells_how_long_the_probed_steps_take(factors):
+    """On a machine that takes other times than are assumed, each constant by a factor of its own. Which is faster is nobody's guess."""
+    call, product, batched, fused = factors
+    true = replace(CORE, call=call * CORE.call, product=product * CORE.product, batched=batched * CORE.batched, fused=fused * CORE.fused)
+    rates = measured_rates(CPU, "made up", lambda engine, spec, lanes, _: step_seconds(engine, [spec] * lanes, true))
+    for field in fields(Rates):
+        if field.name != "source":
+            assert getattr(rates, field.name) == pytest.approx(getattr(true, field.name), rel=1e-9), field.name
     for engine, size, lanes in (("batched", 2, 1), ("batched", 64, 4), ("fused", 8, 64)):
-        one = calibration._problem(size)
-        taken = calibration._timed(engine, one, lanes, CPU)
-        # Machines are shared: a factor of three is no surprise, a wrong model would be out by more.
-        assert taken / 3 < step_seconds(engine, [one] * lanes, rates) < taken * 3
+        specs = [probe_spec(size)] * lanes
+        assert step_seconds(engine, specs, rates) == pytest.approx(step_seconds(engine, specs, true), rel=1e-9)
+
+
+@pytest.mark.parametrize(("size", "lanes", "seconds"), [(2, 1, 3e-5), (4, 7, 2e-3), (2, 3, 0.5)])
+def test_a_step_is_timed_by_the_clock(size, lanes, seconds):
+    class Clocked(BatchedEngine):
+        """Takes so many seconds for a step, by a clock of its own, and every third time twice as many: something else was running."""
+
+        now, calls = 100.0, 0
+
+        def advance(self, lanes, until_step, until_loss, limit):
+            before = lanes.step.copy()
+            reached = super().advance(lanes, until_step, until_loss, limit)
+            self.calls += 1
+            self.now += int((lanes.step - before).max()) * seconds * (2 if self.calls % 3 == 0 else 1)
+            return reached
+
+    engine = Clocked()
+    assert step_timed(engine, probe_spec(size), lanes, CPU, lambda: engine.now) == pytest.approx(seconds, rel=1e-9)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"no": 1}', "null"])
@@ -65,5 +89,5 @@ def test_a_measured_constant_is_the_one_for_which_the_model_says_so():
     one = spec(problem__shape=[8, 8], factorization__depth=3)
     for constant, engine, count in (("call", "batched", 1), ("product", "batched", 64), ("fused", "fused", 64)):
         seconds = 1.5 * step_seconds(engine, [one] * count, CORE)
-        fitted = calibration._fit(CORE, constant, engine, seconds, one, count)
+        fitted = calibration._fit(CORE, getattr(CORE, constant), constant, engine, seconds, one, count)
         assert step_seconds(engine, [one] * count, fitted) == pytest.approx(seconds)

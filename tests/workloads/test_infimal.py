@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 
 import numpy as np
@@ -13,6 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
+from tests.processes import run
 from tests.specs import spec, two_by_two
 from workloads import measures
 from workloads.engines.base import create
@@ -199,7 +199,7 @@ def test_every_infimum_has_a_name_and_a_test():
 
 def test_planning_reads_the_table_without_torch():
     program = "import sys, workloads.measures, workloads.infimal; assert not {'torch', 'numpy', 'scipy'} & sys.modules.keys()"
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    run([sys.executable, "-c", program]).check_returncode()
 
 
 def test_they_and_observed_values_stay_the_same_along_a_trace():

@@ -21,12 +21,17 @@ from workloads.engines.costs import DEFAULTS, Rates
 if TYPE_CHECKING:
     import torch
 
+    from workloads.engines.base import Engine
     from workloads.lanes import Lanes
 
 VERSION = 1
 """Raised whenever the engines or the probe change so much that what was kept is wrong."""
 PROBE_SECONDS = 0.03
 """How long each measurement goes on."""
+ROUNDS = 20
+"""How often constants are fitted in turn: by then nothing changes any more."""
+Timer = Callable[[str, Any, int, Any], float]
+"""Tells the seconds of a step: of an engine, on lanes of a spec, on so many of them, on a device."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +62,11 @@ def kept_rates(device: str = "cpu", name: str | None = None) -> Rates | None:
         return None
 
 
-def measured_rates(device: torch.device, name: str) -> Rates:
-    """The rates of ``device``, which is called ``name``: those kept, or measured now and kept."""
+def measured_rates(device: torch.device, name: str, timer: Timer | None = None) -> Rates:
+    """The rates of ``device``, which is called ``name``: those kept, or measured now, by ``timer`` or else `step_timed`, and kept."""
     rates = kept_rates(device.type, name)
     if rates is None:
-        rates = _probe(device, name)
+        rates = _probe(device, name, timer or step_timed)
         # A home that cannot be written to costs a probe each time, not the sweep.
         with suppress(OSError):
             _keep(_key(device.type, name), rates)
@@ -105,8 +110,8 @@ def _keep(key: str, rates: Rates) -> None:
     part.replace(path)
 
 
-def _probe(device: torch.device, name: str) -> Rates:
-    """Time engines on problems that each show one constant, given those before."""
+def _probe(device: torch.device, name: str, timer: Timer) -> Rates:
+    """Time engines on problems that each show one constant above all."""
     import torch
 
     from workloads.engines.choice import why_not_fused
@@ -115,22 +120,25 @@ def _probe(device: torch.device, name: str) -> Rates:
     torch.set_num_threads(1)
     try:
         rates = replace(DEFAULTS[device.type], source=f"measured on {name}")
-        tiny, middling, large = (_problem(size) for size in (2, 8, 64))
+        tiny, middling, large = (probe_spec(size) for size in (2, 8, 64))
         many = 64 if device.type == "cpu" else 1 << 14
         # The batched engine: a lone tiny lane is all calls, a thousand tiny lanes all small products, large ones all arithmetic.
-        rates = _fit(rates, "call", "batched", _timed("batched", tiny, 1, device), tiny, 1)
-        rates = _fit(rates, "product", "batched", _timed("batched", tiny, many, device), tiny, many)
-        rates = _fit(rates, "batched", "batched", _timed("batched", large, many // 16, device), large, many // 16)
+        probes = [("call", "batched", tiny, 1), ("product", "batched", tiny, many), ("batched", "batched", large, many // 16)]
         if why_not_fused(middling, cuda=device.type == "cuda") is None:
-            if device.type == "cuda":
-                rates = _fit(rates, "latency", "fused", _timed("fused", tiny, 32, device), tiny, 32)
-            rates = _fit(rates, "fused", "fused", _timed("fused", middling, many, device), middling, many)
+            probes += [("latency", "fused", tiny, 32)] if device.type == "cuda" else []
+            probes += [("fused", "fused", middling, many)]
+        seconds = [timer(engine, spec, count, device) for _, engine, spec, count in probes]
+        # Each constant given the others, which are better known each time.
+        for _ in range(ROUNDS):
+            for (constant, engine, spec, count), taken in zip(probes, seconds, strict=True):
+                rates = _fit(rates, getattr(DEFAULTS[device.type], constant), constant, engine, taken, spec, count)
         return rates
     finally:
         torch.set_num_threads(threads)
 
 
-def _problem(size: int) -> Any:
+def probe_spec(size: int) -> Any:
+    """The spec of a lane that is timed: a square matrix of ``size`` as a product of three."""
     from workloads.spec import TrialSpec
 
     return TrialSpec.model_validate(
@@ -144,8 +152,8 @@ def _problem(size: int) -> Any:
     )
 
 
-def _timed(engine: str, spec: Any, count: int, device: torch.device) -> float:
-    """Seconds that a step of ``count`` lanes takes, the best of several attempts."""
+def step_timed(engine: str | Engine, spec: Any, count: int, device: torch.device, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Seconds by ``clock`` that a step of ``count`` lanes takes, the best of several attempts."""
     import numpy as np
 
     from workloads.engines.base import create
@@ -154,28 +162,27 @@ def _timed(engine: str, spec: Any, count: int, device: torch.device) -> float:
 
     one = Preparer({}).prepare(Trial("probe", spec))
     lanes: Lanes = Lanes([one] * count, device)
-    machine = create(engine)
+    machine = create(engine) if isinstance(engine, str) else engine
 
     def advance(steps: int) -> None:
         target = lanes.step + steps
         while (lanes.step < target).any():
             machine.advance(lanes, target, np.full(count, -np.inf), steps)
 
+    def timed(steps: int) -> float:
+        began = clock()
+        advance(steps)
+        return clock() - began
+
     advance(2)
     steps, seconds = 1, 0.0
     while seconds < PROBE_SECONDS / 4:
         steps *= 2
-        seconds = _seconds(lambda: advance(steps))  # noqa: B023
-    return min(seconds, *(_seconds(lambda: advance(steps)) for _ in range(3))) / steps
+        seconds = timed(steps)
+    return min(seconds, *(timed(steps) for _ in range(3))) / steps
 
 
-def _seconds(work: Callable[[], None]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
-
-
-def _fit(rates: Rates, constant: str, engine: str, seconds: float, spec: Any, count: int) -> Rates:
+def _fit(rates: Rates, default: float, constant: str, engine: str, seconds: float, spec: Any, count: int) -> Rates:
     """``rates`` with the ``constant`` for which the model says ``seconds`` for a step. The model is linear in each constant."""
     from workloads.engines.costs import step_seconds
 
@@ -184,6 +191,5 @@ def _fit(rates: Rates, constant: str, engine: str, seconds: float, spec: Any, co
 
     none = step_seconds(engine, [spec] * count, having(0.0))
     one = step_seconds(engine, [spec] * count, having(1.0)) - none
-    default = getattr(rates, constant)
     # A probe that was disturbed, or a model that does not fit, may be off by as much but not by orders of magnitude.
     return having(min(max((seconds - none) / one, default / 20), default * 20))

@@ -1,0 +1,43 @@
+"""Temporary folders that go with their process: at its end, or, if it was killed, as soon as anybody makes another one."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+PREFIX = "orchestrate-"
+LOCK = "lock"
+"""The file in a folder that its owner holds locked. The operating system lets go of it when the owner dies."""
+
+
+@contextmanager
+def scratch_folder(base: Path | None = None) -> Iterator[Path]:
+    """Make a folder in ``base``, by default the system's for temporary files, and remove it in the end.
+
+    Removes also the folders in ``base`` whose owners were killed. Raises `OSError` if no folder can be made.
+    """
+    base = base or Path(tempfile.gettempdir())
+    remove_abandoned(base)
+    # Under another name until it is locked: whoever looks for abandoned folders must not find it before.
+    made = Path(tempfile.mkdtemp(prefix=f".{PREFIX}", dir=base))
+    lock = FileLock(made / LOCK)
+    lock.acquire()
+    folder = made.rename(base / made.name.removeprefix("."))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        lock.release()
+
+
+def remove_abandoned(base: Path) -> None:
+    """Remove the folders in ``base`` whose owners are gone."""
+    for path in base.glob(f"{PREFIX}*/{LOCK}"):
+        # Another user's cannot be opened; another process may be removing it, too.
+        with suppress(Timeout, OSError), FileLock(path, timeout=0):
+            shutil.rmtree(path.parent, ignore_errors=True)

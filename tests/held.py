@@ -1,0 +1,85 @@
+"""Workers that train only as far as a test lets them: what has to happen in the middle of a sweep then happens there, on any machine.
+
+``python -m tests.held submit grid.yaml …`` is the program itself with such workers. They hold once they have made a checkpoint, until the
+file that `GATE` names is there, or they are told to stop.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from orchestrator.cluster import workers
+from orchestrator.cluster.workers import RemoteWorker
+from orchestrator.events import Saved, WorkerEvent
+from orchestrator.plan import Pack
+from orchestrator.storage.checkpoints import Keeping
+from workloads.engines.calibration import Machine
+from workloads.engines.costs import CORE
+from workloads.recording import Recording
+from workloads.results import Paused
+
+GATE = "ORCHESTRATE_TEST_GATE"
+HELD_SECONDS = 240.0
+"""After these a worker goes on in any case: the test has failed."""
+
+
+class HeldAtCheckpoint(RemoteWorker):
+    """Holds after its first checkpoint, until the gate is open or it is to stop."""
+
+    def __init__(self, cpus: float, gpus: float) -> None:
+        super().__init__(cpus, gpus)
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        super().stop()
+        self._stopped.set()
+
+    def run(self, pack: Pack, recording: Recording, files: Mapping[str, bytes], keeping: Keeping | None) -> Iterator[WorkerEvent]:
+        gate, until = Path(os.environ[GATE]), time.monotonic() + HELD_SECONDS
+        for event in super().run(pack, recording, files, keeping):
+            yield event
+            while isinstance(event, Saved) and not gate.exists() and time.monotonic() < until and not self._stopped.wait(0.02):
+                pass
+
+
+class HeldUntilAsked(RemoteWorker):
+    """Trains a pack that nobody has had before only once it has been asked for half of it.
+
+    Says that it is so slow that giving half away is always worth it.
+    """
+
+    def __init__(self, cpus: float, gpus: float) -> None:
+        super().__init__(cpus, gpus)
+        self._was_asked = threading.Event()
+
+    def warm(self) -> Machine:
+        machine = super().warm()
+        self._worker.machine = replace(machine, rates=replace(CORE, fused=100 * CORE.fused))
+        return self._worker.machine
+
+    def ask(self) -> None:
+        super().ask()
+        self._was_asked.set()
+
+    def run(self, pack: Pack, recording: Recording, files: Mapping[str, bytes], keeping: Keeping | None) -> Iterator[WorkerEvent]:
+        if not any(isinstance(trial, Paused) for trial in pack.trials):
+            assert self._was_asked.wait(HELD_SECONDS), "nobody has asked"
+        yield from super().run(pack, recording, files, keeping)
+
+
+if __name__ == "__main__":
+    # By its own name: an actor's class is found by it.
+    from tests.held import HeldAtCheckpoint as Held
+
+    workers.Workers.__init__ = functools.partialmethod(workers.Workers.__init__, worker=Held)  # type: ignore[method-assign,assignment]
+    from orchestrator.cli.main import main
+
+    sys.argv[0] = "orchestrate"
+    main()

@@ -1,0 +1,95 @@
+"""A run of the tests leaves nothing behind: no process, Ray session, mount, network namespace or temporary file."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import subprocess
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from tests import processes
+
+KEPT = "pytest-of-"
+"""The folder of pytest's own temporary files begins like this."""
+OWN = "_"
+"""And the folders of what the processes of pytest make themselves, rather than those that they start."""
+HEADERS = "wp_pch_"
+"""In which Warp keeps precompiled headers until the end of its process."""
+
+
+class Run:
+    """A run of the tests, with a folder of its own for all temporary files, so that those of others are not taken for its own."""
+
+    def __init__(self) -> None:
+        self.mark = secrets.token_hex(3)
+        # Short: the path of a socket, which Ray makes deep in here, has 107 characters at most. Open: PostgreSQL has another user.
+        self.folder = Path("/tmp", f"ot-{self.mark}")
+        self.folder.mkdir(mode=0o711)
+        os.environ[processes.MARK] = self.mark
+        os.environ["TMPDIR"] = os.environ["PYTEST_DEBUG_TEMPROOT"] = str(self.folder)
+        self._before = set(_mounts()) | set(_namespaces())
+
+    def left(self, seconds: float) -> list[str]:
+        """What the run has left behind, ``seconds`` after its end at the latest; empty if nothing. Processes are ended."""
+        until = time.monotonic() + seconds
+        while (found := self._left()) and time.monotonic() < until:
+            time.sleep(0.2)
+        processes.end(list(processes.marked(self.mark)))
+        return found
+
+    def remove(self, failed: bool) -> None:
+        """Remove the temporary files; if a test has ``failed``, what pytest keeps of it stays, to be looked at."""
+        for path in self.folder.iterdir():
+            if not (failed and path.name.startswith(KEPT)):
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.folder.rmdir()
+
+    def _left(self) -> list[str]:
+        found = [f"process {line}" for line in _lines(self.mark)]
+        found += sorted({*_mounts(), *_namespaces()} - self._before)
+        for path in (path for pattern in ("*", f"{OWN}*/*") for path in self.folder.glob(pattern)):
+            sessions = list(path.glob("**/session_2*"))
+            # Ray notes in a folder of its own which cluster of the machine is the newest.
+            passing = (
+                path.name.startswith((OWN, KEPT)) or path.name == "ray" or (path.parent != self.folder and path.name.startswith(HEADERS))
+            )
+            if sessions or not passing:
+                found.append(f"{'Ray session' if sessions else 'temporary file'} {path}")
+        return found
+
+
+def use_own_folder(name: str) -> None:
+    """Let this process make its temporary files in a folder of its own within the run's."""
+    folder = Path(os.environ["TMPDIR"], OWN + name)
+    folder.mkdir()
+    tempfile.tempdir = str(folder)
+
+
+def _lines(mark: str) -> list[str]:
+    found = []
+    for process in processes.marked(mark):
+        with suppress(psutil.Error):
+            if process.status() != psutil.STATUS_ZOMBIE:
+                found.append(f"{process.pid}: {' '.join(process.cmdline())[:150] or process.name()}")
+    return found
+
+
+def _mounts() -> list[str]:
+    try:
+        return [f"mount {line.split()[1]}" for line in Path("/proc/self/mounts").read_text().splitlines()]
+    except OSError:
+        return []
+
+
+def _namespaces() -> list[str]:
+    if shutil.which("ip") is None:
+        return []
+    listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=False).stdout
+    return [f"network namespace {line.split()[0]}" for line in listed.splitlines() if line]

@@ -1,0 +1,109 @@
+"""What the tests themselves rest on: children hear signals, deadlines end what was started, and what is left behind is found."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests import processes
+
+ROOT = Path(__file__).parents[1]
+HEARD = "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+NESTED = f"""
+import subprocess, sys
+from tests import processes
+
+processes.hear_interrupts()
+print(subprocess.run([sys.executable, "-c", {HEARD!r}], capture_output=True, text=True).stdout)
+"""
+
+
+@pytest.mark.parametrize("inherited", [signal.SIG_DFL, signal.SIG_IGN])
+def test_children_hear_interrupts_whatever_was_inherited(inherited):
+    before = signal.signal(signal.SIGINT, inherited)
+    try:
+        # Started with SIGINT as inherited, as a job in the background of a script would be.
+        done = processes.run([sys.executable, "-c", NESTED], cwd=ROOT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert done.stdout.strip() == "True", done.stderr
+
+
+def test_all_that_a_command_has_started_is_ended_with_it(tmp_path):
+    child = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    parent = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {child!r}]).wait()"
+    with pytest.raises(AssertionError, match="goes on after"):
+        processes.run([sys.executable, "-c", parent], timeout=3)
+    pid = int(processes.eventually(lambda: (tmp_path / "pid").read_text()))
+    processes.eventually(lambda: is_gone(pid))
+
+
+TESTS = """
+import os, subprocess, sys, time
+import pytest
+
+SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
+
+@pytest.fixture(scope="module")
+def shared():
+    process = subprocess.Popen(SLEEP, start_new_session=True)
+    time.sleep(2)
+    yield process
+    process.kill()
+    process.wait()
+
+@pytest.mark.timeout(3)
+def test_hangs(shared):
+    # Detached from us and from its parent, as daemons are.
+    subprocess.run(["sh", "-c", "setsid sleep 600 & echo $! > daemon"])
+    subprocess.run(SLEEP)
+
+def test_shared_is_still_there(shared):
+    assert shared.poll() is None
+
+def test_leaves_something():
+    process = subprocess.Popen(SLEEP, start_new_session=True)
+    open("left", "w").write(str(process.pid))
+    os.makedirs(os.path.join(os.environ["TMPDIR"], "wp_pch_left"))
+"""
+
+
+def nested(folder, name):
+    """What a run of one of `TESTS` under the rules of these tests says."""
+    (folder / "test_it.py").write_text(TESTS)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    options = ["-p", "tests.conftest", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(folder), "--leavings-seconds", "1"]
+    command = [sys.executable, "-m", "pytest", *options, "-rA", "-k", name, "test_it.py"]
+    return processes.run(command, cwd=folder, env=kept | {"PYTHONPATH": str(ROOT)})
+
+
+def is_gone(pid):
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_deadline_ends_what_the_test_has_started_and_nothing_else(tmp_path):
+    done = nested(tmp_path, "hangs or shared")
+    assert "FAILED test_it.py::test_hangs" in done.stdout, done.stdout + done.stderr
+    assert "PASSED test_it.py::test_shared_is_still_there" in done.stdout
+    assert "LEFT" not in done.stdout
+    processes.eventually(lambda: is_gone(int((tmp_path / "daemon").read_text())))
+
+
+def test_what_is_left_behind_fails_the_run_and_is_ended(tmp_path):
+    done = nested(tmp_path, "leaves")
+    left = [line for line in done.stdout.splitlines() if line.startswith("LEFT ")]
+    assert "PASSED test_it.py::test_leaves_something" in done.stdout, done.stdout + done.stderr
+    assert len(left) == 2, done.stdout
+    assert f"process {(tmp_path / 'left').read_text()}: " in left[0]
+    assert "wp_pch_left" in left[1]
+    assert done.returncode == 1
+    processes.eventually(lambda: is_gone(int((tmp_path / "left").read_text())))
+
+
+def test_a_run_that_leaves_nothing_passes(tmp_path):
+    assert nested(tmp_path, "shared").returncode == 0
