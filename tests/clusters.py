@@ -25,6 +25,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from orchestrator.scratch import scratch_folder
 from tests import processes
 
@@ -344,11 +346,6 @@ def network_cluster(
         yield cluster
 
 
-def note_clusters() -> None:
-    """Make the folder where `ray.cluster_utils` notes which cluster of the machine is the newest: it takes it to be there."""
-    Path(os.environ.get("TMPDIR", "/tmp"), "ray").mkdir(exist_ok=True)
-
-
 @dataclass
 class LocalCluster:
     """A running cluster whose nodes share this machine's address."""
@@ -362,8 +359,10 @@ class LocalCluster:
         return str(self.cluster.address)
 
     def start_node(self) -> None:
-        """Start a further node."""
-        self.cluster.add_node(**self.options)
+        """Start a further node. Its temporary files, and those of its workers, which are killed in the end, go with the cluster."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TMPDIR", self.options["temp_dir"])
+            self.cluster.add_node(**self.options)
 
     def kill_node(self, node: int) -> None:
         """SIGKILL to a node, which is not the head (0): on that one a driver in this process hangs."""
@@ -388,11 +387,12 @@ def local_cluster(nodes: int = 3, cpus: float = 1, settings: Mapping[str, Any] =
     # As `ray.init` does for an embedded cluster.
     ensure_token_if_auth_enabled()
     cluster = Cluster()
-    note_clusters()
     with scratch_folder() as folder:
+        # `ray.cluster_utils` takes it to be there.
+        (folder / "ray").mkdir()
         options = {"num_cpus": cpus, "object_store_memory": OBJECT_STORE_BYTES, "temp_dir": str(folder)}
         try:
-            cluster.add_node(include_dashboard=False, _system_config=dict(settings), **options)
+            LocalCluster(cluster, {**options, "include_dashboard": False, "_system_config": dict(settings)}).start_node()
             started = LocalCluster(cluster, options)
             for _ in range(nodes - 1):
                 started.start_node()

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ from tests.leavings import Run, use_own_folder
 
 # Ray's workers give way to every other process of the machine. Beside a second process of tests they would get next to nothing.
 os.environ.setdefault("RAY_worker_niceness", "0")
+# The workers of clusters, which are no children of the drivers that join them, find the tests.
+os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
 processes.hear_interrupts()
 
 GRACE = 30.0
@@ -57,6 +60,18 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.section("left behind", red=True)
         for line in left:
             terminalreporter.line(f"LEFT {line}")
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty MLflow database: making one takes seconds, copying it none."""
+    from orchestrator.tracking.store import open_store
+
+    path = tmp_path_factory.mktemp("template") / "mlflow.db"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(path.parent))
+        open_store(f"sqlite:///{path}")
+    return path
 
 
 def _end_all(item: pytest.Item) -> None:

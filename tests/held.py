@@ -1,7 +1,7 @@
 """Workers that train only as far as a test lets them: what has to happen in the middle of a sweep then happens there, on any machine.
 
 ``python -m tests.held submit grid.yaml …`` is the program itself with such workers. They hold once they have made a checkpoint, until the
-file that `GATE` names is there, or they are told to stop.
+file that the environment variable `GATE` names is there, or they are told to stop.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ HELD_SECONDS = 240.0
 
 
 class HeldAtCheckpoint(RemoteWorker):
-    """Holds after its first checkpoint, until the gate is open or it is to stop."""
+    """Holds after its first checkpoint, until the file ``gate`` is there or it is to stop."""
+
+    gate: Path
 
     def __init__(self, cpus: float, gpus: float) -> None:
         super().__init__(cpus, gpus)
@@ -42,10 +44,10 @@ class HeldAtCheckpoint(RemoteWorker):
         self._stopped.set()
 
     def run(self, pack: Pack, recording: Recording, files: Mapping[str, bytes], keeping: Keeping | None) -> Iterator[WorkerEvent]:
-        gate, until = Path(os.environ[GATE]), time.monotonic() + HELD_SECONDS
+        until = time.monotonic() + HELD_SECONDS
         for event in super().run(pack, recording, files, keeping):
             yield event
-            while isinstance(event, Saved) and not gate.exists() and time.monotonic() < until and not self._stopped.wait(0.02):
+            while isinstance(event, Saved) and not self.gate.exists() and time.monotonic() < until and not self._stopped.wait(0.02):
                 pass
 
 
@@ -75,8 +77,13 @@ class HeldUntilAsked(RemoteWorker):
 
 
 if __name__ == "__main__":
-    # By its own name: an actor's class is found by it.
-    from tests.held import HeldAtCheckpoint as Held
+    import tests.held
+
+    # Of this program, and so sent to the workers as it is, with the path: they have another environment.
+    class Held(tests.held.HeldAtCheckpoint):
+        """Holds at the gate of this test."""
+
+        gate = Path(os.environ[GATE])
 
     workers.Workers.__init__ = functools.partialmethod(workers.Workers.__init__, worker=Held)  # type: ignore[method-assign,assignment]
     from orchestrator.cli.main import main

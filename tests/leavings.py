@@ -19,8 +19,8 @@ KEPT = "pytest-of-"
 """The folder of pytest's own temporary files begins like this."""
 OWN = "_"
 """And the folders of what the processes of pytest make themselves, rather than those that they start."""
-HEADERS = "wp_pch_"
-"""In which Warp keeps precompiled headers until the end of its process."""
+UNTIL_THE_END = ("wp_pch_", "torchinductor_")
+"""Folders of Warp's and PyTorch's compilers, which stay as long as their process."""
 
 
 class Run:
@@ -58,7 +58,9 @@ class Run:
             sessions = list(path.glob("**/session_2*"))
             # Ray notes in a folder of its own which cluster of the machine is the newest.
             passing = (
-                path.name.startswith((OWN, KEPT)) or path.name == "ray" or (path.parent != self.folder and path.name.startswith(HEADERS))
+                path.name.startswith((OWN, KEPT))
+                or path.name == "ray"
+                or (path.parent != self.folder and path.name.startswith(UNTIL_THE_END))
             )
             if sessions or not passing:
                 found.append(f"{'Ray session' if sessions else 'temporary file'} {path}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,14 +26,14 @@ fixed:
   factorization: {kind: deep_matrix, depth: 3}
   init: {kind: gaussian, scale: 1e-2}
   optimizer: {kind: gd, lr: 1e-5}
-  stop: {steps: 100000}
+  stop: {steps: 40000}
 grid:
   problem.shape: [[7, 7], [8, 8], [9, 9]]
 seeds: 4
 record: {points: 20, measures: [nuclear]}
 resources: {engine: batched}
 """
-SHORT = LONG.replace("long", "short").replace("100000", "200").replace("seeds: 4", "seeds: 5")
+SHORT = LONG.replace("long", "short").replace("40000", "200").replace("seeds: 4", "seeds: 5")
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +45,9 @@ def cluster():
 class Work:
     """A folder with a store and a storage of its own, and the commands that work there."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, template):
         self.folder, self.gate = folder, folder / "gate"
+        shutil.copy(template, folder)
         (folder / "long.yaml").write_text(LONG)
         (folder / "short.yaml").write_text(SHORT)
 
@@ -83,14 +85,14 @@ class Work:
 
 
 @pytest.fixture
-def work(tmp_path):
-    return Work(tmp_path)
+def work(tmp_path, template):
+    return Work(tmp_path, template)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(cluster, tmp_path_factory):
+def undisturbed(cluster, tmp_path_factory, template):
     """The outcomes of a sweep that is alone, and of which nothing dies."""
-    work = Work(tmp_path_factory.mktemp("undisturbed"))
+    work = Work(tmp_path_factory.mktemp("undisturbed"), template)
     work.end(work.start("long", "submit", "long.yaml", "--address", cluster.gcs_address), "long")
     return work.outcomes("long")
 
@@ -104,7 +106,7 @@ def test_a_second_sweep_has_its_share_at_once_and_the_first_loses_nothing(cluste
     assert "another sweep shares the cluster: going on with 2 of 3 workers" in work.said("long")
     assert "its cores went to another sweep: 4 trials wait, 4 of them where they stood" in work.said("long")
     assert work.outcomes("long") == undisturbed
-    assert [row[:2] for row in undisturbed.values()] == [("exhausted", 100_000)] * 12
+    assert [row[:2] for row in undisturbed.values()] == [("exhausted", 40_000)] * 12
     assert len(work.outcomes("short")) == 15
 
 
@@ -122,7 +124,7 @@ def test_a_node_dies_and_all_trials_end_with_the_same_bits(cluster, work, undist
 @pytest.mark.slow
 @pytest.mark.skipif(bool(no_network_cluster()), reason=no_network_cluster() or "can run")
 def test_a_cluster_that_scales_is_waited_for(tmp_path):
-    (tmp_path / "long.yaml").write_text(LONG.replace("100000", "400000"))
+    (tmp_path / "long.yaml").write_text(LONG.replace("40000", "400000"))
     with scaling_cluster(most=2) as cluster:
         process = [sys.executable, "-m", "orchestrator.cli.main", "submit", "long.yaml", "--address", "auto", "--json", "--workers", "3"]
         # By the cluster's folder Ray knows which of a machine's clusters is meant.

@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import psutil
+import pytest
 
 from orchestrator.cli.options import INTERRUPTED
 from orchestrator.errors import OrchestratorError
-from tests.clusters import note_clusters
 from tests.processes import PATIENCE, eventually, popen
 from tests.servers import SERVER_ENVIRONMENT, await_port, free_port, mlflow_command
 
@@ -153,15 +153,18 @@ class Arena:
     def start_cluster(self) -> None:
         from ray.cluster_utils import Cluster
 
-        os.environ["CHAOS_MARK"] = self.mark
         self.cluster = Cluster()
-        note_clusters()
+        # Where Ray notes which cluster of the machine is the newest: it takes the folder to be there.
+        (self.temporary / "ray").mkdir()
         for _ in range(self.nodes):
             self.add_node()
         self.environment["RAY_ADDRESS"] = self.cluster.address
 
     def add_node(self) -> None:
-        self.cluster.add_node(num_cpus=1, object_store_memory=80 << 20, temp_dir=str(self.temporary))
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("CHAOS_MARK", "TMPDIR"):
+                patch.setenv(name, self.environment[name])
+            self.cluster.add_node(num_cpus=1, object_store_memory=80 << 20, temp_dir=str(self.temporary))
 
     def start(self, command: str) -> None:
         """Begin, or go on with, the sweep."""
@@ -193,7 +196,6 @@ class Arena:
 
     def close(self) -> None:
         """End and remove all of it."""
-        os.environ.pop("CHAOS_MARK", None)
         if self.cluster is not None:
             self.cluster.shutdown()
         for process in self.processes():

@@ -44,11 +44,12 @@ claims:
 
 
 @pytest.fixture(scope="module")
-def asked(tmp_path_factory):
+def asked(tmp_path_factory, template):
     """A folder in which a sweep with figures and claims was submitted, and what that printed."""
     work = tmp_path_factory.mktemp("asked") / "work"
     work.mkdir()
     (work / "grid.yaml").write_text(GRID)
+    shutil.copy(template, work)
     return work, run(work, "submit", "grid.yaml", "--json")
 
 

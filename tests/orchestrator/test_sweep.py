@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from orchestrator.storage.base import LocalStorage, open_storage
 from orchestrator.storage.sweeps import Description, SweepFolder
 from orchestrator.sweep import Options, submit
 from tests import processes
+from tests.clusters import local_cluster
 from tests.held import HeldUntilAsked
 from tests.processes import PATIENCE, communicate, eventually, popen
 from workloads.engines.calibration import processor
@@ -78,8 +80,9 @@ class Quiet:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory):
+def store(tmp_path_factory, template):
     folder = tmp_path_factory.mktemp("sweeps")
+    shutil.copy(template, folder)
     singular = np.ones((4, 4))
     np.savez(folder / "singular.npz", W1=singular, W2=singular)
     return folder
@@ -93,7 +96,15 @@ def go(store, text=GRID, **options):
 
 @pytest.fixture(scope="module")
 def first(store):
+    """The first sweep, on a Ray of its own."""
     return go(store)[0]
+
+
+@pytest.fixture(scope="module")
+def address():
+    """Of a cluster that is there already, on which further sweeps begin sooner."""
+    with local_cluster(nodes=1, cpus=2) as cluster:
+        yield cluster.gcs_address
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +128,7 @@ def test_every_trial_has_an_outcome(first):
     assert first.converged + first.exhausted == 4
 
 
-def test_mlflow_has_the_parent_and_every_child(store, client, first):
+def test_mlflow_has_the_parent_and_every_child(store, client, first, tmp_path):
     parent = client.get_run(first.parent_run_id)
     assert parent.info.status == "FINISHED"
     assert parent.data.metrics["trials"] == 8
@@ -149,20 +160,20 @@ def test_mlflow_has_the_parent_and_every_child(store, client, first):
         assert points[-1].step == row.steps
         if row.outcome != "diverged":
             assert run.data.metrics["error"] == trace.error.iloc[-1] == row["error"]
-        factors = load_file(client.download_artifacts(run.info.run_id, "factors.safetensors"))
+        factors = load_file(client.download_artifacts(run.info.run_id, "factors.safetensors", str(tmp_path)))
         assert set(factors) == ({"W1", "W2"} if row["factorization.kind"] == "deep_matrix" else {"A1", "A2", "A3"})
 
 
-def test_traces_are_parquet_files_of_the_parent(client, first):
-    folder = Path(client.download_artifacts(first.parent_run_id, "traces"))
+def test_traces_are_parquet_files_of_the_parent(client, first, tmp_path):
+    folder = Path(client.download_artifacts(first.parent_run_id, "traces", str(tmp_path)))
     table = pq.read_table(sorted(folder.glob("*.parquet"))[0])
     assert {"trial_id", "step", "loss"} <= set(table.column_names)
 
 
-def test_submitting_again_runs_only_what_failed(store, client, first):
+def test_submitting_again_runs_only_what_failed(store, client, first, address):
     before = {r.info.run_id for r in children(client, first)}
     ever = {r.info.run_id for r in client.search_runs([client.get_experiment_by_name("mixed").experiment_id], max_results=1000)}
-    again, reporter = go(store)
+    again, reporter = go(store, address=address)
     assert (again.reused, again.failed) == (6, 2)
     assert "6 of 8 trials are in MLflow already and are reused" in reporter.notes
     assert len(children(client, again)) == 2
@@ -174,32 +185,32 @@ def test_submitting_again_runs_only_what_failed(store, client, first):
     assert one.equals(two), "the new sweep's history includes what it reused"
 
 
-def test_an_extended_grid_runs_only_what_is_new(store, first):
-    more, _ = go(store, overrides=["seeds=3"])
+def test_an_extended_grid_runs_only_what_is_new(store, first, address):
+    more, _ = go(store, overrides=["seeds=3"], address=address)
     assert (more.trials, more.reused) == (12, 6)
 
 
-def test_asking_for_another_measure_runs_again_and_for_fewer_does_not(store, first):
-    wider, _ = go(store, GRID.replace("nuclear,", "nuclear, frobenius,"))
+def test_asking_for_another_measure_runs_again_and_for_fewer_does_not(store, first, address):
+    wider, _ = go(store, GRID.replace("nuclear,", "nuclear, frobenius,"), address=address)
     assert wider.reused == 0
-    fewer, _ = go(store, GRID.replace("nuclear, ", ""))
+    fewer, _ = go(store, GRID.replace("nuclear, ", ""), address=address)
     assert fewer.reused == 6
 
 
-def test_fresh_runs_everything(store, first):
-    assert go(store, fresh=True)[0].reused == 0
+def test_fresh_runs_everything(store, first, address):
+    assert go(store, fresh=True, address=address)[0].reused == 0
 
 
-def test_asking_for_more_than_the_cluster_has_is_an_error_at_once(store, client, first):
+def test_asking_for_more_than_the_cluster_has_is_an_error_at_once(store, client, first, address):
     count = len(client.search_runs([client.get_experiment_by_name("mixed").experiment_id]))
     with pytest.raises(RayUnavailable, match="asks for 1e\\+06 a pack"):
-        go(store, GRID + "resources: {cpus: 1e6}\n")
+        go(store, GRID + "resources: {cpus: 1e6}\n", address=address)
     with pytest.raises(RayUnavailable, match=r"resources.gpus asks for 64 a pack"):
-        go(store, GRID + "resources: {gpus: 64}\n")
+        go(store, GRID + "resources: {gpus: 64}\n", address=address)
     assert len(client.search_runs([client.get_experiment_by_name("mixed").experiment_id])) == count
 
 
-def test_a_storage_that_fills_up_before_the_sweep_begins_keeps_nothing_of_it(store, client, first, monkeypatch):
+def test_a_storage_that_fills_up_before_the_sweep_begins_keeps_nothing_of_it(store, client, first, address, monkeypatch):
     write = LocalStorage.write
 
     def full(self, name, content):
@@ -210,12 +221,12 @@ def test_a_storage_that_fills_up_before_the_sweep_begins_keeps_nothing_of_it(sto
     monkeypatch.setattr(LocalStorage, "write", full)
     text = GRID.replace("name: mixed", "name: unlucky").replace("0.05", "0.04")
     with pytest.raises(StorageUnavailable, match="no space left"):
-        go(store, text)
+        go(store, text, address=address)
     assert not (store / "storage" / "unlucky").exists()
     assert client.get_experiment_by_name("unlucky") is None
 
 
-def test_steps_asked_for_come_back_from_files(store):
+def test_steps_asked_for_come_back_from_files(store, address):
     rng = np.random.default_rng(0)
     w1, w2, target = (rng.standard_normal((3, 3)) * 0.5 for _ in range(3))
     np.savez(store / "start.npz", W1=w1, W2=w2)
@@ -232,6 +243,7 @@ fixed:
   stop: {steps: 100}
 record: {steps: [0, 1, 10, 100], measures: [error, entry_0_0]}
 """,
+        address=address,
     )
     command = [sys.executable, "-m", "orchestrator.cli.main", "history", summary.sweep_id, "--format", "csv", "--tracking-uri", uri(store)]
     lines = processes.run(command).stdout.splitlines()
@@ -318,19 +330,18 @@ def test_a_trial_has_the_same_bits_whoever_trains_it():
     assert len(packs) == 2
     seen: list[dict[str, TrialResult]] = []
     given = 0
-    for cpus in (1, 5):
-        results: dict[str, TrialResult] = {}
+    with Cluster.connect("local", cpus=4) as cluster:
         # With others beside it, a worker has half of its first pack to give: it trains nothing before it is asked for it.
-        kind = HeldUntilAsked if cpus > 1 else RemoteWorker
-        with Cluster.connect("local", cpus=cpus) as cluster, Workers(cluster.crews(1, 0, 48), worker=kind) as workers:
-            assert workers.machines(PATIENCE)
-            board: Board[Any] = Board(packs, time.monotonic)
-            for _, event in workers.run(board, recording, {}):
-                if isinstance(event, Finished):
-                    assert not results.keys() & {r.trial_id for r in event.results}
-                    results |= {r.trial_id: r for r in event.results}
-                given += isinstance(event, HandedOver) and len(event.trials)
-        seen.append(results)
+        for count, kind in ((1, RemoteWorker), (4, HeldUntilAsked)):
+            results: dict[str, TrialResult] = {}
+            with Workers(cluster.crews(1, 0, 48, workers=count), worker=kind) as workers:
+                board: Board[Any] = Board(packs, time.monotonic)
+                for _, event in workers.run(board, recording, {}):
+                    if isinstance(event, Finished):
+                        assert not results.keys() & {r.trial_id for r in event.results}
+                        results |= {r.trial_id: r for r in event.results}
+                    given += isinstance(event, HandedOver) and len(event.trials)
+            seen.append(results)
     one, many = seen
     assert given, "nothing was handed over"
     assert one.keys() == many.keys() == {t.trial_id for t in grid.trials}
@@ -350,12 +361,13 @@ def test_logical_gpus_are_shared_and_the_cores_that_are_left_work_too():
         assert cluster.crews(1, 0.5, 100) == [(Allotment(1, 0.5), 2)]
         assert cluster.crews(2, 0, 100) == [(Allotment(2, 0), 3)]
         assert cluster.crews(1, "auto", 3) == [(Allotment(1, 0.25), 3), (Allotment(1, 0), 2)]
-        hired = cluster.crews(1, "auto", 100)
+        hired = cluster.crews(1, "auto", 100, workers=2)
+        assert hired == [(Allotment(1, 0.25), 2), (Allotment(1, 0), 2)]
         with Workers(hired) as workers:
             assert workers.machines(PATIENCE)
-            # Four of them were given a share of the GPU, though torch sees none here and says so: they are cores like the others.
+            # Two of them were given a share of the GPU, though torch sees none here and says so: they are cores like the others.
             (crew,) = crews_of(workers, hired, cluster)
-            assert (crew.workers, crew.device, crew.memory) == (6, "cpu", PACK_BYTES)
+            assert (crew.workers, crew.device, crew.memory) == (4, "cpu", PACK_BYTES)
             assert crew.rates.source == f"measured on {processor()}"
 
 
@@ -407,7 +419,7 @@ def command(folder, *arguments):
     return popen(program, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-def test_an_interrupt_keeps_what_has_ended(tmp_path):
+def test_an_interrupt_keeps_what_has_ended(tmp_path, address):
     (tmp_path / "long.yaml").write_text(LONG)
     process = command(tmp_path, "submit", "long.yaml")
     database = tmp_path / "mlflow.db"
@@ -422,10 +434,9 @@ def test_an_interrupt_keeps_what_has_ended(tmp_path):
     client = MlflowClient(f"sqlite:///{database}")
     (parent,) = client.search_runs([client.get_experiment_by_name("long").experiment_id], "tags.`orchestrate.kind` = 'sweep'")
     assert parent.info.status == "KILLED"
-    again = command(tmp_path, "submit", "long.yaml", "--json", "--set", "stop.steps=100")
-    out, errors = communicate(again)
-    assert again.returncode == 0, errors
-    assert json.loads(out.splitlines()[-1])["reused"] == 2
+    grid = parse_grid(LONG, "long.yaml", tmp_path, ("stop.steps=100",))
+    options = Options(address, f"sqlite:///{database}", str(tmp_path / "state" / "orchestrate" / "storage"))
+    assert submit(grid, Quiet(), options).reused == 2
 
 
 def _finished(database):
@@ -439,10 +450,10 @@ def _finished(database):
         return 0
 
 
-def test_two_processes_at_once_leave_one_finished_run_per_trial(tmp_path):
+def test_two_processes_at_once_leave_one_finished_run_per_trial(tmp_path, address):
     text = LONG.replace("  - {stop: {steps: 1000000000000}, dtype: float32}\n", "").replace("seeds: 2", "seeds: 6")
     (tmp_path / "grid.yaml").write_text(text)
-    processes = [command(tmp_path, "submit", "grid.yaml", "--json") for _ in range(2)]
+    processes = [command(tmp_path, "submit", "grid.yaml", "--json", "--address", address) for _ in range(2)]
     outputs = [communicate(p) for p in processes]
     assert [p.returncode for p in processes] == [0, 0], outputs
     summaries = [json.loads(out.splitlines()[-1]) for out, _ in outputs]

@@ -72,13 +72,15 @@ def train(spec: TrialSpec, steps: int, files=None) -> Run:
     step = optimizer(spec, params)
     losses = []
 
+    if spec.problem.sensing:
+        operators, values = torch.tensor(np.asarray(problem.measurements), dtype=dtype), torch.tensor(problem.values, dtype=dtype)
+    else:
+        seen = torch.from_numpy(np.flatnonzero(problem.mask))
+        values = torch.tensor(problem.target[problem.mask], dtype=dtype)
+
     def loss() -> Tensor:
         w = product(spec, params).reshape(-1)
-        if spec.problem.sensing:
-            errors = [(torch.tensor(a, dtype=dtype) * w).sum() - y for a, y in zip(problem.measurements, problem.values, strict=True)]
-        else:
-            errors = [w[i] - problem.target[i] for i in np.flatnonzero(problem.mask)]
-        errors = torch.stack(errors)
+        errors = (operators @ w if spec.problem.sensing else w[seen]) - values
         return 0.5 * (errors**2).sum() if spec.loss == "half_sse" else (errors**2).mean()
 
     for _ in range(steps):

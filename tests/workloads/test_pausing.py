@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 from collections import deque
 
@@ -23,12 +24,19 @@ TENSOR = {"kind": "tensor_completion", "shape": [3, 4, 2], "target": {"rank": 2}
 
 @pytest.fixture(autouse=True)
 def _short_calls(monkeypatch):
-    """Calls of the engine of 16 steps at most."""
+    """Calls of the engine of 16 steps at most, however long they take, and progress after each."""
     monkeypatch.setattr("workloads.loop.CALL_SECONDS", 0.0)
+    monkeypatch.setattr("workloads.loop._Loop._adapt", lambda *_: None)
+
+
+def ticking():
+    """A clock that goes on by a second whenever it is looked at: what happens does not depend on how fast it happens."""
+    ticks = itertools.count(1_000_000)
+    return lambda: float(next(ticks))
 
 
 def whole(specs, engine):
-    events = list(train(trials(specs), RECORDING, create(engine)))
+    events = list(train(trials(specs), RECORDING, create(engine), clock=ticking()))
     return {r.trial_id: r for e in events if isinstance(e, Finished) for r in e.results}
 
 
@@ -46,7 +54,7 @@ def scattered(specs, engine, seed):
         # As between processes: nothing may be shared.
         pack = pickle.loads(pickle.dumps(pack))
         asked = half_if(lambda: len(packs) < 20 and len(results) + len(packs) < 40 and rng.random() < 0.2)
-        for event in train(pack, RECORDING, create(engine), asked=asked, width=int(rng.integers(1, len(pack) + 1))):
+        for event in train(pack, RECORDING, create(engine), asked=asked, width=int(rng.integers(1, len(pack) + 1)), clock=ticking()):
             match event:
                 case Finished():
                     for result in event.results:
@@ -104,7 +112,7 @@ def killed(specs, engine, seed):
 
     while left:
         pack = pickle.loads(pickle.dumps(list(left.values())))
-        for event in train(pack, RECORDING, create(engine), asked=asked):
+        for event in train(pack, RECORDING, create(engine), asked=asked, clock=ticking()):
             match event:
                 case Finished():
                     for result in event.results:
