@@ -190,6 +190,11 @@ class NetworkCluster:
         return f"ray://{self.head}:10001"
 
     @property
+    def state(self) -> Path:
+        """Where the processes of its hosts keep locks and checkpoints, unless they are told otherwise."""
+        return self.folder / "home" / "state"
+
+    @property
     def ray(self) -> Path:
         """Ray's temporary folder, of the same name on each host."""
         return self.folder / "ray"
@@ -199,6 +204,7 @@ class NetworkCluster:
         found: dict[str, str | None] = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         found |= {
             "HOME": str(self.folder / "home"),
+            "XDG_STATE_HOME": str(self.state),
             # What is killed leaves its temporary files.
             "TMPDIR": str(self.folder / "tmp"),
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",

@@ -33,6 +33,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Files whose tests start clusters and servers come first: they take longest, and nobody should wait for the last of them alone."""
+    heavy = {item.path for item in items if any(item.get_closest_marker(name) for name in ("cluster", "ray"))}
+    items.sort(key=lambda item: item.path not in heavy)
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Before xdist starts its workers, which are processes of this run."""
     worker = os.environ.get("PYTEST_XDIST_WORKER")
@@ -62,15 +69,23 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
             terminalreporter.line(f"LEFT {line}")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing is read or written of the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "ORCHESTRATE_STORAGE"):
+            patch.delenv(name, raising=False)
+        yield
+
+
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty MLflow database: making one takes seconds, copying it none."""
     from orchestrator.tracking.store import open_store
 
     path = tmp_path_factory.mktemp("template") / "mlflow.db"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_STATE_HOME", str(path.parent))
-        open_store(f"sqlite:///{path}")
+    open_store(f"sqlite:///{path}")
     return path
 
 

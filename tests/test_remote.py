@@ -105,14 +105,21 @@ def address(cluster, store):
     return ("--address", cluster.job_address, "--tracking-uri", store)
 
 
-def test_a_sweep_is_sent_and_runs_there(cluster, store, work):
-    sent = orchestrate(cluster, work, "submit", "grid.yaml", "--detach", "--json", *address(cluster, store))
+def test_a_sweep_is_sent_and_runs_there_and_no_password_shows(cluster, store, work):
+    secret = "hush-hush-42"
+    env = {"MLFLOW_TRACKING_USERNAME": "me", "MLFLOW_TRACKING_PASSWORD": secret}
+    sent = orchestrate(cluster, work, "submit", "grid.yaml", "--detach", "--json", *address(cluster, store), env=env)
     assert sent.returncode == 0, sent.stderr
+    code = f"from ray.job_submission import JobSubmissionClient as C; print([vars(j) for j in C('{cluster.job_address}').list_jobs()])"
+    listed = cluster.run([sys.executable, "-c", code])
+    assert summary(sent)["job"] in listed.stdout
+    assert secret not in listed.stdout
     sweep = summary(sent)["sweep_id"]
     assert f"as job orchestrate-{sweep}" in sent.stderr
     followed = orchestrate(cluster, work, "logs", sweep, "--follow", "--address", cluster.job_address)
     assert followed.returncode == 0, followed.stdout + followed.stderr
     assert "12 trials to run in 3 packs" in followed.stdout
+    assert secret not in followed.stdout
     runs = orchestrate(cluster, work, "runs", sweep, "--format", "json", "--tracking-uri", store)
     assert [row["outcome"] for row in json.loads(runs.stdout)] == ["exhausted"] * 12
     shown = orchestrate(cluster, work, "status", sweep, "--tracking-uri", store)
@@ -126,7 +133,7 @@ def test_nodes_die_cancel_from_outside_saves_and_resume_goes_on(cluster, store, 
     sent = orchestrate(cluster, work, "submit", "endless.yaml", "--detach", "--json", "--checkpoint-every", "1", *address(cluster, store))
     assert sent.returncode == 0, sent.stderr
     sweep = summary(sent)["sweep_id"]
-    kept = cluster.folder / "home" / ".local" / "state" / "orchestrate" / "storage" / "endless" / sweep / "checkpoints"
+    kept = cluster.state / "orchestrate" / "storage" / "endless" / sweep / "checkpoints"
     eventually(
         lambda: len(list(kept.glob("*.safetensors"))) >= 3,
         lambda: orchestrate(cluster, work, "logs", sweep, *address(cluster, store)).stdout,
@@ -183,16 +190,3 @@ def test_what_a_cluster_cannot_reach_is_an_error_at_once(cluster, store, work):
     assert re.search(r"resources.cpus asks for 64 a pack, but the cluster .* has 3 in all", greedy.stderr)
     unknown = orchestrate(cluster, work, "logs", "ffffffff", "--address", cluster.job_address)
     assert (unknown.returncode, "knows of no job" in unknown.stderr) == (2, True)
-
-
-def test_passwords_do_not_show(cluster, store, work):
-    secret = "hush-hush-42"
-    env = {"MLFLOW_TRACKING_USERNAME": "me", "MLFLOW_TRACKING_PASSWORD": secret}
-    sent = orchestrate(cluster, work, "submit", "grid.yaml", "--detach", "--json", *address(cluster, store), env=env)
-    job = summary(sent)["job"]
-    code = f"from ray.job_submission import JobSubmissionClient as C; print([vars(j) for j in C('{cluster.job_address}').list_jobs()])"
-    listed = cluster.run([sys.executable, "-c", code])
-    assert job in listed.stdout
-    assert secret not in listed.stdout
-    followed = orchestrate(cluster, work, "logs", summary(sent)["sweep_id"], "--follow", "--address", cluster.job_address)
-    assert secret not in followed.stdout

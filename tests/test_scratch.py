@@ -7,10 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-from orchestrator.cluster import connection
-from orchestrator.cluster.connection import Cluster
 from orchestrator.scratch import remove_abandoned, scratch_folder
 from tests.processes import communicate, popen
 
@@ -56,12 +52,3 @@ def test_that_of_a_killed_process_goes_with_the_next_and_that_of_a_live_one_stay
     remove_abandoned(tmp_path)
     assert names(tmp_path) == {kept, "orchestrate-notes"}
     communicate(alive)
-
-
-@pytest.mark.ray
-def test_an_embedded_ray_leaves_nothing_even_where_paths_are_long(tmp_path, monkeypatch):
-    monkeypatch.setattr(connection.tempfile, "tempdir", str(tmp_path / ("x" * 100)))
-    (tmp_path / ("x" * 100)).mkdir()
-    with Cluster.connect("local", cpus=1) as cluster:
-        assert cluster.cpus == 1
-    assert names(tmp_path / ("x" * 100)) == set()

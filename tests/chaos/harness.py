@@ -102,7 +102,16 @@ class Report:
 class Arena:
     """A folder with a grid, an MLflow store and, for some, a server and a cluster; everything in it can be killed."""
 
-    def __init__(self, folder: Path, size: Size, *, server: bool = False, nodes: int = 0, small_disk: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        size: Size,
+        *,
+        server: bool = False,
+        nodes: int = 0,
+        small_disk: bool = False,
+        database: Path | None = None,
+    ) -> None:
         self.folder, self.size, self.nodes = folder, size, nodes
         self.mark = uuid.uuid4().hex
         self.mounted = False
@@ -114,6 +123,8 @@ class Arena:
             self.mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
         self.work = self.disk / "work"
         self.work.mkdir()
+        if database is not None:
+            shutil.copy(database, self.work / "mlflow.db")
         # Beside the disk, too, and short: Ray makes its sockets in it.
         self.temporary = Path(tempfile.mkdtemp(prefix="ca"))
         (self.work / "grid.yaml").write_text(size.grid())
@@ -208,13 +219,15 @@ class Arena:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def run_schedule(seed: int, folder: Path, expected: tuple[pd.DataFrame, pd.DataFrame], size: Size, kills: int) -> Report:
-    """One sweep, ``kills`` times disturbed, compared with an undisturbed one."""
+def run_schedule(
+    seed: int, folder: Path, expected: tuple[pd.DataFrame, pd.DataFrame], size: Size, kills: int, database: Path | None = None
+) -> Report:
+    """One sweep, ``kills`` times disturbed, compared with an undisturbed one. MLflow begins with a copy of ``database``, if there is one."""
     rng = random.Random(seed)
     kind = ("embedded, SQLite", "embedded, server", "cluster, SQLite", "cluster, server", "embedded, small disk")[seed % 5]
     report = Report(seed, kind)
     began = time.monotonic()
-    arena = Arena(folder, size, server="server" in kind, nodes=3 if "cluster" in kind else 0, small_disk="small" in kind)
+    arena = Arena(folder, size, server="server" in kind, nodes=3 if "cluster" in kind else 0, small_disk="small" in kind, database=database)
     try:
         _disturb(arena, rng, kills, report)
         _finish(arena, report)
@@ -348,9 +361,9 @@ def tables(arena: Arena) -> tuple[pd.DataFrame, pd.DataFrame]:
     return orchestrator.load_runs("chaos", tracking_uri=uri), orchestrator.load_history("chaos", tracking_uri=uri)
 
 
-def undisturbed(folder: Path, size: Size) -> tuple[pd.DataFrame, pd.DataFrame]:
+def undisturbed(folder: Path, size: Size, database: Path | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The tables of a sweep that nobody disturbs."""
-    arena = Arena(folder, size)
+    arena = Arena(folder, size, database=database)
     try:
         arena.start("submit")
         assert arena.driver is not None

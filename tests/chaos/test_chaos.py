@@ -10,17 +10,17 @@ SMALL = Size(seeds=6)
 
 
 @pytest.fixture(scope="module")
-def expected(tmp_path_factory):
-    return undisturbed(tmp_path_factory.mktemp("undisturbed") / "arena", SMALL)
+def expected(tmp_path_factory, template):
+    return undisturbed(tmp_path_factory.mktemp("undisturbed") / "arena", SMALL, template)
 
 
 @pytest.mark.ray
 @pytest.mark.server
 @pytest.mark.parametrize("first", [1, 4], ids=["server", "small-disk"])
-def test_a_few_kills_change_nothing(first, tmp_path, expected):
+def test_a_few_kills_change_nothing(first, tmp_path, expected, template):
     # Where the machine is so fast that a sweep ends before it is disturbed, another schedule of the kind is tried.
     for seed in range(first, 50, 5):
-        report = run_schedule(seed, tmp_path / "arena", expected, SMALL, 2)
+        report = run_schedule(seed, tmp_path / "arena", expected, SMALL, 2, template)
         assert report.violations == [], "\n".join(report.log)
         if report.kills:
             return

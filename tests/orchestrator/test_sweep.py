@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -353,7 +354,11 @@ def test_a_trial_has_the_same_bits_whoever_trains_it():
             np.testing.assert_array_equal(factor, many[key].factors[name])
 
 
-def test_logical_gpus_are_shared_and_the_cores_that_are_left_work_too():
+def test_logical_gpus_are_shared_and_the_cores_that_are_left_work_too(tmp_path, monkeypatch):
+    # The paths of Ray's sockets would be too long in here.
+    folder = tmp_path / ("x" * 100)
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
     with Cluster.connect("local", cpus=6, gpus=1) as cluster:
         assert (cluster.cpus, cluster.gpus) == (6, 1)
         assert cluster.crews(1, "auto", 100) == [(Allotment(1, 0.25), 4), (Allotment(1, 0), 2)]

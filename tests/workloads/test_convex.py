@@ -48,7 +48,7 @@ def reference(one):
     else:
         constraint = problem.measurements @ cvxpy.vec(w, order="C") == problem.values / scale
     objective = cvxpy.Problem(cvxpy.Minimize(cvxpy.normNuc(w)), [constraint])
-    return scale * objective.solve(solver=cvxpy.CLARABEL, tol_gap_abs=1e-9, tol_gap_rel=1e-9, tol_feas=1e-9)
+    return scale * objective.solve(solver=cvxpy.CLARABEL, tol_gap_abs=1e-8, tol_gap_rel=1e-8, tol_feas=1e-8)
 
 
 PROBLEMS = {
