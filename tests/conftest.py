@@ -16,6 +16,9 @@ from tests.leavings import Run, use_own_folder
 
 # Ray's workers give way to every other process of the machine. Beside a second process of tests they would get next to nothing.
 os.environ.setdefault("RAY_worker_niceness", "0")
+# As many processes as cores are busy: threads of theirs would only wait for each other.
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
 # The workers of clusters, which are no children of the drivers that join them, find the tests.
 os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
 processes.hear_interrupts()
