@@ -13,6 +13,8 @@ import pytest
 
 from tests import processes
 from tests.leavings import Run, use_own_folder
+from tests.servers import MlflowServer
+from tests.sharing import end_shared, shared
 
 # Ray's workers give way to every other process of the machine. Beside a second process of tests they would get next to nothing.
 os.environ.setdefault("RAY_worker_niceness", "0")
@@ -59,6 +61,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     run = session.config.stash.get(RUN, None)
     if run is None:
         return
+    end_shared()
     if left := run.left(session.config.getoption("--leavings-seconds")):
         session.config.stash[LEFT] = left
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -90,6 +93,30 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("template") / "mlflow.db"
     open_store(f"sqlite:///{path}")
     return path
+
+
+@pytest.fixture(scope="session")
+def cluster_address() -> str:
+    """Of a cluster that is there for the whole run, on which sweeps begin sooner than on a Ray of their own."""
+    return str(shared("cluster"))
+
+
+@pytest.fixture(scope="session")
+def database() -> str:
+    """The URI of a database on PostgreSQL, in which all tests of a run write."""
+    return str(shared("database"))
+
+
+@pytest.fixture(scope="session")
+def server(template: Path) -> str:
+    """The address of an MLflow server on SQLite, to which all tests of a run write."""
+    return str(shared("server", str(template))["uri"])
+
+
+@pytest.fixture(scope="session")
+def secured(database: str) -> MlflowServer:
+    """An MLflow server on PostgreSQL that lets nobody in without a password."""
+    return MlflowServer(**shared("secured", database))
 
 
 def _end_all(item: pytest.Item) -> None:

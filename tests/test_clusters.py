@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.clusters import PREFIX, local_cluster, network_cluster, no_network_cluster
+from tests.clusters import PREFIX, network_cluster, no_network_cluster
 from tests.processes import eventually
 
 pytestmark = pytest.mark.cluster
@@ -63,14 +63,3 @@ def test_network_cluster_runs_jobs_and_loses_a_node():
         assert cluster.logs(0)
     assert not folder.exists()
     assert PREFIX not in subprocess.run(["ip", "netns"], check=True, capture_output=True, text=True).stdout
-
-
-def test_local_cluster_loses_a_node():
-    import ray
-
-    with local_cluster(nodes=3) as cluster:
-        ray.init(address=cluster.gcs_address, log_to_driver=False)
-        assert ray.cluster_resources()["CPU"] == 3
-        cluster.kill_node(2)
-        eventually(lambda: sum(node["Alive"] for node in ray.nodes()) == 2, ray.nodes)
-    assert not ray.is_initialized()

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 import orchestrator
-from tests.clusters import local_cluster
 from tests.processes import communicate, popen
-from tests.servers import mlflow_server, no_postgresql, postgresql
+from tests.servers import no_postgresql
 
 ROOT = Path(__file__).parents[1]
 GRID = """
@@ -35,30 +34,29 @@ NAMES = ("one", "two", "three", "four", "five", "six", "both", "both")
 @pytest.mark.cluster
 @pytest.mark.server
 @pytest.mark.skipif(bool(no_postgresql()), reason=no_postgresql() or "can run")
-def test_eight_sweeps_at_once(tmp_path, monkeypatch):
-    with postgresql() as database, mlflow_server(tmp_path, database, password=True) as server, local_cluster(nodes=1, cpus=8) as cluster:
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "XDG_STATE_HOME": str(tmp_path / "state"), "OMP_NUM_THREADS": "1"}
-        for name, value in server.environment.items():
-            monkeypatch.setenv(name, value)
-        environment |= server.environment | {"MLFLOW_TRACKING_URI": server.uri, "RAY_ADDRESS": cluster.gcs_address}
+def test_eight_sweeps_at_once(tmp_path, monkeypatch, secured, cluster_address):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "XDG_STATE_HOME": str(tmp_path / "state"), "OMP_NUM_THREADS": "1"}
+    for name, value in secured.environment.items():
+        monkeypatch.setenv(name, value)
+    environment |= secured.environment | {"MLFLOW_TRACKING_URI": secured.uri, "RAY_ADDRESS": cluster_address}
 
-        def orchestrate(*arguments):
-            command = [sys.executable, "-m", "orchestrator.cli.main", *arguments]
-            return popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    def orchestrate(*arguments):
+        command = [sys.executable, "-m", "orchestrator.cli.main", *arguments]
+        return popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
-        for name in NAMES:
-            (tmp_path / f"{name}.yaml").write_text(GRID.format(name=name))
-        sweeps = [orchestrate("submit", f"{name}.yaml", "--json", "--workers", "1") for name in NAMES]
-        told = [communicate(sweep) for sweep in sweeps]
-        assert [sweep.returncode for sweep in sweeps] == [0] * 8, [errors for _, errors in told]
-        summaries = [json.loads(out.splitlines()[-1]) for out, _ in told]
-        assert [summary["exhausted"] + summary["reused"] for summary in summaries] == [12] * 8
-        assert sorted(summary["reused"] for summary in summaries) == [0] * 7 + [12], "of two of the same grid, one trains"
-        losses = [sorted(orchestrator.load_runs(summary["sweep_id"], tracking_uri=server.uri).loss) for summary in summaries]
-        assert len(losses[0]) == 12
-        # Packs of other sizes round otherwise.
-        assert losses == [pytest.approx(losses[0], rel=1e-9)] * 8, "of the same trials, whoever was beside them"
+    for name in NAMES:
+        (tmp_path / f"{name}.yaml").write_text(GRID.format(name=name))
+    sweeps = [orchestrate("submit", f"{name}.yaml", "--json", "--workers", "1") for name in NAMES]
+    told = [communicate(sweep) for sweep in sweeps]
+    assert [sweep.returncode for sweep in sweeps] == [0] * 8, [errors for _, errors in told]
+    summaries = [json.loads(out.splitlines()[-1]) for out, _ in told]
+    assert [summary["exhausted"] + summary["reused"] for summary in summaries] == [12] * 8
+    assert sorted(summary["reused"] for summary in summaries) == [0] * 7 + [12], "of two of the same grid, one trains"
+    losses = [sorted(orchestrator.load_runs(summary["sweep_id"], tracking_uri=secured.uri).loss) for summary in summaries]
+    assert len(losses[0]) == 12
+    # Packs of other sizes round otherwise.
+    assert losses == [pytest.approx(losses[0], rel=1e-9)] * 8, "of the same trials, whoever was beside them"
 
     # Nobody saw the password.
-    password = server.environment["MLFLOW_TRACKING_PASSWORD"]
+    password = secured.environment["MLFLOW_TRACKING_PASSWORD"]
     assert not any(password in text for pair in told for text in pair)

@@ -97,6 +97,20 @@ def undisturbed(cluster, tmp_path_factory, template):
     return work.outcomes("long")
 
 
+def test_the_cluster_itself_loses_a_node_and_gets_another(cluster):
+    import ray
+
+    ray.init(address=cluster.gcs_address, log_to_driver=False)
+    try:
+        assert ray.cluster_resources()["CPU"] == 3
+        cluster.kill_node(2)
+        eventually(lambda: sum(node["Alive"] for node in ray.nodes()) == 2, ray.nodes)
+        cluster.start_node()
+        assert sum(node["Alive"] for node in ray.nodes()) == 3
+    finally:
+        ray.shutdown()
+
+
 def test_a_second_sweep_has_its_share_at_once_and_the_first_loses_nothing(cluster, work, undisturbed):
     first = work.start_and_hold("long", cluster)
     work.end(work.start("short", "submit", "short.yaml", "--address", cluster.gcs_address), "short")

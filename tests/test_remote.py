@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -44,10 +45,11 @@ def cluster():
 
 
 @pytest.fixture(scope="module")
-def store(cluster):
+def store(cluster, template):
     """An MLflow server on the head, which the client and all nodes reach."""
     folder = cluster.folder / "mlflow"
     folder.mkdir()
+    shutil.copy(template, folder)
     command = mlflow_command(cluster.head, 5000, f"sqlite:///{folder}/mlflow.db", folder / "artifacts", "--allowed-hosts", "*")
     with (folder / "log").open("wb") as log:
         server = cluster.popen(command, namespace="head", env=SERVER_ENVIRONMENT, cwd=folder, stdout=log, stderr=log)

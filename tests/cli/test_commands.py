@@ -145,8 +145,8 @@ def test_history_in_every_format(swept):
     assert call(work, "history", "-o", "no/such/folder/h.csv").returncode == 3
 
 
-def test_submitting_again_reuses_everything(copied):
-    done = call(copied, "submit", "grid.yaml")
+def test_submitting_again_reuses_everything(copied, cluster_address):
+    done = call(copied, "submit", "grid.yaml", "--address", cluster_address, "--workers", "1")
     assert done.returncode == 0
     assert "3 trials (none run, 3 reused)" in done.stdout
 
@@ -161,7 +161,7 @@ def test_dry_run_and_plan_create_nothing(folder):
     assert (plan["trials"], sum(p["trials"] for p in plan["packs"])) == (5, 5)
 
 
-def test_failed_trials_give_exit_code_1_and_their_traceback(copied):
+def test_failed_trials_give_exit_code_1_and_their_traceback(copied, cluster_address):
     import numpy as np
 
     np.savez(copied / "singular.npz", W1=np.ones((3, 3)), W2=np.ones((3, 3)))
@@ -169,7 +169,7 @@ def test_failed_trials_give_exit_code_1_and_their_traceback(copied):
         "seeds: 3", "seeds: 1"
     )
     (copied / "bad.yaml").write_text(text.replace("name: small", "name: bad"))
-    done = call(copied, "submit", "bad.yaml")
+    done = call(copied, "submit", "bad.yaml", "--address", cluster_address, "--workers", "1")
     assert done.returncode == 1
     assert "1 failed" in done.stdout
     assert "determinant of the initial product is zero" in call(copied, "status", "bad").stdout

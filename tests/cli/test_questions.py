@@ -44,13 +44,13 @@ claims:
 
 
 @pytest.fixture(scope="module")
-def asked(tmp_path_factory, template):
+def asked(tmp_path_factory, template, cluster_address):
     """A folder in which a sweep with figures and claims was submitted, and what that printed."""
     work = tmp_path_factory.mktemp("asked") / "work"
     work.mkdir()
     (work / "grid.yaml").write_text(GRID)
     shutil.copy(template, work)
-    return work, run(work, "submit", "grid.yaml", "--json")
+    return work, run(work, "submit", "grid.yaml", "--json", "--address", cluster_address, "--workers", "2")
 
 
 def artifacts(work, run_id, path=""):
@@ -119,14 +119,14 @@ def test_figures_again_elsewhere_and_on_the_spot(asked):
     assert "not drawn: figure: no trial is concerned" in nothing.stderr
 
 
-def test_a_broken_claim_is_exit_code_1_of_submit_and_reused_trials_count(asked, tmp_path):
+def test_a_broken_claim_is_exit_code_1_of_submit_and_reused_trials_count(asked, tmp_path, cluster_address):
     # A copy: other tests ask for the newest sweep.
     work = shutil.copytree(asked[0], tmp_path / "work")
     claims = GRID.replace(
         "  falls: {kind: monotone, of: loss, direction: falling}", "  falls: {kind: monotone, of: loss, direction: rising}"
     )
     (work / "again.yaml").write_text(claims.replace("seeds: 3", "seeds: 4"))
-    done = call(work, "submit", "again.yaml")
+    done = call(work, "submit", "again.yaml", "--address", cluster_address, "--workers", "1")
     assert done.returncode == 1, done.stderr
     assert "BROKEN  falls" in done.stdout
     assert "rests on 12 trials" in done.stdout

@@ -34,7 +34,6 @@ from orchestrator.storage.base import LocalStorage, open_storage
 from orchestrator.storage.sweeps import Description, SweepFolder
 from orchestrator.sweep import Options, submit
 from tests import processes
-from tests.clusters import local_cluster
 from tests.held import HeldUntilAsked
 from tests.processes import PATIENCE, communicate, eventually, popen
 from workloads.engines.calibration import processor
@@ -92,20 +91,13 @@ def store(tmp_path_factory, template):
 def go(store, text=GRID, **options):
     grid = parse_grid(text, "mixed.yaml", store, options.pop("overrides", ()))
     reporter = Quiet()
-    return submit(grid, reporter, Options(tracking_uri=uri(store), storage=str(store / "storage"), **options)), reporter
+    return submit(grid, reporter, Options(tracking_uri=uri(store), storage=str(store / "storage"), workers=2, **options)), reporter
 
 
 @pytest.fixture(scope="module")
 def first(store):
     """The first sweep, on a Ray of its own."""
     return go(store)[0]
-
-
-@pytest.fixture(scope="module")
-def address():
-    """Of a cluster that is there already, on which further sweeps begin sooner."""
-    with local_cluster(nodes=1, cpus=2) as cluster:
-        yield cluster.gcs_address
 
 
 @pytest.fixture(scope="module")
@@ -171,10 +163,10 @@ def test_traces_are_parquet_files_of_the_parent(client, first, tmp_path):
     assert {"trial_id", "step", "loss"} <= set(table.column_names)
 
 
-def test_submitting_again_runs_only_what_failed(store, client, first, address):
+def test_submitting_again_runs_only_what_failed(store, client, first, cluster_address):
     before = {r.info.run_id for r in children(client, first)}
     ever = {r.info.run_id for r in client.search_runs([client.get_experiment_by_name("mixed").experiment_id], max_results=1000)}
-    again, reporter = go(store, address=address)
+    again, reporter = go(store, address=cluster_address)
     assert (again.reused, again.failed) == (6, 2)
     assert "6 of 8 trials are in MLflow already and are reused" in reporter.notes
     assert len(children(client, again)) == 2
@@ -186,32 +178,32 @@ def test_submitting_again_runs_only_what_failed(store, client, first, address):
     assert one.equals(two), "the new sweep's history includes what it reused"
 
 
-def test_an_extended_grid_runs_only_what_is_new(store, first, address):
-    more, _ = go(store, overrides=["seeds=3"], address=address)
+def test_an_extended_grid_runs_only_what_is_new(store, first, cluster_address):
+    more, _ = go(store, overrides=["seeds=3"], address=cluster_address)
     assert (more.trials, more.reused) == (12, 6)
 
 
-def test_asking_for_another_measure_runs_again_and_for_fewer_does_not(store, first, address):
-    wider, _ = go(store, GRID.replace("nuclear,", "nuclear, frobenius,"), address=address)
+def test_asking_for_another_measure_runs_again_and_for_fewer_does_not(store, first, cluster_address):
+    wider, _ = go(store, GRID.replace("nuclear,", "nuclear, frobenius,"), address=cluster_address)
     assert wider.reused == 0
-    fewer, _ = go(store, GRID.replace("nuclear, ", ""), address=address)
+    fewer, _ = go(store, GRID.replace("nuclear, ", ""), address=cluster_address)
     assert fewer.reused == 6
 
 
-def test_fresh_runs_everything(store, first, address):
-    assert go(store, fresh=True, address=address)[0].reused == 0
+def test_fresh_runs_everything(store, first, cluster_address):
+    assert go(store, fresh=True, address=cluster_address)[0].reused == 0
 
 
-def test_asking_for_more_than_the_cluster_has_is_an_error_at_once(store, client, first, address):
+def test_asking_for_more_than_the_cluster_has_is_an_error_at_once(store, client, first, cluster_address):
     count = len(client.search_runs([client.get_experiment_by_name("mixed").experiment_id]))
     with pytest.raises(RayUnavailable, match="asks for 1e\\+06 a pack"):
-        go(store, GRID + "resources: {cpus: 1e6}\n", address=address)
+        go(store, GRID + "resources: {cpus: 1e6}\n", address=cluster_address)
     with pytest.raises(RayUnavailable, match=r"resources.gpus asks for 64 a pack"):
-        go(store, GRID + "resources: {gpus: 64}\n", address=address)
+        go(store, GRID + "resources: {gpus: 64}\n", address=cluster_address)
     assert len(client.search_runs([client.get_experiment_by_name("mixed").experiment_id])) == count
 
 
-def test_a_storage_that_fills_up_before_the_sweep_begins_keeps_nothing_of_it(store, client, first, address, monkeypatch):
+def test_a_storage_that_fills_up_before_the_sweep_begins_keeps_nothing_of_it(store, client, first, cluster_address, monkeypatch):
     write = LocalStorage.write
 
     def full(self, name, content):
@@ -222,12 +214,12 @@ def test_a_storage_that_fills_up_before_the_sweep_begins_keeps_nothing_of_it(sto
     monkeypatch.setattr(LocalStorage, "write", full)
     text = GRID.replace("name: mixed", "name: unlucky").replace("0.05", "0.04")
     with pytest.raises(StorageUnavailable, match="no space left"):
-        go(store, text, address=address)
+        go(store, text, address=cluster_address)
     assert not (store / "storage" / "unlucky").exists()
     assert client.get_experiment_by_name("unlucky") is None
 
 
-def test_steps_asked_for_come_back_from_files(store, address):
+def test_steps_asked_for_come_back_from_files(store, cluster_address):
     rng = np.random.default_rng(0)
     w1, w2, target = (rng.standard_normal((3, 3)) * 0.5 for _ in range(3))
     np.savez(store / "start.npz", W1=w1, W2=w2)
@@ -244,7 +236,7 @@ fixed:
   stop: {steps: 100}
 record: {steps: [0, 1, 10, 100], measures: [error, entry_0_0]}
 """,
-        address=address,
+        address=cluster_address,
     )
     command = [sys.executable, "-m", "orchestrator.cli.main", "history", summary.sweep_id, "--format", "csv", "--tracking-uri", uri(store)]
     lines = processes.run(command).stdout.splitlines()
@@ -424,7 +416,7 @@ def command(folder, *arguments):
     return popen(program, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-def test_an_interrupt_keeps_what_has_ended(tmp_path, address):
+def test_an_interrupt_keeps_what_has_ended(tmp_path, cluster_address):
     (tmp_path / "long.yaml").write_text(LONG)
     process = command(tmp_path, "submit", "long.yaml")
     database = tmp_path / "mlflow.db"
@@ -440,7 +432,7 @@ def test_an_interrupt_keeps_what_has_ended(tmp_path, address):
     (parent,) = client.search_runs([client.get_experiment_by_name("long").experiment_id], "tags.`orchestrate.kind` = 'sweep'")
     assert parent.info.status == "KILLED"
     grid = parse_grid(LONG, "long.yaml", tmp_path, ("stop.steps=100",))
-    options = Options(address, f"sqlite:///{database}", str(tmp_path / "state" / "orchestrate" / "storage"))
+    options = Options(cluster_address, f"sqlite:///{database}", str(tmp_path / "state" / "orchestrate" / "storage"))
     assert submit(grid, Quiet(), options).reused == 2
 
 
@@ -455,10 +447,10 @@ def _finished(database):
         return 0
 
 
-def test_two_processes_at_once_leave_one_finished_run_per_trial(tmp_path, address):
+def test_two_processes_at_once_leave_one_finished_run_per_trial(tmp_path, cluster_address):
     text = LONG.replace("  - {stop: {steps: 1000000000000}, dtype: float32}\n", "").replace("seeds: 2", "seeds: 6")
     (tmp_path / "grid.yaml").write_text(text)
-    processes = [command(tmp_path, "submit", "grid.yaml", "--json", "--address", address) for _ in range(2)]
+    processes = [command(tmp_path, "submit", "grid.yaml", "--json", "--address", cluster_address, "--workers", "1") for _ in range(2)]
     outputs = [communicate(p) for p in processes]
     assert [p.returncode for p in processes] == [0, 0], outputs
     summaries = [json.loads(out.splitlines()[-1]) for out, _ in outputs]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,34 +14,11 @@ import pytest
 
 from orchestrator.tracking.store import Store, open_store
 from orchestrator.tracking.sweep import SweepInfo, TrialRow, new_sweep_id
-from tests.servers import MlflowServer, mlflow_server, no_postgresql, postgresql
+from tests.servers import MlflowServer, no_postgresql
 from workloads.results import Outcome, Trace, TrialResult
 from workloads.spec import TrialSpec
 
 RECORD = {"points": 200, "steps": None, "measures": ["nuclear", "det"]}
-
-
-@pytest.fixture(scope="session")
-def server(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of an MLflow server on SQLite."""
-    folder = tmp_path_factory.mktemp("server")
-    shutil.copy(template, folder / "mlflow.db")
-    with mlflow_server(folder, f"sqlite:///{folder}/mlflow.db") as started:
-        yield started.uri
-
-
-@pytest.fixture(scope="session")
-def database() -> Iterator[str]:
-    """The URI of an empty database on PostgreSQL."""
-    with postgresql() as uri:
-        yield uri
-
-
-@pytest.fixture(scope="session")
-def secured(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
-    """An MLflow server on PostgreSQL that lets nobody in without a password."""
-    with mlflow_server(tmp_path_factory.mktemp("secured"), database, password=True) as started:
-        yield started
 
 
 @pytest.fixture

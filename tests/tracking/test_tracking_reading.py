@@ -124,7 +124,7 @@ def test_find_sweep(store: Store, make_sweep: MakeSweep, experiment: str) -> Non
         with SweepWriter(store, replace(make_sweep("a"), sweep_id=sweep_id)):
             pass
     assert [sweep.sweep_id for sweep in list_sweeps(store, experiment)] == [newest, older]
-    for reference in ("latest", experiment, newest):
+    for reference in (experiment, newest):
         assert find_sweep(store, reference).sweep_id == newest
     with SweepWriter(store, replace(make_sweep("a"), sweep_id=newest + "0")):
         pass
@@ -137,11 +137,16 @@ def test_find_sweep(store: Store, make_sweep: MakeSweep, experiment: str) -> Non
         find_sweep(store, "zzz")
 
 
-def test_no_sweeps_yet(local: Store) -> None:
+def test_the_latest_sweep_is_the_newest_of_all_experiments(local: Store, make_sweep: MakeSweep) -> None:
     assert list_sweeps(local) == []
     assert list_sweeps(local, "x") == []
     with pytest.raises(UsageError, match="no sweeps"):
         find_sweep(local, "latest")
+    for name in ("x", "y", "x"):
+        sweep = replace(make_sweep("a"), experiment=name)
+        with SweepWriter(local, sweep):
+            pass
+        assert find_sweep(local, "latest").sweep_id == sweep.sweep_id
 
 
 def test_missing_values_keep_their_types(

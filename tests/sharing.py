@@ -1,0 +1,106 @@
+"""Clusters and servers that all processes of a run of the tests share: started by the first that asks, ended at the end of the run.
+
+``python -m tests.sharing KIND [FILE]`` is such a process: it says in one line of JSON what there is to know, and waits for SIGTERM.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import psutil
+from filelock import FileLock
+
+from tests import processes
+
+ROOT = Path(__file__).parents[1]
+
+
+def shared(kind: str, *arguments: str) -> Any:
+    """What the run's process of a ``kind`` says of itself. Starts it if nobody has."""
+    folder = _folder()
+    folder.mkdir(exist_ok=True)
+    said, log = folder / f"{kind}.json", folder / f"{kind}.log"
+    with FileLock(folder / f"{kind}.lock"):
+        if not (folder / f"{kind}.pid").exists():
+            command = [sys.executable, "-m", "tests.sharing", kind, *arguments]
+            environment = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "PYTEST_"))}
+            with said.open("w") as out, log.open("w") as errors:
+                process = processes.popen(command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=errors)
+            (folder / f"{kind}.pid").write_text(str(process.pid))
+            processes.eventually(lambda: said.read_text().endswith("\n") or process.poll() is not None, log.read_text)
+    assert said.read_text().endswith("\n"), log.read_text()
+    return json.loads(said.read_text())
+
+
+def end_shared() -> None:
+    """End what is shared, in the order opposite to that in which it was started."""
+    pids = sorted(_folder().glob("*.pid"), key=lambda path: -path.stat().st_mtime_ns)
+    for path in pids:
+        with suppress(psutil.Error):
+            process = psutil.Process(int(path.read_text()))
+            process.terminate()
+            process.wait(processes.PATIENCE)
+    shutil.rmtree(_folder(), ignore_errors=True)
+
+
+def _folder() -> Path:
+    return Path(os.environ["TMPDIR"], "_shared")
+
+
+@contextmanager
+def cluster() -> Iterator[str]:
+    """The address of a Ray cluster of one node with many cores."""
+    from tests.clusters import local_cluster
+
+    with local_cluster(nodes=1, cpus=16) as started:
+        yield started.gcs_address
+
+
+@contextmanager
+def server(template: str) -> Iterator[dict[str, Any]]:
+    """An MLflow server on SQLite, which begins with a copy of the database ``template``."""
+    from tests.servers import mlflow_server
+
+    with tempfile.TemporaryDirectory(prefix="mlflow-") as folder:
+        shutil.copy(template, Path(folder, "mlflow.db"))
+        with mlflow_server(Path(folder), f"sqlite:///{folder}/mlflow.db") as started:
+            yield asdict(started)
+
+
+@contextmanager
+def database() -> Iterator[str]:
+    """The URI of a database on PostgreSQL, empty at first."""
+    from tests.servers import postgresql
+
+    with postgresql() as uri:
+        yield uri
+
+
+@contextmanager
+def secured(uri: str) -> Iterator[dict[str, Any]]:
+    """An MLflow server on the database ``uri`` that lets nobody in without a password."""
+    from tests.servers import mlflow_server
+
+    with tempfile.TemporaryDirectory(prefix="mlflow-") as folder, mlflow_server(Path(folder), uri, password=True) as started:
+        yield asdict(started)
+
+
+KINDS = {"cluster": cluster, "server": server, "database": database, "secured": secured}
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    with KINDS[sys.argv[1]](*sys.argv[2:]) as found:
+        print(json.dumps(found), flush=True)
+        while True:
+            signal.pause()
