@@ -23,6 +23,10 @@ LARGE_PACK_BYTES = 4 << 30
 """With ``gpus: auto``, packs that could take this much get a GPU of their own."""
 SCALED_WORKERS = 8
 """Workers that a cluster which scales is asked for, unless told otherwise."""
+STARTS = 4
+"""How often an embedded Ray is started that takes too long to."""
+SLOW_START = "timed out during startup"
+"""What Ray says then."""
 SOCKET_BYTES = 107 - len("/orchestrate-12345678/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store_1")
 """How long the path of a folder may be in which an embedded Ray makes its sockets: the kernel takes names of 107 bytes."""
 
@@ -97,7 +101,7 @@ class Cluster:
                     options["_temp_dir"] = str(folder)
                     stack.callback(ray.shutdown)
                     with _environment("TMPDIR", str(folder)), _own_signals():
-                        ray.init(address=address, **options)
+                        _start(options)
                 else:
                     stack.callback(ray.shutdown)
                     with _own_signals():
@@ -178,6 +182,27 @@ def _scales() -> bool:
         return any(not str(name).startswith("node_") for name in types.values()) or bool(is_autoscaler_v2())
     except Exception:  # private: whatever it may be in another version, a cluster that does not scale is what it then is
         return False
+
+
+def _start(options: dict[str, Any]) -> None:
+    """Start an embedded Ray. On a machine that is busy it may take longer than the half minute that Ray gives itself: then once more.
+
+    Raises `RuntimeError` if it does not start.
+    """
+    import ray
+
+    for attempt in range(STARTS):
+        try:
+            ray.init(address="local", **options)
+        except Exception as error:
+            # Ray raises no class of its own for it.
+            if SLOW_START not in str(error):
+                raise
+            ray.shutdown()
+            if attempt == STARTS - 1:
+                raise RuntimeError(f"it did not start in {STARTS} times half a minute: is the machine too busy?") from error
+        else:
+            return
 
 
 def _socket_base() -> Path | None:

@@ -1,0 +1,47 @@
+"""Starting an embedded Ray on a machine that has no time for it."""
+
+from __future__ import annotations
+
+import pytest
+import ray
+
+from orchestrator.cluster import connection
+from orchestrator.cluster.connection import Cluster
+from orchestrator.errors import RayUnavailable
+
+SLOW = "The current node timed out during startup. This could happen because some of the raylet failed to startup"
+
+
+@pytest.fixture
+def starts(monkeypatch):
+    """What starting Ray comes to, one after another; nothing is started."""
+    outcomes: list[Exception | None] = []
+
+    def init(**options):
+        if (error := outcomes.pop(0)) is not None:
+            raise error
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 2.0}}])
+    return outcomes
+
+
+def test_a_start_that_takes_too_long_is_tried_again(starts):
+    starts += [Exception(SLOW), Exception(SLOW), None]
+    with Cluster.connect("local") as cluster:
+        assert cluster.cpus == 2
+    assert starts == []
+
+
+def test_but_not_for_ever_and_then_it_is_one_line(starts):
+    starts += [Exception(SLOW)] * connection.STARTS
+    with pytest.raises(RayUnavailable, match="did not start in 4 times half a minute") as caught:
+        Cluster.connect("local")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_what_else_is_wrong_is_said_at_once(starts):
+    starts += [ValueError("no such option"), None]
+    with pytest.raises(RayUnavailable, match="no such option"):
+        Cluster.connect("local")
+    assert starts == [None]
