@@ -26,7 +26,7 @@ from workloads.recording import Recording
 from workloads.results import Paused
 
 GATE = "ORCHESTRATE_TEST_GATE"
-HELD_SECONDS = 240.0
+HELD_SECONDS = 480.0
 """After these a worker goes on in any case: the test has failed."""
 
 

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -325,9 +326,10 @@ class RemoteWorker:
     """`orchestrator.worker.Worker` in a process of Ray's. Imported there and not above: the driver does without torch."""
 
     def __init__(self, cpus: float, gpus: float) -> None:
-        # Compilers leave files behind, and this process is killed in the end.
+        # Compilers leave files behind, and this process is killed in the end. Where no folder can be made, nothing says that they need one.
         self._scratch = scratch_folder()
-        tempfile.tempdir = str(self._scratch.__enter__())
+        with suppress(OSError):
+            tempfile.tempdir = str(self._scratch.__enter__())
         # Looking for garbage takes a fifth of the time of these imports and finds none.
         gc.disable()
         from orchestrator.worker import Worker
