@@ -38,8 +38,7 @@ WAITING_NOTICE = 15.0
 class Workers:
     """Worker processes on a cluster. Use as a context manager: leaving it ends them.
 
-    Where other sweeps want workers, too, there are as many as are a fair share, unless ``share`` is false. ``worker`` is the class of
-    the workers, a `RemoteWorker`.
+    Where other sweeps want workers, too, there are as many as are a fair share, unless ``share`` is false. ``worker`` is their class.
     """
 
     def __init__(self, crews: Sequence[tuple[Allotment, int]], share: bool = True, worker: type[RemoteWorker] | None = None) -> None:
