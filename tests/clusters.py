@@ -25,11 +25,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from orchestrator.scratch import scratch_folder
 from tests import processes
+from tests.forked import Nursery
 
+ROOT = Path(__file__).parents[1]
 PREFIX = "raytest"
 OBJECT_STORE_BYTES = 200 * 1024 * 1024
 SOON: Mapping[str, Any] = {
@@ -130,6 +133,11 @@ class Network:
 
     def __contains__(self, host: str) -> bool:
         return host in self._hosts
+
+    @property
+    def hosts(self) -> list[str]:
+        """Those that are plugged in."""
+        return list(self._hosts)
 
     def namespace(self, host: str) -> str:
         """What ``ip netns`` calls a host."""
@@ -242,6 +250,20 @@ class NetworkCluster:
     ) -> subprocess.Popen[str]:
         """Start a command on a host. It is killed with the cluster at the latest."""
         return processes.popen(self.command(command, namespace), env=self.environment(env), **options)
+
+    def nursery(self, namespace: str = "client") -> Nursery:
+        """A process on a host from which programs are forked. It is killed with the cluster at the latest."""
+        environment = self.environment({"PYTHONPATH": str(ROOT)})
+        return Nursery(self.folder / f"{namespace}.sock", self.command([], namespace), env=environment)
+
+    def give_way(self, title: str) -> None:
+        """Let processes whose titles have ``title`` in them have a third of what others have."""
+        for host in self.network.hosts:
+            for pid in self.network.pids(host):
+                with suppress(psutil.Error):
+                    process = psutil.Process(pid)
+                    if title in " ".join(process.cmdline()):
+                        process.nice(5)
 
     def host(self, node: int) -> str:
         """A node's host: 0 is the head."""
@@ -396,9 +418,11 @@ def local_cluster(nodes: int = 3, cpus: float = 1, settings: Mapping[str, Any] =
     with scratch_folder() as folder:
         # `ray.cluster_utils` takes it to be there.
         (folder / "ray").mkdir()
-        options = {"num_cpus": cpus, "object_store_memory": OBJECT_STORE_BYTES, "temp_dir": str(folder)}
+        options = {"num_cpus": cpus, "object_store_memory": OBJECT_STORE_BYTES, "temp_dir": str(folder), "include_log_monitor": False}
         try:
-            LocalCluster(cluster, {**options, "include_dashboard": False, "_system_config": dict(settings)}).start_node()
+            LocalCluster(
+                cluster, {**options, "include_dashboard": False, "no_monitor": True, "_system_config": dict(settings)}
+            ).start_node()
             started = LocalCluster(cluster, options)
             for _ in range(nodes - 1):
                 started.start_node()

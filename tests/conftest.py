@@ -12,12 +12,15 @@ from typing import Any
 import pytest
 
 from tests import processes
+from tests.forked import end_own_nursery
 from tests.leavings import Run, use_own_folder
 from tests.servers import MlflowServer
 from tests.sharing import end_shared, shared
 
 # Ray's workers give way to every other process of the machine. Beside a second process of tests they would get next to nothing.
 os.environ.setdefault("RAY_worker_niceness", "0")
+# The clusters that tests share let nobody in without this user's token. An embedded Ray does the same.
+os.environ.setdefault("RAY_AUTH_MODE", "token")
 # As many processes as cores are busy: threads of theirs would only wait for each other.
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
@@ -58,6 +61,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """After xdist has ended its workers: look for what is left."""
+    end_own_nursery()
     run = session.config.stash.get(RUN, None)
     if run is None:
         return

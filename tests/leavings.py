@@ -19,6 +19,8 @@ KEPT = "pytest-of-"
 """The folder of pytest's own temporary files begins like this."""
 OWN = "_"
 """And the folders of what the processes of pytest make themselves, rather than those that they start."""
+CACHE = "cache"
+"""The user's cache, for a run of the tests."""
 UNTIL_THE_END = ("wp_pch_", "torchinductor_")
 """Folders of Warp's and PyTorch's compilers, which stay as long as their process."""
 
@@ -33,6 +35,10 @@ class Run:
         self.folder.mkdir(mode=0o711)
         os.environ[processes.MARK] = self.mark
         os.environ["TMPDIR"] = os.environ["PYTEST_DEBUG_TEMPROOT"] = str(self.folder)
+        # How fast the machine was while tests ran is nothing for its user to keep. Compiled kernels are as good as any.
+        kernels = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "warp")
+        os.environ.setdefault("WARP_CACHE_PATH", str(kernels))
+        os.environ["XDG_CACHE_HOME"] = str(self.folder / CACHE)
         self._before = set(_mounts()) | set(_namespaces())
 
     def left(self, seconds: float) -> list[str]:
@@ -59,7 +65,7 @@ class Run:
             # Ray notes in a folder of its own which cluster of the machine is the newest.
             passing = (
                 path.name.startswith((OWN, KEPT))
-                or path.name == "ray"
+                or path.name in ("ray", CACHE)
                 or (path.parent != self.folder and path.name.startswith(UNTIL_THE_END))
             )
             if sessions or not passing:

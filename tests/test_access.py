@@ -18,7 +18,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from orchestrator.scratch import scratch_folder
-from tests.processes import communicate, popen, run
+from tests import forked
+from tests.processes import communicate, popen
 
 ROOT = Path(__file__).parents[1]
 GRID = """
@@ -115,8 +116,7 @@ def plain(folder):
 
 
 def submit(folder, address, settings):
-    command = [sys.executable, "-m", "orchestrator.cli.main", "submit", "grid.yaml", "--address", address]
-    return run(command, cwd=folder, env=environment(folder, settings))
+    return forked.run(["submit", "grid.yaml", "--address", address], cwd=folder, env=environment(folder, settings))
 
 
 def explained(done, message):

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import orchestrator
-from tests.processes import communicate, popen
+from tests.forked import Forked
+from tests.processes import communicate
 from tests.servers import no_postgresql
 
 ROOT = Path(__file__).parents[1]
@@ -41,8 +40,7 @@ def test_eight_sweeps_at_once(tmp_path, monkeypatch, secured, cluster_address):
     environment |= secured.environment | {"MLFLOW_TRACKING_URI": secured.uri, "RAY_ADDRESS": cluster_address}
 
     def orchestrate(*arguments):
-        command = [sys.executable, "-m", "orchestrator.cli.main", *arguments]
-        return popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        return Forked(arguments, cwd=tmp_path, env=environment)
 
     for name in NAMES:
         (tmp_path / f"{name}.yaml").write_text(GRID.format(name=name))

@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 
 from tests.clusters import local_cluster, no_network_cluster, scaling_cluster
+from tests.forked import PROGRAM, Forked
 from tests.held import GATE
-from tests.processes import communicate, eventually, popen
+from tests.processes import communicate, eventually
 
 pytestmark = pytest.mark.cluster
 
 ROOT = Path(__file__).parents[1]
+HELD = "tests.held"
 # A checkpoint is made after a tenth of a second: workers hold there, long before the end on any machine.
 LONG = """
 name: long
@@ -52,12 +54,11 @@ class Work:
         (folder / "short.yaml").write_text(SHORT)
 
     def start(self, name, *arguments, held=False):
-        command = [sys.executable, "-m", "tests.held" if held else "orchestrator.cli.main", *arguments]
-        command += ["--tracking-uri", f"sqlite:///{self.folder}/mlflow.db"]
+        arguments += ("--tracking-uri", f"sqlite:///{self.folder}/mlflow.db")
         environment = os.environ | {"PYTHONPATH": str(ROOT), "XDG_STATE_HOME": str(self.folder / "state"), "OMP_NUM_THREADS": "1"}
         environment |= {GATE: str(self.gate)} if held else {}
         with (self.folder / f"{name}.log").open("w") as log:
-            return popen(command, cwd=self.folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
+            return Forked(arguments, module=HELD if held else PROGRAM, cwd=self.folder, env=environment, stdout=log, stderr=log)
 
     def end(self, process, name):
         communicate(process)

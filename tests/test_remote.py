@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import forked
 from tests.clusters import network_cluster, no_network_cluster
 from tests.processes import eventually
 from tests.servers import SERVER_ENVIRONMENT, mlflow_command
@@ -42,6 +43,12 @@ resources: {engine: batched}
 def cluster():
     with network_cluster(nodes=3) as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="module")
+def client(cluster):
+    """The cluster, and the process on the client from which commands are forked."""
+    return cluster, cluster.nursery()
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +85,11 @@ def work(cluster):
     return work
 
 
-def orchestrate(cluster, work, *arguments, env=None):
-    environment = {"PYTHONPATH": str(ROOT), "XDG_STATE_HOME": str(work.parent / "state"), "OMP_NUM_THREADS": "1", **(env or {})}
-    return cluster.run([sys.executable, "-m", "orchestrator.cli.main", *arguments], cwd=work, env=environment)
+def orchestrate(client, work, *arguments, env=None):
+    """What a command says on the client, whose processes are forked from ``client``."""
+    cluster, nursery = client
+    settings = {"PYTHONPATH": str(ROOT), "XDG_STATE_HOME": str(work.parent / "state"), "OMP_NUM_THREADS": "1", **(env or {})}
+    return forked.run(arguments, cwd=work, env=cluster.environment(settings), nursery=nursery)
 
 
 def summary(done: subprocess.CompletedProcess[str]) -> dict:
@@ -88,13 +97,13 @@ def summary(done: subprocess.CompletedProcess[str]) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def await_words(cluster, work, store, sweep, words, times=1):
+def await_words(client, work, store, sweep, words, times=1):
     """What a job has said, once it has said ``words`` so many ``times``."""
     told = ""
 
     def said():
         nonlocal told
-        done = orchestrate(cluster, work, "logs", sweep, *address(cluster, store))
+        done = orchestrate(client, work, "logs", sweep, *address(client, store))
         assert done.returncode == 0, done.stderr
         told = done.stdout
         return told.count(words) >= times
@@ -103,14 +112,15 @@ def await_words(cluster, work, store, sweep, words, times=1):
     return told
 
 
-def address(cluster, store):
+def address(client, store):
+    cluster, _ = client
     return ("--address", cluster.job_address, "--tracking-uri", store)
 
 
-def test_a_sweep_is_sent_and_runs_there_and_no_password_shows(cluster, store, work):
+def test_a_sweep_is_sent_and_runs_there_and_no_password_shows(cluster, client, store, work):
     secret = "hush-hush-42"
     env = {"MLFLOW_TRACKING_USERNAME": "me", "MLFLOW_TRACKING_PASSWORD": secret}
-    sent = orchestrate(cluster, work, "submit", "grid.yaml", "--detach", "--json", *address(cluster, store), env=env)
+    sent = orchestrate(client, work, "submit", "grid.yaml", "--detach", "--json", *address(client, store), env=env)
     assert sent.returncode == 0, sent.stderr
     code = f"from ray.job_submission import JobSubmissionClient as C; print([vars(j) for j in C('{cluster.job_address}').list_jobs()])"
     listed = cluster.run([sys.executable, "-c", code])
@@ -118,49 +128,52 @@ def test_a_sweep_is_sent_and_runs_there_and_no_password_shows(cluster, store, wo
     assert secret not in listed.stdout
     sweep = summary(sent)["sweep_id"]
     assert f"as job orchestrate-{sweep}" in sent.stderr
-    followed = orchestrate(cluster, work, "logs", sweep, "--follow", "--address", cluster.job_address)
+    followed = orchestrate(client, work, "logs", sweep, "--follow", "--address", cluster.job_address)
     assert followed.returncode == 0, followed.stdout + followed.stderr
     assert "12 trials to run in 3 packs" in followed.stdout
     assert secret not in followed.stdout
-    runs = orchestrate(cluster, work, "runs", sweep, "--format", "json", "--tracking-uri", store)
+    runs = orchestrate(client, work, "runs", sweep, "--format", "json", "--tracking-uri", store)
     assert [row["outcome"] for row in json.loads(runs.stdout)] == ["exhausted"] * 12
-    shown = orchestrate(cluster, work, "status", sweep, "--tracking-uri", store)
+    shown = orchestrate(client, work, "status", sweep, "--tracking-uri", store)
     assert "finished" in shown.stdout
-    again = orchestrate(cluster, work, "submit", "grid.yaml", "--json", *address(cluster, store))
+    again = orchestrate(client, work, "submit", "grid.yaml", "--json", *address(client, store))
     assert again.returncode == 0, again.stderr
     assert (summary(again)["reused"], summary(again)["trials"]) == (12, 12)
 
 
-def test_nodes_die_cancel_from_outside_saves_and_resume_goes_on(cluster, store, work):
-    sent = orchestrate(cluster, work, "submit", "endless.yaml", "--detach", "--json", "--checkpoint-every", "1", *address(cluster, store))
+def test_nodes_die_cancel_from_outside_saves_and_resume_goes_on(cluster, client, store, work):
+    sent = orchestrate(client, work, "submit", "endless.yaml", "--detach", "--json", "--checkpoint-every", "1", *address(client, store))
     assert sent.returncode == 0, sent.stderr
     sweep = summary(sent)["sweep_id"]
     kept = cluster.state / "orchestrate" / "storage" / "endless" / sweep / "checkpoints"
     eventually(
         lambda: len(list(kept.glob("*.safetensors"))) >= 3,
-        lambda: orchestrate(cluster, work, "logs", sweep, *address(cluster, store)).stdout,
+        lambda: orchestrate(client, work, "logs", sweep, *address(client, store)).stdout,
     )
+    # They have trained as far as they have to: commands need not wait for them.
+    cluster.give_way("RemoteWorker")
     cluster.kill_node(2)
     cluster.kill_node(1)
-    said = await_words(cluster, work, store, sweep, "4 trials are tried again, 4 of them from where they stood", times=2)
+    said = await_words(client, work, store, sweep, "4 trials are tried again, 4 of them from where they stood", times=2)
     assert "its node was lost" in said or "its worker died" in said
     for node in (1, 2):
         cluster.start_node(node)
     cluster.wait_for_nodes(3)
-    cancelled = orchestrate(cluster, work, "cancel", sweep, "--tracking-uri", store)
+    cancelled = orchestrate(client, work, "cancel", sweep, "--tracking-uri", store)
     assert cancelled.returncode == 0, cancelled.stderr
     assert f"orchestrate resume {sweep}" in cancelled.stdout
-    status = orchestrate(cluster, work, "status", sweep, "--tracking-uri", store).stdout
+    status = orchestrate(client, work, "status", sweep, "--tracking-uri", store).stdout
     assert "killed" in status
-    resumed = orchestrate(cluster, work, "resume", sweep, "--detach", "--json", *address(cluster, store))
+    resumed = orchestrate(client, work, "resume", sweep, "--detach", "--json", *address(client, store))
     assert resumed.returncode == 0, resumed.stderr
     job = summary(resumed)["sweep_id"]
-    said = await_words(cluster, work, store, job, "12 trials go on from their checkpoints")
+    said = await_words(client, work, store, job, "12 trials go on from their checkpoints")
     assert f"going on with sweep {sweep}" in said
-    await_words(cluster, work, store, job, "trials to run")
-    stopped = orchestrate(cluster, work, "cancel", job, "--address", cluster.job_address)
+    await_words(client, work, store, job, "trials to run")
+    cluster.give_way("RemoteWorker")
+    stopped = orchestrate(client, work, "cancel", job, "--address", cluster.job_address)
     assert stopped.returncode == 0, stopped.stderr
-    followed = orchestrate(cluster, work, "logs", job, "--follow", "--address", cluster.job_address)
+    followed = orchestrate(client, work, "logs", job, "--follow", "--address", cluster.job_address)
     assert followed.returncode == 130, followed.stdout
     assert "stopping: trials are being saved" in followed.stdout
 
@@ -173,22 +186,22 @@ def test_nodes_die_cancel_from_outside_saves_and_resume_goes_on(cluster, store, 
         ({"RAY_AUTH_TOKEN_PATH": None}, "there is none here"),
     ],
 )
-def test_mistakes_with_tokens_are_explained(cluster, store, work, env, said):
-    done = orchestrate(cluster, work, "submit", "grid.yaml", *address(cluster, store), env=env)
+def test_mistakes_with_tokens_are_explained(client, store, work, env, said):
+    done = orchestrate(client, work, "submit", "grid.yaml", *address(client, store), env=env)
     assert done.returncode == 3, done.stderr
     assert said in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_what_a_cluster_cannot_reach_is_an_error_at_once(cluster, store, work):
-    local = orchestrate(cluster, work, "submit", "grid.yaml", "--address", cluster.job_address, "--tracking-uri", "sqlite:///mlflow.db")
+def test_what_a_cluster_cannot_reach_is_an_error_at_once(cluster, client, store, work):
+    local = orchestrate(client, work, "submit", "grid.yaml", "--address", cluster.job_address, "--tracking-uri", "sqlite:///mlflow.db")
     assert local.returncode == 2
     assert "a sweep on a cluster cannot write to sqlite:///mlflow.db" in local.stderr
-    nobody = orchestrate(cluster, work, "submit", "grid.yaml", "--address", f"http://{cluster.head}:8266", "--tracking-uri", store)
+    nobody = orchestrate(client, work, "submit", "grid.yaml", "--address", f"http://{cluster.head}:8266", "--tracking-uri", store)
     assert nobody.returncode == 3
     assert "nobody takes Ray jobs at" in nobody.stderr
-    greedy = orchestrate(cluster, work, "submit", "grid.yaml", "--set", "resources.cpus=64", "--json", *address(cluster, store))
+    greedy = orchestrate(client, work, "submit", "grid.yaml", "--set", "resources.cpus=64", "--json", *address(client, store))
     assert greedy.returncode == 3
     assert re.search(r"resources.cpus asks for 64 a pack, but the cluster .* has 3 in all", greedy.stderr)
-    unknown = orchestrate(cluster, work, "logs", "ffffffff", "--address", cluster.job_address)
+    unknown = orchestrate(client, work, "logs", "ffffffff", "--address", cluster.job_address)
     assert (unknown.returncode, "knows of no job" in unknown.stderr) == (2, True)

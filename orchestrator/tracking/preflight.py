@@ -15,7 +15,9 @@ from orchestrator.errors import TrackingUnavailable
 from orchestrator.tracking.uris import is_http, redact, sqlite_path
 
 TIMEOUT = 10.0
-"""Seconds to wait for a server's answer. One that is asked much by others takes some."""
+"""Seconds to wait for a connection, or for a lock."""
+ANSWER_SECONDS = 60.0
+"""Seconds to wait for the answer of a server that takes connections. One that many ask at once takes some, as it does later on."""
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
@@ -95,7 +97,7 @@ def _check_server(uri: str) -> None:
             "/api/2.0/mlflow/experiments/search",
             "GET",
             params={"max_results": 1},
-            timeout=TIMEOUT,
+            timeout=ANSWER_SECONDS,
             max_retries=0,
             raise_on_status=False,
         )

@@ -175,7 +175,8 @@ class Arena:
         with pytest.MonkeyPatch.context() as patch:
             for name in ("CHAOS_MARK", "TMPDIR"):
                 patch.setenv(name, self.environment[name])
-            self.cluster.add_node(num_cpus=1, object_store_memory=80 << 20, temp_dir=str(self.temporary))
+            options = {"num_cpus": 1, "object_store_memory": 80 << 20, "temp_dir": str(self.temporary)}
+            self.cluster.add_node(include_log_monitor=False, no_monitor=True, include_dashboard=False, **options)
 
     def start(self, command: str) -> None:
         """Begin, or go on with, the sweep."""

@@ -1,4 +1,4 @@
-"""The program as tests run it: as a process of its own, or, where only what it does is asked, in this one, which has its imports done."""
+"""The program as tests run it: as a process of its own, or, where only what it says is asked, in this one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli.main import main
-from tests import processes
+from tests import forked, processes
 
 ELSEWHERE = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")
 """Variables that would send a sweep somewhere else."""
@@ -22,13 +22,20 @@ ELSEWHERE = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")
 
 def run(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the program with ``arguments`` in ``folder``, in a process of its own."""
-    variables = {key: value for key, value in os.environ.items() if key not in ELSEWHERE}
-    variables |= {"XDG_STATE_HOME": str(folder.parent / "state"), **environment}
-    return processes.run([sys.executable, "-m", "orchestrator.cli.main", *arguments], cwd=folder, env=variables)
+    return forked.run(arguments, cwd=folder, env=_variables(folder) | environment)
+
+
+def run_afresh(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """What `run` does, as a user starts it."""
+    return processes.run([sys.executable, "-m", "orchestrator.cli.main", *arguments], cwd=folder, env=_variables(folder))
+
+
+def _variables(folder: Path) -> dict[str, str]:
+    return {key: value for key, value in os.environ.items() if key not in ELSEWHERE} | {"XDG_STATE_HOME": str(folder.parent / "state")}
 
 
 def call(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """What `run` does and returns, in this process: in a fifth of the time."""
+    """What `run` does and returns, in this process."""
     out, errors = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
     with pytest.MonkeyPatch.context() as patch, as_before(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
         for name in ELSEWHERE:

@@ -6,14 +6,7 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import tempfile
-import time
-from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -21,24 +14,14 @@ import pytest
 from safetensors.numpy import load_file
 
 import orchestrator
-from orchestrator.balance import Board
-from orchestrator.cluster.connection import Allotment, Cluster, Node
-from orchestrator.cluster.workers import RemoteWorker, Workers
-from orchestrator.crews import crews_of
 from orchestrator.errors import RayUnavailable, StorageUnavailable
-from orchestrator.events import Cause, Ended, Lost, Saved
 from orchestrator.grid import parse_grid
-from orchestrator.plan import PACK_BYTES, Crew, make_plan
-from orchestrator.recovery import Recovery
-from orchestrator.storage.base import LocalStorage, open_storage
-from orchestrator.storage.sweeps import Description, SweepFolder
+from orchestrator.storage.base import LocalStorage
 from orchestrator.sweep import Options, submit
-from tests import processes
-from tests.held import HeldUntilAsked
-from tests.processes import PATIENCE, communicate, eventually, popen
+from tests import forked
+from tests.forked import Forked
+from tests.processes import communicate, eventually
 from workloads.engines.calibration import processor
-from workloads.recording import Recording
-from workloads.results import Finished, HandedOver, Outcome, TrialResult
 
 pytestmark = pytest.mark.ray
 
@@ -91,13 +74,14 @@ def store(tmp_path_factory, template):
 def go(store, text=GRID, **options):
     grid = parse_grid(text, "mixed.yaml", store, options.pop("overrides", ()))
     reporter = Quiet()
-    return submit(grid, reporter, Options(tracking_uri=uri(store), storage=str(store / "storage"), workers=2, **options)), reporter
+    options = {"tracking_uri": uri(store), "storage": str(store / "storage"), "workers": 1, **options}
+    return submit(grid, reporter, Options(**options)), reporter
 
 
 @pytest.fixture(scope="module")
 def first(store):
     """The first sweep, on a Ray of its own."""
-    return go(store)[0]
+    return go(store, workers=2)[0]
 
 
 @pytest.fixture(scope="module")
@@ -238,159 +222,14 @@ record: {steps: [0, 1, 10, 100], measures: [error, entry_0_0]}
 """,
         address=cluster_address,
     )
-    command = [sys.executable, "-m", "orchestrator.cli.main", "history", summary.sweep_id, "--format", "csv", "--tracking-uri", uri(store)]
-    lines = processes.run(command).stdout.splitlines()
+    arguments = ["history", summary.sweep_id, "--format", "csv", "--tracking-uri", uri(store)]
+    lines = forked.run(arguments, cwd=store, env=os.environ).stdout.splitlines()
     assert lines[0] == "trial_id,step,loss,entry_0_0,error"
     rows = [line.split(",") for line in lines[1:]]
     assert [int(r[1]) for r in rows] == [0, 1, 10, 100]
     first = w2 @ w1
     assert float(rows[0][3]) == pytest.approx(first[0, 0], rel=1e-12)
     assert float(rows[0][4]) == pytest.approx(np.linalg.norm(first - target) / np.linalg.norm(target), rel=1e-12)
-
-
-ENDLESS = """
-name: slow
-fixed:
-  problem: {kind: matrix_completion, shape: [2, 2], entries: [[0, 1, 1.0]]}
-  factorization: {kind: deep_matrix, depth: 2}
-  init: {kind: gaussian, scale: 1e-3}
-  optimizer: {kind: gd, lr: 1e-9}
-  stop: {steps: %d}
-grid: {seed: [1, 2]}
-record: {points: 0, measures: []}
-"""
-
-
-def test_a_dead_worker_is_replaced_and_its_pack_goes_on_from_its_checkpoint(tmp_path):
-    nothing = Recording((), 0)
-    steps = {"endless": 10**12, "quick": 50, "later": 60}
-    packs = [replace(make_plan(parse_grid(ENDLESS % s).trials, nothing, "batched", [Crew(1)]).packs[0], name=n) for n, s in steps.items()]
-    folder = SweepFolder(open_storage(str(tmp_path)), "x", "y")
-    folder.describe(Description("y", "x", "", "", "", {}), {})
-    board: Board[Any] = Board(packs, time.monotonic)
-    recovery = Recovery(board, folder.checkpoints("r"))
-    outcomes: dict[str, set[Outcome]] = {name: set() for name in steps}
-    saved, killed, again = 0, set(), []
-    with Cluster.connect("local", cpus=1) as cluster, Workers(cluster.crews(1, "auto", 6)) as workers:
-        for pack, event in workers.run(board, nothing, {}, folder.keeping("r", 0.1)):
-            match event:
-                case Finished():
-                    outcomes[pack.name] |= {r.outcome for r in event.results}
-                case Saved():
-                    recovery.saved(pack, event)
-                    saved += 1
-                case Lost():
-                    assert event.cause is Cause.CRASH
-                    assert "ActorDiedError" in event.error
-                    failed, text = recovery.lost(pack, event)
-                    assert not failed
-                    assert text == "its worker died: 2 trials are tried again, 2 of them from where they stood"
-                    # Not again: it would never end.
-                    again = [board.take("nobody", "cpu")]
-                    board.ended("nobody")
-                case Ended():
-                    recovery.ended(pack)
-            if not killed and saved:
-                killed.update(_processes("ray::RemoteWorker"))
-                assert len(killed) == 1
-                os.kill(*killed, signal.SIGKILL)
-    assert outcomes == {"endless": set(), "quick": {Outcome.EXHAUSTED}, "later": {Outcome.EXHAUSTED}}
-    assert [trial.step > 0 for trial in again[0].trials] == [True, True]
-
-
-UNEQUAL = """
-name: unequal
-fixed:
-  optimizer: {kind: group_rmsprop, lr: 1e-4}
-  init: {kind: gaussian, scale: 0.1}
-cases:
-  - problem: {kind: matrix_completion, shape: [12, 12], target: {rank: 1}, observed: 60}
-    factorization: {kind: deep_matrix, depth: 3}
-  - problem: {kind: tensor_completion, shape: [6, 6, 6], target: {rank: 1}, observed: 100}
-    factorization: {kind: cp}
-    loss: mse
-zip: {seed: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23],
-      stop.steps: [90000, 10, 1000, 50000, 10, 100, 90000, 10, 60000, 10, 1000, 50000,
-                   10, 70000, 10, 90000, 1000, 50000, 10, 100, 80000, 10, 90000, 20000]}
-record: {points: 10, measures: []}
-"""
-
-
-def test_a_trial_has_the_same_bits_whoever_trains_it():
-    grid, recording = parse_grid(UNEQUAL), Recording((), 10)
-    # One pack for each case, whatever the number of workers: the others have to be given theirs.
-    packs = make_plan(grid.trials, recording, "fused", [Crew(1)]).packs
-    assert len(packs) == 2
-    seen: list[dict[str, TrialResult]] = []
-    given = 0
-    with Cluster.connect("local", cpus=4) as cluster:
-        # With others beside it, a worker has half of its first pack to give: it trains nothing before it is asked for it.
-        for count, kind in ((1, RemoteWorker), (4, HeldUntilAsked)):
-            results: dict[str, TrialResult] = {}
-            with Workers(cluster.crews(1, 0, 48, workers=count), worker=kind) as workers:
-                board: Board[Any] = Board(packs, time.monotonic)
-                for _, event in workers.run(board, recording, {}):
-                    if isinstance(event, Finished):
-                        assert not results.keys() & {r.trial_id for r in event.results}
-                        results |= {r.trial_id: r for r in event.results}
-                    given += isinstance(event, HandedOver) and len(event.trials)
-            seen.append(results)
-    one, many = seen
-    assert given, "nothing was handed over"
-    assert one.keys() == many.keys() == {t.trial_id for t in grid.trials}
-    for key, result in one.items():
-        assert (result.outcome, result.steps) == (many[key].outcome, many[key].steps)
-        np.testing.assert_array_equal(result.trace.steps, many[key].trace.steps)
-        np.testing.assert_array_equal(result.trace.values[:, 0], many[key].trace.values[:, 0])
-        for name, factor in result.factors.items():
-            np.testing.assert_array_equal(factor, many[key].factors[name])
-
-
-def test_logical_gpus_are_shared_and_the_cores_that_are_left_work_too(tmp_path, monkeypatch):
-    # The paths of Ray's sockets would be too long in here.
-    folder = tmp_path / ("x" * 100)
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    with Cluster.connect("local", cpus=6, gpus=1) as cluster:
-        assert (cluster.cpus, cluster.gpus) == (6, 1)
-        assert cluster.crews(1, "auto", 100) == [(Allotment(1, 0.25), 4), (Allotment(1, 0), 2)]
-        assert cluster.crews(1, "auto", 100, large=True) == [(Allotment(1, 1), 1), (Allotment(1, 0), 5)]
-        assert cluster.crews(1, 0.5, 100) == [(Allotment(1, 0.5), 2)]
-        assert cluster.crews(2, 0, 100) == [(Allotment(2, 0), 3)]
-        assert cluster.crews(1, "auto", 3) == [(Allotment(1, 0.25), 3), (Allotment(1, 0), 2)]
-        hired = cluster.crews(1, "auto", 100, workers=2)
-        assert hired == [(Allotment(1, 0.25), 2), (Allotment(1, 0), 2)]
-        with Workers(hired) as workers:
-            assert workers.machines(PATIENCE)
-            # Two of them were given a share of the GPU, though torch sees none here and says so: they are cores like the others.
-            (crew,) = crews_of(workers, hired, cluster)
-            assert (crew.workers, crew.device, crew.memory) == (4, "cpu", PACK_BYTES)
-            assert crew.rates.source == f"measured on {processor()}"
-
-
-def test_workers_of_a_mixed_cluster_are_counted_node_by_node():
-    mixed = Cluster("somewhere", [Node(16, 2), Node(8, 0), Node(1, 4)])
-    assert mixed.crews(1, "auto", 1000) == [(Allotment(1, 0.25), 9), (Allotment(1, 0), 16)]
-    assert mixed.crews(1, "auto", 1000, large=True) == [(Allotment(1, 1), 3), (Allotment(1, 0), 22)]
-    assert mixed.crews(4, 1, 1000) == [(Allotment(4, 1), 2)], "the third node has GPUs but too few cores"
-    assert mixed.crews(1, "auto", 5) == [(Allotment(1, 0.25), 5), (Allotment(1, 0), 5)]
-    assert mixed.crews(0.5, 0, 1000) == [(Allotment(0.5, 0), 50)]
-    with pytest.raises(RayUnavailable, match="no single node"):
-        mixed.crews(20, 0, 10)
-    with pytest.raises(RayUnavailable, match=r"resources.gpus asks for 7 a pack"):
-        mixed.crews(1, 7, 10)
-
-
-def _processes(title):
-    import psutil
-
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        # It may end while it is looked at.
-        with suppress(psutil.Error):
-            if title in " ".join(process.cmdline()):
-                found.append(process.pid)
-    return found
 
 
 LONG = """
@@ -412,8 +251,7 @@ resources: {engine: batched}
 def command(folder, *arguments):
     environment = {**os.environ, "XDG_STATE_HOME": str(folder / "state")}
     environment.pop("MLFLOW_TRACKING_URI", None)
-    program = [sys.executable, "-m", "orchestrator.cli.main", *arguments]
-    return popen(program, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return Forked(arguments, cwd=folder, env=environment)
 
 
 def test_an_interrupt_keeps_what_has_ended(tmp_path, cluster_address):
@@ -432,7 +270,7 @@ def test_an_interrupt_keeps_what_has_ended(tmp_path, cluster_address):
     (parent,) = client.search_runs([client.get_experiment_by_name("long").experiment_id], "tags.`orchestrate.kind` = 'sweep'")
     assert parent.info.status == "KILLED"
     grid = parse_grid(LONG, "long.yaml", tmp_path, ("stop.steps=100",))
-    options = Options(cluster_address, f"sqlite:///{database}", str(tmp_path / "state" / "orchestrate" / "storage"))
+    options = Options(cluster_address, f"sqlite:///{database}", str(tmp_path / "state" / "orchestrate" / "storage"), workers=1)
     assert submit(grid, Quiet(), options).reused == 2
 
 

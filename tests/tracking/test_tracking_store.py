@@ -238,7 +238,7 @@ def test_servers_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
         port = free.getsockname()[1]
     refused(f"http://me:secret@127.0.0.1:{port}", "nothing answers")
     refused(f"postgresql://me:secret@127.0.0.1:{port}/db", "cannot reach the database")
-    monkeypatch.setattr(preflight, "TIMEOUT", 0.5)
+    monkeypatch.setattr(preflight, "ANSWER_SECONDS", 0.5)
     with socket.socket() as deaf:
         deaf.bind(("127.0.0.1", 0))
         deaf.listen(1)
