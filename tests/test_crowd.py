@@ -22,7 +22,7 @@ fixed:
   init: {{kind: gaussian, scale: 0.3}}
   optimizer: {{kind: gd, lr: 1e-4}}
 grid:
-  stop.steps: [100, 2000, 20000]
+  stop.steps: [100, 1000, 5000]
 seeds: 4
 record: {{points: 20, measures: [nuclear, error]}}
 resources: {{engine: batched}}

@@ -28,14 +28,14 @@ fixed:
   factorization: {kind: deep_matrix, depth: 3}
   init: {kind: gaussian, scale: 1e-2}
   optimizer: {kind: gd, lr: 1e-5}
-  stop: {steps: 40000}
+  stop: {steps: 20000}
 grid:
   problem.shape: [[7, 7], [8, 8], [9, 9]]
 seeds: 4
 record: {points: 20, measures: [nuclear]}
 resources: {engine: batched}
 """
-SHORT = LONG.replace("long", "short").replace("40000", "200").replace("seeds: 4", "seeds: 5")
+SHORT = LONG.replace("long", "short").replace("20000", "200").replace("seeds: 4", "seeds: 5")
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def test_a_second_sweep_has_its_share_at_once_and_the_first_loses_nothing(cluste
     assert "another sweep shares the cluster: going on with 2 of 3 workers" in work.said("long")
     assert "its cores went to another sweep: 4 trials wait, 4 of them where they stood" in work.said("long")
     assert work.outcomes("long") == undisturbed
-    assert [row[:2] for row in undisturbed.values()] == [("exhausted", 40_000)] * 12
+    assert [row[:2] for row in undisturbed.values()] == [("exhausted", 20_000)] * 12
     assert len(work.outcomes("short")) == 15
 
 
@@ -139,7 +139,7 @@ def test_a_node_dies_and_all_trials_end_with_the_same_bits(cluster, work, undist
 @pytest.mark.slow
 @pytest.mark.skipif(bool(no_network_cluster()), reason=no_network_cluster() or "can run")
 def test_a_cluster_that_scales_is_waited_for(tmp_path):
-    (tmp_path / "long.yaml").write_text(LONG.replace("40000", "400000"))
+    (tmp_path / "long.yaml").write_text(LONG.replace("20000", "400000"))
     with scaling_cluster(most=2) as cluster:
         process = [sys.executable, "-m", "orchestrator.cli.main", "submit", "long.yaml", "--address", "auto", "--json", "--workers", "3"]
         # By the cluster's folder Ray knows which of a machine's clusters is meant.

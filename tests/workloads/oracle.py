@@ -64,11 +64,23 @@ def optimizer(spec: TrialSpec, params: list[Tensor]):
     return GroupRmsprop(params, o.lr, o.beta, o.eps)
 
 
+_runs: dict[tuple[str, int], Run] = {}
+
+
 def train(spec: TrialSpec, steps: int, files=None) -> Run:
-    """``steps`` steps of plain autograd in the spec's dtype."""
+    """``steps`` steps of plain autograd in the spec's dtype. What several engines are compared with is computed once."""
+    if files:
+        return _train(spec, steps, files)
+    key = (spec.model_dump_json(), steps)
+    if key not in _runs:
+        _runs[key] = _train(spec, steps, {})
+    return _runs[key]
+
+
+def _train(spec: TrialSpec, steps: int, files) -> Run:
     dtype = getattr(torch, spec.dtype)
-    problem = realize(spec.problem, files or {})
-    params = [torch.tensor(f, dtype=dtype, requires_grad=True) for f in initial_factors(spec, files or {})]
+    problem = realize(spec.problem, files)
+    params = [torch.tensor(f, dtype=dtype, requires_grad=True) for f in initial_factors(spec, files)]
     step = optimizer(spec, params)
     losses = []
 
