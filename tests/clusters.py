@@ -300,11 +300,6 @@ class NetworkCluster:
         if started.returncode:
             raise RuntimeError(f"Ray does not start on {host}:\n{started.stdout}{started.stderr}")
 
-    def start_nodes(self, nodes: Sequence[int], cpus: float = 1, env: Mapping[str, str | None] | None = None) -> None:
-        """Start Ray on nodes that are not the head, all at once."""
-        with ThreadPoolExecutor() as threads:
-            list(threads.map(lambda node: self.start_node(node, cpus, env), nodes))
-
     def wait_for_nodes(self, count: int) -> None:
         """Wait until as many nodes have joined: ``ray start`` returns before."""
         self.run([sys.executable, "-c", WAIT_FOR_NODES, self.gcs_address, str(count)]).check_returncode()
@@ -373,7 +368,8 @@ def network_cluster(
     """
     with _hosts((*(f"node{node}" if node else "head" for node in range(nodes)), "client")) as cluster:
         cluster.start_node(0, cpus, {**{f"RAY_{name}": str(value) for name, value in settings.items()}, **(env or {})})
-        cluster.start_nodes(range(1, nodes), cpus, env)
+        with ThreadPoolExecutor() as threads:
+            list(threads.map(lambda node: cluster.start_node(node, cpus, env), range(1, nodes)))
         cluster.wait_for_nodes(nodes)
         yield cluster
 

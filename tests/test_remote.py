@@ -157,8 +157,8 @@ def test_nodes_die_cancel_from_outside_saves_and_resume_goes_on(cluster, client,
     cluster.kill_node(1)
     said = await_words(client, work, store, sweep, "4 trials are tried again, 4 of them from where they stood", times=2)
     assert "its node was lost" in said or "its worker died" in said
-    cluster.start_nodes((1, 2))
-    cluster.wait_for_nodes(3)
+    cluster.start_node(1)
+    cluster.wait_for_nodes(2)
     cluster.renice("RemoteWorker", 0)
     cancelled = orchestrate(client, work, "cancel", sweep, "--tracking-uri", store)
     assert cancelled.returncode == 0, cancelled.stderr
@@ -202,6 +202,6 @@ def test_what_a_cluster_cannot_reach_is_an_error_at_once(cluster, client, store,
     assert "nobody takes Ray jobs at" in nobody.stderr
     greedy = orchestrate(client, work, "submit", "grid.yaml", "--set", "resources.cpus=64", "--json", *address(client, store))
     assert greedy.returncode == 3
-    assert re.search(r"resources.cpus asks for 64 a pack, but the cluster .* has 3 in all", greedy.stderr)
+    assert re.search(r"resources.cpus asks for 64 a pack, but the cluster .* has [23] in all", greedy.stderr)
     unknown = orchestrate(client, work, "logs", "ffffffff", "--address", cluster.job_address)
     assert (unknown.returncode, "knows of no job" in unknown.stderr) == (2, True)
