@@ -37,10 +37,19 @@ from tests import processes
 ROOT = Path(__file__).parents[1]
 PROGRAM = "orchestrator.cli.main"
 IMPORTS = (
+    # What Ray imports, which itself is not here.
+    "aiohttp",
+    "aiohttp_cors",
+    "grpc",
+    "jsonschema",
+    "prometheus_client",
+    # Ours, and what it imports.
+    "alembic.command",
     "mlflow.store.artifact.http_artifact_repo",
     "mlflow.store.artifact.local_artifact_repo",
     "mlflow.store.tracking.sqlalchemy_store",
     "mlflow.tracking",
+    "orchestrator.cli.submit",
     "orchestrator.sweep",
     "pyarrow.parquet",
     "safetensors.numpy",

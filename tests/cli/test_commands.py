@@ -43,7 +43,7 @@ def swept(tmp_path_factory):
     work = tmp_path_factory.mktemp("swept") / "work"
     work.mkdir()
     (work / "grid.yaml").write_text(GRID)
-    return work, run(work, "submit", "grid.yaml", "--json")
+    return work, run(work, "submit", "grid.yaml", "--json", "--workers", "1")
 
 
 @pytest.fixture

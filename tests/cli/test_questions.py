@@ -50,7 +50,7 @@ def asked(tmp_path_factory, template, cluster_address):
     work.mkdir()
     (work / "grid.yaml").write_text(GRID)
     shutil.copy(template, work)
-    return work, run(work, "submit", "grid.yaml", "--json", "--address", cluster_address, "--workers", "2")
+    return work, run(work, "submit", "grid.yaml", "--json", "--address", cluster_address, "--workers", "1")
 
 
 def artifacts(work, run_id, path=""):

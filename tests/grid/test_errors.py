@@ -84,7 +84,7 @@ def test_the_good_one_is_good():
         (GOOD + "seeds: many\n", "g.yaml:8:1: seeds: must be a whole number of at least 1 or a list of seeds, not 'many'"),
         (GOOD + "seeds: [1, 1]\n", "g.yaml:8:12: seed: points 1 and 2 of the grid are the same trial: every value of an axis has to make a difference"),
         (GOOD + "seeds: 2000000\n", "g.yaml:8:1: seeds: are more than 1,000,000, which is as many trials as a grid may have"),
-        (GOOD + "seeds: 1000000\ngrid: {optimizer.lr: [1, 2]}\n", "g.yaml:1:1: has 2,000,000 trials, more than the 1,000,000 that a grid may have"),
+        (GOOD + f"seeds: 1000\ngrid: {{optimizer.lr: {[*range(1, 2001)]}}}\n", "g.yaml:1:1: has 2,000,000 trials, more than the 1,000,000 that a grid may have"),
         (GOOD + "random: {samples: 2, optimizer.lr: {normal: [0, 1]}}\n", "g.yaml:8:37: optimizer.lr: unknown distribution 'normal': known are uniform, loguniform, choice, integers"),
         (GOOD + "random: {samples: 2, optimizer.lr: {loguniform: [0, 1]}}\n", "g.yaml:8:37: optimizer.lr: loguniform needs bounds above 0"),
         (GOOD + "random: {samples: 0, optimizer.lr: {uniform: [0.1, 1]}}\n", "g.yaml:8:10: random.samples: must be a whole number of at least 1, not 0"),

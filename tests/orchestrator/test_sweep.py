@@ -47,6 +47,7 @@ cases:
 seeds: 2
 record: {points: 20, measures: [error, nuclear, components]}
 """
+FAILING = GRID[GRID.rindex("  - problem") : GRID.index("seeds: 2")]
 
 
 class Quiet:
@@ -170,8 +171,9 @@ def test_an_extended_grid_runs_only_what_is_new(store, first, cluster_address):
 def test_asking_for_another_measure_runs_again_and_for_fewer_does_not(store, first, cluster_address):
     wider, _ = go(store, GRID.replace("nuclear,", "nuclear, frobenius,"), address=cluster_address)
     assert wider.reused == 0
-    fewer, _ = go(store, GRID.replace("nuclear, ", ""), address=cluster_address)
-    assert fewer.reused == 6
+    # Without the trials that fail, which are tried again, nothing is left to do.
+    fewer, _ = go(store, GRID.replace("nuclear, ", "").replace(FAILING, ""), address=cluster_address)
+    assert (fewer.trials, fewer.reused) == (6, 6)
 
 
 def test_fresh_runs_everything(store, first, cluster_address):

@@ -121,7 +121,7 @@ def test_a_trial_has_the_same_bits_whoever_trains_it(embedded):
     seen: list[dict[str, TrialResult]] = []
     given = 0
     # With others beside it, a worker has half of its first pack to give: it trains nothing before it is asked for it.
-    for count, kind in ((1, RemoteWorker), (4, HeldUntilAsked)):
+    for count, kind in ((1, RemoteWorker), (3, HeldUntilAsked)):
         results: dict[str, TrialResult] = {}
         with Workers([(Allotment(1, 0), count)], worker=kind) as workers:
             board: Board[Any] = Board(packs, time.monotonic)

@@ -24,6 +24,15 @@ CASES = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_old_is_looked_at():
+    """Of all that other tests have made, nothing is looked at again."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 def held() -> dict[int, int]:
     """Bytes of every tensor's storage, by its address."""
     gc.collect()
