@@ -61,9 +61,10 @@ def _folder() -> Path:
 @contextmanager
 def cluster() -> Iterator[str]:
     """The address of a Ray cluster of one node with many cores."""
-    from tests.clusters import local_cluster
+    from tests.clusters import SOON, local_cluster
 
-    with local_cluster(nodes=1, cpus=16) as started:
+    # Ray would start a process for each of the cores, which nobody needs.
+    with local_cluster(nodes=1, cpus=16, settings={**SOON, "prestart_worker_first_driver": False}) as started:
         yield started.gcs_address
 
 
