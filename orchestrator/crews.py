@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -18,22 +19,26 @@ from workloads.engines.costs import DEFAULTS
 if TYPE_CHECKING:
     from orchestrator.grid import Grid
     from orchestrator.reporting import Reporter
+    from orchestrator.running import Stop
     from orchestrator.sweep import Options
     from orchestrator.tracking.store import Store
     from workloads.recording import Recording
 
 MACHINE_SECONDS = 30.0
 """How long planning waits for a worker to say how fast it is."""
+LEAVING_SECONDS = 5.0
+"""How long a sweep that is interrupted at its start waits for the store that it is opening."""
 
 
 @contextmanager
 def connected(
-    grid: Grid, recording: Recording, options: Options, reporter: Reporter
+    grid: Grid, recording: Recording, options: Options, reporter: Reporter, stop: Stop
 ) -> Iterator[tuple[Cluster, Workers, list[tuple[Allotment, int]], Store]]:
     """Ray with its workers and MLflow, all or none.
 
     An embedded cluster cannot be unreachable, so it starts while MLflow opens its store, each taking seconds, and its workers import
     what they need at the same time. A cluster that is elsewhere is reached first: if it is not there, no database may have been created.
+    Signals interrupt this between its steps.
     """
     from orchestrator.tracking import preflight
     from orchestrator.tracking.store import open_store
@@ -44,14 +49,34 @@ def connected(
         # Starting Ray takes seconds, which a wrong address need not cost.
         preflight.check_place(resolve(options.tracking_uri))
     with ExitStack() as stack:
-        pool = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="open-store"))
-        opening: Future[Store] | None = pool.submit(open_store, options.tracking_uri) if local else None
-        cluster = stack.enter_context(Cluster.connect(options.address))
-        resources = grid.resources
-        large = bool(cluster.gpus) and _is_large(grid, recording)
-        crews = cluster.crews(resources.cpus, resources.gpus, len(grid.trials), large, workers=options.workers, tell=reporter.note)
-        workers = stack.enter_context(Workers(crews, share=not cluster.scales))
+        with stop.deferring():
+            opening: Future[Store] | None = _in_background(open_store, options.tracking_uri) if local else None
+            if opening:
+                stack.callback(wait, [opening], LEAVING_SECONDS)
+            cluster = stack.enter_context(Cluster.connect(options.address))
+            stop.check()
+            resources = grid.resources
+            large = bool(cluster.gpus) and _is_large(grid, recording)
+            crews = cluster.crews(resources.cpus, resources.gpus, len(grid.trials), large, workers=options.workers, tell=reporter.note)
+            workers = stack.enter_context(Workers(crews, share=not cluster.scales))
+            while opening and not opening.done():
+                stop.check()
+                wait([opening], 0.1)
         yield cluster, workers, crews, opening.result() if opening else open_store(options.tracking_uri)
+
+
+def _in_background(open_store: Callable[[str | None], Store], uri: str | None) -> Future[Store]:
+    """Open a store in a thread that nobody has to wait for: a server may take a minute to answer."""
+    future: Future[Store] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(open_store(uri))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=work, name="open-store", daemon=True).start()
+    return future
 
 
 def _is_large(grid: Grid, recording: Recording) -> bool:

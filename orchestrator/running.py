@@ -39,6 +39,36 @@ class Stop:
     def __init__(self) -> None:
         self.wanted = False
         self.heard = False
+        self._deferring = False
+        self._deferred = False
+
+    def signalled(self) -> None:
+        """Take a signal's word for it. Raises KeyboardInterrupt where that ends the sweep at once."""
+        if self._deferring and not self._deferred:
+            self._deferred = True
+        elif self.heard and not self.wanted:
+            self.wanted = True
+        else:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def deferring(self) -> Iterator[None]:
+        """While other threads import modules: a first signal interrupts at the end of this, or where `check` is called.
+
+        Raised anywhere else, KeyboardInterrupt may leave a lock of Python's imports or of logging held, and the others wait for ever.
+        """
+        self._deferring = True
+        try:
+            yield
+        finally:
+            self._deferring = False
+        self.check()
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if a signal has come that was deferred."""
+        if self._deferred:
+            self._deferred = False
+            raise KeyboardInterrupt
 
     @contextmanager
     def listening(self) -> Iterator[None]:

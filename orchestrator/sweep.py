@@ -97,7 +97,7 @@ def submit(grid: Grid, reporter: Reporter, options: Options | None = None, stop:
     record = asdict(recording) | {"measures": list(recording.measures)}
     storage = open_storage(options.storage)
     with ExitStack() as stack:
-        cluster, workers, crews, store = stack.enter_context(connected(grid, recording, options, logged))
+        cluster, workers, crews, store = stack.enter_context(connected(grid, recording, options, logged, stop))
         waiting = f"another process on this machine is submitting to {grid.name!r}: waiting for it to finish"
         stack.enter_context(experiment_lock(store.uri, grid.name, lambda: logged.note(waiting)))
         trials = {trial.trial_id: trial for trial in grid.trials}

@@ -40,7 +40,6 @@ IMPORTS = (
     # What Ray imports, which itself is not here.
     "aiohttp",
     "aiohttp_cors",
-    "grpc",
     "jsonschema",
     "prometheus_client",
     # Ours, and what it imports.

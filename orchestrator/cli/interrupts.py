@@ -18,9 +18,7 @@ def stoppable() -> Iterator[Stop]:
     stop = Stop()
 
     def handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        if not stop.heard or stop.wanted:
-            raise KeyboardInterrupt
-        stop.wanted = True
+        stop.signalled()
 
     before = {number: signal.getsignal(number) for number in SIGNALS}
     for number, handler in before.items():
