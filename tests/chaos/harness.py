@@ -322,7 +322,13 @@ def _kill_driver(arena: Arena, number: signal.Signals) -> bool:
     if arena.driver.poll() is not None:
         return False
     arena.driver.send_signal(number)
-    return arena.driver.wait(PATIENCE) in (-number, INTERRUPTED)
+    try:
+        return arena.driver.wait(PATIENCE) in (-number, INTERRUPTED)
+    except subprocess.TimeoutExpired:
+        # It comes with `ray[default]`.
+        stacks = subprocess.run(["py-spy", "dump", "--pid", str(arena.driver.pid)], capture_output=True, text=True, check=False)
+        log = (arena.folder / "driver.log").read_text(errors="replace")[-3000:]
+        raise AssertionError(f"the driver goes on after {signal.Signals(number).name}:\n{log}\n{stacks.stdout}{stacks.stderr}") from None
 
 
 def _kill_server(arena: Arena, rng: random.Random) -> bool:
