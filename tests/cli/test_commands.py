@@ -189,7 +189,7 @@ def test_doctor_reports_every_check(folder):
     assert checks["ray"]["ok"], checks["ray"]
     assert checks["mlflow"]["ok"]
     assert [p.name for p in folder.rglob("*")] == ["grid.yaml"]
-    broken = run(folder, "doctor", "--address", "127.0.0.1:9")
+    broken = call(folder, "doctor", "--address", "127.0.0.1:9")
     assert broken.returncode == 3
     assert "FAIL  ray: no Ray cluster answers" in broken.stdout
 

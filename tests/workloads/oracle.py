@@ -98,8 +98,8 @@ def _train(spec: TrialSpec, steps: int, files) -> Run:
     for _ in range(steps):
         value = loss()
         losses.append(value.item())
-        step.zero_grad()
-        value.backward()
+        for parameter, gradient in zip(params, torch.autograd.grad(value, params), strict=True):
+            parameter.grad = gradient
         step.step()
     with torch.no_grad():
         losses.append(loss().item())
