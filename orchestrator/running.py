@@ -43,7 +43,7 @@ class Stop:
         self._deferred = False
 
     def signalled(self) -> None:
-        """Take a signal's word for it. Raises KeyboardInterrupt where that ends the sweep at once."""
+        """Note that a signal has come. Raises KeyboardInterrupt where that ends the sweep at once."""
         if self._deferring and not self._deferred:
             self._deferred = True
         elif self.heard and not self.wanted:

@@ -30,7 +30,7 @@ import pytest
 
 from orchestrator.scratch import scratch_folder
 from tests import processes
-from tests.forked import Nursery
+from tests.forked import ForkServer
 
 ROOT = Path(__file__).parents[1]
 PREFIX = "raytest"
@@ -251,10 +251,10 @@ class NetworkCluster:
         """Start a command on a host. It is killed with the cluster at the latest."""
         return processes.popen(self.command(command, namespace), env=self.environment(env), **options)
 
-    def nursery(self, namespace: str = "client") -> Nursery:
+    def fork_server(self, namespace: str = "client") -> ForkServer:
         """A process on a host from which programs are forked. It is killed with the cluster at the latest."""
         environment = self.environment({"PYTHONPATH": str(ROOT)})
-        return Nursery(self.folder / f"{namespace}.sock", self.command([], namespace), env=environment)
+        return ForkServer(self.folder / f"{namespace}.sock", self.command([], namespace), env=environment)
 
     def renice(self, title: str, niceness: int) -> None:
         """Set the niceness of the processes whose titles have ``title`` in them: with 19 they run where nobody else wants to."""

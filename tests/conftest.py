@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests import processes
-from tests.forked import end_own_nursery
+from tests.forked import end_own_fork_server
 from tests.leavings import Run, use_own_folder
 from tests.servers import MlflowServer
 from tests.sharing import end_shared, shared
@@ -61,7 +61,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """After xdist has ended its workers: look for what is left."""
-    end_own_nursery()
+    end_own_fork_server()
     run = session.config.stash.get(RUN, None)
     if run is None:
         return

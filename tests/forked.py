@@ -71,14 +71,14 @@ class Forked:
         module: str = PROGRAM,
         stdout: IO[str] | None = None,
         stderr: IO[str] | None = None,
-        nursery: Nursery | None = None,
+        server: ForkServer | None = None,
     ) -> None:
         self.args = [module, *arguments]
         self.returncode: int | None = None
         self._own = [None if file else tempfile.TemporaryFile("w+") for file in (stdout, stderr)]  # noqa: SIM115
         files = [file or own for file, own in zip((stdout, stderr), self._own, strict=True)]
         self._connection = socket.socket(socket.AF_UNIX)
-        self._connection.connect(str((nursery or own_nursery()).path))
+        self._connection.connect(str((server or own_fork_server()).path))
         asked = json.dumps({"module": module, "arguments": [*arguments], "cwd": str(cwd), "env": dict(env)}).encode()
         socket.send_fds(self._connection, [asked[:1]], [file.fileno() for file in files if file])
         self._connection.sendall(asked[1:])
@@ -87,8 +87,8 @@ class Forked:
 
     def poll(self) -> int | None:
         """The exit status, negative for a signal; `None` while it runs."""
-        if self.returncode is None and select.select([self._connection], [], [], 0)[0]:
-            self.returncode = self._told()
+        with suppress(subprocess.TimeoutExpired):
+            self.wait(0)
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
@@ -97,6 +97,7 @@ class Forked:
             if not select.select([self._connection], [], [], timeout)[0]:
                 raise subprocess.TimeoutExpired(self.args, timeout or 0)
             self.returncode = self._told()
+            self._connection.close()
         return self.returncode
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
@@ -127,16 +128,18 @@ def _read(file: IO[str] | None) -> str:
     return file.read()
 
 
-def run(arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str], nursery: Nursery | None = None) -> subprocess.CompletedProcess[str]:
+def run(
+    arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str], server: ForkServer | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run the program and return what it said, whatever its exit status."""
-    process = Forked(arguments, cwd=cwd, env=env, nursery=nursery)
+    process = Forked(arguments, cwd=cwd, env=env, server=server)
     out, errors = processes.communicate(process)
     assert process.returncode is not None
     return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
 
 
-class Nursery:
-    """A process that is there to be forked: ``prefix python -m tests.forked path``. ``options`` are `subprocess.Popen`'s."""
+class ForkServer:
+    """A process that others are forked from: ``prefix python -m tests.forked path``. ``options`` are `subprocess.Popen`'s."""
 
     def __init__(self, path: Path, prefix: Sequence[str] = (), **options: Any) -> None:
         self.path = path
@@ -157,23 +160,23 @@ class Nursery:
         processes.communicate(self._process)
 
 
-_own: list[Nursery] = []
+_own: list[ForkServer] = []
 
 
-def own_nursery() -> Nursery:
+def own_fork_server() -> ForkServer:
     """That of this process. It is started when it is asked for, or when it was ended."""
     if not _own or not _own[0].alive:
-        end_own_nursery()
-        _own.append(Nursery(Path(tempfile.mkdtemp(prefix="fork"), "s")))
+        end_own_fork_server()
+        _own.append(ForkServer(Path(tempfile.mkdtemp(prefix="fork"), "s")))
     return _own[0]
 
 
-def end_own_nursery() -> None:
+def end_own_fork_server() -> None:
     """End it, if there is one."""
     while _own:
-        nursery = _own.pop()
-        nursery.end()
-        shutil.rmtree(nursery.path.parent)
+        server = _own.pop()
+        server.end()
+        shutil.rmtree(server.path.parent)
 
 
 class _Server(socketserver.ForkingMixIn, socketserver.UnixStreamServer):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import ray
 
@@ -31,6 +33,14 @@ def test_a_start_that_takes_too_long_is_tried_again(starts):
     with Cluster.connect("local") as cluster:
         assert cluster.cpus == 2
     assert starts == []
+
+
+def test_an_embedded_ray_lets_nobody_in_without_a_token(starts, monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    starts.append(None)
+    with Cluster.connect("local"):
+        assert os.environ["RAY_AUTH_MODE"] == "token"
 
 
 def test_but_not_for_ever_and_then_it_is_one_line(starts):

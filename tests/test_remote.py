@@ -48,7 +48,7 @@ def cluster():
 @pytest.fixture(scope="module")
 def client(cluster):
     """The cluster, and the process on the client from which commands are forked."""
-    return cluster, cluster.nursery()
+    return cluster, cluster.fork_server()
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +87,9 @@ def work(cluster):
 
 def orchestrate(client, work, *arguments, env=None):
     """What a command says on the client, whose processes are forked from ``client``."""
-    cluster, nursery = client
+    cluster, server = client
     settings = {"PYTHONPATH": str(ROOT), "XDG_STATE_HOME": str(work.parent / "state"), "OMP_NUM_THREADS": "1", **(env or {})}
-    return forked.run(arguments, cwd=work, env=cluster.environment(settings), nursery=nursery)
+    return forked.run(arguments, cwd=work, env=cluster.environment(settings), server=server)
 
 
 def summary(done: subprocess.CompletedProcess[str]) -> dict:

@@ -97,7 +97,7 @@ def _check_server(uri: str) -> None:
             "/api/2.0/mlflow/experiments/search",
             "GET",
             params={"max_results": 1},
-            timeout=ANSWER_SECONDS,
+            timeout=(TIMEOUT, ANSWER_SECONDS),
             max_retries=0,
             raise_on_status=False,
         )

@@ -16,6 +16,17 @@ import pytest
 from orchestrator.cli.main import main
 from tests import forked, processes
 
+GRID = """\
+name: small
+fixed:
+  problem: {kind: matrix_completion, shape: [3, 3], target: {rank: 1}, observed: 5}
+  factorization: {kind: deep_matrix, depth: 2}
+  init: {kind: gaussian, scale: 0.1}
+  optimizer: {kind: gd, lr: 0.1}
+  stop: {steps: 20}
+seeds: 3
+record: {points: 10, measures: [nuclear, singular_values]}
+"""
 ELSEWHERE = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")
 """Variables that would send a sweep somewhere else."""
 

@@ -13,20 +13,9 @@ import pytest
 
 from orchestrator.cli.main import COMMANDS
 from tests import processes
-from tests.cli.commands import call, run
+from tests.cli.commands import GRID, call, run, run_afresh
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-GRID = """\
-name: small
-fixed:
-  problem: {kind: matrix_completion, shape: [3, 3], target: {rank: 1}, observed: 5}
-  factorization: {kind: deep_matrix, depth: 2}
-  init: {kind: gaussian, scale: 0.1}
-  optimizer: {kind: gd, lr: 0.1}
-  stop: {steps: 20}
-seeds: 3
-record: {points: 10, measures: [nuclear, singular_values]}
-"""
 
 
 @pytest.fixture
@@ -43,7 +32,7 @@ def swept(tmp_path_factory):
     work = tmp_path_factory.mktemp("swept") / "work"
     work.mkdir()
     (work / "grid.yaml").write_text(GRID)
-    return work, run(work, "submit", "grid.yaml", "--json", "--workers", "1")
+    return work, run_afresh(work, "submit", "grid.yaml", "--json", "--workers", "1")
 
 
 @pytest.fixture

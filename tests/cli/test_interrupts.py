@@ -10,20 +10,14 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
+from orchestrator import crews
 from orchestrator.cli.interrupts import SIGNALS, stoppable
 from orchestrator.cli.options import INTERRUPTED
+from orchestrator.grid import parse_grid
+from orchestrator.sweep import Options, recording_of
+from tests.cli.commands import GRID
 from tests.forked import Forked
 from tests.processes import communicate, eventually
-
-GRID = """
-name: interrupted
-fixed:
-  problem: {kind: matrix_completion, shape: [3, 3], target: {rank: 1}, observed: 5}
-  factorization: {kind: deep_matrix, depth: 2}
-  init: {kind: gaussian, scale: 0.1}
-  optimizer: {kind: gd, lr: 0.1}
-  stop: {steps: 20}
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -67,6 +61,35 @@ def test_while_others_import_the_first_waits_and_the_second_does_not(number):
         with pytest.raises(KeyboardInterrupt):
             start(signals, check)
         assert steps == seen
+
+
+class Joined:
+    """A cluster that is joined while a signal comes, of which it makes no use."""
+
+    def __init__(self, steps):
+        self.steps = steps
+
+    def connect(self, address):  # noqa: ARG002
+        os.kill(os.getpid(), signal.SIGINT)
+        self.steps.append("joined")
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.steps.append("left")
+
+
+@pytest.mark.parametrize("address", ["local", "127.0.0.1:6379"])
+def test_a_signal_while_a_cluster_is_joined_waits_until_it_is_and_then_leaves_it(monkeypatch, tmp_path, template, address):
+    shutil.copy(template, tmp_path)
+    monkeypatch.setattr(crews, "Cluster", Joined(steps := []))
+    options = Options(address, f"sqlite:///{tmp_path}/mlflow.db")
+    grid = parse_grid(GRID)
+    with stoppable() as stop, pytest.raises(KeyboardInterrupt), crews.connected(grid, recording_of(grid), options, None, stop):
+        pytest.fail("the signal was not heard")
+    assert steps == ["joined", "left"]
 
 
 @pytest.mark.ray

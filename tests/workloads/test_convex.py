@@ -18,7 +18,7 @@ from workloads.engines.convex import orthonormal_rows, threshold
 from workloads.lanes import Preparer
 from workloads.loop import train
 from workloads.recording import Recording
-from workloads.results import Finished, HandedOver, Outcome, Request
+from workloads.results import Finished, HandedOver, Outcome, Paused, Request
 
 RECORDING = Recording(("nuclear", "frobenius", "error", "rank"), points=5)
 
@@ -176,7 +176,7 @@ def test_a_problem_that_is_paused_goes_on_as_if_it_had_not_been(monkeypatch):
     monkeypatch.setattr("workloads.loop.splits_well", lambda _engine, specs, *_: len(specs) > 1)
     specs = [baseline(shape=[10, 9], target={"rank": 2}, observed=60, seed=s, tolerance=1e-6) for s in range(6)]
     expected = {f"t{n}": r for n, r in enumerate(solve(*specs))}
-    packs, results = deque([trials(specs)]), {}
+    packs, results, paused = deque([trials(specs)]), {}, 0
     while packs:
         pack = pickle.loads(pickle.dumps(packs.popleft()))
         for event in train(pack, RECORDING, create("convex"), asked=lambda: Request.HALF):
@@ -184,7 +184,9 @@ def test_a_problem_that_is_paused_goes_on_as_if_it_had_not_been(monkeypatch):
                 case Finished():
                     results |= {r.trial_id: r for r in event.results}
                 case HandedOver() if event.trials:
+                    paused += sum(isinstance(trial, Paused) and trial.step > 0 for trial in event.trials)
                     packs.append(list(event.trials))
+    assert paused, "no problem was paused in the middle"
     assert {key: r.steps for key, r in results.items()} == {key: r.steps for key, r in expected.items()}
     for key, result in results.items():
         np.testing.assert_allclose(result.factors["W"], expected[key].factors["W"], rtol=1e-10, atol=1e-12)
