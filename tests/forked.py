@@ -124,8 +124,9 @@ class Forked:
 def _read(file: IO[str] | None) -> str:
     if file is None:
         return ""
-    file.seek(0)
-    return file.read()
+    with file:
+        file.seek(0)
+        return file.read()
 
 
 def run(
