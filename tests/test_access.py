@@ -94,25 +94,16 @@ def environment(folder, settings):
     return kept | {"PYTHONPATH": str(ROOT), "HOME": str(folder), "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"} | settings
 
 
-def cluster(folder, settings):
-    """A cluster with these settings, for as long as the generator is held. Yields its address."""
+@pytest.fixture(scope="module")
+def encrypted(folder):
+    """A cluster with tokens and TLS. Yields its address."""
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     with scratch_folder() as scratch:
-        process = popen([sys.executable, "-c", SERVE, str(scratch)], env=environment(folder, settings), **pipes)
+        process = popen([sys.executable, "-c", SERVE, str(scratch)], env=environment(folder, tls(folder) | token(folder)), **pipes)
         try:
             yield process.stdout.readline().strip()
         finally:
             communicate(process)
-
-
-@pytest.fixture(scope="module")
-def encrypted(folder):
-    yield from cluster(folder, tls(folder) | token(folder))
-
-
-@pytest.fixture(scope="module")
-def plain(folder):
-    yield from cluster(folder, token(folder))
 
 
 def submit(folder, address, settings):
@@ -140,11 +131,11 @@ def test_settings_that_an_encrypted_cluster_does_not_take(encrypted, folder):
 
 
 @pytest.mark.cluster
-def test_settings_that_a_plain_cluster_does_not_take(plain, folder):
-    explained(submit(folder, plain, tls(folder) | token(folder)), "RAY_USE_TLS is set, and it does not speak TLS: unset it")
-    explained(submit(folder, plain, {}), "it wants a token: set RAY_AUTH_MODE=token")
-    explained(submit(folder, plain, {"RAY_AUTH_MODE": "token"}), "it wants a token and there is none here")
-    explained(submit(folder, plain, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "b2" * 32}), "it does not accept this token")
+def test_settings_that_a_plain_cluster_does_not_take(cluster_address, folder):
+    explained(submit(folder, cluster_address, tls(folder) | token(folder)), "RAY_USE_TLS is set, and it does not speak TLS: unset it")
+    explained(submit(folder, cluster_address, {}), "it wants a token: set RAY_AUTH_MODE=token")
+    explained(submit(folder, cluster_address, {"RAY_AUTH_MODE": "token"}), "it wants a token and there is none here")
+    explained(submit(folder, cluster_address, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "b2" * 32}), "it does not accept this token")
 
 
 def test_a_file_of_tls_that_is_missing_is_named(folder):

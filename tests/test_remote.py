@@ -32,7 +32,7 @@ fixed:
   stop: {steps: 2000}
 grid:
   # A pack for each node.
-  factorization.depth: [2, 3, 4]
+  factorization.depth: [2, 3]
 seeds: 4
 record: {points: 20, measures: [nuclear]}
 resources: {engine: batched}
@@ -41,7 +41,7 @@ resources: {engine: batched}
 
 @pytest.fixture(scope="module")
 def cluster():
-    with network_cluster(nodes=3) as cluster:
+    with network_cluster(nodes=2) as cluster:
         yield cluster
 
 
@@ -97,8 +97,8 @@ def summary(done: subprocess.CompletedProcess[str]) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def await_words(client, work, store, sweep, words, times=1):
-    """What a job has said, once it has said ``words`` so many ``times``."""
+def await_words(client, work, store, sweep, words):
+    """What a job has said, once it has said ``words``."""
     told = ""
 
     def said():
@@ -106,7 +106,7 @@ def await_words(client, work, store, sweep, words, times=1):
         done = orchestrate(client, work, "logs", sweep, *address(client, store))
         assert done.returncode == 0, done.stderr
         told = done.stdout
-        return told.count(words) >= times
+        return words in told
 
     # Each of these commands takes a second of a core.
     eventually(said, lambda: told, every=1)
@@ -131,31 +131,30 @@ def test_a_sweep_is_sent_and_runs_there_and_no_password_shows(cluster, client, s
     assert f"as job orchestrate-{sweep}" in sent.stderr
     followed = orchestrate(client, work, "logs", sweep, "--follow", "--address", cluster.job_address)
     assert followed.returncode == 0, followed.stdout + followed.stderr
-    assert "12 trials to run in 3 packs" in followed.stdout
+    assert "8 trials to run in 2 packs" in followed.stdout
     assert secret not in followed.stdout
     runs = orchestrate(client, work, "runs", sweep, "--format", "json", "--tracking-uri", store)
-    assert [row["outcome"] for row in json.loads(runs.stdout)] == ["exhausted"] * 12
+    assert [row["outcome"] for row in json.loads(runs.stdout)] == ["exhausted"] * 8
     shown = orchestrate(client, work, "status", sweep, "--tracking-uri", store)
     assert "finished" in shown.stdout
     again = orchestrate(client, work, "submit", "grid.yaml", "--json", *address(client, store))
     assert again.returncode == 0, again.stderr
-    assert (summary(again)["reused"], summary(again)["trials"]) == (12, 12)
+    assert (summary(again)["reused"], summary(again)["trials"]) == (8, 8)
 
 
-def test_nodes_die_cancel_from_outside_saves_and_resume_goes_on(cluster, client, store, work):
+def test_a_node_dies_cancel_from_outside_saves_and_resume_goes_on(cluster, client, store, work):
     sent = orchestrate(client, work, "submit", "endless.yaml", "--detach", "--json", "--checkpoint-every", "1", *address(client, store))
     assert sent.returncode == 0, sent.stderr
     sweep = summary(sent)["sweep_id"]
     kept = cluster.state / "orchestrate" / "storage" / "endless" / sweep / "checkpoints"
     eventually(
-        lambda: len(list(kept.glob("*.safetensors"))) >= 3,
+        lambda: len(list(kept.glob("*.safetensors"))) >= 2,
         lambda: orchestrate(client, work, "logs", sweep, *address(client, store)).stdout,
     )
     # They have trained as far as they have to: nobody needs to wait for them.
     cluster.renice("RemoteWorker", 19)
-    cluster.kill_node(2)
     cluster.kill_node(1)
-    said = await_words(client, work, store, sweep, "4 trials are tried again, 4 of them from where they stood", times=2)
+    said = await_words(client, work, store, sweep, "4 trials are tried again, 4 of them from where they stood")
     assert "its node was lost" in said or "its worker died" in said
     cluster.start_node(1)
     cluster.wait_for_nodes(2)
@@ -168,7 +167,7 @@ def test_nodes_die_cancel_from_outside_saves_and_resume_goes_on(cluster, client,
     resumed = orchestrate(client, work, "resume", sweep, "--detach", "--json", *address(client, store))
     assert resumed.returncode == 0, resumed.stderr
     job = summary(resumed)["sweep_id"]
-    said = await_words(client, work, store, job, "12 trials go on from their checkpoints")
+    said = await_words(client, work, store, job, "8 trials go on from their checkpoints")
     assert f"going on with sweep {sweep}" in said
     await_words(client, work, store, job, "trials to run")
     stopped = orchestrate(client, work, "cancel", job, "--address", cluster.job_address)
@@ -202,6 +201,6 @@ def test_what_a_cluster_cannot_reach_is_an_error_at_once(cluster, client, store,
     assert "nobody takes Ray jobs at" in nobody.stderr
     greedy = orchestrate(client, work, "submit", "grid.yaml", "--set", "resources.cpus=64", "--json", *address(client, store))
     assert greedy.returncode == 3
-    assert re.search(r"resources.cpus asks for 64 a pack, but the cluster .* has [23] in all", greedy.stderr)
+    assert re.search(r"resources.cpus asks for 64 a pack, but the cluster .* has [12] in all", greedy.stderr)
     unknown = orchestrate(client, work, "logs", "ffffffff", "--address", cluster.job_address)
     assert (unknown.returncode, "knows of no job" in unknown.stderr) == (2, True)

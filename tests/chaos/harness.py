@@ -178,11 +178,11 @@ class Arena:
             options = {"num_cpus": 1, "object_store_memory": 80 << 20, "temp_dir": str(self.temporary)}
             self.cluster.add_node(include_log_monitor=False, no_monitor=True, include_dashboard=False, **options)
 
-    def start(self, command: str) -> None:
+    def start(self, command: str, *options: str) -> None:
         """Begin, or go on with, the sweep."""
         arguments = [sys.executable, "-m", "orchestrator.cli.main", command]
         arguments += ["grid.yaml"] if command == "submit" else ["chaos"]
-        arguments += ["--tracking-uri", self.store, "--checkpoint-every", "1", "--patience", "20"]
+        arguments += ["--tracking-uri", self.store, "--checkpoint-every", "1", "--patience", "20", *options]
         with (self.folder / "driver.log").open("ab") as log:
             self.driver = popen(arguments, cwd=self.work, env=self.environment, stdout=log, stderr=log)
 
@@ -368,11 +368,13 @@ def tables(arena: Arena) -> tuple[pd.DataFrame, pd.DataFrame]:
     return orchestrator.load_runs("chaos", tracking_uri=uri), orchestrator.load_history("chaos", tracking_uri=uri)
 
 
-def undisturbed(folder: Path, size: Size, database: Path | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The tables of a sweep that nobody disturbs."""
+def undisturbed(folder: Path, size: Size, database: Path | None = None, cluster: str | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The tables of a sweep that nobody disturbs, on a Ray of its own or on two workers of a ``cluster`` with this user's token."""
     arena = Arena(folder, size, database=database)
     try:
-        arena.start("submit")
+        if cluster is not None:
+            arena.environment |= {"RAY_ADDRESS": cluster, "RAY_AUTH_MODE": "token"}
+        arena.start("submit", *(("--workers", "2") if cluster else ()))
         assert arena.driver is not None
         assert arena.driver.wait(600) == 1, (arena.folder / "driver.log").read_text()
         return tables(arena)

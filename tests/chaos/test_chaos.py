@@ -10,8 +10,8 @@ SMALL = Size(seeds=6)
 
 
 @pytest.fixture(scope="module")
-def expected(tmp_path_factory, template):
-    return undisturbed(tmp_path_factory.mktemp("undisturbed") / "arena", SMALL, template)
+def expected(tmp_path_factory, template, cluster_address):
+    return undisturbed(tmp_path_factory.mktemp("undisturbed") / "arena", SMALL, template, cluster_address)
 
 
 @pytest.mark.ray
