@@ -23,7 +23,6 @@ from benchmarks.command import Run, store, submit, tune_seconds
 from benchmarks.engines import plain_rate
 from benchmarks.report import report
 from orchestrator.grid import load_grid
-from workloads.shapes import lane_key
 
 HERE = Path(__file__).parent
 CONFIGS = HERE.parent / "configs"
@@ -36,7 +35,7 @@ def plain_seconds(grid: Path, steps: dict[str, int]) -> float:
     """Seconds that the plain loop would take for the ``steps`` of the trials of ``grid``, by trial id."""
     groups: dict[Any, list[Any]] = defaultdict(list)
     for trial in load_grid(grid).trials:
-        groups[lane_key(trial.spec)].append(trial)
+        groups[trial.spec.lane_key].append(trial)
     seconds = 0.0
     for group in groups.values():
         # How many entries are observed hardly matters to it: the middle one stands for all.

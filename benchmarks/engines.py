@@ -28,11 +28,9 @@ import torch
 from benchmarks.report import report
 from workloads.engines.base import create
 from workloads.engines.choice import choose
-from workloads.inits import initial_factors
-from workloads.lanes import Lanes, Preparer
-from workloads.problems import realize
-from workloads.shapes import parameter_shapes
-from workloads.spec import Cp, Trial, TrialSpec
+from workloads.engines.lanes import Lanes
+from workloads.training.preparing import Preparer
+from workloads.trial import Trial, TrialSpec
 
 REPEATS = 3
 FOREVER = 1 << 40
@@ -103,9 +101,9 @@ def rows() -> list[Row]:
 
 def flops(spec: TrialSpec) -> int:
     """Operations of one step that the formulas ask for: three products per factor but the first, or three per observed entry and component."""
-    shapes = parameter_shapes(spec)
-    if isinstance(spec.factorization, Cp):
-        return 6 * (spec.problem.observations() or math.prod(spec.shape)) * spec.factorization.terms(spec.shape)
+    shapes = list(spec.factor_shapes.values())
+    if spec.factorization.kind == "cp":
+        return 6 * (spec.problem.observations() or math.prod(spec.shape)) * (spec.factorization.terms(spec.shape) or 1)
     return sum(6 * spec.shape[1] * out * into for out, into in shapes[1:])
 
 
@@ -121,20 +119,20 @@ def matrix_product_rate(dtype: torch.dtype) -> float:
 def plain_rate(spec: TrialSpec) -> float:
     """Steps per second of one trial in an eager autograd loop."""
     torch.set_num_threads(1)
-    problem = realize(spec.problem, {})
+    problem = spec.problem.realize({})
     assert problem.mask is not None
     assert problem.target is not None
     dtype = getattr(torch, spec.dtype)
     where = torch.from_numpy(np.flatnonzero(problem.mask))
     seen = torch.from_numpy(problem.target).to(dtype)[where]
-    params = [torch.from_numpy(f).to(dtype).requires_grad_() for f in initial_factors(spec, {})]
+    params = [torch.from_numpy(f).to(dtype).requires_grad_() for f in spec.initial_factors({})]
     optimizer = torch.optim.SGD(params, lr=1e-5)
     letters = "ijkl"[: len(params)]
     form = ",".join(f"{x}r" for x in letters) + "->" + letters
 
     def steps(count: int) -> None:
         for _ in range(count):
-            if isinstance(spec.factorization, Cp):
+            if spec.factorization.kind == "cp":
                 product = torch.einsum(form, *params)
             else:
                 product = params[0]

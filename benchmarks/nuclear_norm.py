@@ -23,11 +23,11 @@ import torch
 
 from benchmarks.report import report
 from workloads.engines.base import create
-from workloads.lanes import Preparer
-from workloads.loop import train
-from workloads.recording import Recording
-from workloads.results import Finished
-from workloads.spec import Trial, TrialSpec
+from workloads.training.loop import train
+from workloads.training.preparing import Preparer
+from workloads.training.recording import Recording
+from workloads.training.results import Finished
+from workloads.trial import Trial, TrialSpec
 
 REPEATS = 3
 ACCURACY = 1e-6

@@ -10,9 +10,9 @@ from typing import Generic, TypeVar
 from orchestrator.events import WorkerEvent
 from orchestrator.plan import Pack, steps_left
 from orchestrator.storage.checkpoints import new_key
-from workloads.recording import OPEN_END
-from workloads.results import Finished, HandedOver
-from workloads.spec import Trial
+from workloads.training.recording import OPEN_END
+from workloads.training.results import Finished, HandedOver
+from workloads.trial import Trial
 
 WorkerT = TypeVar("WorkerT")
 ASK_AGAIN = 3.0

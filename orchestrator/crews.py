@@ -14,7 +14,7 @@ from orchestrator.cluster.connection import LARGE_PACK_BYTES, Allotment, Cluster
 from orchestrator.cluster.workers import Workers
 from orchestrator.plan import PACK_BYTES, Crew, make_plan
 from workloads.engines.calibration import kept_rates
-from workloads.engines.costs import DEFAULTS
+from workloads.engines.rates import DEFAULTS
 
 if TYPE_CHECKING:
     from orchestrator.grid import Grid
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from orchestrator.running import Stop
     from orchestrator.sweep import Options
     from orchestrator.tracking.store import Store
-    from workloads.recording import Recording
+    from workloads.training.recording import Recording
 
 MACHINE_SECONDS = 30.0
 """How long planning waits for a worker to say how fast it is."""

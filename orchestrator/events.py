@@ -1,4 +1,4 @@
-"""What a driver learns of a pack besides what `workloads.results` has: what was saved, and what went wrong. No torch here."""
+"""What a driver learns of a pack besides what `workloads.training.results` has: what was saved, and what went wrong. No torch here."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from workloads import results
-from workloads.spec import Trial
+from workloads.training import results
+from workloads.trial import Trial
 
 
 @dataclass(frozen=True)

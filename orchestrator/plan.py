@@ -15,11 +15,11 @@ from typing import Any
 
 from orchestrator.errors import UsageError
 from workloads.engines.choice import chosen, why_not_fused
-from workloads.engines.costs import CORE, Rates, engine_seconds
-from workloads.recording import Recording
-from workloads.results import Paused
-from workloads.shapes import lane_cost, lane_key, measurement_bytes, parameter_shapes
-from workloads.spec import Trial, TrialSpec
+from workloads.engines.costs import engine_seconds
+from workloads.engines.rates import CORE, Rates
+from workloads.training.recording import Recording
+from workloads.training.results import Paused
+from workloads.trial import Trial, TrialSpec, lane_cost, measurement_bytes
 
 PACK_BYTES = 1 << 30
 """Memory that one pack may take on a CPU; more lanes than fit wait for a place in it."""
@@ -115,7 +115,7 @@ class Plan:
                     "seconds": p.seconds,
                     "shape": list(p.trials[0].spec.shape),
                     "factorization": p.trials[0].spec.factorization.kind,
-                    "parameters": [list(s) for s in parameter_shapes(p.trials[0].spec)],
+                    "parameters": [list(s) for s in p.trials[0].spec.factor_shapes.values()],
                     "trial_ids": [t.trial_id for t in p.trials],
                 }
                 for p in self.packs
@@ -154,7 +154,7 @@ def make_plan(trials: Sequence[Trial], recording: Recording, engine: str, crews:
 
 def _pack_key(spec: TrialSpec, recording: Recording) -> tuple[object, ...]:
     large = measurement_bytes(spec) >= SHARED_MEASUREMENTS
-    return (*lane_key(spec), recording.names(spec), spec.problem.canonical if large else None)
+    return (*spec.lane_key, recording.names(spec), spec.problem.canonical if large else None)
 
 
 def _draft(asked: str, trials: list[Trial], crew: Crew) -> _Draft:

@@ -17,8 +17,8 @@ from orchestrator.errors import StorageUnavailable
 from orchestrator.events import Cause, Lost, Saved
 from orchestrator.plan import Pack
 from orchestrator.storage.checkpoints import Checkpoints, furthest, new_key
-from workloads.results import Paused
-from workloads.spec import Trial
+from workloads.training.results import Paused
+from workloads.trial import Trial
 
 ALONE = 4
 """A trial alone that has crashed so often, without coming any further, has failed."""

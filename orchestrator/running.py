@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.events import Ended, Event, Lost, Saved
 from orchestrator.reporting import Meter
 from orchestrator.tracking import layout
-from workloads.results import Finished, HandedOver, Notice, Outcome, Progress, TrialResult
+from workloads.training.results import Finished, HandedOver, Notice, Outcome, Progress, TrialResult
 
 if TYPE_CHECKING:
     from orchestrator.balance import Board
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from orchestrator.storage.checkpoints import Keeping
     from orchestrator.tracking.store import Store
     from orchestrator.tracking.writer import SweepWriter
-    from workloads.recording import Recording
+    from workloads.training.recording import Recording
 
 CANCEL_SECONDS = 3.0
 """How often a sweep looks whether it has been cancelled."""

@@ -25,8 +25,8 @@ from orchestrator.storage.checkpoints import EVERY
 from orchestrator.storage.sweeps import Description, SweepFolder
 from orchestrator.tracking import layout
 from orchestrator.tracking.writer import PATIENCE, SweepWriter
-from workloads.recording import DEFAULT_MEASURES, Recording
-from workloads.results import Outcome
+from workloads.training.recording import DEFAULT_MEASURES, Recording
+from workloads.training.results import Outcome
 
 if TYPE_CHECKING:
     from orchestrator.cluster.connection import Cluster

@@ -14,13 +14,13 @@ from orchestrator.errors import GridError, StorageUnavailable, UnavailableError,
 from orchestrator.storage.base import Storage
 from orchestrator.storage.checkpoints import furthest
 from orchestrator.storage.sweeps import SweepFolder, folders
-from workloads.results import Paused
+from workloads.training.results import Paused
 
 if TYPE_CHECKING:
     from orchestrator.grid import Grid
     from orchestrator.tracking.queries import SweepSummary
     from orchestrator.tracking.store import Store
-    from workloads.spec import Trial
+    from workloads.trial import Trial
 
 
 @dataclass(frozen=True)

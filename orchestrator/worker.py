@@ -19,9 +19,9 @@ from orchestrator.storage.checkpoints import Keeping, Pace
 from workloads.engines.base import create
 from workloads.engines.calibration import Machine, measured_rates, processor
 from workloads.engines.choice import on_device
-from workloads.loop import train
-from workloads.recording import Recording
-from workloads.results import Checkpoint, Finished, Notice, Request
+from workloads.training.loop import train
+from workloads.training.recording import Recording
+from workloads.training.results import Checkpoint, Finished, Notice, Request
 
 GPU_ROOM = 0.8
 """How much of its share of a GPU's memory a worker fills with lanes: libraries and measures need the rest."""

@@ -21,9 +21,9 @@ from orchestrator.events import Saved, WorkerEvent
 from orchestrator.plan import Pack
 from orchestrator.storage.checkpoints import Keeping
 from workloads.engines.calibration import Machine
-from workloads.engines.costs import CORE
-from workloads.recording import Recording
-from workloads.results import Paused
+from workloads.engines.rates import CORE
+from workloads.training.recording import Recording
+from workloads.training.results import Paused
 
 GATE = "ORCHESTRATE_TEST_GATE"
 HELD_SECONDS = 480.0

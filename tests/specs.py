@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from workloads.spec import Trial, TrialSpec
+from workloads.losses import LOSSES, Loss
+from workloads.trial import Trial, TrialSpec
 
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "gd": {"kind": "gd", "lr": 0.05},
     "momentum": {"kind": "momentum", "lr": 0.01, "momentum": 0.8},
     "group_rmsprop": {"kind": "group_rmsprop", "lr": 0.001},
     "adam": {"kind": "adam", "lr": 0.005},
+    "nesterov": {"kind": "nesterov", "lr": 0.01, "momentum": 0.8},
 }
 
 
@@ -44,6 +46,11 @@ def two_by_two(depth: int = 3, **changes: Any) -> TrialSpec:
             **changes,
         }
     )
+
+
+def loss(kind: str) -> Loss:
+    """A loss by the name of its kind."""
+    return LOSSES[kind]()
 
 
 def trials(specs: list[TrialSpec]) -> list[Trial]:

@@ -66,8 +66,8 @@ def test_imports_go_down_only(path):
 @pytest.mark.parametrize(
     ("path", "source"),
     [
-        ("workloads/loop.py", "def f():\n    import ray"),
-        ("workloads/spec.py", "from orchestrator.errors import GridError"),
+        ("workloads/training/loop.py", "def f():\n    import ray"),
+        ("workloads/trial.py", "from orchestrator.errors import GridError"),
         ("orchestrator/sweep.py", "from mlflow.tracking import MlflowClient"),
         ("orchestrator/plan.py", "import torch.nn"),
         ("orchestrator/grid/load.py", "from orchestrator.cli.options import x"),

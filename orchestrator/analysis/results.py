@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from orchestrator.errors import UsageError
 from orchestrator.grid.expressions import OVER_TRACE, Expression
 from orchestrator.grid.questions import SEEDS
-from workloads.spec import SECTIONS
+from workloads.trial import KINDS
 
 if TYPE_CHECKING:
     from orchestrator.tracking.queries import SweepSummary
@@ -135,7 +135,7 @@ _DERIVED = ("factorization.widths", "factorization.components")
 
 def _is_measure(column: str) -> bool:
     # The spec's keys are dotted below one of its sections; of measures only schatten_0.5 and its like have a dot.
-    return column not in (*IDENTITY, "seed", "dtype") and column.partition(".")[0] not in (*SECTIONS, "stop", "spec")
+    return column not in (*IDENTITY, "seed", "dtype") and column.partition(".")[0] not in (*KINDS, "stop", "spec")
 
 
 class _Columns(Mapping[str, Any]):

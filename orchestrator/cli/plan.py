@@ -37,7 +37,7 @@ def show_plan(grid: Grid, workers: int | None, as_json: bool) -> None:
     from orchestrator.plan import Crew, default_workers, make_plan
     from orchestrator.sweep import recording_of
     from workloads.engines.calibration import kept_rates
-    from workloads.engines.costs import CORE
+    from workloads.engines.rates import CORE
 
     recording = recording_of(grid)
     rates = kept_rates() or CORE
@@ -76,11 +76,10 @@ def show_plan(grid: Grid, workers: int | None, as_json: bool) -> None:
 
 
 def _parameters(spec: object) -> str:
-    from workloads.shapes import parameter_shapes
-    from workloads.spec import TrialSpec
+    from workloads.trial import TrialSpec
 
     assert isinstance(spec, TrialSpec)
-    return " ".join("x".join(map(str, shape)) for shape in parameter_shapes(spec))
+    return " ".join("x".join(map(str, shape)) for shape in list(spec.factor_shapes.values()))
 
 
 def _size(count: float) -> str:

@@ -22,8 +22,8 @@ from orchestrator.plan import Pack
 from orchestrator.scratch import scratch_folder
 from orchestrator.storage.checkpoints import Keeping
 from workloads.engines.calibration import Machine
-from workloads.recording import Recording
-from workloads.results import Notice
+from workloads.training.recording import Recording
+from workloads.training.results import Notice
 
 MISSES = 6
 """Workers in a row that may fail to come up before no more are tried."""

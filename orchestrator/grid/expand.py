@@ -18,8 +18,9 @@ from orchestrator.grid.identity import trial_id
 from orchestrator.grid.model import SCALARS
 from orchestrator.grid.sections import PARTS, REQUIRED, build_scalar, build_section
 from orchestrator.grid.source import MAX_DEPTH, Path, Problem
-from workloads.spec import FromFile, Trial, TrialSpec, as_tuple, conflicts
-from workloads.spec import Problem as ProblemSpec
+from workloads.kinds import Kind
+from workloads.section import as_tuple
+from workloads.trial import Trial, TrialSpec, conflicts
 
 _BAD = object()
 """Stands for a section with a mistake in it, which has been reported."""
@@ -152,17 +153,17 @@ class Expander:
         section = build_section(part, given, self.problems)
         if section is None:
             return _BAD
-        if isinstance(section, ProblemSpec | FromFile):
+        if isinstance(section, Kind) and section.data_file is not None:
             where = {a.key: a.path for a in given}
-            return self.files.attach(section, where, self.problems) or _BAD
+            return self.files.attach(part, section, section.data_file, where, self.problems) or _BAD
         return section
 
     def _check(self, parts: Mapping[str, Any], indices: tuple[int, ...]) -> bool:
         """Whether the parts go together; what does not is reported at the key's own place."""
         sections = (parts[name] for name in ("problem", "factorization", "init", "optimizer", "stop"))
         found = list(conflicts(*sections, dtype=parts["dtype"] or "float64"))
-        if not found and isinstance(parts["init"], FromFile):
-            found = list(self.files.fits(parts["problem"], parts["factorization"], parts["init"]))
+        if not found and parts["init"] is not None:
+            found = list(parts["init"].data_conflicts(parts["factorization"], parts["problem"].shape, self.files.contents))
         for key, message in found:
             self.problems.append(Problem(self._place(key, indices), key, message))
         return not found
@@ -204,5 +205,5 @@ def _value(spec: TrialSpec, dotted: str) -> Any:
     value: Any = spec
     for name in dotted.split("."):
         # Only what a grid can set: sections have methods and properties, too.
-        value = getattr(value, name, None) if name in getattr(type(value), "model_fields", ()) else None
-    return value
+        value = getattr(value, name, None) if name == "kind" or name in getattr(type(value), "model_fields", ()) else None
+    return value.model_dump() if isinstance(value, Kind) else value

@@ -18,8 +18,8 @@ from orchestrator.grid.questions import CLAIMS, FIGURES, Claim, Figure, check_na
 from orchestrator.grid.sections import PARTS, Model, nested, validate
 from orchestrator.grid.source import MAX_BYTES, MAX_KEY, Problem, Problems, Source, parse, parse_value
 from workloads import measures
-from workloads.recording import DEFAULT_MEASURES
-from workloads.spec import Trial
+from workloads.training.recording import DEFAULT_MEASURES
+from workloads.trial import Trial
 
 AXES = ("cases", "grid", "zip", "random")
 

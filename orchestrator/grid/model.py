@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from workloads.spec import LARGEST_COUNT, Finite, Section, Whole, as_tuple
+from workloads.section import LARGEST_COUNT, Finite, Section, Whole, as_tuple
 
 SMALLEST_SHARE = 1e-4
 """Of a core or GPU: Ray counts in these."""

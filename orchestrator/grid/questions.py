@@ -1,4 +1,4 @@
-"""What a grid asks of its runs: the figures to draw and the claims to check. Kinds are models in a table, as in `workloads.spec`."""
+"""What a grid asks of its runs: the figures to draw and the claims to check. Kinds are models in a table, as in `workloads.kinds`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from orchestrator.grid.expressions import OVER_TRACE, Expression, ExpressionErro
 from orchestrator.grid.sections import validate
 from orchestrator.grid.source import Path, Problem
 from workloads import measures
-from workloads.spec import Count, Finite, Section, TrialSpec, as_tuple
+from workloads.section import Count, Finite, Section, as_tuple
+from workloads.trial import TrialSpec
 
 
 def _expression(text: str) -> str:

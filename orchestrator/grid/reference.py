@@ -11,7 +11,9 @@ from orchestrator.grid.model import Record, Resources
 from orchestrator.grid.questions import CLAIMS, FIGURES, Claim, Figure
 from orchestrator.grid.schema import inlined
 from workloads import measures
-from workloads.spec import SECTIONS, Section, Stop
+from workloads.section import Section
+from workloads.stop import Stop
+from workloads.trial import KINDS
 
 PAGE = Path(__file__).parents[2] / "docs" / "grid.md"
 BEGIN, END = "<!-- generated: {} -->", "<!-- end -->"
@@ -19,13 +21,13 @@ BEGIN, END = "<!-- generated: {} -->", "<!-- end -->"
 
 def tables() -> dict[str, str]:
     """Every generated part of the page by its name."""
-    parts = {part: "\n".join(_kinds(part, kinds)) for part, kinds in SECTIONS.items()}
+    parts = {part: "\n".join(_kinds(part, kinds)) for part, kinds in KINDS.items()}
     parts["stop"] = "\n".join(_fields(Stop))
     parts["record"] = "\n".join(_fields(Record))
     parts["resources"] = "\n".join(_fields(Resources))
     parts["figures"] = "\n".join(_kinds("figures.NAME", FIGURES, Figure))
     parts["claims"] = "\n".join(_kinds("claims.NAME", CLAIMS, Claim))
-    rows = [f"| `{m.shown}` | {m.summary} |" for m in measures.MEASURES]
+    rows = [f"| `{m.shown}` | {_plain(m.summary)} |" for m in measures.MEASURES]
     parts["measures"] = "\n".join(["| name | what it is |", "|---|---|", *rows])
     return parts
 
@@ -54,7 +56,12 @@ def _kinds(part: str, kinds: Mapping[str, type[Section]], base: type[Section] | 
 
 
 def _summary(model: type[Section]) -> str:
-    return " ".join((model.__doc__ or "").split()).replace("``", "`").replace("|", "\\|")
+    return _plain(" ".join((model.__doc__ or "").split()).replace("``", "`"))
+
+
+def _plain(text: str) -> str:
+    """Text for a cell of a table."""
+    return text.replace("|", "\\|")
 
 
 def _fields(model: type[Section]) -> Iterator[str]:

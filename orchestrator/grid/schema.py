@@ -8,10 +8,13 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from orchestrator.grid.axes import DISTRIBUTIONS
-from orchestrator.grid.model import TOP, Record, Resources
+from orchestrator.grid.model import SCALARS, TOP, Record, Resources
 from orchestrator.grid.questions import CLAIMS, FIGURES, Question
+from orchestrator.grid.sections import scalar_type
 from workloads import measures
-from workloads.spec import SECTIONS, Dtype, Loss, Section, Seed, Stop
+from workloads.section import Section, Seed
+from workloads.stop import Stop
+from workloads.trial import KINDS
 
 
 def json_schema() -> dict[str, Any]:
@@ -90,9 +93,8 @@ def _or_single(schema: dict[str, Any]) -> dict[str, Any]:
 
 def _leaves() -> dict[str, Any]:
     """A schema for every part of a spec, and for every dotted key below it."""
-    out: dict[str, Any] = {"loss": TypeAdapter(Loss).json_schema(), "dtype": TypeAdapter(Dtype).json_schema()}
-    out["seed"] = TypeAdapter(Seed).json_schema()
-    models: dict[str, list[type[Section]]] = {part: list(kinds.values()) for part, kinds in SECTIONS.items()}
+    out: dict[str, Any] = {part: scalar_type(part).json_schema() for part in SCALARS}
+    models: dict[str, list[type[Section]]] = {part: list(kinds.values()) for part, kinds in KINDS.items()}
     models["stop"] = [Stop]
     for part, kinds in models.items():
         merged: dict[str, list[Any]] = {}

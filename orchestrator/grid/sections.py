@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.grid.axes import Assignment, nearest, shown
 from orchestrator.grid.model import SCALARS
 from orchestrator.grid.source import MAX_PROBLEMS, Path, Problem
-from workloads.spec import SECTIONS, Dtype, Loss, Section, Seed, Stop
+from workloads.kinds import Kind
+from workloads.losses import LOSSES
+from workloads.section import Section, Seed
+from workloads.stop import Stop
+from workloads.trial import KINDS, Dtype
 
 Model = TypeVar("Model", bound=Section)
 
-PARTS = (*SECTIONS, "stop", *SCALARS)
+PARTS = (*KINDS, "stop", *SCALARS)
 """The parts of a trial's spec."""
 REQUIRED = ("problem", "factorization", "stop")
-
-_SCALARS: dict[str, TypeAdapter[Any]] = {"loss": TypeAdapter(Loss), "dtype": TypeAdapter(Dtype), "seed": TypeAdapter(Seed)}
 
 _EXPECTED = {
     "int_type": "a whole number",
@@ -40,6 +42,12 @@ _EXPECTED = {
 }
 
 
+def scalar_type(part: str) -> TypeAdapter[Any]:
+    """Return the type of ``loss`` (the name of its kind), ``dtype`` or ``seed``."""
+    types: dict[str, Any] = {"loss": Literal[tuple(LOSSES)], "dtype": Dtype, "seed": Seed}
+    return TypeAdapter(types[part])
+
+
 def build_scalar(part: str, given: Sequence[Assignment], problems: list[Problem]) -> Any:
     """The value of ``loss``, ``dtype`` or ``seed``, or ``None`` after a mistake."""
     assignment = given[-1]
@@ -47,10 +55,11 @@ def build_scalar(part: str, given: Sequence[Assignment], problems: list[Problem]
         problems.append(Problem(assignment.path, assignment.key, f"{part} is a single value, not a mapping"))
         return None
     try:
-        return _SCALARS[part].validate_python(assignment.value, strict=True)
+        value = scalar_type(part).validate_python(assignment.value, strict=True)
     except ValidationError as error:
         _explain(error, part, {part: assignment}, assignment.value, problems, (), ())
         return None
+    return LOSSES[value]() if part == "loss" else value
 
 
 def build_section(part: str, given: Sequence[Assignment], problems: list[Problem]) -> Section | None:
@@ -62,8 +71,8 @@ def build_section(part: str, given: Sequence[Assignment], problems: list[Problem
     values = nested({a.key[len(part) + 1 :]: a.value for a in placed.values()})
     model: type[Section] = Stop
     others: tuple[type[Section], ...] = ()
-    if part in SECTIONS:
-        kinds = SECTIONS[part]
+    if part in KINDS:
+        kinds = KINDS[part]
         kind = values.get("kind")
         if "kind" not in values:
             problems.append(Problem(given[0].path, f"{part}.kind", f"is missing: one of {', '.join(kinds)}"))
@@ -90,8 +99,13 @@ def validate(
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        _explain(error, part, placed, values, problems, tuple(model.model_fields), others)
+        _explain(error, part, placed, values, problems, _keys(model), others)
         return None
+
+
+def _keys(model: type[Section]) -> tuple[str, ...]:
+    """Return the keys that a section may have."""
+    return (*(("kind",) if issubclass(model, Kind) else ()), *model.model_fields)
 
 
 def nested(flat: Mapping[str, Any]) -> dict[str, Any]:

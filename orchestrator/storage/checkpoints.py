@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 
 from orchestrator.storage.base import Storage, open_storage
 from orchestrator.storage.rows import CorruptRows, Row, decode, encode
-from workloads.results import Outcome, Paused
-from workloads.shapes import parameter_shapes
-from workloads.spec import Trial
+from workloads.training.results import Outcome, Paused
+from workloads.trial import Trial
 
 EVERY = 30.0
 """Seconds between checkpoints, unless they cost more than `MOST` of the time then."""
@@ -168,7 +167,7 @@ def _paused(row: Row, trial: Trial) -> Paused | None:
     for name, array in row.arrays.items():
         if _KEPT in name:
             kept.setdefault(name.partition(_KEPT)[2], []).append(np.array(array))
-    shapes = [tuple(shape) for shape in parameter_shapes(trial.spec)]
+    shapes = [tuple(shape) for shape in trial.spec.factor_shapes.values()]
     if [t.shape for t in tensors[: len(shapes)]] != shapes or not math.isfinite(numbers["seconds"]):
         return None
     outcome = int(numbers["outcome"])

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.tracking import layout
-from workloads.results import Outcome, Trace, TrialResult
+from workloads.training.results import Outcome, Trace, TrialResult
 
 
 @dataclass(frozen=True, slots=True)

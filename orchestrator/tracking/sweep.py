@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.tracking import layout
-from workloads.spec import TrialSpec
+from workloads.trial import TrialSpec
 
 
 def new_sweep_id() -> str:

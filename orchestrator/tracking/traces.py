@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from orchestrator.tracking.sweep import TrialRow
-from workloads.results import TrialResult
+from workloads.training.results import TrialResult
 
 if TYPE_CHECKING:
     import pyarrow as pa

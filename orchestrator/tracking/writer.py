@@ -25,7 +25,7 @@ from orchestrator.tracking.delivery import Delivery, remove_begun
 from orchestrator.tracking.store import Store, translated
 from orchestrator.tracking.sweep import SweepInfo
 from orchestrator.tracking.traces import encode_trials
-from workloads.results import TrialResult
+from workloads.training.results import TrialResult
 
 QUEUE_LIMIT = 1024
 """Trials that may wait in memory; more wait on disk or, where there is none, make the caller of `SweepWriter.add` wait."""

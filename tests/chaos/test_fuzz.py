@@ -30,7 +30,9 @@ from orchestrator.sweep import recording_of
 from tests.chaos import hostile
 from tests.cli.commands import as_before, ended
 from tests.processes import PATIENCE, run
-from workloads.data import DataError, read_factors, read_problem
+from workloads.arrays import DataError
+from workloads.inits.from_file import read_factors
+from workloads.problems.data.files import read_problem
 
 FIRST = int(os.environ.get("FUZZ_SEED", "0"))
 COUNT = int(os.environ.get("FUZZ_COUNT", "0"))
@@ -227,7 +229,7 @@ def test_any_expression_has_a_value_or_is_refused(text):
 @quietly
 @given(st.binary(max_size=300), st.sampled_from(["d.npz", "d.csv", "d.txt"]), st.booleans())
 def test_any_bytes_are_data_or_refused(content, name, sensing):
-    for read in (lambda: read_problem(name, content, (3, 3), sensing), lambda: read_factors(name, content)):
+    for read in (lambda: read_problem(name, content, (3, 3), sensing), lambda: read_factors(name, content, {"W1": (3, 3)})):
         try:
             read()
         except DataError as error:

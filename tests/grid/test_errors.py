@@ -59,7 +59,7 @@ def test_the_good_one_is_good():
         (swapped("shape: [3, 3]", "shape: [3, 3, 3]").replace("{kind: deep_matrix, depth: 2}", "{kind: cp}"), "g.yaml:3:38: problem.shape: matrix_completion is about matrices: two dimensions, not 3"),
         (swapped("shape: [3, 3]", "shape: [3, x]"), "g.yaml:3:49: problem.shape[1]: must be a whole number, not 'x'"),
         (swapped("kind: gd", "kind: sgd"), "g.yaml:6:15: optimizer.kind: unknown kind 'sgd'; did you mean gd?"),
-        (swapped("kind: gd, ", ""), "g.yaml:6:15: optimizer.kind: is missing: one of gd, group_rmsprop, momentum, adam"),
+        (swapped("kind: gd, ", ""), "g.yaml:6:15: optimizer.kind: is missing: one of adam, gd, group_rmsprop, momentum, nesterov"),
         (swapped("  optimizer: {kind: gd, lr: 0.1}\n", ""), "g.yaml:2:1: optimizer: is missing: put it under fixed, cases or an axis"),
         (swapped("  optimizer: {kind: gd, lr: 0.1}\n", "  optimizer: gd\n"), "g.yaml:6:3: optimizer: must be a mapping of keys, not 'gd'"),
         (swapped("steps: 10", "loss: 0.1"), "g.yaml:7:10: stop: needs steps or seconds: without them a trial might never end"),
@@ -287,7 +287,7 @@ def test_initial_factors_must_fit(tmp_path):
     text = swapped("{kind: gaussian, scale: 0.1}", "{kind: file, file: w.npz}")
     assert errors(text, folder=tmp_path) == ["g.yaml:5:22: init.file: w.npz: W2 must have shape [3, 3], not [3, 2]"]
     np.savez(tmp_path / "w.npz", W1=np.eye(3))
-    assert errors(text, folder=tmp_path) == ["g.yaml:5:22: init.file: w.npz: this factorization needs W1 to W2, but the file holds W1"]
+    assert errors(text, folder=tmp_path) == ["g.yaml:5:22: init.file: w.npz: this factorization needs W1, W2, but the file holds W1"]
 
 
 @pytest.mark.parametrize("measure", [f"entry_0_{'9' * 5000}", f"singular_values_{'9' * 5000}", f"rank_distance_{'9' * 5000}"])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from orchestrator.errors import GridError
 from orchestrator.grid import load_grid, parse_grid
 from orchestrator.grid.source import resolve
-from workloads.spec import TrialSpec
+from workloads.trial import TrialSpec
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 FIXED = {

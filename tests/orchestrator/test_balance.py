@@ -7,8 +7,8 @@ import pytest
 from orchestrator.balance import ASK_AGAIN, Board
 from orchestrator.plan import Crew, Pack, make_plan
 from tests.specs import spec, trials
-from workloads.recording import Recording
-from workloads.results import Finished, HandedOver, TrialResult
+from workloads.training.recording import Recording
+from workloads.training.results import Finished, HandedOver, TrialResult
 
 
 class Clock:

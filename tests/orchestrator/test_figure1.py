@@ -12,10 +12,9 @@ from orchestrator.sweep import recording_of
 from tests.workloads import oracle
 from workloads.engines.base import create
 from workloads.engines.choice import choose
-from workloads.loop import train
-from workloads.results import Finished
-from workloads.shapes import lane_key
-from workloads.spec import Trial
+from workloads.training.loop import train
+from workloads.training.results import Finished
+from workloads.trial import Trial
 
 FIGURE1 = Path(__file__).parents[2] / "configs" / "figure1.yaml"
 STEPS = 1500
@@ -27,7 +26,7 @@ def test_every_run_of_the_figure_goes_the_way_of_the_plain_loop():
     for trial in grid.trials:
         # Larger starts than the figure's, with which the losses would not have moved yet.
         init = trial.spec.init.model_copy(update={"product_scale": 0.05})
-        packs.setdefault(lane_key(trial.spec), []).append(Trial(trial.trial_id, trial.spec.model_copy(update={"init": init})))
+        packs.setdefault(trial.spec.lane_key, []).append(Trial(trial.trial_id, trial.spec.model_copy(update={"init": init})))
     results = {}
     for pack in packs.values():
         engine = create(choose([t.spec for t in pack]))

@@ -10,8 +10,8 @@ from orchestrator.errors import UsageError
 from orchestrator.plan import PACK_BYTES, Crew, make_plan
 from tests.specs import OPTIMIZERS, spec, trials
 from workloads.engines.choice import on_device
-from workloads.engines.costs import DEFAULTS
-from workloads.recording import Recording
+from workloads.engines.rates import DEFAULTS
+from workloads.training.recording import Recording
 
 TENSOR = {"kind": "tensor_completion", "shape": [4, 4, 4], "target": {"rank": 1}, "observed": 30}
 

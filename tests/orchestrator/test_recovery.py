@@ -16,8 +16,8 @@ from orchestrator.recovery import ALONE, Recovery
 from orchestrator.storage.base import LocalStorage
 from orchestrator.storage.checkpoints import Checkpoints, Pace
 from tests.specs import spec, trials
-from workloads.recording import Recording
-from workloads.results import HandedOver, Outcome, Paused, Trace
+from workloads.training.recording import Recording
+from workloads.training.results import HandedOver, Outcome, Paused, Trace
 
 
 class Clock:

@@ -27,8 +27,8 @@ from orchestrator.storage.sweeps import Description, SweepFolder
 from tests.held import HeldUntilAsked
 from tests.processes import PATIENCE
 from workloads.engines.calibration import processor
-from workloads.recording import Recording
-from workloads.results import Finished, HandedOver, Outcome, TrialResult
+from workloads.training.recording import Recording
+from workloads.training.results import Finished, HandedOver, Outcome, TrialResult
 
 pytestmark = pytest.mark.ray
 

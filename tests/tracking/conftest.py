@@ -15,8 +15,8 @@ import pytest
 from orchestrator.tracking.store import Store, open_store
 from orchestrator.tracking.sweep import SweepInfo, TrialRow, new_sweep_id
 from tests.servers import MlflowServer, no_postgresql
-from workloads.results import Outcome, Trace, TrialResult
-from workloads.spec import TrialSpec
+from workloads.training.results import Outcome, Trace, TrialResult
+from workloads.trial import TrialSpec
 
 RECORD = {"points": 200, "steps": None, "measures": ["nuclear", "det"]}
 

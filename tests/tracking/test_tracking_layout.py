@@ -19,8 +19,8 @@ from orchestrator.tracking.records import thinned
 from orchestrator.tracking.store import Store
 from orchestrator.tracking.sweep import SweepInfo, TrialRow
 from orchestrator.tracking.writer import SweepWriter
-from workloads.results import Outcome, Trace, TrialResult
-from workloads.spec import TrialSpec
+from workloads.training.results import Outcome, Trace, TrialResult
+from workloads.trial import TrialSpec
 
 MakeSweep = Callable[..., SweepInfo]
 MakeResult = Callable[..., TrialResult]

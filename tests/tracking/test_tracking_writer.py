@@ -22,7 +22,7 @@ from orchestrator.tracking.store import Store
 from orchestrator.tracking.sweep import SweepInfo
 from orchestrator.tracking.writer import SweepWriter
 from tests.processes import PATIENCE, eventually
-from workloads.results import Outcome, TrialResult
+from workloads.training.results import Outcome, TrialResult
 
 MakeSweep = Callable[..., SweepInfo]
 MakeResult = Callable[..., TrialResult]

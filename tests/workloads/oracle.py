@@ -11,9 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workloads.inits import initial_factors
-from workloads.problems import realize
-from workloads.spec import TrialSpec
+from workloads.trial import TrialSpec
 
 
 @dataclass
@@ -59,6 +57,8 @@ def optimizer(spec: TrialSpec, params: list[Tensor]):
             return torch.optim.SGD(params, lr=o.lr)
         case "momentum":
             return torch.optim.SGD(params, lr=o.lr, momentum=o.momentum)
+        case "nesterov":
+            return torch.optim.SGD(params, lr=o.lr, momentum=o.momentum, nesterov=True)
         case "adam":
             return torch.optim.Adam(params, lr=o.lr, betas=(o.beta1, o.beta2), eps=o.eps)
     return GroupRmsprop(params, o.lr, o.beta, o.eps)
@@ -79,8 +79,8 @@ def train(spec: TrialSpec, steps: int, files=None) -> Run:
 
 def _train(spec: TrialSpec, steps: int, files) -> Run:
     dtype = getattr(torch, spec.dtype)
-    problem = realize(spec.problem, files)
-    params = [torch.tensor(f, dtype=dtype, requires_grad=True) for f in initial_factors(spec, files)]
+    problem = spec.problem.realize(files)
+    params = [torch.tensor(f, dtype=dtype, requires_grad=True) for f in spec.initial_factors(files)]
     step = optimizer(spec, params)
     losses = []
 
@@ -93,7 +93,7 @@ def _train(spec: TrialSpec, steps: int, files) -> Run:
     def loss() -> Tensor:
         w = product(spec, params).reshape(-1)
         errors = (operators @ w if spec.problem.sensing else w[seen]) - values
-        return 0.5 * (errors**2).sum() if spec.loss == "half_sse" else (errors**2).mean()
+        return 0.5 * (errors**2).sum() if spec.loss.kind == "half_sse" else (errors**2).mean()
 
     for _ in range(steps):
         value = loss()

@@ -12,7 +12,8 @@ from tests.specs import spec
 from workloads.engines import calibration
 from workloads.engines.batched import BatchedEngine
 from workloads.engines.calibration import cache_file, kept_rates, measured_rates, probe_spec, processor, step_timed
-from workloads.engines.costs import CORE, Rates, step_seconds
+from workloads.engines.costs import step_seconds
+from workloads.engines.rates import CORE, Rates
 
 CPU = torch.device("cpu")
 

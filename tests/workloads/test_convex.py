@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 
 from tests.specs import spec, trials
 from workloads.engines.base import create
-from workloads.engines.convex import orthonormal_rows, threshold
-from workloads.lanes import Preparer
-from workloads.loop import train
-from workloads.recording import Recording
-from workloads.results import Finished, HandedOver, Outcome, Paused, Request
+from workloads.factorizations.programs.douglas_rachford import threshold
+from workloads.problems.data.fitting import orthonormal_rows
+from workloads.training.loop import train
+from workloads.training.preparing import Preparer
+from workloads.training.recording import Recording
+from workloads.training.results import Finished, HandedOver, Outcome, Paused, Request
 
 RECORDING = Recording(("nuclear", "frobenius", "error", "rank"), points=5)
 
@@ -172,8 +173,8 @@ def test_numbers_do_not_depend_on_the_pack():
 
 
 def test_a_problem_that_is_paused_goes_on_as_if_it_had_not_been(monkeypatch):
-    monkeypatch.setattr("workloads.loop.CALL_SECONDS", 0.0)
-    monkeypatch.setattr("workloads.loop.splits_well", lambda _engine, specs, *_: len(specs) > 1)
+    monkeypatch.setattr("workloads.training.loop.CALL_SECONDS", 0.0)
+    monkeypatch.setattr("workloads.training.loop.splits_well", lambda _engine, specs, *_: len(specs) > 1)
     specs = [baseline(shape=[10, 9], target={"rank": 2}, observed=60, seed=s, tolerance=1e-6) for s in range(6)]
     expected = {f"t{n}": r for n, r in enumerate(solve(*specs))}
     packs, results, paused = deque([trials(specs)]), {}, 0

@@ -8,14 +8,13 @@ import tensorly
 import torch
 from tensorly.decomposition import parafac
 
-import workloads.cp_rank as cp_rank_module
+import workloads.measures.numerics.cp_rank as cp_rank_module
 from tests.specs import OPTIMIZERS, spec, trials
-from workloads.cp_rank import cp_rank
 from workloads.engines.base import create
-from workloads.loop import train
-from workloads.problems import realize
-from workloads.recording import Recording
-from workloads.results import Finished
+from workloads.measures.numerics.cp_rank import cp_rank
+from workloads.training.loop import train
+from workloads.training.recording import Recording
+from workloads.training.results import Finished
 
 
 def of_rank(shape, rank, seed):
@@ -80,7 +79,7 @@ def test_it_is_a_measure_of_the_last_row_only():
     (result,) = (r for e in events if isinstance(e, Finished) for r in e.results)
     column = result.trace.values[:, result.trace.columns.index("cp_rank")]
     assert np.isnan(column[:-1]).all()
-    truth = realize(one.problem, {}).truth.reshape(4, 4, 4)
+    truth = one.problem.realize({}).truth.reshape(4, 4, 4)
     assert column[-1] == float(cp_rank(torch.from_numpy(truth).unsqueeze(0))) == 2
     assert [result.trace.final()[f"multilinear_rank_{n}"] for n in range(3)] == [np.linalg.matrix_rank(truth.reshape(4, 16))] * 3
     assert result.trace.final()["frobenius"] == pytest.approx(1.0, rel=1e-6)

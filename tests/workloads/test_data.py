@@ -12,7 +12,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from workloads.data import LARGEST, DataError, read_factors, read_problem
+from workloads.arrays import LARGEST, DataError
+from workloads.inits.from_file import read_factors
+from workloads.problems.data.files import read_problem
 
 
 def archive(**members):
@@ -56,7 +58,7 @@ def test_a_bomb_is_refused_by_what_it_would_take_in_float64():
     bomb = archive(W1=member((side, side), "|u1", bytes(side * side)))
     assert len(bomb) < 8 << 20
     with pytest.raises(DataError, match=r"unpacks to 8\.0 GiB, more than the 4 GiB allowed"):
-        read_factors("w.npz", bomb)
+        read_factors("w.npz", bomb, {"W1": (side, side)})
 
 
 def test_nothing_is_unpickled(tmp_path):
@@ -79,7 +81,7 @@ def test_a_member_with_a_wrong_checksum_is_refused():
 
 def test_an_array_without_a_name():
     with pytest.raises(DataError, match="must hold W1, W2"):
-        read_factors("w.npz", archive(**{"": member((1, 1), body=bytes(8))}))
+        read_factors("w.npz", archive(**{"": member((1, 1), body=bytes(8))}), {"W1": (1, 1)})
 
 
 @pytest.mark.parametrize(

@@ -7,16 +7,16 @@ import pytest
 import torch
 
 from tests.specs import OPTIMIZERS, spec, trials, two_by_two
+from tests.specs import loss as loss_of
 from tests.workloads import oracle
 from workloads.engines.base import create
 from workloads.engines.choice import why_not_fused
-from workloads.engines.fused import FusedEngine, entry_tree
+from workloads.engines.fused import FusedEngine
 from workloads.engines.kernels.deep_matrix import DeepMatrixKey
 from workloads.engines.kernels.source import Registers
-from workloads.engines.kernels.updates import UPDATES
-from workloads.lanes import Lanes, Preparer
-from workloads.optimizers import OPTIMIZERS as OPTIMIZER_ROWS
-from workloads.shapes import lane_key, parameter_shapes
+from workloads.engines.kernels.trees import entry_tree
+from workloads.engines.lanes import Lanes
+from workloads.training.preparing import Preparer
 
 CPU = torch.device("cpu")
 ENGINES = ["autograd", "batched", "fused"]
@@ -78,14 +78,14 @@ def skip_if_not_for(engine, one):
 
 
 def product(lanes):
-    return lanes.factorization.product(lanes.params).numpy()
+    return lanes.factorization.products(lanes.params).numpy()
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("loss", ["half_sse", "mse"])
 @pytest.mark.parametrize("name", SHAPES)
 def test_equals_oracle_on_every_shape(engine, name, loss):
-    one = SHAPES[name].model_copy(update={"loss": loss})
+    one = SHAPES[name].model_copy(update={"loss": loss_of(loss)})
     skip_if_not_for(engine, one)
     steps = 300
     truth = oracle.train(one, steps)
@@ -116,7 +116,7 @@ def mixed():
         spec(factorization__depth=3, seed=n, optimizer__lr=0.01 * (1 + n), problem__observed=6 + n, init__scale=0.3 + 0.02 * n, loss=loss)
         for n, loss in enumerate(["half_sse", "mse", "half_sse", "mse", "half_sse", "half_sse", "mse"])
     ]
-    assert len({lane_key(s) for s in specs}) == 1
+    assert len({s.lane_key for s in specs}) == 1
     return specs
 
 
@@ -288,7 +288,7 @@ def test_fused_gives_a_trial_the_same_bits_in_any_pack_and_place(name, dtype):
 def test_a_thread_for_each_lane_gives_the_same_bits(name, optimizer):
     """The layout that a GPU gets, on a CPU."""
     one = FUSED[name].model_copy(update={"optimizer": spec(optimizer=OPTIMIZERS[optimizer] | {"lr": 1e-3}).optimizer})
-    specs = [one.model_copy(update={"seed": n, "loss": "mse" if n % 2 else "half_sse"}) for n in range(11)]
+    specs = [one.model_copy(update={"seed": n, "loss": loss_of("mse" if n % 2 else "half_sse")}) for n in range(11)]
     grouped, threaded = FusedEngine(), FusedEngine(threads=True)
     one_way, other = lanes_of(specs), lanes_of(specs)
     for steps in (1, 50, 200):
@@ -311,17 +311,9 @@ def test_narrower_registers_give_the_same_bits(name, dtype, there, monkeypatch):
     np.testing.assert_array_equal(product(other), product(one_way))
 
 
-def test_kernels_know_each_optimizer_by_the_same_names():
-    for kind, row in OPTIMIZER_ROWS.items():
-        if row.bind is None:
-            continue  # solved, by an engine of its own
-        update = UPDATES[kind]
-        assert (update.hyper, update.arrays, update.numbers) == (row.hyper, row.like_params, tuple(name for name, _ in row.per_lane))
-
-
 def test_both_styles_of_kernel_are_tested():
     def unrolled(one):
-        return DeepMatrixKey(tuple(parameter_shapes(one)), 0, "gd", "float64", 8).unrolled
+        return DeepMatrixKey(tuple(one.factor_shapes.values()), 0, "gd", "float64", 8).unrolled
 
     styles = {name: unrolled(one) for name, one in FUSED.items() if not name.startswith("cp")}
     assert styles == {"unrolled": True, "looped": False, "rectangular": False, "normed": False}
@@ -330,7 +322,7 @@ def test_both_styles_of_kernel_are_tested():
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("name", ["cp_full", "cp_half"])
 def test_fused_cp_equals_oracle_with_every_optimizer(name, optimizer):
-    one = FUSED[name].model_copy(update={"optimizer": spec(optimizer=OPTIMIZERS[optimizer]).optimizer, "loss": "mse"})
+    one = FUSED[name].model_copy(update={"optimizer": spec(optimizer=OPTIMIZERS[optimizer]).optimizer, "loss": loss_of("mse")})
     lanes = advance(create("fused"), lanes_of([one, one.model_copy(update={"seed": 4})]), 500)
     np.testing.assert_allclose(product(lanes)[0], oracle.train(one, 500).product, rtol=1e-9, atol=1e-12)
 

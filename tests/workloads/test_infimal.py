@@ -16,14 +16,13 @@ from tests.processes import run
 from tests.specs import spec, two_by_two
 from workloads import measures
 from workloads.engines.base import create
-from workloads.factorizations import factorization_of
-from workloads.infimal import INFIMA
-from workloads.loop import train
-from workloads.problems import realize
-from workloads.recording import Recording
-from workloads.results import Finished
-from workloads.snapshot import Snapshot, evaluate
-from workloads.spec import Linear, Trial
+from workloads.factorizations.linear import Linear
+from workloads.measures.numerics.infima import INFIMA
+from workloads.measures.numerics.snapshot import Snapshot, evaluate
+from workloads.training.loop import train
+from workloads.training.recording import Recording
+from workloads.training.results import Finished
+from workloads.trial import Trial
 
 NORMS = ["nuclear", "frobenius", "spectral", "schatten_1", "schatten_2", "schatten_2.0"]
 """Convex in the unobserved entry and known in closed form whatever is observed."""
@@ -57,9 +56,9 @@ def completed(place, beside, below, across, x):
 def lanes(names, specs):
     """Infimal measures ``names`` [R, C] of R lanes, each with a problem of its own."""
     linear = specs[0].model_copy(update={"factorization": Linear(), "init": None})
-    data = [realize(one.problem, {}) for one in specs]
+    data = [one.problem.realize({}) for one in specs]
     w = torch.full((len(specs), 2, 2), 7.0, dtype=torch.float64)
-    snapshot = Snapshot(factorization_of(linear), [w], torch.zeros(len(specs)), data, 1e-16)
+    snapshot = Snapshot(linear.factorization, [w], torch.zeros(len(specs)), data, 1e-16)
     return evaluate([f"infimal_{name}" for name in names], snapshot)
 
 
@@ -198,7 +197,9 @@ def test_every_infimum_has_a_name_and_a_test():
 
 
 def test_planning_reads_the_table_without_torch():
-    program = "import sys, workloads.measures, workloads.infimal; assert not {'torch', 'numpy', 'scipy'} & sys.modules.keys()"
+    program = (
+        "import sys, workloads.measures, workloads.measures.numerics.infima; assert not {'torch', 'numpy', 'scipy'} & sys.modules.keys()"
+    )
     run([sys.executable, "-c", program]).check_returncode()
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from tests.specs import spec
-from workloads.inits import initial_factors
 
 SQUARE = {"kind": "matrix_completion", "shape": [4, 4], "target": {"rank": 1}, "observed": 8}
 WIDE = {"kind": "matrix_completion", "shape": [3, 6], "target": {"rank": 1}, "observed": 8}
@@ -17,7 +16,7 @@ TENSOR = {"kind": "tensor_completion", "shape": [3, 4, 5], "target": {"rank": 1}
 
 def start(init, depth=3, problem=SQUARE, seed=0, **factorization):
     kind = {"kind": "deep_matrix", "depth": depth} if problem is not TENSOR else {"kind": "cp"}
-    return initial_factors(spec(problem=problem, factorization={**kind, **factorization}, init=init, seed=seed), {})
+    return spec(problem=problem, factorization={**kind, **factorization}, init=init, seed=seed).initial_factors({})
 
 
 def product(factors):
@@ -94,6 +93,6 @@ def test_a_start_depends_on_the_seed_and_on_nothing_else():
 
 
 def test_linear_starts_from_zero():
-    (w,) = initial_factors(spec(factorization={"kind": "linear"}, init=None), {})
+    (w,) = spec(factorization={"kind": "linear"}, init=None).initial_factors({})
     assert w.shape == (4, 4)
     assert not w.any()

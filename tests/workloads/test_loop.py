@@ -10,9 +10,9 @@ import pytest
 from tests.specs import spec, trials, two_by_two
 from tests.workloads import oracle
 from workloads.engines.base import create
-from workloads.loop import train
-from workloads.recording import Recording
-from workloads.results import Finished, Outcome, Progress
+from workloads.training.loop import train
+from workloads.training.recording import Recording
+from workloads.training.results import Finished, Outcome, Progress
 
 ENGINES = ["autograd", "batched", "fused"]
 

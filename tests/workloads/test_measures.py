@@ -31,13 +31,11 @@ from tests.specs import spec, two_by_two
 from tests.workloads import test_infimal
 from workloads import measures
 from workloads.engines.base import create
-from workloads.factorizations import factorization_of
-from workloads.loop import train
-from workloads.problems import realize
-from workloads.recording import Recording
-from workloads.results import Finished
-from workloads.snapshot import Snapshot, evaluate
-from workloads.spec import Trial
+from workloads.measures.numerics.snapshot import Snapshot, evaluate
+from workloads.training.loop import train
+from workloads.training.recording import Recording
+from workloads.training.results import Finished
+from workloads.trial import Trial
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
 EPSILON = float(np.finfo(np.float64).eps)
@@ -59,7 +57,7 @@ def snapshot(one, lanes, problems=None, epsilon=EPSILON):
     params = [torch.from_numpy(np.asarray(lanes, dtype=np.float64))]
     linear = one.model_copy(update={"factorization": completion(one.shape).factorization, "init": None})
     loss = torch.arange(len(params[0]), dtype=torch.float64)
-    return Snapshot(factorization_of(linear), params, loss, problems or [realize(one.problem, {})] * len(params[0]), epsilon)
+    return Snapshot(linear.factorization, params, loss, problems or [one.problem.realize({})] * len(params[0]), epsilon)
 
 
 # ----------------------------------------------------------------------------------------------------------- what is measured
@@ -98,7 +96,7 @@ def spectra(draw, square=False):
     s = np.array(sorted(draw(st.lists(value, min_size=min(rows, columns), max_size=min(rows, columns))), reverse=True))
     rng = np.random.default_rng(draw(st.integers(0, 2**31)))
     left, right = (np.linalg.qr(rng.standard_normal((n, n)))[0] for n in (rows, columns))
-    return one, Known((left[:, : len(s)] * s) @ right[: len(s)], realize(one.problem, {}), s=s)
+    return one, Known((left[:, : len(s)] * s) @ right[: len(s)], one.problem.realize({}), s=s)
 
 
 @st.composite
@@ -111,7 +109,7 @@ def values(draw, orders=(2, 3, 4), square=False):
     shape = (draw(st.integers(1, 5)),) * 2 if square else tuple(draw(st.lists(st.integers(1, 5), min_size=order, max_size=order)))
     one = completion(shape, draw(st.integers(1, math.prod(shape))))
     w = draw(arrays(np.float64, shape, elements=st.floats(-1e3, 1e3).filter(lambda v: v == 0 or abs(v) > 1e-30)))
-    return one, Known(w, realize(one.problem, {}))
+    return one, Known(w, one.problem.realize({}))
 
 
 @st.composite
@@ -128,7 +126,7 @@ def tensors(draw):
         turned = np.linalg.qr(rng.standard_normal((n, max(r, 1))))[0]
         w = np.moveaxis(np.tensordot(turned, w, axes=(1, mode)), 0, mode)
     one = completion(shape, 1)
-    return one, Known(w, realize(one.problem, {}), ranks=tuple(ranks))
+    return one, Known(w, one.problem.realize({}), ranks=tuple(ranks))
 
 
 # ------------------------------------------------------------------------------------------------- the same from elsewhere
@@ -226,6 +224,12 @@ HELD = {
     "schatten_0.5": Held(
         spectra(), schatten, names=("schatten_0.1", "schatten_0.5", "schatten_1", "schatten_2", "schatten_7.25"), rounding=schatten_rounding
     ),
+    "ky_fan_2": Held(
+        spectra(),
+        lambda x, count: math.fsum(x.s[: int(count)]),
+        name=lambda shape: st.integers(1, min(shape)).map(lambda k: f"ky_fan_{k}"),
+        rounding=lambda x, *_: len(x.s) * x.moved,
+    ),
     "effective_rank": Held(spectra(), lambda x: effective_rank(x.s)),
     "stable_rank": Held(spectra(), lambda x: math.fsum((s / x.s[0]) ** 2 for s in x.s) if x.s.any() else 0.0),
     "rank": Held(spectra(), lambda x: np.count_nonzero(x.s)),
@@ -288,7 +292,7 @@ def test_recorded_loss_is_that_of_the_recorded_entries(kind):
     events = train([Trial("a", one)], Recording(("loss", *entries), points=12), create("batched"))
     (trace,) = (r.trace for e in events if isinstance(e, Finished) for r in e.results)
     columns = dict(zip(trace.columns, trace.values.T, strict=True))
-    problem = realize(one.problem, {})
+    problem = one.problem.realize({})
     errors = np.stack([columns[name] for name in entries], axis=1)[:, problem.mask] - problem.target[problem.mask]
     want = {"half_sse": 0.5 * np.square(errors).sum(1), "mse": np.square(errors).mean(1)}[kind]
     assert len(want) > 10
@@ -305,7 +309,7 @@ def test_components_are_the_norms_of_the_outer_products(shape, terms, seed):
     )
     rng = np.random.default_rng(seed)
     factors = [rng.standard_normal((2, n, terms)) for n in shape]
-    lanes = Snapshot(factorization_of(one), [torch.from_numpy(f) for f in factors], torch.zeros(2), [realize(one.problem, {})] * 2, EPSILON)
+    lanes = Snapshot(one.factorization, [torch.from_numpy(f) for f in factors], torch.zeros(2), [one.problem.realize({})] * 2, EPSILON)
     got = evaluate(["components", "frobenius"], lanes)
     assert measures.undefined("components", one) is None
     assert [*measures.column_names("components", one)] == [f"component_{k}" for k in range(min(terms, 10))]
@@ -348,7 +352,7 @@ def test_every_measure_is_held_to_an_independent_source():
         assert row.shown in tested, f"{row.shown} has no test: give it a row in HELD or TESTED_APART"
         # Neither may call what it tests.
         source = HELD[row.shown].reference if row.shown in HELD else TESTED_APART[row.shown][0]
-        assert inspect.getmodule(source) is not measures
+        assert not inspect.getmodule(source).__name__.startswith("workloads")
     assert tested == {row.shown for row in measures.MEASURES}, "a test is left over from a measure that is gone"
 
 
@@ -443,7 +447,7 @@ def test_lanes_that_are_not_finite_give_nan_and_leave_the_others_alone(shape, na
 
 def test_each_lane_has_its_own_truth_and_its_own_observed_entries():
     counts = (3, 5, 9)
-    problems = [realize(completion((3, 3), n).problem.model_copy(update={"seed": n}), {}) for n in counts]
+    problems = [completion((3, 3), n).problem.model_copy(update={"seed": n}).realize({}) for n in counts]
     w = np.random.default_rng(2).standard_normal((4, 3, 3))
     order = [2, 0, 1, 0]
     names = ["error", "unobserved_max", "observed_1_2", "observed_0_0"]

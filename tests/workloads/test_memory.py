@@ -8,20 +8,34 @@ import numpy as np
 import pytest
 import torch
 
-from tests.specs import OPTIMIZERS, spec, trials
+from tests.contract.references import FACTORIZATIONS, LOSSES, OPTIMIZERS, pairs, spec
+from tests.specs import trials
 from workloads.engines.base import create
-from workloads.lanes import Lanes, Preparer
-from workloads.shapes import lane_cost, measurement_bytes
+from workloads.engines.choice import chosen
+from workloads.engines.lanes import Lanes
+from workloads.factorizations import Factorization
+from workloads.training.preparing import Preparer
+from workloads.trial import lane_cost, measurement_bytes
 
-TENSOR = {"kind": "tensor_completion", "shape": [6, 7, 8, 5], "target": {"rank": 2}, "observed": 800}
 CASES = {
-    **{name: spec(problem__shape=[40, 30], factorization__depth=3, optimizer=o) for name, o in OPTIMIZERS.items()},
-    "float32": spec(problem__shape=[40, 30], factorization__depth=4, dtype="float32"),
-    "depth1": spec(problem__shape=[60, 60], factorization__depth=1),
-    "cp": spec(problem=TENSOR, factorization={"kind": "cp", "components": 100}, loss="mse"),
-    "linear": spec(problem=TENSOR, factorization={"kind": "linear"}, init=None, optimizer=OPTIMIZERS["group_rmsprop"]),
-    "sensing": spec(problem={"kind": "matrix_sensing", "shape": [30, 30], "target": {"rank": 1}, "observed": 40}, factorization__depth=2),
+    **{"-".join((*pair, loss)): spec(*pair, loss=loss) for pair in pairs() for loss in LOSSES},
+    **{
+        f"{factorization}-{optimizer}": spec("matrix_completion" if 2 in row.keys else "tensor_completion", factorization, optimizer)
+        for factorization, row in FACTORIZATIONS.items()
+        for optimizer in OPTIMIZERS
+        if row.product is not None
+    },
+    "float32": spec("matrix_completion", "deep_matrix", dtype="float32"),
+    "depth1": spec("matrix_completion", "deep_matrix", loss="mse", keys={"depth": 1}),
+    "large": spec("tensor_completion", "cp", keys={"components": 100}),
 }
+
+
+def lanes_of(name, count):
+    """Trials of a case at a size that counts, with a data set of their own each: nothing is shared."""
+    one = CASES[name]
+    problem = one.problem.model_copy(update={"shape": (40, 30) if len(one.shape) == 2 else (12, 9, 11), "observed": 45})
+    return [one.model_copy(update={"seed": n, "problem": problem.model_copy(update={"seed": n})}) for n in range(count)]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -42,28 +56,30 @@ def held() -> dict[int, int]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_lanes_take_about_what_planning_says(name):
-    # A data set of its own for each lane: nothing is shared.
-    specs = [CASES[name].model_copy(update={"seed": n, "problem": CASES[name].problem.model_copy(update={"seed": n})}) for n in range(40)]
+    specs = lanes_of(name, 40)
     before = held()
     preparer = Preparer({})
     lanes = Lanes([preparer.prepare(t) for t in trials(specs)], torch.device("cpu"))
-    engine = create("batched")
+    engine = create(chosen("batched", specs))
     engine.advance(lanes, np.full(40, 10), np.full(40, -np.inf), 10)
     taken = sum(size for address, size in held().items() if address not in before)
     # Losses of a block of steps are kept whatever the lanes' size.
     said = 40 * (lane_cost(specs[0]).bytes + measurement_bytes(specs[0]))
-    assert 0.9 * taken < said < 1.2 * taken, f"{said / taken:.2f} of what is taken"
+    # Solvers and autograd let go of most of what they need before they return, or hold it where nobody sees it.
+    seen = not specs[0].factorization.solved and type(specs[0].factorization).program is not Factorization.program
+    most = 1.2 if seen else 4.0
+    assert 0.9 * taken < said < most * taken, f"{said / taken:.2f} of what is taken"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("name", CASES)
 def test_lanes_take_about_as_much_of_a_gpu(name):
-    specs = [CASES[name].model_copy(update={"seed": n, "problem": CASES[name].problem.model_copy(update={"seed": n})}) for n in range(500)]
-    lanes_of = Preparer({}).prepare
+    specs = lanes_of(name, 500)
+    prepare = Preparer({}).prepare
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    lanes = Lanes([lanes_of(t) for t in trials(specs)], torch.device("cuda"))
-    engine = create("batched")
+    lanes = Lanes([prepare(t) for t in trials(specs)], torch.device("cuda"))
+    engine = create(chosen("batched", specs))
     for _ in range(4):
         engine.advance(lanes, lanes.step + 10, np.full(500, -np.inf), 10)
     taken = torch.cuda.max_memory_allocated() - before

@@ -13,10 +13,10 @@ import torch
 from tests.specs import OPTIMIZERS, spec, trials, two_by_two
 from workloads.engines.base import create
 from workloads.engines.batched import BatchedEngine
-from workloads.loop import train
-from workloads.recording import Recording
-from workloads.results import Checkpoint, Finished, HandedOver, Notice, Outcome, Paused, Progress, Request
-from workloads.spec import Trial
+from workloads.training.loop import train
+from workloads.training.recording import Recording
+from workloads.training.results import Checkpoint, Finished, HandedOver, Notice, Outcome, Paused, Progress, Request
+from workloads.trial import Trial
 
 RECORDING = Recording(("frobenius", "entry_0_0"), points=20, checkpoint_steps=(3, 90), checkpoint_losses=(0.5, 0.05))
 TENSOR = {"kind": "tensor_completion", "shape": [3, 4, 2], "target": {"rank": 2}, "observed": 15}
@@ -25,8 +25,8 @@ TENSOR = {"kind": "tensor_completion", "shape": [3, 4, 2], "target": {"rank": 2}
 @pytest.fixture(autouse=True)
 def _short_calls(monkeypatch):
     """Calls of the engine of 16 steps at most, however long they take, and progress after each."""
-    monkeypatch.setattr("workloads.loop.CALL_SECONDS", 0.0)
-    monkeypatch.setattr("workloads.loop._Loop._adapt", lambda *_: None)
+    monkeypatch.setattr("workloads.training.loop.CALL_SECONDS", 0.0)
+    monkeypatch.setattr("workloads.training.loop._Loop._adapt", lambda *_: None)
 
 
 def ticking():
@@ -84,7 +84,7 @@ CASES = {
 @pytest.mark.parametrize("engine", ["batched", "fused"])
 @pytest.mark.parametrize("name", CASES)
 def test_a_trial_that_was_handed_over_ends_as_if_it_had_not_been(name, engine, monkeypatch):
-    monkeypatch.setattr("workloads.loop.splits_well", lambda _engine, specs, *_: len(specs) > 1)
+    monkeypatch.setattr("workloads.training.loop.splits_well", lambda _engine, specs, *_: len(specs) > 1)
     # Enough lanes for groups of SIMD lanes to be divided.
     specs = [CASES[name].model_copy(update={"seed": n}) for n in range(40)]
     expected, results = whole(specs, engine), scattered(specs, engine, seed=len(name))
@@ -160,7 +160,7 @@ def test_the_time_that_a_trial_was_paused_is_not_counted(monkeypatch):
         now[0] += 1.0
         return now[0]
 
-    monkeypatch.setattr("workloads.loop.splits_well", lambda *_: True)
+    monkeypatch.setattr("workloads.training.loop.splits_well", lambda *_: True)
     asked = iter([None, None, Request.HALF])
     events = train(trials(pair), Recording(()), create("batched"), clock=clock, asked=lambda: next(asked, None))
     given = next(e for e in events if isinstance(e, HandedOver)).trials
@@ -220,7 +220,7 @@ def test_out_of_memory_with_a_single_lane_is_an_error():
 
 
 def test_measuring_trials_that_have_ended_is_shared_too(monkeypatch):
-    monkeypatch.setattr("workloads.loop.FINAL_NUMBERS", 2 * 24)
+    monkeypatch.setattr("workloads.training.loop.FINAL_NUMBERS", 2 * 24)
     recording = Recording(("frobenius", "cp_rank"), points=5)
     base = spec(problem=TENSOR, factorization={"kind": "cp", "components": 3}, loss="mse", optimizer__lr=0.1, stop={"steps": 50})
     specs = [base.model_copy(update={"seed": n}) for n in range(20)]

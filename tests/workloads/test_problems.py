@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from tests.specs import spec, two_by_two
-from workloads.problems import realize
 
 
 def problem(**fields):
@@ -16,7 +15,7 @@ def problem(**fields):
 
 @pytest.mark.parametrize("rank", [1, 2, 4])
 def test_truth_has_the_rank_and_norm_asked_for(rank):
-    truth = realize(problem(target={"rank": rank, "frobenius": 3.0}), {}).truth
+    truth = problem(target={"rank": rank, "frobenius": 3.0}).realize({}).truth
     assert np.linalg.matrix_rank(truth.reshape(6, 5)) == rank
     assert np.linalg.norm(truth) == pytest.approx(3.0, rel=1e-12)
 
@@ -25,14 +24,14 @@ def test_tensor_truth_has_the_multilinear_rank_of_its_components():
     p = spec(
         problem={"kind": "tensor_completion", "shape": [4, 5, 6], "target": {"rank": 3}, "observed": 50}, factorization={"kind": "cp"}
     ).problem
-    truth = realize(p, {}).truth.reshape(4, 5, 6)
+    truth = p.realize({}).truth.reshape(4, 5, 6)
     assert np.linalg.norm(truth) == pytest.approx(1.0)
     for mode in range(3):
         assert np.linalg.matrix_rank(np.moveaxis(truth, mode, 0).reshape(truth.shape[mode], -1)) == 3
 
 
 def test_a_larger_observation_set_contains_the_smaller_and_the_truth_stays():
-    small, large, half = (realize(problem(observed=n), {}) for n in (7, 19, 0.5))
+    small, large, half = (problem(observed=n).realize({}) for n in (7, 19, 0.5))
     assert (small.mask.sum(), large.mask.sum(), half.mask.sum()) == (7, 19, 15)
     assert large.mask[small.mask].all()
     np.testing.assert_array_equal(small.truth, large.truth)
@@ -41,20 +40,20 @@ def test_a_larger_observation_set_contains_the_smaller_and_the_truth_stays():
 
 
 def test_more_measurements_begin_with_the_fewer():
-    few, many = (realize(problem(kind="matrix_sensing", observed=n), {}) for n in (4, 60))
+    few, many = (problem(kind="matrix_sensing", observed=n).realize({}) for n in (4, 60))
     np.testing.assert_array_equal(many.measurements[:4], few.measurements)
     np.testing.assert_allclose(many.values, many.measurements @ many.truth, rtol=1e-13)
     assert many.measurements.std() == pytest.approx(1.0, rel=0.1)
 
 
 def test_another_seed_is_another_problem():
-    a, b = realize(problem(), {}), realize(problem(seed=1), {})
+    a, b = problem().realize({}), problem(seed=1).realize({})
     assert not np.allclose(a.truth, b.truth)
     assert (a.mask != b.mask).any()
 
 
 def test_given_entries():
-    data = realize(two_by_two().problem, {})
+    data = two_by_two().problem.realize({})
     assert data.truth is None
     assert data.mask.tolist() == [False, True, True, True]
     assert data.target.tolist() == [0.0, 1.0, 1.0, 0.0]

@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from workloads.lanes import DTYPES, Lanes
-from workloads.problems import ProblemData
+from workloads.engines.lanes import DTYPES, Lanes
+from workloads.problems.data.realized import ProblemData
 
 
 class AutogradEngine:
@@ -33,11 +33,10 @@ class AutogradEngine:
         state = {name: [t[lane : lane + 1] for t in part] for name, part in lanes.state.items()}
         hyper = {name: t[lane : lane + 1] for name, t in lanes.hyper.items()}
         grads = [torch.empty_like(p) for p in params]
-        assert lanes.optimizer.bind is not None, "what is solved has an engine of its own"
-        update = lanes.optimizer.bind([p.detach() for p in params], grads, state, hyper)
+        assert spec.optimizer is not None, "what is solved has an engine of its own"
+        update = spec.optimizer.bind([p.detach() for p in params], grads, state, hyper)
         for done in range(limit + 1):
-            squared = problem.residual(lanes.factorization.product(params)[0]).square()
-            loss = squared.sum() / 2 if spec.loss == "half_sse" else squared.mean()
+            loss = spec.loss.value(problem.residual(spec.factorization.products(params)[0]))
             lanes.loss[lane] = loss.item()
             arrived = not np.isfinite(lanes.loss[lane]) or lanes.loss[lane] <= until_loss or lanes.step[lane] >= until_step
             if arrived or done == limit:

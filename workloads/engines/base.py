@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from workloads.lanes import Lanes
+from workloads.engines.lanes import Lanes
 
 
 class Engine(Protocol):

@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from workloads.lanes import Lanes
-from workloads.shapes import ITEM_BYTES, lane_cost
+from workloads.engines.lanes import Lanes
+from workloads.trial import ITEM_BYTES, lane_cost
 
 LONGEST_BLOCK = 64
 PART_BYTES = 1 << 21
@@ -60,7 +60,7 @@ def _cuts(lanes: Lanes) -> list[int]:
     count = len(lanes)
     if lanes.device.type == "cuda":
         return [0, count]
-    spec = lanes.prepared[0].spec
+    spec = lanes.spec
     cost = lane_cost(spec, lanes.observations.width)
     cached = PART_BYTES // max(1, cost.touched * ITEM_BYTES[spec.dtype])
     worthwhile = -(-PART_FLOPS // max(1, cost.flops))
@@ -84,13 +84,14 @@ class _Part:
         scale = lanes.loss_scale[where]
         self.scale = scale.clone()
         self.double_scale = (2 * scale).unsqueeze(1) if bool((scale != 0.5).any()) else None
-        product_size = int(np.prod(lanes.factorization.shape))
+        product_size = lanes.spec.problem.size
         # dL/dW is the residual itself where entries are observed and nothing scales it.
         self.outer = self.residual if self.observations.in_place and self.double_scale is None else new(count, product_size)
         self.program = lanes.factorization.program(self.params, grads, self.outer)
         state = {name: [t[where] for t in tensors] for name, tensors in lanes.state.items()}
-        assert lanes.optimizer.bind is not None, "what is solved has an engine of its own"
-        self.update = lanes.optimizer.bind(self.params, grads, state, {name: t[where] for name, t in lanes.hyper.items()})
+        optimizer = lanes.spec.optimizer
+        assert optimizer is not None, "what is solved has an engine of its own"
+        self.update = optimizer.bind(self.params, grads, state, {name: t[where] for name, t in lanes.hyper.items()})
         self.losses = new(LONGEST_BLOCK + 1, count)
         # A batched dot product: unlike a sum over the last axis it gives a lane the same bits whatever the number of lanes.
         self.dot = (self.residual.unsqueeze(1), self.residual.unsqueeze(2))

@@ -16,13 +16,13 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workloads.engines.costs import DEFAULTS, Rates
+from workloads.engines.rates import DEFAULTS, Rates
 
 if TYPE_CHECKING:
     import torch
 
     from workloads.engines.base import Engine
-    from workloads.lanes import Lanes
+    from workloads.engines.lanes import Lanes
 
 VERSION = 1
 """Raised whenever the engines or the probe change so much that what was kept is wrong."""
@@ -139,7 +139,7 @@ def _probe(device: torch.device, name: str, timer: Timer) -> Rates:
 
 def probe_spec(size: int) -> Any:
     """The spec of a lane that is timed: a square matrix of ``size`` as a product of three."""
-    from workloads.spec import TrialSpec
+    from workloads.trial import TrialSpec
 
     return TrialSpec.model_validate(
         {
@@ -157,10 +157,9 @@ def step_timed(engine: str | Engine, spec: Any, count: int, device: torch.device
     import numpy as np
 
     from workloads.engines.base import create
-    from workloads.lanes import Lanes, Preparer
-    from workloads.spec import Trial
+    from workloads.engines.lanes import Lanes, Prepared
 
-    one = Preparer({}).prepare(Trial("probe", spec))
+    one = Prepared(spec, spec.problem.realize({}), spec.initial_factors({}))
     lanes: Lanes = Lanes([one] * count, device)
     machine = create(engine) if isinstance(engine, str) else engine
 

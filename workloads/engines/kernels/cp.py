@@ -8,17 +8,22 @@ is one lane, however many there are.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING
 
-from workloads.engines.kernels.source import GOING, Writer, simd_width, sums, vector_type
-from workloads.engines.kernels.updates import UPDATES, Update
+from workloads.engines.kernels.base import KERNELS, Kernel, Layout
+from workloads.engines.kernels.source import simd_width
+from workloads.engines.kernels.updates import Update
+from workloads.engines.rates import Rates
+from workloads.trial import ITEM_BYTES, TrialSpec
 
-LEAVES = 8
-"""Most entries of a fiber that are worked on at once: their sums and factors stay in registers."""
-CHAINS = 4
-"""Sums that are kept apart where a fiber has few entries, so that additions do not wait for each other."""
+if TYPE_CHECKING:
+    from workloads.engines.lanes import Lanes
+
+SLOWER = 1.6
+"""How much longer an operation takes than in a deep matrix's kernel: rows come from the second cache."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ class CpKey:
     @property
     def update(self) -> Update:
         """The optimizer's step."""
-        return UPDATES[self.optimizer]
+        return Update.of(self.optimizer)
 
     @property
     def workspace(self) -> int:
@@ -56,190 +61,31 @@ class CpKey:
         return (self.rows + 2 * len(self.shape)) * self.vectors
 
 
-@lru_cache(maxsize=256)
-def cp_kernel(key: CpKey) -> Any:
-    """The Warp kernel for ``key``, for a CPU. Compiled at first launch, and cached on disk by Warp.
+class CpKernel(Kernel):
+    """See `Kernel`. For completion, on CPUs."""
 
-    One thread is one lane; they run one after another. Arguments, all flat: parameters and state like them, lane by lane, rows of
-    ``vectors`` vec; numbers of state; workspace; hyperparameters followed by the loss's scale; losses to stop at; steps to do and done (a
-    lane to be left alone has -1); losses; the trees of `workloads.engines.fused.entry_tree`.
-    """
-    import warp as wp
+    def why_not(self, spec: TrialSpec, *, cuda: bool) -> str:
+        if spec.problem.sensing:
+            return f"it has no kernels for {spec.problem.kind} with factorization {spec.factorization.kind}"
+        return "its kernels for factorization cp are for CPUs" if cuda else ""
 
-    def advance(
-        weights: Any,
-        state: Any,
-        numbers: Any,
-        scratch: Any,
-        hyper: Any,
-        until: Any,
-        steps: Any,
-        losses: Any,
-        values: Any,
-        index: Any,
-        child: Any,
-        roots: Any,
-        lane: Any,
-    ) -> None: ...
+    def seconds(self, specs: Sequence[TrialSpec], steps: Sequence[int], rates: Rates) -> float:
+        work = sum(n * _flops(spec) for n, spec in zip(steps, specs, strict=True))
+        return work * rates.fused * SLOWER * ITEM_BYTES[specs[0].dtype] / 8
 
-    def train(
-        weights: Any,
-        state: Any,
-        numbers: Any,
-        scratch: Any,
-        hyper: Any,
-        until: Any,
-        steps: Any,
-        losses: Any,
-        values: Any,
-        index: Any,
-        child: Any,
-        roots: Any,
-    ) -> None:
-        native(weights, state, numbers, scratch, hyper, until, steps, losses, values, index, child, roots, wp.tid())
+    def layout(self, lanes: Lanes, *, threads: bool) -> Layout:  # noqa: ARG002
+        from workloads.engines.kernels.trees import Trees
 
-    # Warp reads an argument's type from its annotation; these depend on the key.
-    types = dict.fromkeys(train.__annotations__, wp.array(dtype=getattr(wp, key.dtype)))
-    counts = dict.fromkeys(("steps", "index", "child", "roots"), wp.array(dtype=wp.int32))
-    train.__annotations__ = types | counts | {"return": None}
-    advance.__annotations__ = train.__annotations__ | {"lane": int}
-    native: Any = wp.func_native(_source(key))(advance)
-    return wp.kernel(train, enable_backward=False, module="unique")
+        return Trees(lanes)
 
 
-def _source(key: CpKey) -> str:
-    write, update, row = Writer(), key.update, key.vectors
-    size = key.rows * row
-    write(*vector_type(key.dtype, key.width))
-    write(f"vec* __restrict__ w = (vec*)weights.data + (size_t)lane * {size};", "vec* __restrict__ g = (vec*)scratch.data;")
-    for n in range(len(update.arrays)):
-        write(f"vec* __restrict__ s{n} = (vec*)state.data + ((size_t)lane * {len(update.arrays)} + {n}) * {size};")
-    place = size
-    buffers = [str(level) for level in range(1, len(key.shape) - 1)] + [f"{len(key.shape) - 2}_"]
-    for name in buffers:
-        write(
-            f"vec* __restrict__ pb{name} = (vec*)scratch.data + {place};",
-            f"vec* __restrict__ tb{name} = (vec*)scratch.data + {place + row};",
-        )
-        place += 2 * row
-    write(f"const real* __restrict__ h = hyper.data + (size_t)lane * {len(update.hyper) + 1};")
-    write(*(f"const real {name} = h[{n}];" for n, name in enumerate(update.hyper)))
-    write(f"const real scale = h[{len(update.hyper)}], twice = scale + scale, rate = lr * twice;")
-    write(
-        "const real low = until.data[lane], one = 1;",
-        "const int last = steps.data[lane];",
-        "int done = 0;",
-        "real total = 0;",
-        "const vec zero = {};",
-    )
-    write("if (last < 0) return;")
-    write(*(f"real {name} = numbers.data[(size_t)lane * {len(update.numbers)} + {n}];" for n, name in enumerate(update.numbers)))
-    with write.block("for (;; ++done)"):
-        with write.loop("q", 0, size):
-            write("g[q] = zero;")
-        write("total = 0;")
-        _nodes(key, write, 0, "roots.data[2 * lane]", "roots.data[2 * lane + 1]")
-        write("total *= scale;", f"if (!({GOING.format(none=0)}) || done >= last) break;")
-        if update.whole:
-            write("vec norm = zero;")
-            with write.loop("q", 0, size):
-                write("norm += g[q] * g[q];")
-            lines, (norm,) = sums(["norm"], key.width, "n")
-            write(*lines, f"const real squared = {norm};")
-        # On plain numbers: a lane has one learning rate for all its components.
-        write(*update.prepare("real", 1))
-        with write.loop("q", 0, size):
-            write(*update.entry("w[q]", "g[q]", [f"s{n}[q]" for n in range(len(update.arrays))], key.width))
-    write(*(f"numbers.data[(size_t)lane * {len(update.numbers)} + {n}] = {name};" for n, name in enumerate(update.numbers)))
-    write("steps.data[lane] = done;", "losses.data[lane] = total;")
-    return write.text
+def _flops(spec: TrialSpec) -> float:
+    """Operations of a walk through a tree of observed entries: at its leaves, for each fiber, and for the gradient as a whole."""
+    size = math.prod(spec.shape)
+    seen = spec.problem.observations() or size
+    fibers = size / spec.shape[-1]
+    hit = fibers * (1 - (1 - seen / size) ** spec.shape[-1])
+    return (spec.factorization.terms(spec.shape) or 1) * (6 * seen + 12 * hit + 30 * sum(spec.shape))
 
 
-def _nodes(key: CpKey, write: Writer, level: int, start: str, stop: str) -> None:
-    """Write the loop over the nodes of a level from ``start`` to ``stop``, which are children of one parent or roots."""
-    node = f"n{level}"
-    if level < len(key.shape) - 2:
-        with write.loop(node, start, stop):
-            _head(key, write, level, node, "")
-            _nodes(key, write, level + 1, f"child.data[{node}]", f"child.data[{node} + 1]")
-            _tail(key, write, level, "")
-        return
-    # Neighbouring fibers that are wholly observed go two at a time: they share the rows of the last factor and of its gradient.
-    full = [f"child.data[{node} + {k + 1}] - child.data[{node} + {k}] == {key.shape[-1]}" for k in range(2)]
-    with write.block(f"for (int {node} = {start}; {node} < {stop};)"):
-        with write.block(f"if ({node} + 1 < {stop} && {' && '.join(full)})"):
-            _fibers(key, write, level, 2)
-            write(f"{node} += 2;")
-        with write.block("else"):
-            _fibers(key, write, level, 1)
-            write(f"{node} += 1;")
-
-
-def _head(key: CpKey, write: Writer, level: int, node: str, mark: str) -> None:
-    """Write the start of a node: its row, and the product of the rows down to it. ``mark`` tells nodes of a pair apart."""
-    row, offset = key.vectors, sum(key.shape[:level])
-    at, a, p, t = (f"{name}{level}{mark}" for name in ("at", "a", "p", "t"))
-    write(f"const int {at} = ({offset} + index.data[{node}]) * {row};", f"const vec* const {a} = w + {at};")
-    if level == 0:
-        write(f"const vec* const {p} = {a};", f"vec* const {t} = g + {at};")
-        return
-    write(f"vec* const {p} = pb{level}{mark};", f"vec* const {t} = tb{level}{mark};")
-    with write.loop("q", 0, row):
-        write(f"{p}[q] = p{level - 1}[q] * {a}[q];", f"{t}[q] = zero;")
-
-
-def _tail(key: CpKey, write: Writer, level: int, mark: str) -> None:
-    """Write the end of a node: its share of the gradient, and what it hands up. A root has put its own in place already."""
-    if level:
-        write(f"vec* const g{level}{mark} = g + at{level}{mark};")
-        with write.loop("q", 0, key.vectors):
-            write(f"g{level}{mark}[q] += t{level}{mark}[q] * p{level - 1}[q];")
-            write(f"t{level - 1}[q] += t{level}{mark}[q] * a{level}{mark}[q];")
-
-
-def _fibers(key: CpKey, write: Writer, level: int, count: int) -> None:
-    """Write what ``count`` fibers with the same observed entries do."""
-    marks = ["", "_"][:count]
-    for k, mark in enumerate(marks):
-        _head(key, write, level, f"n{level} + {k}", mark)
-        write(f"int e{mark} = child.data[n{level} + {k}];")
-    write(f"const int end = child.data[n{level} + 1];")
-    block = LEAVES
-    while block:
-        with write.block(f"for (; e + {block} <= end; {', '.join(f'e{mark} += {block}' for mark in marks)})"):
-            _leaves(key, write, level, block, marks)
-        block //= 2
-    for mark in marks:
-        _tail(key, write, level, mark)
-
-
-def _leaves(key: CpKey, write: Writer, level: int, count: int, marks: list[str]) -> None:
-    """Write what ``count`` observed entries of each fiber do: residuals, then gradients."""
-    row, offset = key.vectors, sum(key.shape[:-1])
-    chains = max(1, CHAINS // (count * len(marks)))
-    while row % chains:
-        chains //= 2
-    cells = [f"{f}{mark}" for mark in marks for f in range(count)]
-    for f in range(count):
-        write(f"const int j{f} = ({offset} + index.data[e + {f}]) * {row};")
-        write(f"const vec* const d{f} = w + j{f};", f"vec* const gd{f} = g + j{f};")
-    write(*(f"vec s{cell}c{c} = zero;" for cell in cells for c in range(chains)))
-    with write.loop("q", 0, row, chains):
-        for c in range(chains):
-            write(*(f"const vec p{mark}c{c} = p{level}{mark}[q + {c}];" for mark in marks))
-            for f in range(count):
-                write(f"const vec d{f}c{c} = d{f}[q + {c}];", *(f"s{f}{mark}c{c} += p{mark}c{c} * d{f}c{c};" for mark in marks))
-    for cell in cells:
-        write(f"const vec s{cell} = {' + '.join(f's{cell}c{c}' for c in range(chains))};")
-    lines, found = sums([f"s{cell}" for cell in cells], key.width, "f")
-    write(*lines)
-    for (mark, f), value in zip(((mark, f) for mark in marks for f in range(count)), found, strict=True):
-        write(f"real r{f}{mark} = {value} - values.data[e{mark} + {f}];")
-        write(f"total += r{f}{mark} * r{f}{mark};", f"r{f}{mark} *= {key.update.outer};")
-    with write.loop("q", 0, row):
-        write(*(f"const vec p{mark} = p{level}{mark}[q]; vec t{mark} = t{level}{mark}[q];" for mark in marks))
-        for f in range(count):
-            write(f"const vec d{f}q = d{f}[q];", *(f"t{mark} += r{f}{mark} * d{f}q;" for mark in marks))
-            write(f"vec gd{f}q = gd{f}[q];", *(f"gd{f}q += r{f}{mark} * p{mark};" for mark in marks))
-            write(f"gd{f}[q] = gd{f}q;")
-        write(*(f"t{level}{mark}[q] = t{mark};" for mark in marks))
+KERNELS["cp"] = CpKernel()

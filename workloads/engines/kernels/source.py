@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from workloads.shapes import ITEM_BYTES
+from workloads.trial import ITEM_BYTES
 
 SIMD_BYTES = 64
 """Bytes of a ``vec`` where several registers do not hurt: one of AVX-512, two of AVX2, four of NEON."""

@@ -1,0 +1,190 @@
+"""The references: for each kind its keys in a small trial, and the same thing from elsewhere. A new kind gets a row here.
+
+Measures have theirs in `tests/workloads/test_measures.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tests.workloads import test_convex
+from workloads.trial import TrialSpec
+
+SHAPES = {2: (3, 4), 3: (2, 3, 4)}
+"""The shapes of the small trials, by order."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """``keys`` besides the shape, and the residual [N] of a matrix or tensor W [*shape] for a problem's data."""
+
+    order: int
+    keys: Mapping[str, Any]
+    residual: Callable[[Any, Tensor], Tensor]
+
+
+def entries(data: Any, w: Tensor) -> Tensor:
+    where = torch.from_numpy(np.flatnonzero(data.mask))
+    return w.reshape(-1)[where] - torch.from_numpy(data.target)[where]
+
+
+def inner_products(data: Any, w: Tensor) -> Tensor:
+    return torch.from_numpy(data.measurements) @ w.reshape(-1) - torch.from_numpy(data.values)
+
+
+PROBLEMS = {
+    "matrix_completion": Problem(2, {"target": {"rank": 2, "frobenius": 2.0}, "observed": 8}, entries),
+    "matrix_sensing": Problem(2, {"target": {"rank": 2, "frobenius": 2.0}, "observed": 7}, inner_products),
+    "tensor_completion": Problem(3, {"target": {"rank": 2, "frobenius": 2.0}, "observed": 15}, entries),
+    "tensor_sensing": Problem(3, {"target": {"rank": 2, "frobenius": 2.0}, "observed": 9}, inner_products),
+}
+
+
+@dataclass(frozen=True)
+class Factorization:
+    """``keys`` by the order of the shape, for the orders that there are, and the product of one run's factors.
+
+    Of what is solved there is the test that holds it to a reference, instead.
+    """
+
+    keys: Mapping[int, Mapping[str, Any]]
+    product: Callable[..., Tensor] | None = None
+    tested_by: Callable[..., None] | None = None
+
+
+def outer_products(*factors: Tensor) -> Tensor:
+    letters = "ijklm"[: len(factors)]
+    return torch.einsum(",".join(f"{x}r" for x in letters) + "->" + letters, *factors)
+
+
+FACTORIZATIONS = {
+    "deep_matrix": Factorization({2: {"depth": 3, "widths": [4, 2]}}, lambda *w: torch.linalg.multi_dot(w[::-1]) if len(w) > 1 else w[0]),
+    "cp": Factorization({2: {"components": 3}, 3: {"components": 5}}, outer_products),
+    "linear": Factorization({2: {}, 3: {}}, lambda w: w),
+    "tucker": Factorization({3: {"ranks": [2, 2, 3]}}, lambda core, a, b, c: torch.einsum("abc,ia,jb,kc->ijk", core, a, b, c)),
+    "min_frobenius": Factorization({2: {}, 3: {}}, tested_by=test_convex.test_least_frobenius_norm_is_the_pseudo_inverse),
+    "nuclear_norm": Factorization({2: {}}, tested_by=test_convex.test_least_nuclear_norm_is_that_of_an_independent_solver),
+}
+
+
+class GroupRmsprop(torch.optim.Optimizer):
+    """The published optimizer, written from its formula: lr / (sqrt(v / (1 - beta^t)) + eps), v over the whole gradient."""
+
+    def __init__(self, params, lr, beta, eps):
+        super().__init__(params, {"lr": lr, "beta": beta, "eps": eps})
+        self.v, self.t = 0.0, 0
+
+    def step(self):
+        group = self.param_groups[0]
+        self.t += 1
+        squared = sum(float((p.grad**2).sum()) for p in group["params"])
+        self.v = group["beta"] * self.v + (1 - group["beta"]) * squared
+        rate = group["lr"] / (np.sqrt(self.v / (1 - group["beta"] ** self.t)) + group["eps"])
+        with torch.no_grad():
+            for p in group["params"]:
+                p -= rate * p.grad
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """``keys``, and an optimizer in the manner of `torch.optim` for parameters and the same keys, as a model."""
+
+    keys: Mapping[str, Any]
+    made: Callable[[list[Tensor], Any], torch.optim.Optimizer]
+
+
+OPTIMIZERS = {
+    "gd": Optimizer({"lr": 0.01}, lambda params, o: torch.optim.SGD(params, lr=o.lr)),
+    "momentum": Optimizer({"lr": 0.003, "momentum": 0.8}, lambda params, o: torch.optim.SGD(params, lr=o.lr, momentum=o.momentum)),
+    "nesterov": Optimizer(
+        {"lr": 0.003, "momentum": 0.8}, lambda params, o: torch.optim.SGD(params, lr=o.lr, momentum=o.momentum, nesterov=True)
+    ),
+    "group_rmsprop": Optimizer({"lr": 0.003}, lambda params, o: GroupRmsprop(params, o.lr, o.beta, o.eps)),
+    "adam": Optimizer({"lr": 0.005}, lambda params, o: torch.optim.Adam(params, lr=o.lr, betas=(o.beta1, o.beta2), eps=o.eps)),
+}
+
+
+LOSSES: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "half_sse": lambda residual: 0.5 * (residual**2).sum(),
+    "mse": lambda residual: torch.nn.functional.mse_loss(residual, torch.zeros_like(residual)),
+}
+"""The loss of residuals [N]."""
+
+
+@dataclass(frozen=True)
+class Init:
+    """``keys``, and what has to hold of the factors that are drawn with them."""
+
+    keys: Mapping[str, Any]
+    holds: Callable[[np.ndarray], bool]
+    matrices_only: bool = False
+    data: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+def orthonormal(factor: np.ndarray) -> bool:
+    """Whether the rows or the columns, whichever are fewer, are orthonormal but for a scale of 0.5."""
+    small = factor if factor.shape[0] <= factor.shape[1] else factor.T
+    return np.allclose(small @ small.T, 0.25 * np.eye(len(small)))
+
+
+def diagonal(factor: np.ndarray) -> bool:
+    """Whether entries with equal indices are 0.5, and all others zero."""
+    equal = (np.stack(np.indices(factor.shape)) == np.indices(factor.shape)[0]).all(0)
+    return np.array_equal(factor, np.where(equal, 0.5, 0.0))
+
+
+INITS = {
+    # A sum of squares of n standard normal numbers is n, give or take a few times the root of 2n.
+    "gaussian": Init({"scale": 0.5}, lambda f: abs((f**2).sum() / 0.25 - f.size) < 6 * np.sqrt(2 * f.size) and f.std() > 0),
+    "identity": Init({"scale": 0.5}, diagonal),
+    "orthogonal": Init({"scale": 0.5}, orthonormal, matrices_only=True),
+    "file": Init({"file": "start.npz"}, lambda f: np.array_equal(f, np.arange(f.size).reshape(f.shape) / 7)),
+}
+
+
+def spec(problem: str, factorization: str, optimizer: str = "gd", loss: str = "half_sse", /, keys: Any = None, **fields: Any) -> TrialSpec:
+    """A small trial of these kinds; ``keys`` are other ones of the factorization."""
+    row = PROBLEMS[problem]
+    solved = FACTORIZATIONS[factorization].product is None
+    parts: dict[str, Any] = {
+        "problem": {"kind": problem, "shape": list(SHAPES[row.order]), **row.keys},
+        "factorization": {"kind": factorization, **(keys or FACTORIZATIONS[factorization].keys[row.order])},
+        "init": None if solved or factorization == "linear" else {"kind": "gaussian", "scale": 0.6},
+        "optimizer": None if solved else {"kind": optimizer, **OPTIMIZERS[optimizer].keys},
+        "loss": loss,
+        "stop": {"steps": 100},
+    }
+    return TrialSpec.model_validate({key: value for key, value in (parts | fields).items() if value is not None})
+
+
+def pairs(*, trained: bool = False) -> list[tuple[str, str]]:
+    """The problems and factorizations that go together."""
+    return [
+        (problem, factorization)
+        for problem, row in PROBLEMS.items()
+        for factorization, held in FACTORIZATIONS.items()
+        if row.order in held.keys and not (trained and held.product is None)
+    ]
+
+
+def train(one: TrialSpec, steps: int) -> tuple[list[float], np.ndarray]:
+    """The losses before each of ``steps`` steps and after the last, and the product at the end, by autograd from the references alone."""
+    problem = one.problem.realize({})
+    params = [torch.from_numpy(f).requires_grad_() for f in one.initial_factors({})]
+    residual, product = PROBLEMS[one.problem.kind].residual, FACTORIZATIONS[one.factorization.kind].product
+    assert product is not None
+    step, losses = OPTIMIZERS[one.optimizer.kind].made(params, one.optimizer), []
+    for done in range(steps + 1):
+        value = LOSSES[one.loss.kind](residual(problem, product(*params)))
+        losses.append(value.item())
+        if done < steps:
+            for parameter, gradient in zip(params, torch.autograd.grad(value, params), strict=True):
+                parameter.grad = gradient
+            step.step()
+    return losses, product(*params).detach().numpy()

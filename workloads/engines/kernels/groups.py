@@ -1,0 +1,115 @@
+"""Deep matrix factorizations in the layout of their kernels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from workloads.engines.kernels.base import Losses, Steps
+from workloads.engines.kernels.deep_matrix import cpu_key
+from workloads.engines.kernels.deep_matrix_source import deep_matrix_kernel
+from workloads.engines.kernels.launching import arguments, hyper, start_warp
+from workloads.engines.lanes import Lanes
+
+
+class Groups:
+    """Lanes of a deep matrix factorization, in groups of V side by side: tables [groups, entries, V].
+
+    With ``threads`` V is 1, and the tables are views of memory in which groups lie side by side.
+    """
+
+    def __init__(self, lanes: Lanes, threads: bool) -> None:
+        wp = start_warp()
+        spec = lanes.spec
+        self.lanes, self.params = lanes, lanes.params
+        self.count = len(lanes)
+        measurements = lanes.observations.width if spec.problem.sensing else 0
+        shapes = tuple((s[0], s[1]) for s in spec.factor_shapes.values())
+        self.key = cpu_key(shapes, measurements, spec.method.kind, spec.dtype)
+        if threads or self.count == 1:
+            # A lone lane would leave a group of eight nearly empty.
+            self.key = replace(self.key, lanes=1, threads=threads)
+        width = self.key.lanes
+        self.groups = -(-self.count // width)
+        self.weights = self._pack(torch.cat([p.flatten(1) for p in lanes.params], 1))
+        self.state = self._pack(self._state())
+        targets, masks = (table.expand(self.count, -1) for table in lanes.observations.tables())
+        self.targets, self.masks = self._pack(targets), self._pack(masks)
+        # Ones in the padding, like those of parked lanes: a step size of lr / (0 + eps) has to stay finite there.
+        self.hyper = self._pack(hyper(lanes), fill=1.0)
+        new = lanes.params[0].new_zeros
+        self.scratch = self._table(max(1, self.key.workspace))
+        self.until, self.losses = new(self.groups, width), new(self.groups, width)
+        self.steps = torch.zeros(self.groups, dtype=torch.int32, device=lanes.device)
+        self.parked: NDArray[np.bool_] = np.zeros(self.count, dtype=np.bool_)
+        tables = [self.weights, self.state, self.targets, self.masks, self.scratch, self.hyper]
+        if threads:
+            tables = [table.permute(1, 0, 2) for table in tables]
+        tables += [self.until, self.steps, self.losses]
+        device = wp.device_from_torch(lanes.device)
+        self.command = wp.launch(deep_matrix_kernel(self.key), dim=self.groups, inputs=arguments(tables), device=device, record_cmd=True)
+
+    def run(self, left: Steps, goals: Losses) -> tuple[Steps, Losses]:
+        """See `workloads.engines.kernels.base.Layout`. A group goes on until one of its lanes has arrived."""
+        idle = ~self.lanes.active
+        self._park(idle)
+        self.until.copy_(self._pack(torch.from_numpy(goals).unsqueeze(1), fill=-1.0)[:, 0])
+        padded = np.full(self.groups * self.key.lanes, np.iinfo(np.int32).max)
+        padded[: self.count] = np.where(idle, padded[: self.count], left)
+        fewest = padded.reshape(self.groups, -1).min(1)
+        # A group that is all idle has nothing to do.
+        self.steps.copy_(torch.from_numpy(np.where(fewest == np.iinfo(np.int32).max, 0, fewest).astype(np.int32)))
+        self.command.launch()
+        self._unpack()
+        done = np.repeat(self.steps.numpy(force=True).astype(np.int64), self.key.lanes)[: self.count]
+        return done, self.losses.flatten()[: self.count].double().numpy(force=True)
+
+    def _park(self, idle: NDArray[np.bool_]) -> None:
+        """Put lanes that have ended at rest, where they converge at once and can no longer end their group's run."""
+        for lane in np.flatnonzero(idle & ~self.parked):
+            group, place = divmod(int(lane), self.key.lanes)
+            for table in (self.weights, self.state, self.targets, self.masks):
+                table[group, :, place] = 0.0
+            self.hyper[group, :, place] = 1.0
+        self.parked = self.parked | idle
+
+    def _state(self) -> Tensor:
+        """Return the optimizer's state [R, entries]: what is like the parameters, then what is a number."""
+        flat = [t.reshape(self.count, -1) for t in self._kept()]
+        return torch.cat(flat, 1) if flat else self.params[0].new_zeros(self.count, 1)
+
+    def _kept(self) -> list[Tensor]:
+        """Return the tensors of the optimizer's state, in the kernel's order."""
+        return [t for part in self.lanes.state.values() for t in part]
+
+    def _pack(self, rows: Tensor, fill: float = 0.0) -> Tensor:
+        """[R, entries] as [groups, entries, V]; zeros in the padding stay zero."""
+        padded = self.params[0].new_full((self.groups * self.key.lanes, rows.shape[1]), fill)
+        padded[: self.count] = rows
+        # Copied into a new tensor: a transposed one may call itself contiguous with strides that Warp refuses.
+        return self._table(rows.shape[1]).copy_(padded.view(self.groups, self.key.lanes, -1).transpose(1, 2))
+
+    def _table(self, entries: int) -> Tensor:
+        """Room for ``entries`` of all lanes [groups, entries, V]."""
+        new = self.params[0].new_empty
+        if self.key.threads:
+            return new(entries, self.groups, 1).permute(1, 0, 2)
+        return new(self.groups, entries, self.key.lanes)
+
+    def _unpack(self) -> None:
+        """Bring the lanes' parameters and optimizer state up to date."""
+        self._spread(self.weights, self.lanes.params)
+        if kept := self._kept():
+            self._spread(self.state, kept)
+
+    def _spread(self, table: Tensor, tensors: list[Tensor]) -> None:
+        rows = table.transpose(1, 2).reshape(self.groups * self.key.lanes, -1)[: self.count]
+        start = 0
+        for tensor in tensors:
+            size = tensor[0].numel()
+            tensor.copy_(rows[:, start : start + size].view(tensor.shape))
+            start += size

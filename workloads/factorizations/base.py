@@ -1,0 +1,190 @@
+"""What all factorizations have in common: from parameters to the end-to-end matrix or tensor, and gradients back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+
+from workloads.kinds import Kind, Registry
+from workloads.section import LARGEST_SIZE, Conflict, canonical_json
+from workloads.stepping import Stepping
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from workloads.problems.data.fitting import Fitting
+
+    Matrix = NDArray[np.float64]
+
+FACTORIZATIONS: Registry[Factorization] = Registry("factorization")
+DIFFERENTIATED_COPIES, DIFFERENTIATED_PRODUCTS, DIFFERENTIATED_FLOPS = 8, 200, 10
+"""What autograd takes where nothing better is known, as measured: numbers held, in sizes of the product; as many small matrix products a
+step; and so many times as long for an operation, as it makes its tensors anew."""
+
+
+class Program(Protocol):
+    """The forward and backward pass of R lanes, bound to their parameters and gradients [R, ...] and to dL/dW [R, D]."""
+
+    product: Tensor
+    """The end-to-end matrix or tensor [R, D]: a buffer, or a view of a parameter."""
+
+    def forward(self) -> None:
+        """Bring ``product`` up to date with the parameters."""
+
+    def backward(self) -> None:
+        """Fill the gradients from dL/dW, for the parameters of the last forward pass."""
+
+
+class Solver(Protocol):
+    """What finds the parameters of R lanes by other means than descent."""
+
+    def step(self, done: NDArray[np.int64], active: NDArray[np.bool_], until: NDArray[np.int64]) -> tuple[Tensor | None, NDArray[np.bool_]]:
+        """Take a step of the lanes that are ``active`` [R], which have ``done`` [R] steps and are looked at next after ``until`` [R].
+
+        Returns solutions [R, D], or ``None`` where nobody has to look, and which lanes are solved by them [R].
+        """
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a lane costs in the batched engine: operations a step, and numbers held beside parameters and their gradients.
+
+    ``products`` is how many small matrix products, or what takes as long as one, a step is made of.
+    """
+
+    flops: int
+    buffers: int
+    products: int
+
+
+class Factorization(Kind):
+    """A way to write the matrix or tensor by parameters that are trained.
+
+    A new kind has a ``kind``, its keys as fields, `shapes` and `product`. All else has a default: gradients are autograd's, over lanes.
+    """
+
+    registry: ClassVar[Registry[Any]] = FACTORIZATIONS
+    starts: ClassVar[bool] = True
+    """False where all lanes start from zero: an ``init`` has no effect then."""
+    solved: ClassVar[bool] = False
+    """True where the parameters are found by `solver` rather than by descent: an ``optimizer`` has no effect then."""
+    stepping: ClassVar[Stepping] = Stepping()
+    """The state that `solver` keeps."""
+
+    def shapes(self, shape: tuple[int, ...]) -> Mapping[str, tuple[int, ...]]:
+        """Return the factors' shapes by name, for a matrix or tensor of ``shape``."""
+        raise NotImplementedError
+
+    def product(self, *factors: Tensor) -> Tensor:
+        """Return the end-to-end matrix or tensor [*shape] of one run's factors."""
+        raise NotImplementedError
+
+    def products(self, factors: Sequence[Tensor]) -> Tensor:
+        """Return the end-to-end matrices or tensors [R, *shape] of R lanes' factors [R, ...]."""
+        import torch
+
+        out: Tensor = torch.vmap(self.product)(*factors)
+        return out
+
+    def program(self, params: Sequence[Tensor], grads: Sequence[Tensor], outer: Tensor) -> Program:
+        """Return a training step bound to parameters and gradients [R, ...] and to dL/dW ``outer`` [R, D]."""
+        from workloads.factorizations.programs.differentiated import Differentiated
+
+        return Differentiated(self.products, params, grads, outer)
+
+    def conflicts(self, shape: tuple[int, ...]) -> Iterator[Conflict]:
+        """Yield what the fields' types alone cannot refuse."""
+        parameters = sum(math.prod(s) for s in self.shapes(shape).values())
+        if parameters > LARGEST_SIZE:
+            yield "factorization", f"has {parameters:,} parameters, more than the {LARGEST_SIZE:,} that can be trained"
+
+    def resolved(self, shape: tuple[int, ...]) -> dict[str, Any]:
+        """Return the keys whose defaults depend on the shape, with their values."""
+        return {}
+
+    def identity(self, shape: tuple[int, ...]) -> dict[str, Any]:
+        """Return what makes two factorizations of this shape the same, as part of the trial's id."""
+        return {**self.canonical_fields, **self.resolved(shape)}
+
+    def program_key(self, shape: tuple[int, ...]) -> object:
+        """Return what is equal for two factorizations whose lanes one program can hold, factors of the same shapes given."""
+        return canonical_json(self.identity(shape))
+
+    def cost(self, shape: tuple[int, ...]) -> Cost:
+        """Return what the product and its gradient cost a lane."""
+        size, parameters = math.prod(shape), sum(math.prod(s) for s in self.shapes(shape).values())
+        flops = DIFFERENTIATED_FLOPS * 6 * size * max(1, parameters // max(shape))
+        return Cost(flops, DIFFERENTIATED_COPIES * size + 2 * parameters, DIFFERENTIATED_PRODUCTS)
+
+    def terms(self, shape: tuple[int, ...]) -> int | None:
+        """Return how many components of rank one the product is a sum of; ``None`` where it is none."""
+        return None
+
+    def component_norms(self, factors: Sequence[Tensor]) -> Tensor:
+        """Return the Frobenius norms [R, C] of the components of R lanes' factors [R, ...]."""
+        raise NotImplementedError(f"factorization {self.kind} has no components")
+
+    # What starts ask for.
+
+    def factor_scale(self, product_scale: float, shape: tuple[int, ...], *, independent: bool) -> float:
+        """Return the scale of a factor that gives the product's entries ``product_scale``.
+
+        ``independent``: the factors' entries are independent random numbers, else they are scaled orthonormal rows or columns.
+        """
+        raise NotImplementedError(f"factorization {self.kind} does not know what scale its product has")
+
+    @property
+    def scales_products(self) -> bool:
+        """True if `factor_scale` is known."""
+        return type(self).factor_scale is not Factorization.factor_scale
+
+    def product_deviation(self, scale: float, shape: tuple[int, ...]) -> float | None:
+        """Return the standard deviation of the product's entries for independent factors of ``scale``.
+
+        ``None`` where balanced starts draw factors and balance those, rather than the product to take it apart.
+        """
+        return None
+
+    def taken_apart(self, product: Matrix, shape: tuple[int, ...]) -> list[Matrix]:
+        """Return balanced factors of a ``product`` that was drawn."""
+        raise NotImplementedError(f"factorization {self.kind} draws factors")
+
+    def balanced(self, factors: list[Matrix]) -> list[Matrix]:
+        """Return balanced factors of the same product."""
+        raise NotImplementedError(f"factorization {self.kind} has no balanced starts")
+
+    @property
+    def balances(self) -> bool:
+        """True if `balanced` has a meaning here."""
+        return type(self).balanced is not Factorization.balanced
+
+    def determinant_sign(self, factors: list[Matrix]) -> float:
+        """Return the sign of the determinant of a square product: -1, 0 or 1."""
+        import numpy as np
+        import torch
+
+        product = self.product(*(torch.from_numpy(f) for f in factors))
+        return float(np.linalg.slogdet(product.numpy())[0])
+
+    def reflected(self, factors: list[Matrix]) -> list[Matrix]:
+        """Return factors of a product with one row negated: its determinant has the other sign, and a Gaussian start is as likely."""
+        raise NotImplementedError(f"factorization {self.kind} does not know how to change the sign of a determinant")
+
+    @property
+    def reflects(self) -> bool:
+        """True if `reflected` is known."""
+        return type(self).reflected is not Factorization.reflected
+
+    def singular(self, shape: tuple[int, ...]) -> str:
+        """Return why all products of a square ``shape`` are singular; empty where they are not."""
+        return ""
+
+    def solver(
+        self, lanes: Sequence[Self], shape: tuple[int, ...], fitting: Fitting, state: Mapping[str, list[Tensor]], like: Tensor
+    ) -> Solver:
+        """Return what takes the steps of R ``lanes``, with their ``state``; ``like`` [R, D] is a tensor as solutions are."""
+        raise NotImplementedError(f"factorization {self.kind} is trained")

@@ -1,0 +1,91 @@
+"""CP factorization (arXiv 2102.09972, equation 2): factors ``A1`` ... ``AN``, A_n of shape [d_n, C]."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from workloads.factorizations.base import Cost, Factorization, Program
+from workloads.section import Count
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from workloads.factorizations.base import Matrix
+
+
+class Cp(Factorization):
+    """W = sum over r of a_r^1 x ... x a_r^N, ``components`` terms: by default the largest possible rank."""
+
+    kind = "cp"
+
+    components: Count | None = None
+
+    def terms(self, shape: tuple[int, ...]) -> int:
+        """See `Factorization.terms`: the product of all dimensions but the largest, unless given."""
+        return self.components or math.prod(shape) // max(shape)
+
+    def shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        return {f"A{mode}": (n, self.terms(shape)) for mode, n in enumerate(shape, 1)}
+
+    def resolved(self, shape: tuple[int, ...]) -> dict[str, Any]:
+        return {"components": self.terms(shape)}
+
+    def program_key(self, shape: tuple[int, ...]) -> object:
+        return self.kind
+
+    def product(self, *factors: Tensor) -> Tensor:
+        return self.products([f.unsqueeze(0) for f in factors])[0]
+
+    def products(self, factors: Sequence[Tensor]) -> Tensor:
+        from workloads.factorizations.programs.cp import khatri_rao
+
+        shape = tuple(f.shape[1] for f in factors)
+        middle = split_modes(shape)
+        left, right = khatri_rao(factors[:middle]), khatri_rao(factors[middle:])
+        return (left @ right.mT).view(len(left), *shape)
+
+    def program(self, params: Sequence[Tensor], grads: Sequence[Tensor], outer: Tensor) -> Program:
+        from workloads.factorizations.programs.cp import CpProgram
+
+        return CpProgram(params, grads, outer)
+
+    def cost(self, shape: tuple[int, ...]) -> Cost:
+        middle, size, terms = split_modes(shape), math.prod(shape), self.terms(shape)
+        left, right = math.prod(shape[:middle]), math.prod(shape[middle:])
+        sides = (left if middle > 1 else 0) + (right if middle < len(shape) - 1 else 0)
+        return Cost(6 * size * terms + 5 * sides * terms, 3 * sides * terms + size, 3 * (len(shape) - 1))
+
+    def component_norms(self, factors: Sequence[Tensor]) -> Tensor:
+        """See `Factorization.component_norms`: the products of the vectors' norms."""
+        import torch
+
+        return torch.stack([f.square().sum(1).sqrt() for f in factors]).prod(0)
+
+    def balanced(self, factors: list[Matrix]) -> list[Matrix]:
+        """Return factors whose vectors have equal norms within each component; the components stay what they are."""
+        import numpy as np
+
+        norms = np.stack([np.linalg.norm(f, axis=0) for f in factors])
+        mean = np.exp(np.log(norms, where=norms > 0, out=np.full_like(norms, -np.inf)).mean(0))
+        return [f * np.divide(mean, n, out=np.zeros_like(n), where=n > 0) for f, n in zip(factors, norms, strict=True)]
+
+    def determinant_sign(self, factors: list[Matrix]) -> float:
+        import numpy as np
+
+        left, right = factors
+        return float(np.linalg.slogdet(left @ right.T)[0])
+
+    def reflected(self, factors: list[Matrix]) -> list[Matrix]:
+        first, *others = (f.copy() for f in factors)
+        first[0] *= -1
+        return [first, *others]
+
+    def singular(self, shape: tuple[int, ...]) -> str:
+        return f"fewer than {min(shape)} components make the determinant zero" if self.terms(shape) < min(shape) else ""
+
+
+def split_modes(shape: tuple[int, ...]) -> int:
+    """Return how many leading modes make the left side of a product: the split whose sides are nearest in size."""
+    return min(range(1, len(shape)), key=lambda k: max(math.prod(shape[:k]), math.prod(shape[k:])))

@@ -1,0 +1,95 @@
+"""What all starts have in common: factors of one trial, on the CPU and in float64, from the trial's own generator.
+
+``balanced`` and ``det_sign`` are applied to whatever a kind draws, so no kind can forget them.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from workloads.factorizations import Factorization
+from workloads.kinds import Kind, Registry
+from workloads.section import Conflict, Positive
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Matrix = NDArray[np.float64]
+
+INITS: Registry[Init] = Registry("init")
+Sign = Literal["positive", "negative"]
+
+
+class Init(Kind):
+    """Where the factors start. ``balanced`` and ``det_sign`` hold for every kind."""
+
+    registry: ClassVar[Registry[Any]] = INITS
+
+    balanced: bool = False
+    det_sign: Sign | None = None
+
+    def conflicts(self, factorization: Factorization, shape: tuple[int, ...] | None) -> Iterator[Conflict]:
+        """Yield what does not go together with a ``factorization`` of ``shape``, which is ``None`` where it is not known."""
+        if self.balanced and not factorization.balances:
+            yield "init.balanced", f"is not defined for factorization.kind {factorization.kind}"
+        if self.det_sign is None or shape is None:
+            return
+        if len(set(shape)) != 1 or len(shape) != 2:
+            yield "init.det_sign", f"needs a square matrix, but shape is {list(shape)}"
+        elif not factorization.reflects:
+            yield "init.det_sign", f"is not defined for factorization.kind {factorization.kind}"
+        elif reason := factorization.singular(shape):
+            yield "init.det_sign", f"cannot hold: {reason}"
+
+    def data_conflicts(self, factorization: Factorization, shape: tuple[int, ...], contents: Mapping[str, bytes]) -> Iterator[Conflict]:
+        """Yield what does not go together with the data file that is named; ``contents`` maps SHA-256 digests to bytes."""
+        return iter(())
+
+    @abstractmethod
+    def draw(
+        self, factorization: Factorization, shape: tuple[int, ...], rng: np.random.Generator, files: Mapping[str, bytes]
+    ) -> list[Matrix]:
+        """Return the factors, in the order of `Factorization.shapes`; ``files`` maps SHA-256 digests to the content of data files."""
+
+    def factors(self, factorization: Factorization, shape: tuple[int, ...], seed: int, files: Mapping[str, bytes]) -> list[Matrix]:
+        """Return the factors at step 0. Raises `ValueError` when ``det_sign`` is asked of a start whose determinant is zero."""
+        from workloads.rng import Stream, generator
+
+        factors = self.draw(factorization, shape, generator(seed, Stream.INIT), files)
+        if self.balanced:
+            factors = factorization.balanced(factors)
+        if self.det_sign is None:
+            return factors
+        found = factorization.determinant_sign(factors)
+        if found == 0:
+            raise ValueError("init.det_sign cannot hold: the determinant of the initial product is zero")
+        return factors if found == (1.0 if self.det_sign == "positive" else -1.0) else factorization.reflected(factors)
+
+
+class Scaled(Init):
+    """``scale`` is that of one factor, ``product_scale`` that of the whole product; exactly one is given."""
+
+    independent: ClassVar[bool] = False
+    """True where the factors' entries are independent random numbers."""
+
+    scale: Positive | None = None
+    product_scale: Positive | None = None
+
+    def conflicts(self, factorization: Factorization, shape: tuple[int, ...] | None) -> Iterator[Conflict]:
+        if self.scale is not None and self.product_scale is not None:
+            yield "init.product_scale", "has no effect beside init.scale: give one of them"
+        if self.scale is None and self.product_scale is None:
+            yield "init", "needs scale (one factor's) or product_scale (the product's)"
+        if self.product_scale is not None and not factorization.scales_products:
+            yield "init.product_scale", "is for deep_matrix; use init.scale, the scale of one factor"
+        yield from super().conflicts(factorization, shape)
+
+    def factor_scale(self, factorization: Factorization, shape: tuple[int, ...]) -> float:
+        """Return the scale of one factor: given, or such that the product gets ``product_scale``."""
+        if self.scale is not None:
+            return self.scale
+        assert self.product_scale is not None
+        return factorization.factor_scale(self.product_scale, shape, independent=self.independent)

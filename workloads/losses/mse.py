@@ -1,0 +1,22 @@
+"""The mean squared error (arXiv 2102.09972, equation 1)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from workloads.losses.base import Loss
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Mse(Loss):
+    """The mean squared error over the observations."""
+
+    kind = "mse"
+
+    def value(self, residual: Tensor) -> Tensor:
+        return residual.square().mean()
+
+    def factor(self, count: int) -> float:
+        return 1.0 / count

@@ -1,0 +1,145 @@
+"""What all measures have in common.
+
+A measure is a function from a `Snapshot` (R lanes at some step of theirs) to a tensor [R] or [R, k], and a row of `MEASURES` that
+says where it is defined and what its columns are called. Names may carry arguments after an underscore: ``schatten_0.5``,
+``entry_0_0``, ``singular_values_25``.
+
+torch is reached only through the tensors passed in, so that planning can read the table without importing it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from workloads.trial import TrialSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MAX_NAME = 100
+"""Characters: an index of thousands of digits is none."""
+MOST_COLUMNS = 10
+"""A measure of many numbers records the largest ten, unless its name says how many."""
+
+MEASURES: list[Measure] = []
+
+
+def always(spec: TrialSpec, *_: str) -> str | None:  # noqa: ARG001
+    """Return ``None``: defined for all trials."""
+    return None
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One row of the table.
+
+    ``pattern`` is a regular expression for the name, with a group per argument, and ``shown`` a name that it matches. ``needs`` returns why
+    the measure is not defined for a trial, or ``None`` where it is. ``columns`` gives the names of the k columns. ``compute`` maps a
+    snapshot and the arguments to [R] or [R, k]. ``final`` says that it is computed at the end of a trial only, because it costs more
+    than training does.
+    """
+
+    pattern: str
+    shown: str
+    compute: Callable[..., Tensor]
+    summary: str
+    needs: Callable[..., str | None] = always
+    columns: Callable[..., Sequence[str]] | None = None
+    final: bool = False
+
+    def match(self, name: str) -> tuple[str, ...] | None:
+        """Return the arguments in ``name``, or ``None`` where it is another measure's."""
+        found = re.fullmatch(self.pattern, name, re.ASCII) if len(name) <= MAX_NAME else None
+        return found.groups() if found else None
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def measure(summary: str, pattern: str | None = None, *, shown: str | None = None, **fields: Any) -> Callable[[F], F]:
+    """Register the function below as a measure: by its own name, or by all that match ``pattern``, such as the one ``shown``.
+
+    ``summary`` is what the guide says of it; ``fields`` are `Measure`'s. Raises `ValueError` if a name is taken.
+    """
+
+    def register(compute: F) -> F:
+        name = shown or compute.__name__
+        row = Measure(pattern or re.escape(name), name, compute, summary, **fields)
+        taken = next((m for m in MEASURES if m.match(name) is not None or row.match(m.shown) is not None), None)
+        if taken is not None:
+            raise ValueError(f"measure {name} is {taken.compute.__module__}.{taken.compute.__qualname__} already")
+        MEASURES.append(row)
+        return compute
+
+    return register
+
+
+def find(name: str) -> tuple[Measure, tuple[str, ...]] | None:
+    """Return the measure called ``name`` and the arguments in its name, or ``None`` where there is none."""
+    for row in MEASURES:
+        if (arguments := row.match(name)) is not None:
+            return row, arguments
+    return None
+
+
+def _known(name: str) -> tuple[Measure, tuple[str, ...]]:
+    found = find(name)
+    if found is None:
+        raise KeyError(name)
+    return found
+
+
+def is_final(name: str) -> bool:
+    """Return whether measure ``name`` is computed at the end of a trial only. Raises `KeyError` for an unknown name."""
+    return _known(name)[0].final
+
+
+def undefined(name: str, spec: TrialSpec) -> str | None:
+    """Return why ``name`` is not defined for trials of this spec, or ``None`` where it is. Raises `KeyError` for an unknown name."""
+    row, arguments = _known(name)
+    return row.needs(spec, *arguments)
+
+
+def column_names(name: str, spec: TrialSpec) -> tuple[str, ...]:
+    """Return the columns that measure ``name`` fills for trials of this spec. Raises `KeyError` for an unknown name."""
+    row, arguments = _known(name)
+    return tuple(row.columns(spec, *arguments)) if row.columns else (name,)
+
+
+# What measures need of a trial.
+
+
+def matrix(spec: TrialSpec, *_: str) -> str | None:
+    """Return why a measure of matrices is not defined, or ``None`` where it is."""
+    return None if len(spec.shape) == 2 else "is defined for matrices only"
+
+
+def tensor(spec: TrialSpec, *_: str) -> str | None:
+    """Return why a measure of tensors is not defined, or ``None`` where it is."""
+    return None if len(spec.shape) > 2 else "is defined for tensors of order three or more"
+
+
+def completion(spec: TrialSpec, *_: str) -> str | None:
+    """Return why a measure of observed entries is not defined, or ``None`` where it is."""
+    return "is defined for completion problems only" if spec.problem.sensing else None
+
+
+def matrix_rank(spec: TrialSpec, rank: str) -> str | None:
+    """Return why a measure of a rank is not defined, or ``None`` where it is."""
+    return matrix(spec) or (None if int(rank) <= min(spec.shape) else f"needs a rank of at most {min(spec.shape)}")
+
+
+def indices(text: str) -> tuple[int, ...]:
+    """Return the index that a name such as ``entry_0_1`` ends in."""
+    return tuple(int(part) for part in text.strip("_").split("_"))
+
+
+def index(spec: TrialSpec, text: str) -> str | None:
+    """Return why a measure of one entry is not defined, or ``None`` where it is."""
+    found = indices(text)
+    if len(found) != len(spec.shape) or any(i >= n for i, n in zip(found, spec.shape, strict=True)):
+        return f"needs an index inside shape {list(spec.shape)} (counting from 0)"
+    return None

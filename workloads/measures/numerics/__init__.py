@@ -1,0 +1,1 @@
+"""What measures compute with. What needs torch, which planning does without."""

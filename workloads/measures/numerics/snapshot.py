@@ -1,0 +1,96 @@
+"""The factors of R lanes at some step of theirs, with what measures need computed once and shared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from workloads import measures
+from workloads.factorizations import Factorization
+from workloads.problems.data.realized import ProblemData, unique
+
+
+class Snapshot:
+    """R lanes, in float64 whatever they train in.
+
+    ``loss`` [R] is the training loss; ``params`` are [R, ...]; ``problems`` one per lane; ``epsilon`` the machine epsilon of the dtype the
+    lanes train in.
+    """
+
+    def __init__(
+        self, factorization: Factorization, params: Sequence[Tensor], loss: Tensor, problems: Sequence[ProblemData], epsilon: float
+    ) -> None:
+        self.factorization, self.shape = factorization, problems[0].shape
+        self.params = [p.double() for p in params]
+        self.loss = loss.double()
+        self.problems = problems
+        self.epsilon = epsilon
+
+    @cached_property
+    def product(self) -> Tensor:
+        """The end-to-end matrix or tensor [R, *shape]."""
+        return self.factorization.products(self.params)
+
+    @cached_property
+    def singular_values(self) -> Tensor:
+        """Singular values [R, min(shape)] in falling order; NaN for a lane that is not finite."""
+        return _singular_values(self.product)
+
+    @cached_property
+    def component_norms(self) -> Tensor:
+        """Frobenius norms [R, C] of the CP components, largest first."""
+        return self.factorization.component_norms(self.params).sort(dim=1, descending=True)[0]
+
+    def unfolding_ranks(self, rank: Callable[[Tensor], Tensor]) -> Tensor:
+        """``rank`` (from singular values [R, k] to [R]) of every mode-n unfolding [R, N]."""
+        modes = range(1, self.product.dim())
+        return torch.stack([rank(_singular_values(self.product.movedim(n, 1).flatten(2))) for n in modes], dim=1)
+
+    @cached_property
+    def truth(self) -> Tensor:
+        """The ground truth [R, *shape]; NaN where it is not known."""
+        shape = self.shape
+        return self._per_lane([np.full(shape, np.nan) if p.truth is None else p.truth.reshape(shape) for p in unique(self.problems)[0]])
+
+    @cached_property
+    def observed(self) -> Tensor:
+        """Which entries are observed [R, *shape] bool."""
+        masks = [p.mask for p in unique(self.problems)[0]]
+        return self._per_lane([m.reshape(self.shape) for m in masks if m is not None])
+
+    @cached_property
+    def target(self) -> Tensor:
+        """The values of observed entries [R, *shape], zero elsewhere."""
+        targets = [p.target for p in unique(self.problems)[0]]
+        return self._per_lane([t.reshape(self.shape) for t in targets if t is not None])
+
+    def _per_lane(self, arrays: list[NDArray[Any]]) -> Tensor:
+        stacked = torch.from_numpy(np.stack(arrays)).to(self.loss.device)
+        if len(arrays) == 1:
+            return stacked.expand(len(self.problems), *self.shape)
+        return stacked[torch.tensor(unique(self.problems)[1], device=self.loss.device)]
+
+
+def _singular_values(matrices: Tensor) -> Tensor:
+    """Batched singular values [R, k]; LAPACK refuses NaN for the whole batch, so such lanes are left out and answered with NaN."""
+    finite = matrices.flatten(1).isfinite().all(1)
+    values: Tensor = torch.linalg.svdvals(matrices.where(finite.view(-1, 1, 1), 0.0))
+    return values.masked_fill(~finite.unsqueeze(1), float("nan"))
+
+
+def evaluate(names: Sequence[str], snapshot: Snapshot) -> NDArray[np.float64]:
+    """The columns of measures ``names`` for a snapshot of R lanes [R, C], in the order of `Recording.columns`."""
+    columns = []
+    for name in names:
+        found = measures.find(name)
+        assert found is not None, f"unknown measure {name} got past validation"
+        measure, arguments = found
+        value = measure.compute(snapshot, *arguments)
+        columns.append(value.reshape(len(value), -1).numpy(force=True))
+    return np.concatenate(columns, axis=1)

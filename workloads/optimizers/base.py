@@ -1,0 +1,79 @@
+"""What all optimizers have in common: one update of R lanes, each with hyperparameters of its own."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from workloads.kinds import Kind, Registry
+from workloads.section import Finite, Positive
+from workloads.stepping import Stepping
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Params = Sequence["Tensor"]
+State = Mapping[str, list["Tensor"]]
+Hyper = Mapping[str, "Tensor"]
+Step = Callable[[], None]
+Decay = Annotated[Finite, Field(ge=0, lt=1)]
+
+OPTIMIZERS: Registry[Optimizer] = Registry("optimizer")
+
+Root = Callable[[str], str]
+"""Makes code of the square root of what some code stands for."""
+
+
+def _nothing(kind: str, root: Root) -> list[str]:  # noqa: ARG001
+    return []
+
+
+@dataclass(frozen=True)
+class KernelStep:
+    """How a generated kernel takes a step: the arithmetic of `Optimizer.bind` as C++, entry by entry.
+
+    Hyperparameters and the numbers of a lane's state are variables of the kernel by their names. ``entry(w, g, state, root)`` is code that
+    changes the parameter ``w`` by its gradient ``g``, with one expression of ``state`` for each that is like the parameters;
+    ``prepare(kind, root)`` is what comes before the entries, once a step, in variables of type ``kind``. ``outer`` is what the residual is
+    multiplied by to give dL/dW: ``rate`` has the learning rate in it already. ``whole`` says that no parameter may change before the
+    squared norm of the whole gradient, ``squared``, is known.
+    """
+
+    entry: Callable[[str, str, list[str], Root], list[str]]
+    prepare: Callable[[str, Root], list[str]] = _nothing
+    outer: str = "twice"
+    whole: bool = False
+
+
+class Optimizer(Kind):
+    """A way to take a step; ``lr`` is the step size. Its fields are hyperparameters, numbers that lanes may differ in."""
+
+    registry: ClassVar[Registry[Any]] = OPTIMIZERS
+    stepping: ClassVar[Stepping] = Stepping()
+    kernel: ClassVar[KernelStep | None] = None
+    """``None`` where fused kernels cannot take its steps."""
+
+    lr: Positive
+
+    @classmethod
+    def hyper(cls) -> tuple[str, ...]:
+        """Return the names of the hyperparameters."""
+        return tuple(cls.model_fields)
+
+    @classmethod
+    @abstractmethod
+    def bind(cls, params: Params, grads: Params, state: State, hyper: Hyper) -> Step:
+        """Return what takes a step of R lanes, in place, with the gradients ``grads`` [R, ...] of ``params`` [R, ...].
+
+        ``state`` has what `Stepping` names, lists of [R, ...] like the parameters or of one tensor [R]; ``hyper`` are tensors [R]. Views
+        and scratch are made here, once, so that a step allocates nothing.
+        """
+
+
+def over(lanes: Tensor, params: Params) -> list[Tensor]:
+    """Return views of [R] that broadcast over each parameter [R, ...]."""
+    return [lanes.view(-1, *(1,) * (p.dim() - 1)) for p in params]

@@ -1,0 +1,27 @@
+"""Gradient descent."""
+
+from __future__ import annotations
+
+from workloads.optimizers.base import Hyper, KernelStep, Optimizer, Params, Root, State, Step, over
+
+
+def _entry(w: str, g: str, state: list[str], root: Root) -> list[str]:  # noqa: ARG001
+    return [f"{w} -= {g};"]
+
+
+class Gd(Optimizer):
+    """Plain gradient descent."""
+
+    kind = "gd"
+    kernel = KernelStep(_entry, outer="rate")
+
+    @classmethod
+    def bind(cls, params: Params, grads: Params, state: State, hyper: Hyper) -> Step:
+        """w <- w - lr * g."""
+        rows = list(zip(params, grads, over(hyper["lr"], params), strict=True))
+
+        def step() -> None:
+            for w, g, lr in rows:
+                w.addcmul_(g, lr, value=-1)
+
+        return step

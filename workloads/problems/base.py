@@ -1,0 +1,166 @@
+"""What all problems have in common: where the ground truth comes from, and how much of it is seen."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+
+from pydantic import AfterValidator
+
+from workloads.kinds import Kind, Registry
+from workloads.problems.target import Target
+from workloads.section import LARGEST_SIZE, Conflict, FileRef, Seed, Shape
+
+if TYPE_CHECKING:
+    import torch
+
+    from workloads.problems.data.files import ProblemFile
+    from workloads.problems.data.observations import Observations
+    from workloads.problems.data.realized import ProblemData
+
+PROBLEMS: Registry[Problem] = Registry("problem")
+
+
+def _observed(value: int | float) -> int | float:
+    if isinstance(value, float) and not 0 < value <= 1:
+        raise ValueError("a fraction of the entries lies in (0, 1]; a count is a whole number of at least 1")
+    if isinstance(value, int) and value < 1:
+        raise ValueError("at least 1 observation is needed")
+    if value > LARGEST_SIZE:
+        raise ValueError(f"must be at most {LARGEST_SIZE:,}, not {value}")
+    return value
+
+
+Observed = Annotated[int | float, AfterValidator(_observed)]
+
+
+class Problem(Kind):
+    """What is to be recovered and what is seen of it.
+
+    The ground truth is drawn (``target``), or read from ``file``; completion also takes ``entries``. ``observed`` is a count (integer) or
+    a fraction (float) of the entries, or the number of measurements of a sensing problem.
+    """
+
+    registry: ClassVar[Registry[Any]] = PROBLEMS
+    order: ClassVar[int | None] = 2
+    """2 for matrices; ``None`` for tensors of order three and more."""
+    sensing: ClassVar[bool] = False
+    """True where inner products with measurements are observed, rather than entries."""
+
+    shape: Shape | None = None
+    target: Target | None = None
+    file: FileRef | None = None
+    observed: Observed | None = None
+    seed: Seed = 0
+
+    @property
+    def size(self) -> int:
+        """Number of entries of the matrix or tensor."""
+        return math.prod(self.shape or ())
+
+    def observations(self) -> int | None:
+        """Number of observations, where the spec alone tells it; ``None`` where the data file does."""
+        if self.file is not None and self.file.count is not None:
+            return self.file.count
+        if isinstance(self.observed, float):
+            return max(1, round(self.observed * self.size))
+        return self.observed
+
+    @property
+    def listed(self) -> Mapping[tuple[int, ...], float]:
+        """Values of observed entries by index, as far as the grid itself lists them."""
+        return {}
+
+    @property
+    def truth_is_known(self) -> bool:
+        """False where nothing but the observed entries is given."""
+        return True
+
+    def sources(self) -> list[str]:
+        """Which of the ways to give a ground truth are used."""
+        return [name for name in ("entries", "target", "file") if getattr(self, name, None) is not None]
+
+    def conflicts(self) -> Iterator[Conflict]:
+        """Yield what the fields' types alone cannot refuse."""
+        given = self.model_fields_set
+        sources = self.sources()
+        options = [name for name in ("entries", "target", "file") if name in type(self).model_fields]
+        if not sources:
+            yield "problem", f"needs a ground truth: one of {', '.join(options)}"
+        elif len(sources) > 1:
+            yield f"problem.{sources[1]}", f"has no effect beside problem.{sources[0]}: give one of {', '.join(options)}"
+        if self.shape is None:
+            if self.file is None:
+                yield "problem", "needs shape, the dimensions of the matrix or tensor"
+            return
+        yield from self._shape_conflicts(self.shape)
+        yield from self._count_conflicts(self.shape)
+        if "entries" in sources:
+            for key in ("observed", "seed"):
+                if key in given:
+                    yield f"problem.{key}", "has no effect with problem.entries: nothing is drawn"
+
+    def _shape_conflicts(self, shape: tuple[int, ...]) -> Iterator[Conflict]:
+        if self.order is not None and len(shape) != self.order:
+            yield "problem.shape", f"{self.kind} is about matrices: two dimensions, not {len(shape)}"
+        if self.order is None and len(shape) < 3:
+            yield "problem.shape", f"{self.kind} needs three dimensions or more, not {len(shape)}"
+        if self.target is not None:
+            if self.observed is None:
+                yield "problem", "needs observed: how many entries (or measurements) of the drawn target are seen"
+            most, what = math.prod(shape) // max(shape), "matrix" if len(shape) == 2 else "tensor"
+            if self.target.rank > most:
+                yield "problem.target.rank", f"is {self.target.rank}, but a {what} of shape {list(shape)} has rank {most} at most"
+
+    @abstractmethod
+    def _count_conflicts(self, shape: tuple[int, ...]) -> Iterator[Conflict]:
+        """Yield what is wrong with the number of observations."""
+
+    @property
+    def data_file(self) -> FileRef | None:
+        return self.file
+
+    def with_data(self, content: bytes, digest: str) -> Self:
+        assert self.file is not None
+        file = self.read(content)
+        reference = FileRef(path=self.file.path, digest=digest, count=file.count)
+        return self.model_copy(update={"file": reference, "shape": tuple(int(n) for n in file.shape)})
+
+    def file_conflicts(self) -> Iterator[Conflict]:
+        if self.file is None:
+            return
+        if self.file.count is not None:
+            for key in ("observed", "seed"):
+                if key in self.model_fields_set:
+                    yield f"problem.{key}", "has no effect: the data file says what is observed"
+        elif self.observed is None:
+            yield "problem", "needs observed: how many entries (or measurements) of the file's target are seen"
+
+    def read(self, content: bytes) -> ProblemFile:
+        """Return what the ``content`` of the data file says. Raises `workloads.arrays.DataError`."""
+        from workloads.problems.data.files import read_problem
+
+        assert self.file is not None
+        return read_problem(self.file.path, content, self.shape, self.sensing)
+
+    @abstractmethod
+    def realize(self, files: Mapping[str, bytes]) -> ProblemData:
+        """Draw or read the problem's arrays, on the CPU and in float64; ``files`` maps SHA-256 digests to the content of data files.
+
+        Raises `workloads.arrays.DataError` for a bad file.
+        """
+
+    @classmethod
+    @abstractmethod
+    def observe(cls, problems: Sequence[ProblemData], dtype: torch.dtype, device: torch.device) -> Observations:
+        """Return what R lanes observe, each of which has a problem of its own."""
+
+    @abstractmethod
+    def cost(self, seen: int) -> tuple[int, int]:
+        """Return what ``seen`` observations cost a lane in the batched engine: operations a step, and numbers held beside measurements."""
+
+    def measurement_entries(self, seen: int) -> int:
+        """Number of entries of the arrays that measure; 0 where entries are observed."""
+        return 0

@@ -1,0 +1,132 @@
+"""What R lanes observe of their problems: linear maps of the end-to-end matrices or tensors.
+
+``residual`` maps [R, D] to [R, N] (D entries, N observations), ``adjoint`` maps back.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from copy import copy
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from workloads.problems.data.fitting import EntriesFitting, Fitting, MeasurementsFitting
+from workloads.problems.data.realized import ProblemData, unique
+
+
+class Observations(ABC):
+    """What R lanes observe. Built for one set of lanes; rebuilt when lanes leave or join.
+
+    ``residual(product, out)`` gives the prediction errors [R, N], zero where a lane has fewer than N; ``adjoint(residual, out)`` maps
+    them back to [R, D]. Where all lanes share one problem its arrays are held once.
+    """
+
+    width: int
+    """N: columns of the residual."""
+    in_place: bool
+    """True where the residual is its own adjoint."""
+
+    @abstractmethod
+    def residual(self, product: Tensor, out: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def adjoint(self, residual: Tensor, out: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def part(self, lanes: slice) -> Self:
+        """Return the observations of some of the lanes: views."""
+
+    @abstractmethod
+    def tables(self) -> tuple[Tensor, Tensor]:
+        """Return the observed values [R, N], and the masks [R, D] or the flat operators [R, N * D]; one row where all lanes share it."""
+
+    @abstractmethod
+    def fitting(self) -> Fitting:
+        """Return the sets of what fits the observations."""
+
+
+class ObservedEntries(Observations):
+    """Entries are observed: the residual is masked and keeps its place, so that the adjoint is the identity."""
+
+    in_place = True
+
+    def __init__(self, problems: Sequence[ProblemData], dtype: torch.dtype, device: torch.device) -> None:
+        distinct, which = unique(problems)
+        masks = np.stack([p.mask for p in distinct if p.mask is not None])
+        targets = np.stack([p.target for p in distinct if p.target is not None])
+        if len(distinct) > 1:
+            masks, targets = masks[which], targets[which]
+        self.mask = torch.from_numpy(masks).to(device, dtype)
+        self.target = torch.from_numpy(targets).to(device, dtype)
+        self.width = self.mask.shape[1]
+
+    def residual(self, product: Tensor, out: Tensor) -> Tensor:
+        torch.sub(product, self.target, out=out)
+        return out.mul_(self.mask)
+
+    def adjoint(self, residual: Tensor, out: Tensor) -> Tensor:
+        return residual
+
+    def part(self, lanes: slice) -> Self:
+        some = copy(self)
+        if len(self.mask) > 1:
+            some.mask, some.target = self.mask[lanes], self.target[lanes]
+        return some
+
+    def tables(self) -> tuple[Tensor, Tensor]:
+        return self.target, self.mask
+
+    def fitting(self) -> Fitting:
+        return EntriesFitting(self.mask, self.target)
+
+
+class Measured(Observations):
+    """Inner products with measurement matrices or tensors are observed."""
+
+    in_place = False
+
+    def __init__(self, problems: Sequence[ProblemData], dtype: torch.dtype, device: torch.device) -> None:
+        distinct, which = unique(problems)
+        self.width = max(p.count for p in distinct)
+        size = math.prod(distinct[0].shape)
+        operators = np.zeros((len(distinct), self.width, size))
+        values = np.zeros((len(distinct), self.width))
+        for place, problem in enumerate(distinct):
+            assert problem.measurements is not None
+            assert problem.values is not None
+            operators[place, : problem.count], values[place, : problem.count] = problem.measurements, problem.values
+        self.shared = len(distinct) == 1
+        self.operators = torch.from_numpy(operators).to(device, dtype)
+        self.values = torch.from_numpy(values).to(device, dtype)
+        if not self.shared:
+            self.operators, self.values = self.operators[which], self.values[which]
+
+    def residual(self, product: Tensor, out: Tensor) -> Tensor:
+        if self.shared:
+            torch.mm(product, self.operators[0].mT, out=out)
+        else:
+            torch.bmm(self.operators, product.unsqueeze(2), out=out.unsqueeze(2))
+        return out.sub_(self.values)
+
+    def adjoint(self, residual: Tensor, out: Tensor) -> Tensor:
+        if self.shared:
+            return torch.mm(residual, self.operators[0], out=out)
+        torch.bmm(residual.unsqueeze(1), self.operators, out=out.unsqueeze(1))
+        return out
+
+    def part(self, lanes: slice) -> Self:
+        some = copy(self)
+        if not self.shared:
+            some.operators, some.values = self.operators[lanes], self.values[lanes]
+        return some
+
+    def tables(self) -> tuple[Tensor, Tensor]:
+        return self.values, self.operators.flatten(1)
+
+    def fitting(self) -> Fitting:
+        return MeasurementsFitting(self.operators, self.values)

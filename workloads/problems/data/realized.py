@@ -1,0 +1,53 @@
+"""Problems with their numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workloads.problems.target import Target
+from workloads.rng import Stream, generator
+
+
+@dataclass(frozen=True, eq=False)
+class ProblemData:
+    """A problem with its numbers. Completion has ``mask`` and ``target``; sensing has ``measurements`` and ``values``.
+
+    ``truth`` [D] is the ground truth, or ``None`` where only observations are known; ``mask`` [D] tells which entries are observed and
+    ``target`` [D] holds their values (zero elsewhere); ``measurements`` [N, D] and ``values`` [N] are the sensing operator and what it saw.
+    """
+
+    shape: tuple[int, ...]
+    count: int
+    truth: NDArray[np.float64] | None
+    mask: NDArray[np.bool_] | None = None
+    target: NDArray[np.float64] | None = None
+    measurements: NDArray[np.float64] | None = None
+    values: NDArray[np.float64] | None = None
+
+
+def draw_truth(target: Target, shape: tuple[int, ...], seed: int) -> NDArray[np.float64]:
+    """Draw a sum of ``rank`` outer products of standard normal vectors [*shape], scaled to the Frobenius norm asked for."""
+    rng = generator(seed, Stream.TRUTH)
+    factors = [rng.standard_normal((n, target.rank)) for n in shape]
+    truth = factors[0]
+    for factor in factors[1:]:
+        truth = truth[..., None, :] * factor
+    total: NDArray[np.float64] = truth.sum(-1)
+    return total * (target.frobenius / np.linalg.norm(total))
+
+
+def unique(problems: Sequence[ProblemData]) -> tuple[list[ProblemData], list[int]]:
+    """Return the distinct objects among ``problems`` and, for each lane, which of them is its own."""
+    places: dict[int, int] = {}
+    distinct: list[ProblemData] = []
+    which = []
+    for problem in problems:
+        if id(problem) not in places:
+            places[id(problem)] = len(distinct)
+            distinct.append(problem)
+        which.append(places[id(problem)])
+    return distinct, which

@@ -1,0 +1,11 @@
+"""Matrix completion (Candes and Recht 2009)."""
+
+from __future__ import annotations
+
+from workloads.problems.completion import Completion
+
+
+class MatrixCompletion(Completion):
+    """Some entries of a matrix are observed."""
+
+    kind = "matrix_completion"

@@ -1,0 +1,11 @@
+"""Matrix sensing (Recht, Fazel and Parrilo 2010)."""
+
+from __future__ import annotations
+
+from workloads.problems.sensing import Sensing
+
+
+class MatrixSensing(Sensing):
+    """Inner products of a matrix with Gaussian (or given) measurement matrices are observed."""
+
+    kind = "matrix_sensing"

@@ -1,0 +1,64 @@
+"""What sensing problems have in common: inner products with measurements are observed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from workloads.problems.base import Problem
+from workloads.section import LARGEST_SIZE, Conflict
+
+if TYPE_CHECKING:
+    import torch
+
+    from workloads.problems.data.observations import Observations
+    from workloads.problems.data.realized import ProblemData
+
+
+class Sensing(Problem):
+    """Inner products with ``observed`` standard normal (or given) measurements are observed."""
+
+    sensing: ClassVar[bool] = True
+
+    def _count_conflicts(self, shape: tuple[int, ...]) -> Iterator[Conflict]:
+        if isinstance(self.observed, float):
+            yield "problem.observed", "counts measurements here: a whole number, not a fraction of the entries"
+        elif (count := self.measurement_entries(self.observations() or 0)) > LARGEST_SIZE:
+            yield "problem.observed", f"makes measurements of {count:,} entries, more than the {LARGEST_SIZE:,} that can be trained on"
+
+    def realize(self, files: Mapping[str, bytes]) -> ProblemData:
+        """See `Problem.realize`. Measurements are drawn one after another, so that a larger ``observed`` contains the smaller."""
+        from workloads.problems.data.realized import ProblemData, draw_truth
+        from workloads.rng import Stream, generator
+
+        if self.shape is None:
+            raise ValueError("the shape is filled in when the data file is read")
+        truth = values = measurements = None
+        if self.file is not None:
+            file = self.read(files[self.file.digest])
+            truth, values, measurements = file.truth, file.values, file.measurements
+        elif self.target is not None:
+            truth = draw_truth(self.target, self.shape, self.seed)
+        flat = None if truth is None else truth.reshape(self.size)
+        if measurements is None:
+            count = self.observations()
+            assert count is not None, "a drawn sensing problem says how many measurements it has"
+            measurements = generator(self.seed, Stream.MEASUREMENTS).standard_normal((count, self.size))
+        measurements = measurements.reshape(-1, self.size)
+        if values is None:
+            assert flat is not None, "measurements without values need a ground truth"
+            values = measurements @ flat
+        return ProblemData(self.shape, len(values), flat, measurements=measurements, values=values)
+
+    @classmethod
+    def observe(cls, problems: Sequence[ProblemData], dtype: torch.dtype, device: torch.device) -> Observations:
+        from workloads.problems.data.observations import Measured
+
+        return Measured(problems, dtype, device)
+
+    def cost(self, seen: int) -> tuple[int, int]:
+        """See `Problem.cost`: values and residual have an entry a measurement, dL/dW one an entry of the product."""
+        return 4 * seen * self.size, 2 * seen + self.size
+
+    def measurement_entries(self, seen: int) -> int:
+        return seen * self.size

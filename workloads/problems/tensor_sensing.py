@@ -1,0 +1,12 @@
+"""Tensor sensing."""
+
+from __future__ import annotations
+
+from workloads.problems.sensing import Sensing
+
+
+class TensorSensing(Sensing):
+    """Inner products of a tensor with Gaussian (or given) measurement tensors are observed."""
+
+    kind = "tensor_sensing"
+    order = None

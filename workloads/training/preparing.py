@@ -1,0 +1,34 @@
+"""From trials to what can take a lane."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from workloads.engines.lanes import Prepared
+from workloads.problems.data.realized import ProblemData
+from workloads.training.results import Paused
+from workloads.trial import Trial, TrialSpec
+
+
+class Preparer:
+    """Prepares trials, realizing each distinct problem once."""
+
+    def __init__(self, files: Mapping[str, bytes]) -> None:
+        self._files = files
+        self._problems: dict[str, ProblemData] = {}
+
+    def prepare(self, trial: Trial) -> Prepared:
+        """The problem and start of one trial. Raises what `Problem.realize` and `TrialSpec.initial_factors` raise."""
+        spec = trial.spec
+        problem = self.problem(spec)
+        if isinstance(trial, Paused):
+            factors = len(spec.factor_shapes)
+            return Prepared(spec, problem, trial.tensors[:factors], trial.tensors[factors:])
+        return Prepared(spec, problem, spec.initial_factors(self._files))
+
+    def problem(self, spec: TrialSpec) -> ProblemData:
+        """The problem of a trial. Raises what `Problem.realize` raises."""
+        key = spec.problem.canonical
+        if key not in self._problems:
+            self._problems[key] = spec.problem.realize(self._files)
+        return self._problems[key]

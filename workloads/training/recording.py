@@ -1,0 +1,106 @@
+"""When measures are recorded, and what has been recorded so far. No torch here: planning needs it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workloads import measures
+from workloads.training.results import Trace
+from workloads.trial import TrialSpec
+
+NEVER = np.iinfo(np.int64).max
+OPEN_END = 10**9
+"""Steps over which points are spread where only a time budget is given."""
+
+DEFAULT_MEASURES = ("error", "frobenius", "effective_rank")
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What a sweep records: ``points`` spread over log(step) and again over log(loss), or explicit ``steps``; and the ``measures``.
+
+    The first step (unless explicit ``steps`` leave it out) and the last are always recorded, and the loss is always a measure. Factors
+    are kept at ``checkpoint_steps`` and when one of ``checkpoint_losses`` is first reached; that is recorded, too.
+    """
+
+    measures: tuple[str, ...] = DEFAULT_MEASURES
+    points: int = 200
+    steps: tuple[int, ...] | None = None
+    checkpoint_steps: tuple[int, ...] = ()
+    checkpoint_losses: tuple[float, ...] = ()
+
+    def names(self, spec: TrialSpec) -> tuple[str, ...]:
+        """The measures that are defined for trials of this spec, the loss first."""
+        asked = [name for name in self.measures if name != "loss" and measures.undefined(name, spec) is None]
+        return ("loss", *dict.fromkeys(asked))
+
+    def columns(self, spec: TrialSpec) -> tuple[str, ...]:
+        """The columns of a trace, in order."""
+        return tuple(dict.fromkeys(c for name in self.names(spec) for c in measures.column_names(name, spec)))
+
+    def step_points(self, spec: TrialSpec) -> NDArray[np.int64]:
+        """The steps to record at, ascending."""
+        last = spec.stop.steps or OPEN_END
+        if self.steps is not None:
+            chosen = np.array(self.steps)
+        else:
+            spread = np.rint(np.geomspace(1, last, max(self.points, 1))) if self.points else np.empty(0)
+            chosen = np.concatenate(([0], spread))
+        return np.unique(np.concatenate((chosen, [step for step in self.checkpoint_steps if step <= last])).astype(np.int64))
+
+    def loss_levels(self, spec: TrialSpec, initial: float) -> NDArray[np.float64]:
+        """The losses to record at when first reached, falling: from the initial one to the one that ends the trial.
+
+        Without a loss to stop at they go as far down as rounding allows.
+        """
+        if not math.isfinite(initial) or initial <= 0:
+            return np.empty(0)
+        last = spec.stop.loss or initial * (1e-16 if spec.dtype == "float64" else 1e-8)
+        levels: NDArray[np.float64] = np.empty(0)
+        if self.steps is None and self.points and last < initial:
+            levels = np.geomspace(initial, last, self.points + 1)[1:]
+            levels[-1] = last
+        kept = [loss for loss in self.checkpoint_losses if loss < initial]
+        return np.unique(np.concatenate((levels, kept)))[::-1] if kept else levels
+
+    def checkpoints(self, step: int, loss: float, known: Collection[str]) -> list[str]:
+        """The names of the checkpoints to be made at ``step``, where the loss is ``loss`` and those that are ``known`` have been made."""
+        names = [f"step-{step}"] if step in self.checkpoint_steps else []
+        names += [f"loss-{level!r}" for level in self.checkpoint_losses if loss <= level]
+        return [name for name in names if name not in known]
+
+
+class TraceBuilder:
+    """Collects rows of many lanes, in any order, and hands out each lane's trace."""
+
+    def __init__(self, columns: tuple[str, ...]) -> None:
+        self.columns = columns
+        self._rows: dict[int, list[tuple[NDArray[np.int64], NDArray[np.float64]]]] = {}
+
+    def add(self, lanes: NDArray[np.int64], steps: NDArray[np.int64], values: NDArray[np.float64]) -> None:
+        """Add one row per entry: ``lanes`` [K] keys, ``steps`` [K], ``values`` [K, C]."""
+        order = np.argsort(lanes, kind="stable")
+        keys, starts = np.unique(lanes[order], return_index=True)
+        for key, part in zip(keys, np.split(order, starts[1:]), strict=True):
+            self._rows.setdefault(int(key), []).append((steps[part], values[part]))
+
+    def take(self, lane: int) -> Trace:
+        """The trace of one lane, which is then forgotten."""
+        trace = self.copy(lane)
+        self._rows.pop(lane, None)
+        return trace
+
+    def copy(self, lane: int) -> Trace:
+        """The trace of one lane so far."""
+        rows = self._rows.get(lane)
+        if not rows:
+            return Trace(self.columns, np.empty(0, dtype=np.int64), np.empty((0, len(self.columns))))
+        steps, values = rows[0] if len(rows) == 1 else (np.concatenate([s for s, _ in rows]), np.concatenate([v for _, v in rows]))
+        # So that the next copy has less to join.
+        self._rows[lane] = [(steps, values)]
+        return Trace(self.columns, steps, values)

@@ -1,0 +1,156 @@
+"""What comes out of training: outcomes, traces, and the events a pack emits while it runs. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workloads.trial import Trial
+
+
+class Outcome(StrEnum):
+    """How a trial ended."""
+
+    CONVERGED = "converged"
+    """The loss asked for was reached."""
+    EXHAUSTED = "exhausted"
+    """The step or time budget was used up first."""
+    DIVERGED = "diverged"
+    """The loss was no longer finite."""
+    FAILED = "failed"
+    """An exception was raised."""
+    CANCELLED = "cancelled"
+    """Somebody asked for it to end."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether the same spec would end the same way again, so that the trial need not be run again."""
+        return self in (Outcome.CONVERGED, Outcome.EXHAUSTED, Outcome.DIVERGED)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A trial's measures over its steps: ``steps`` [K] int64, ascending; ``values`` [K, C] float64; ``columns`` C names.
+
+    The first column is ``loss``; the last row belongs to the final step. An undefined value is NaN.
+    """
+
+    columns: tuple[str, ...]
+    steps: NDArray[np.int64]
+    values: NDArray[np.float64]
+
+    def final(self) -> dict[str, float]:
+        """The measures of the last row, by column."""
+        if not len(self.steps):
+            return {}
+        return dict(zip(self.columns, map(float, self.values[-1]), strict=True))
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """How one trial ended, with everything it recorded.
+
+    ``started`` and ``ended`` are seconds since the epoch; ``factors`` holds the final parameters by name (``W1`` ... or ``A1`` ...);
+    ``error`` is the traceback of a failed trial; ``checkpoints`` holds earlier factors by the names of checkpoints.
+    """
+
+    trial_id: str
+    outcome: Outcome
+    steps: int
+    started: float
+    ended: float
+    trace: Trace
+    factors: dict[str, NDArray[Any]] = field(default_factory=dict)
+    error: str | None = None
+    checkpoints: dict[str, dict[str, NDArray[Any]]] = field(default_factory=dict)
+
+    @classmethod
+    def failure(cls, trial_id: str, error: str, started: float, ended: float) -> Self:
+        """The result of a trial that ended with a traceback before it recorded anything."""
+        empty = Trace(("loss",), np.empty(0, dtype=np.int64), np.empty((0, 1)))
+        return cls(trial_id, Outcome.FAILED, 0, started, ended, empty, error=error)
+
+    @property
+    def seconds(self) -> float:
+        return max(0.0, self.ended - self.started)
+
+
+@dataclass(frozen=True, eq=False)
+class Paused(Trial):
+    """A trial in the middle of its training, ready to go on in any pack, on any worker.
+
+    ``streak`` counts the stop checks passed in a row and ``level`` the losses already recorded at; ``seconds`` is how long it has been
+    trained; ``tensors`` are its parameters and optimizer state as `workloads.engines.lanes.Lanes.tensors` has them, without the lane axis;
+    ``trace`` is what it has recorded so far, and ``kept`` its parameters at checkpoints that were asked for, by their names. A trial
+    with an ``outcome`` has ended, and only measures are yet to be computed; its ``tensors`` are its parameters alone.
+    """
+
+    step: int
+    streak: int
+    level: int
+    seconds: float
+    initial_loss: float
+    tensors: list[NDArray[Any]]
+    trace: Trace
+    outcome: Outcome | None = None
+    kept: dict[str, list[NDArray[Any]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Trial-steps done since the last such event, and lanes now in training."""
+
+    steps: int
+    active: int
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Trials of a pack that have ended since the last event.
+
+    A worker adds which ``engine`` trained them on which ``device``, by name, and the most bytes of the device's memory in use so far.
+    """
+
+    results: tuple[TrialResult, ...]
+    engine: str = ""
+    device: str = ""
+    peak_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class HandedOver:
+    """Trials that a pack gives up, for another worker to go on with. Empty where that would not end the work any sooner."""
+
+    trials: tuple[Trial, ...]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where the trials of a pack stand, as far as they have been trained and not handed on."""
+
+    trials: tuple[Paused, ...]
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something that a person watching should read."""
+
+    text: str
+
+
+Event = Progress | Finished | HandedOver | Checkpoint | Notice
+
+
+class Request(StrEnum):
+    """What a pack in training can be asked for."""
+
+    HALF = "half"
+    """Half of its trials, for another worker. The answer is one `HandedOver`."""
+    CHECKPOINT = "checkpoint"
+    """Where its trials stand. The answer is one `Checkpoint`."""
+    STOP = "stop"
+    """To hand on what has ended, to say in a last `Checkpoint` where the others stand, and to end."""

@@ -1,0 +1,198 @@
+"""What a trial is: the frozen, validated description that determines its numbers.
+
+Each part of a grid file (``problem``, ``factorization``, ``init``, ``optimizer``, ``loss``) is one of the kinds in its registry. Models are
+strict: no string becomes a number, no unknown key is dropped. What concerns two parts at once is checked by `conflicts`.
+
+This module imports neither torch nor numpy: planning a grid has to start in a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny, model_validator
+
+from workloads.factorizations import FACTORIZATIONS, Factorization
+from workloads.inits import INITS, Init
+from workloads.kinds import Registry
+from workloads.losses import LOSSES, Loss
+from workloads.optimizers import OPTIMIZERS, Optimizer
+from workloads.problems import PROBLEMS, Problem
+from workloads.section import UNSET, Conflict, Seed, canonical_json, flatten
+from workloads.stop import Stop
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+SPEC_VERSION = 1
+"""Part of every trial id. Raise it whenever the same spec would give other numbers."""
+
+KINDS: Mapping[str, Registry[Any]] = {
+    "problem": PROBLEMS,
+    "factorization": FACTORIZATIONS,
+    "init": INITS,
+    "optimizer": OPTIMIZERS,
+}
+"""Sections that come in kinds. ``init`` is absent where the factorization starts from zero, ``optimizer`` where it is solved."""
+
+Dtype = Literal["float64", "float32"]
+ITEM_BYTES = {"float64": 8, "float32": 4}
+AnyProblem = Annotated[SerializeAsAny[Problem], BeforeValidator(PROBLEMS.read)]
+AnyFactorization = Annotated[SerializeAsAny[Factorization], BeforeValidator(FACTORIZATIONS.read)]
+AnyInit = Annotated[SerializeAsAny[Init], BeforeValidator(INITS.read)]
+AnyOptimizer = Annotated[SerializeAsAny[Optimizer], BeforeValidator(OPTIMIZERS.read)]
+AnyLoss = Annotated[SerializeAsAny[Loss], BeforeValidator(LOSSES.read)]
+DEFAULT_LOSS: Loss = LOSSES["half_sse"]()
+
+
+def conflicts(
+    problem: Problem, factorization: Factorization, init: Init | None, optimizer: Optimizer | None, stop: Stop, *, dtype: str
+) -> Iterator[Conflict]:
+    """Yield all that single fields cannot tell: keys without effect, sizes that do not fit."""
+    yield from problem.conflicts()
+    yield from stop.conflicts()
+    shape = problem.shape
+    if shape is not None:
+        wrong = list(factorization.conflicts(shape))
+        yield from wrong
+        if any(key == "factorization.kind" for key, _ in wrong):
+            return
+        shape = None if wrong else shape
+    if factorization.solved:
+        yield from _solved_conflicts(factorization, optimizer, stop, dtype)
+    elif optimizer is None:
+        yield "optimizer", "is missing: put it under fixed, cases or an axis"
+    if not factorization.starts:
+        if init is not None:
+            yield "init", f"has no effect with factorization.kind {factorization.kind}, which starts from zero{UNSET}"
+    elif init is None:
+        yield "init", f"is missing: factorization {factorization.kind} needs a start"
+    else:
+        yield from init.conflicts(factorization, shape)
+
+
+def _solved_conflicts(factorization: Factorization, optimizer: Optimizer | None, stop: Stop, dtype: str) -> Iterator[Conflict]:
+    if dtype != "float64":
+        yield "dtype", f"must be float64 with factorization.kind {factorization.kind}, which is solved to more digits than {dtype} has"
+    if optimizer is not None:
+        yield "optimizer", f"has no effect with factorization.kind {factorization.kind}, which is solved{UNSET}"
+    for key in ("loss", "check_every", "consecutive"):
+        if key in stop.model_fields_set and getattr(stop, key) is not None:
+            yield f"stop.{key}", f"has no effect with factorization.kind {factorization.kind}, which ends when it is solved{UNSET}"
+
+
+class TrialSpec(BaseModel):
+    """One point of a grid. Everything here, and nothing else, determines the trial's numbers.
+
+    Raises `pydantic.ValidationError` when a field has the wrong type or value, or when `conflicts` finds something.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    problem: AnyProblem
+    factorization: AnyFactorization
+    init: AnyInit | None = None
+    optimizer: AnyOptimizer | None = None
+    loss: AnyLoss = DEFAULT_LOSS
+    stop: Stop
+    dtype: Dtype = "float64"
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        parts = (self.problem, self.factorization, self.init, self.optimizer, self.stop)
+        found = [f"{key}: {message}" for key, message in conflicts(*parts, dtype=self.dtype)]
+        if found:
+            raise ValueError("; ".join(found))
+        return self
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Dimensions of the end-to-end matrix or tensor. Raises `ValueError` while a data file has not been read for it."""
+        if self.problem.shape is None:
+            raise ValueError(f"the shape of {self.problem.file} is not known before the file is read")
+        return self.problem.shape
+
+    @property
+    def factor_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Shapes of one lane's parameters by name, in their order."""
+        return self.factorization.shapes(self.shape)
+
+    @property
+    def method(self) -> Optimizer | Factorization:
+        """What takes steps: the optimizer, or the factorization where that is solved."""
+        return self.factorization if self.optimizer is None else self.optimizer
+
+    @property
+    def lane_key(self) -> tuple[object, ...]:
+        """Trials with equal keys can be lanes of one program: same arithmetic, whatever their data, seeds, starts and step sizes."""
+        shapes = tuple(self.factor_shapes.values())
+        program = self.factorization.program_key(self.shape)
+        return (self.problem.sensing, self.shape, self.factorization.kind, program, shapes, self.method.kind, self.dtype)
+
+    def initial_factors(self, files: Mapping[str, bytes]) -> list[NDArray[np.float64]]:
+        """Return the parameters at step 0, in float64. ``files`` maps SHA-256 digests to contents.
+
+        Raises `ValueError` when ``init.det_sign`` is asked of a start whose determinant is zero.
+        """
+        import numpy as np
+
+        if self.init is None:
+            return [np.zeros(shape) for shape in self.factor_shapes.values()]
+        return self.init.factors(self.factorization, self.shape, self.seed, files)
+
+    def canonical(self) -> str:
+        """Return JSON that is equal for two specs exactly when their numbers are."""
+        init = self.init.canonical if self.init is not None else "null"
+        optimizer = self.optimizer.canonical if self.optimizer is not None else "null"
+        factorization = canonical_json(self.factorization.identity(self.shape))
+        return (
+            f'{{"dtype":"{self.dtype}","factorization":{factorization},"init":{init},"loss":{self.loss.canonical},'
+            f'"optimizer":{optimizer},"problem":{self.problem.canonical},"seed":{self.seed},"stop":{self.stop.canonical}}}'
+        )
+
+    def flat(self) -> dict[str, Any]:
+        """Return the spec as dotted keys with resolved defaults, for tables and MLflow params."""
+        nested = self.model_dump(mode="json", exclude_none=True)
+        nested["factorization"] |= self.factorization.resolved(self.shape)
+        return dict(flatten(nested))
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One training run: its spec, and the id that follows from it."""
+
+    trial_id: str
+    spec: TrialSpec
+
+
+@dataclass(frozen=True)
+class LaneCost:
+    """What one lane costs: bytes held in training, and floating-point operations and elements touched per step."""
+
+    bytes: int
+    flops: int
+    touched: int
+
+
+def lane_cost(spec: TrialSpec, observations: int | None = None) -> LaneCost:
+    """Return the cost of one lane of ``spec`` in the batched engine; ``observations`` where the spec alone does not tell their number."""
+    size, parameters = math.prod(spec.shape), sum(math.prod(s) for s in spec.factor_shapes.values())
+    seen = spec.problem.observations() or observations or size
+    program = spec.factorization.cost(spec.shape)
+    flops, numbers = spec.problem.cost(seen)
+    kept = parameters * (3 + spec.method.stepping.copies)  # parameters, gradients, the copy to step back to
+    buffers = program.buffers + numbers
+    if not spec.problem.sensing and spec.loss.factor(seen) != 0.5:
+        buffers += size  # dL/dW is not the residual itself
+    return LaneCost((kept + buffers) * ITEM_BYTES[spec.dtype], program.flops + flops + 2 * parameters, kept + buffers)
+
+
+def measurement_bytes(spec: TrialSpec, observations: int | None = None) -> int:
+    """Return the bytes of a sensing problem's measurements; 0 for completion. What is solved keeps them with orthonormal rows, too."""
+    copies = 2 if spec.factorization.solved else 1
+    return copies * spec.problem.measurement_entries(spec.problem.observations() or observations or 0) * ITEM_BYTES[spec.dtype]
