@@ -18,7 +18,7 @@ from workloads.engines.choice import chosen, why_not_fused
 from workloads.engines.costs import engine_seconds
 from workloads.engines.rates import CORE, Rates
 from workloads.training.recording import Recording
-from workloads.training.results import Paused
+from workloads.training.trial_state import Paused
 from workloads.trial import Trial, TrialSpec, lane_cost, measurement_bytes
 
 PACK_BYTES = 1 << 30

@@ -17,7 +17,7 @@ from orchestrator.errors import StorageUnavailable
 from orchestrator.events import Cause, Lost, Saved
 from orchestrator.plan import Pack
 from orchestrator.storage.checkpoints import Checkpoints, furthest, new_key
-from workloads.training.results import Paused
+from workloads.training.trial_state import Paused
 from workloads.trial import Trial
 
 ALONE = 4

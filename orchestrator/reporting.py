@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
 
-from workloads.training.results import Outcome
+from workloads.training.trial_state import Outcome
 
 
 @dataclass

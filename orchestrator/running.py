@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.events import Ended, Event, Lost, Saved
 from orchestrator.reporting import Meter
 from orchestrator.tracking import layout
-from workloads.training.results import Finished, HandedOver, Notice, Outcome, Progress, TrialResult
+from workloads.training.results import Finished, HandedOver, Notice, Progress, TrialResult
+from workloads.training.trial_state import Outcome
 
 if TYPE_CHECKING:
     from orchestrator.balance import Board

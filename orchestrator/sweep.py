@@ -26,7 +26,7 @@ from orchestrator.storage.sweeps import Description, SweepFolder
 from orchestrator.tracking import layout
 from orchestrator.tracking.writer import PATIENCE, SweepWriter
 from workloads.training.recording import DEFAULT_MEASURES, Recording
-from workloads.training.results import Outcome
+from workloads.training.trial_state import Outcome
 
 if TYPE_CHECKING:
     from orchestrator.cluster.connection import Cluster

@@ -14,7 +14,7 @@ from orchestrator.errors import GridError, StorageUnavailable, UnavailableError,
 from orchestrator.storage.base import Storage
 from orchestrator.storage.checkpoints import furthest
 from orchestrator.storage.sweeps import SweepFolder, folders
-from workloads.training.results import Paused
+from workloads.training.trial_state import Paused
 
 if TYPE_CHECKING:
     from orchestrator.grid import Grid

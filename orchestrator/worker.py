@@ -20,6 +20,7 @@ from workloads.engines.base import create
 from workloads.engines.calibration import Machine, measured_rates, processor
 from workloads.engines.choice import on_device
 from workloads.training.loop import train
+from workloads.training.policy import Policy
 from workloads.training.recording import Recording
 from workloads.training.results import Checkpoint, Finished, Notice, Request
 
@@ -30,8 +31,8 @@ GPU_ROOM = 0.8
 class Worker:
     """Trains packs, one after another, on ``threads`` cores or, with ``gpus`` above zero, on that share of the GPU it was given."""
 
-    def __init__(self, threads: int, gpus: float) -> None:
-        self.threads = threads
+    def __init__(self, threads: int, gpus: float, policy: Policy | None = None) -> None:
+        self.threads, self.policy = threads, policy or Policy()
         self.share = min(gpus, 1.0)
         self.device = torch.device("cuda" if gpus and torch.cuda.is_available() else "cpu")
         self._asked = threading.Event()
@@ -77,6 +78,7 @@ class Worker:
                 width=min(room, pack.width) if pack.crashes else room,
                 asked=lambda: self._request(keeper),
                 rates=self.machine.rates,
+                policy=self.policy,
             )
             for event in events:
                 match event:

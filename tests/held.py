@@ -23,7 +23,7 @@ from orchestrator.storage.checkpoints import Keeping
 from workloads.engines.calibration import Machine
 from workloads.engines.rates import CORE
 from workloads.training.recording import Recording
-from workloads.training.results import Paused
+from workloads.training.trial_state import Paused
 
 GATE = "ORCHESTRATE_TEST_GATE"
 HELD_SECONDS = 480.0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from workloads.training.results import Outcome
+from workloads.training.trial_state import Outcome
 
 if TYPE_CHECKING:
     from rich.progress import Progress

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from orchestrator.storage.base import Storage, open_storage
 from orchestrator.storage.rows import CorruptRows, Row, decode, encode
-from workloads.training.results import Outcome, Paused
+from workloads.training.trial_state import Outcome, Paused
 from workloads.trial import Trial
 
 EVERY = 30.0
@@ -27,7 +27,7 @@ MOST, CHEAP = 0.02, 0.005
 SOONEST = 2.0
 _OUTCOMES = tuple(Outcome)
 _NONE = -1
-_KEPT = " at "
+_AT = " at "
 _FOLDER = "checkpoints"
 
 
@@ -154,19 +154,19 @@ def _row(trial: Paused) -> Row:
         "outcome": _NONE if trial.outcome is None else _OUTCOMES.index(trial.outcome),
     }
     arrays = {str(n): tensor for n, tensor in enumerate(trial.tensors)}
-    for name, kept in trial.kept.items():
-        arrays |= {f"{n}{_KEPT}{name}": array for n, array in enumerate(kept)}
+    for name, factors in trial.checkpoints.items():
+        arrays |= {f"{n}{_AT}{name}": array for n, array in enumerate(factors)}
     return Row(trial.trial_id, numbers, arrays, trial.trace)
 
 
 def _paused(row: Row, trial: Trial) -> Paused | None:
     """The trial where ``row`` has it; ``None`` if the row does not fit it."""
     numbers = row.numbers
-    tensors = [array for name, array in row.arrays.items() if _KEPT not in name]
-    kept: dict[str, list[NDArray[Any]]] = {}
+    tensors = [array for name, array in row.arrays.items() if _AT not in name]
+    checkpoints: dict[str, list[NDArray[Any]]] = {}
     for name, array in row.arrays.items():
-        if _KEPT in name:
-            kept.setdefault(name.partition(_KEPT)[2], []).append(np.array(array))
+        if _AT in name:
+            checkpoints.setdefault(name.partition(_AT)[2], []).append(np.array(array))
     shapes = [tuple(shape) for shape in trial.spec.factor_shapes.values()]
     if [t.shape for t in tensors[: len(shapes)]] != shapes or not math.isfinite(numbers["seconds"]):
         return None
@@ -182,5 +182,5 @@ def _paused(row: Row, trial: Trial) -> Paused | None:
         tensors=[np.array(tensor) for tensor in tensors],
         trace=row.trace,
         outcome=None if outcome == _NONE else _OUTCOMES[outcome],
-        kept=kept,
+        checkpoints=checkpoints,
     )

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from workloads.training.results import Trace
+from workloads.training.trial_state import Trace
 
 FORMAT = "orchestrate-trials-1"
 

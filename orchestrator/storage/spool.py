@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from orchestrator.errors import StorageUnavailable
 from orchestrator.storage.base import Storage
 from orchestrator.storage.rows import CorruptRows, Row, decode, encode
-from workloads.training.results import Outcome, TrialResult
+from workloads.training.results import TrialResult
+from workloads.training.trial_state import Outcome
 
 _FOLDER = "spool"
 _AT = " at "

@@ -12,7 +12,8 @@ from orchestrator.tracking.recorder import Recorder, recorder
 from orchestrator.tracking.records import RunRecord, run_record
 from orchestrator.tracking.store import Store, translated
 from orchestrator.tracking.traces import encode_traces
-from workloads.training.results import Outcome, TrialResult
+from workloads.training.results import TrialResult
+from workloads.training.trial_state import Outcome
 
 
 class Delivery:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from importlib import metadata
 from typing import Any
 
-from workloads.training.results import Outcome
+from workloads.training.trial_state import Outcome
 
 KIND = "orchestrate.kind"
 """Tag: `SWEEP` on a parent run, `TRIAL` on a child run."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.errors import UsageError
 from orchestrator.tracking import layout
 from orchestrator.tracking.store import Store, translated
-from workloads.training.results import Outcome
+from workloads.training.trial_state import Outcome
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment, Run

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.tracking import layout
-from workloads.training.results import Outcome, Trace, TrialResult
+from workloads.training.results import TrialResult
+from workloads.training.trial_state import Outcome, Trace
 
 
 @dataclass(frozen=True, slots=True)

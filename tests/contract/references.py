@@ -22,20 +22,22 @@ SHAPES = {2: (3, 4), 3: (2, 3, 4)}
 
 @dataclass(frozen=True)
 class Problem:
-    """``keys`` besides the shape, and the residual [N] of a matrix or tensor W [*shape] for a problem's data."""
+    """``keys`` besides the shape, and, for a problem's data, the residual [N] of a matrix or tensor W [*shape]."""
 
     order: int
     keys: Mapping[str, Any]
-    residual: Callable[[Any, Tensor], Tensor]
+    residual: Callable[[Any, torch.dtype], Callable[[Tensor], Tensor]]
 
 
-def entries(data: Any, w: Tensor) -> Tensor:
+def entries(data: Any, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
     where = torch.from_numpy(np.flatnonzero(data.mask))
-    return w.reshape(-1)[where] - torch.from_numpy(data.target)[where]
+    values = torch.from_numpy(data.target[data.mask]).to(dtype)
+    return lambda w: w.reshape(-1)[where] - values
 
 
-def inner_products(data: Any, w: Tensor) -> Tensor:
-    return torch.from_numpy(data.measurements) @ w.reshape(-1) - torch.from_numpy(data.values)
+def inner_products(data: Any, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    operators, values = torch.from_numpy(np.asarray(data.measurements)).to(dtype), torch.from_numpy(data.values).to(dtype)
+    return lambda w: operators @ w.reshape(-1) - values
 
 
 PROBLEMS = {
@@ -112,7 +114,7 @@ OPTIMIZERS = {
 
 LOSSES: Mapping[str, Callable[[Tensor], Tensor]] = {
     "half_sse": lambda residual: 0.5 * (residual**2).sum(),
-    "mse": lambda residual: torch.nn.functional.mse_loss(residual, torch.zeros_like(residual)),
+    "mse": lambda residual: (residual**2).mean(),
 }
 """The loss of residuals [N]."""
 
@@ -171,20 +173,3 @@ def pairs(*, trained: bool = False) -> list[tuple[str, str]]:
         for factorization, held in FACTORIZATIONS.items()
         if row.order in held.keys and not (trained and held.product is None)
     ]
-
-
-def train(one: TrialSpec, steps: int) -> tuple[list[float], np.ndarray]:
-    """The losses before each of ``steps`` steps and after the last, and the product at the end, by autograd from the references alone."""
-    problem = one.problem.realize({})
-    params = [torch.from_numpy(f).requires_grad_() for f in one.initial_factors({})]
-    residual, product = PROBLEMS[one.problem.kind].residual, FACTORIZATIONS[one.factorization.kind].product
-    assert product is not None
-    step, losses = OPTIMIZERS[one.optimizer.kind].made(params, one.optimizer), []
-    for done in range(steps + 1):
-        value = LOSSES[one.loss.kind](residual(problem, product(*params)))
-        losses.append(value.item())
-        if done < steps:
-            for parameter, gradient in zip(params, torch.autograd.grad(value, params), strict=True):
-                parameter.grad = gradient
-            step.step()
-    return losses, product(*params).detach().numpy()

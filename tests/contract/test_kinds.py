@@ -17,15 +17,16 @@ from orchestrator.grid import parse_grid
 from orchestrator.grid.schema import json_schema
 from orchestrator.plan import Crew, make_plan
 from tests.contract import references
-from tests.contract.references import FACTORIZATIONS, INITS, LOSSES, OPTIMIZERS, PROBLEMS, pairs, spec, train
+from tests.contract.references import FACTORIZATIONS, INITS, LOSSES, OPTIMIZERS, PROBLEMS, pairs, spec
 from tests.specs import trials
-from tests.workloads import test_measures
+from tests.workloads import oracle, test_measures
 from tests.workloads.test_engines import advance, lanes_of
 from workloads.engines.base import create
 from workloads.engines.choice import chosen, why_not_fused
 from workloads.losses import LOSSES as LOSS_KINDS
 from workloads.measures import MEASURES
-from workloads.training.loop import train as run
+from workloads.training.loop import train
+from workloads.training.policy import Policy
 from workloads.training.recording import Recording
 from workloads.training.results import Checkpoint, Finished, Request
 from workloads.trial import KINDS
@@ -78,8 +79,8 @@ def test_every_reference_is_of_a_kind(references):
 @pytest.mark.parametrize(("problem", "factorization", "optimizer", "loss"), TRAINED)
 def test_every_engine_trains_as_the_plain_loop(problem, factorization, optimizer, loss):
     one = spec(problem, factorization, optimizer, loss)
-    losses, product = train(one, STEPS)
-    assert losses[-1] < losses[0]
+    truth = oracle.train(one, STEPS)
+    assert truth.losses[-1] < truth.losses[0]
     for engine in ("autograd", "batched", "fused"):
         if engine == "fused" and why_not_fused(one):
             continue
@@ -89,8 +90,8 @@ def test_every_engine_trains_as_the_plain_loop(problem, factorization, optimizer
             update={"problem": seen, "seed": 3, "optimizer": one.optimizer.model_copy(update={"lr": one.optimizer.lr / 2})}
         )
         lanes = advance(create(engine), lanes_of([one, other]), STEPS)
-        assert lanes.loss[0] == pytest.approx(losses[-1], rel=1e-9), engine
-        np.testing.assert_allclose(one.factorization.products(lanes.params)[0], product, rtol=1e-8, atol=1e-12, err_msg=engine)
+        assert lanes.loss[0] == pytest.approx(truth.losses[-1], rel=1e-9), engine
+        np.testing.assert_allclose(one.factorization.products(lanes.params)[0], truth.product, rtol=1e-8, atol=1e-12, err_msg=engine)
 
 
 def ended(events):
@@ -99,21 +100,20 @@ def ended(events):
 
 @pytest.mark.parametrize(("problem", "factorization"), pairs())
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_goes_on_from_a_checkpoint_with_the_same_bits(problem, factorization, optimizer, monkeypatch):
+def test_goes_on_from_a_checkpoint_with_the_same_bits(problem, factorization, optimizer):
     if FACTORIZATIONS[factorization].product is None and optimizer != "gd":
         pytest.skip("it is solved, by no optimizer")
-    monkeypatch.setattr("workloads.training.loop.CALL_SECONDS", 0.0)
-    monkeypatch.setattr("workloads.training.loop._Loop._adapt", lambda *_: None)
+    policy = Policy(call_seconds=0.0, steps=16)
     specs = [spec(problem, factorization, optimizer, seed=n) for n in range(3)]
     engine, recording = chosen("auto", specs), Recording(("frobenius",), points=5)
-    whole = ended(run(trials(specs), recording, create(engine)))
+    whole = ended(train(trials(specs), recording, create(engine), policy=policy))
     asked = itertools.chain([None, Request.STOP], itertools.repeat(None))
-    events = list(run(trials(specs), recording, create(engine), asked=lambda: next(asked)))
+    events = list(train(trials(specs), recording, create(engine), asked=lambda: next(asked), policy=policy))
     parts = ended(events)
     # A solver may be through with its first step.
     left = [t for event in events if isinstance(event, Checkpoint) for t in event.trials if t.trial_id not in parts]
     assert left or one_step(factorization)
-    parts |= ended(run(pickle.loads(pickle.dumps(left)), recording, create(engine)))
+    parts |= ended(train(pickle.loads(pickle.dumps(left)), recording, create(engine), policy=policy))
     assert parts.keys() == whole.keys()
     for key, result in parts.items():
         assert result.steps == whole[key].steps
@@ -137,7 +137,7 @@ def one_step(factorization):
 
 
 def run_names(one):
-    (result,) = ended(run(trials([one]), Recording(points=1), create(chosen("auto", [one])))).values()
+    (result,) = ended(train(trials([one]), Recording(points=1), create(chosen("auto", [one])))).values()
     return result.factors
 
 

@@ -17,7 +17,8 @@ from orchestrator.storage.base import LocalStorage
 from orchestrator.storage.checkpoints import Checkpoints, Pace
 from tests.specs import spec, trials
 from workloads.training.recording import Recording
-from workloads.training.results import HandedOver, Outcome, Paused, Trace
+from workloads.training.results import HandedOver
+from workloads.training.trial_state import Outcome, Paused, Trace
 
 
 class Clock:

@@ -8,8 +8,10 @@ from orchestrator.plan import Crew, make_plan
 from orchestrator.worker import Worker
 from tests.specs import trials, two_by_two
 from workloads.engines.batched import BatchedEngine
+from workloads.training.policy import Policy
 from workloads.training.recording import Recording
-from workloads.training.results import Finished, Outcome
+from workloads.training.results import Finished
+from workloads.training.trial_state import Outcome
 
 
 class Breaks(BatchedEngine):
@@ -23,10 +25,9 @@ class Breaks(BatchedEngine):
 
 def test_an_exception_ends_a_pack_with_its_traceback(monkeypatch):
     monkeypatch.setattr(orchestrator.worker, "create", lambda _: Breaks())
-    monkeypatch.setattr("workloads.training.loop.REPORT_SECONDS", -1.0)
     short, long = two_by_two(2, stop={"steps": 50}), two_by_two(2, stop={"steps": 5000}, seed=1)
     (pack,) = make_plan(trials([short, long]), Recording(()), "batched", [Crew(1)]).packs
-    worker = Worker(1, 0.0)
+    worker = Worker(1, 0.0, Policy(report_seconds=-1.0))
     worker.warm()
     events = list(worker.run(pack, Recording(()), {}))
     results = {r.trial_id: r for e in events if isinstance(e, Finished) for r in e.results}

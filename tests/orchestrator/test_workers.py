@@ -28,7 +28,8 @@ from tests.held import HeldUntilAsked
 from tests.processes import PATIENCE
 from workloads.engines.calibration import processor
 from workloads.training.recording import Recording
-from workloads.training.results import Finished, HandedOver, Outcome, TrialResult
+from workloads.training.results import Finished, HandedOver, TrialResult
+from workloads.training.trial_state import Outcome
 
 pytestmark = pytest.mark.ray
 

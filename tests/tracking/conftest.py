@@ -15,7 +15,8 @@ import pytest
 from orchestrator.tracking.store import Store, open_store
 from orchestrator.tracking.sweep import SweepInfo, TrialRow, new_sweep_id
 from tests.servers import MlflowServer, no_postgresql
-from workloads.training.results import Outcome, Trace, TrialResult
+from workloads.training.results import TrialResult
+from workloads.training.trial_state import Outcome, Trace
 from workloads.trial import TrialSpec
 
 RECORD = {"points": 200, "steps": None, "measures": ["nuclear", "det"]}

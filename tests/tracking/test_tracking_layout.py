@@ -19,7 +19,8 @@ from orchestrator.tracking.records import thinned
 from orchestrator.tracking.store import Store
 from orchestrator.tracking.sweep import SweepInfo, TrialRow
 from orchestrator.tracking.writer import SweepWriter
-from workloads.training.results import Outcome, Trace, TrialResult
+from workloads.training.results import TrialResult
+from workloads.training.trial_state import Outcome, Trace
 from workloads.trial import TrialSpec
 
 MakeSweep = Callable[..., SweepInfo]

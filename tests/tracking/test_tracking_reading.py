@@ -16,7 +16,8 @@ from orchestrator.tracking.sweep import SweepInfo
 from orchestrator.tracking.tables import failures, load_history, load_runs
 from orchestrator.tracking.writer import SweepWriter
 from tests.processes import eventually
-from workloads.training.results import Outcome, TrialResult
+from workloads.training.results import TrialResult
+from workloads.training.trial_state import Outcome
 
 MakeSweep = Callable[..., SweepInfo]
 MakeResult = Callable[..., TrialResult]

@@ -22,7 +22,8 @@ from orchestrator.tracking.store import Store
 from orchestrator.tracking.sweep import SweepInfo
 from orchestrator.tracking.writer import SweepWriter
 from tests.processes import PATIENCE, eventually
-from workloads.training.results import Outcome, TrialResult
+from workloads.training.results import TrialResult
+from workloads.training.trial_state import Outcome
 
 MakeSweep = Callable[..., SweepInfo]
 MakeResult = Callable[..., TrialResult]

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tests.contract.references import FACTORIZATIONS, LOSSES, OPTIMIZERS, PROBLEMS
 from workloads.trial import TrialSpec
 
 
@@ -21,47 +22,6 @@ class Run:
     losses: np.ndarray
     product: np.ndarray
     params: list[np.ndarray]
-
-
-class GroupRmsprop(torch.optim.Optimizer):
-    """The published optimizer, written from its formula: lr / (sqrt(v / (1 - beta^t)) + eps), v over the whole gradient."""
-
-    def __init__(self, params, lr, beta, eps):
-        super().__init__(params, {"lr": lr, "beta": beta, "eps": eps})
-        self.v, self.t = 0.0, 0
-
-    def step(self):
-        group = self.param_groups[0]
-        self.t += 1
-        squared = sum(float((p.grad**2).sum()) for p in group["params"])
-        self.v = group["beta"] * self.v + (1 - group["beta"]) * squared
-        rate = group["lr"] / (np.sqrt(self.v / (1 - group["beta"] ** self.t)) + group["eps"])
-        with torch.no_grad():
-            for p in group["params"]:
-                p -= rate * p.grad
-
-
-def product(spec: TrialSpec, params: list[Tensor]) -> Tensor:
-    if spec.factorization.kind == "deep_matrix":
-        return torch.linalg.multi_dot(list(reversed(params))) if len(params) > 1 else params[0]
-    if spec.factorization.kind == "cp":
-        letters = "ijklm"[: len(params)]
-        return torch.einsum(",".join(f"{x}r" for x in letters) + "->" + letters, *params)
-    return params[0]
-
-
-def optimizer(spec: TrialSpec, params: list[Tensor]):
-    o = spec.optimizer
-    match o.kind:
-        case "gd":
-            return torch.optim.SGD(params, lr=o.lr)
-        case "momentum":
-            return torch.optim.SGD(params, lr=o.lr, momentum=o.momentum)
-        case "nesterov":
-            return torch.optim.SGD(params, lr=o.lr, momentum=o.momentum, nesterov=True)
-        case "adam":
-            return torch.optim.Adam(params, lr=o.lr, betas=(o.beta1, o.beta2), eps=o.eps)
-    return GroupRmsprop(params, o.lr, o.beta, o.eps)
 
 
 _runs: dict[tuple[str, int], Run] = {}
@@ -81,19 +41,14 @@ def _train(spec: TrialSpec, steps: int, files) -> Run:
     dtype = getattr(torch, spec.dtype)
     problem = spec.problem.realize(files)
     params = [torch.tensor(f, dtype=dtype, requires_grad=True) for f in spec.initial_factors(files)]
-    step = optimizer(spec, params)
+    step = OPTIMIZERS[spec.optimizer.kind].made(params, spec.optimizer)
+    product = FACTORIZATIONS[spec.factorization.kind].product
     losses = []
 
-    if spec.problem.sensing:
-        operators, values = torch.tensor(np.asarray(problem.measurements), dtype=dtype), torch.tensor(problem.values, dtype=dtype)
-    else:
-        seen = torch.from_numpy(np.flatnonzero(problem.mask))
-        values = torch.tensor(problem.target[problem.mask], dtype=dtype)
+    residual = PROBLEMS[spec.problem.kind].residual(problem, dtype)
 
     def loss() -> Tensor:
-        w = product(spec, params).reshape(-1)
-        errors = (operators @ w if spec.problem.sensing else w[seen]) - values
-        return 0.5 * (errors**2).sum() if spec.loss.kind == "half_sse" else (errors**2).mean()
+        return LOSSES[spec.loss.kind](residual(product(*params)))
 
     for _ in range(steps):
         value = loss()
@@ -103,4 +58,54 @@ def _train(spec: TrialSpec, steps: int, files) -> Run:
         step.step()
     with torch.no_grad():
         losses.append(loss().item())
-        return Run(np.array(losses), product(spec, params).numpy(), [p.detach().numpy().copy() for p in params])
+        return Run(np.array(losses), product(*params).detach().numpy(), [p.detach().numpy().copy() for p in params])
+
+
+def by_hand(spec: TrialSpec, steps: int) -> tuple[float, np.ndarray]:
+    """The loss and the product after ``steps``: as `train`, with gradients written out in numpy, which is ten times as fast.
+
+    For completion by deep matrices and CP, by ``gd`` and ``group_rmsprop``.
+    """
+    problem, optimizer = spec.problem.realize({}), spec.optimizer
+    shape, factors = problem.shape, spec.initial_factors({})
+    mask, target = problem.mask.reshape(shape).astype(float), problem.target.reshape(shape)
+    gradients = {"deep_matrix": _deep_gradients, "cp": _cp_gradients}[spec.factorization.kind]
+    scale = {"half_sse": 1.0, "mse": 2.0 / problem.count}[spec.loss.kind]
+    average = 0.0
+    for done in range(steps):
+        _, slopes = gradients(factors, lambda w: (w - target) * mask * scale)
+        rate = optimizer.lr
+        if optimizer.kind == "group_rmsprop":
+            average = optimizer.beta * average + (1 - optimizer.beta) * sum(float((g * g).sum()) for g in slopes)
+            rate /= np.sqrt(average / (1 - optimizer.beta ** (done + 1))) + optimizer.eps
+        for factor, slope in zip(factors, slopes, strict=True):
+            factor -= rate * slope
+    product, _ = gradients(factors, lambda w: w)
+    squared = float((((product - target) * mask) ** 2).sum())
+    return squared * scale / 2, product
+
+
+def _deep_gradients(factors, slope):
+    below = [factors[0]]
+    for factor in factors[1:]:
+        below.append(factor @ below[-1])
+    upper, slopes = slope(below[-1]), []
+    for layer in range(len(factors) - 1, 0, -1):
+        slopes.append(upper @ below[layer - 1].T)
+        upper = factors[layer].T @ upper
+    return below[-1], [upper, *reversed(slopes)]
+
+
+def _cp_gradients(factors, slope):
+    rows = [factors[0]]
+    for factor in factors[1:-1]:
+        rows.append((rows[-1][:, None, :] * factor[None]).reshape(-1, factor.shape[1]))
+    whole = rows[-1] @ factors[-1].T
+    product = whole.reshape([len(f) for f in factors])
+    outer = slope(product).reshape(whole.shape)
+    slopes, upper = [outer.T @ rows[-1]], outer @ factors[-1]
+    for mode in range(len(factors) - 2, 0, -1):
+        split = upper.reshape(len(rows[mode - 1]), len(factors[mode]), -1)
+        slopes.append((split * rows[mode - 1][:, None, :]).sum(0))
+        upper = (split * factors[mode][None]).sum(1)
+    return product, [upper, *reversed(slopes)]

@@ -17,9 +17,11 @@ from workloads.engines.base import create
 from workloads.factorizations.programs.douglas_rachford import threshold
 from workloads.problems.data.fitting import orthonormal_rows
 from workloads.training.loop import train
+from workloads.training.policy import Policy
 from workloads.training.preparing import Preparer
 from workloads.training.recording import Recording
-from workloads.training.results import Finished, HandedOver, Outcome, Paused, Request
+from workloads.training.results import Finished, HandedOver, Request
+from workloads.training.trial_state import Outcome, Paused
 
 RECORDING = Recording(("nuclear", "frobenius", "error", "rank"), points=5)
 
@@ -172,15 +174,14 @@ def test_numbers_do_not_depend_on_the_pack():
         np.testing.assert_allclose(mine.factors["W"], other.factors["W"], rtol=1e-10, atol=1e-12)
 
 
-def test_a_problem_that_is_paused_goes_on_as_if_it_had_not_been(monkeypatch):
-    monkeypatch.setattr("workloads.training.loop.CALL_SECONDS", 0.0)
-    monkeypatch.setattr("workloads.training.loop.splits_well", lambda _engine, specs, *_: len(specs) > 1)
+def test_a_problem_that_is_paused_goes_on_as_if_it_had_not_been():
+    policy = Policy(call_seconds=0.0, splits=lambda _engine, specs, *_: len(specs) > 1)
     specs = [baseline(shape=[10, 9], target={"rank": 2}, observed=60, seed=s, tolerance=1e-6) for s in range(6)]
     expected = {f"t{n}": r for n, r in enumerate(solve(*specs))}
     packs, results, paused = deque([trials(specs)]), {}, 0
     while packs:
         pack = pickle.loads(pickle.dumps(packs.popleft()))
-        for event in train(pack, RECORDING, create("convex"), asked=lambda: Request.HALF):
+        for event in train(pack, RECORDING, create("convex"), asked=lambda: Request.HALF, policy=policy):
             match event:
                 case Finished():
                     results |= {r.trial_id: r for r in event.results}

@@ -12,7 +12,8 @@ from tests.workloads import oracle
 from workloads.engines.base import create
 from workloads.training.loop import train
 from workloads.training.recording import Recording
-from workloads.training.results import Finished, Outcome, Progress
+from workloads.training.results import Finished, Progress
+from workloads.training.trial_state import Outcome
 
 ENGINES = ["autograd", "batched", "fused"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import pickle
 from collections import deque
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,19 +15,20 @@ from tests.specs import OPTIMIZERS, spec, trials, two_by_two
 from workloads.engines.base import create
 from workloads.engines.batched import BatchedEngine
 from workloads.training.loop import train
+from workloads.training.policy import Policy
 from workloads.training.recording import Recording
-from workloads.training.results import Checkpoint, Finished, HandedOver, Notice, Outcome, Paused, Progress, Request
+from workloads.training.results import Checkpoint, Finished, HandedOver, Notice, Progress, Request
+from workloads.training.trial_state import Outcome, Paused
 from workloads.trial import Trial
 
 RECORDING = Recording(("frobenius", "entry_0_0"), points=20, checkpoint_steps=(3, 90), checkpoint_losses=(0.5, 0.05))
 TENSOR = {"kind": "tensor_completion", "shape": [3, 4, 2], "target": {"rank": 2}, "observed": 15}
 
 
-@pytest.fixture(autouse=True)
-def _short_calls(monkeypatch):
-    """Calls of the engine of 16 steps at most, however long they take, and progress after each."""
-    monkeypatch.setattr("workloads.training.loop.CALL_SECONDS", 0.0)
-    monkeypatch.setattr("workloads.training.loop._Loop._adapt", lambda *_: None)
+SHORT = Policy(call_seconds=0.0, steps=16)
+"""Calls of the engine of 16 steps at most, however long they take, and progress after each."""
+READY = replace(SHORT, splits=lambda _engine, specs, *_: len(specs) > 1)
+"""Packs are halved whenever they can be."""
 
 
 def ticking():
@@ -36,7 +38,7 @@ def ticking():
 
 
 def whole(specs, engine):
-    events = list(train(trials(specs), RECORDING, create(engine), clock=ticking()))
+    events = list(train(trials(specs), RECORDING, create(engine), clock=ticking(), policy=SHORT))
     return {r.trial_id: r for e in events if isinstance(e, Finished) for r in e.results}
 
 
@@ -54,7 +56,9 @@ def scattered(specs, engine, seed):
         # As between processes: nothing may be shared.
         pack = pickle.loads(pickle.dumps(pack))
         asked = half_if(lambda: len(packs) < 20 and len(results) + len(packs) < 40 and rng.random() < 0.2)
-        for event in train(pack, RECORDING, create(engine), asked=asked, width=int(rng.integers(1, len(pack) + 1)), clock=ticking()):
+        for event in train(
+            pack, RECORDING, create(engine), asked=asked, width=int(rng.integers(1, len(pack) + 1)), clock=ticking(), policy=READY
+        ):
             match event:
                 case Finished():
                     for result in event.results:
@@ -83,8 +87,7 @@ CASES = {
 
 @pytest.mark.parametrize("engine", ["batched", "fused"])
 @pytest.mark.parametrize("name", CASES)
-def test_a_trial_that_was_handed_over_ends_as_if_it_had_not_been(name, engine, monkeypatch):
-    monkeypatch.setattr("workloads.training.loop.splits_well", lambda _engine, specs, *_: len(specs) > 1)
+def test_a_trial_that_was_handed_over_ends_as_if_it_had_not_been(name, engine):
     # Enough lanes for groups of SIMD lanes to be divided.
     specs = [CASES[name].model_copy(update={"seed": n}) for n in range(40)]
     expected, results = whole(specs, engine), scattered(specs, engine, seed=len(name))
@@ -112,7 +115,7 @@ def killed(specs, engine, seed):
 
     while left:
         pack = pickle.loads(pickle.dumps(list(left.values())))
-        for event in train(pack, RECORDING, create(engine), asked=asked, clock=ticking()):
+        for event in train(pack, RECORDING, create(engine), asked=asked, clock=ticking(), policy=SHORT):
             match event:
                 case Finished():
                     for result in event.results:
@@ -151,7 +154,7 @@ def test_a_pack_that_goes_on_from_a_checkpoint_ends_with_the_same_bits(name, eng
                 np.testing.assert_array_equal(value, truth.checkpoints[kept][factor])
 
 
-def test_the_time_that_a_trial_was_paused_is_not_counted(monkeypatch):
+def test_the_time_that_a_trial_was_paused_is_not_counted():
     now = [1000.0]
     one = two_by_two(2, stop={"seconds": 100.0})
     pair = [one, one.model_copy(update={"seed": 1})]
@@ -160,14 +163,15 @@ def test_the_time_that_a_trial_was_paused_is_not_counted(monkeypatch):
         now[0] += 1.0
         return now[0]
 
-    monkeypatch.setattr("workloads.training.loop.splits_well", lambda *_: True)
     asked = iter([None, None, Request.HALF])
-    events = train(trials(pair), Recording(()), create("batched"), clock=clock, asked=lambda: next(asked, None))
+    events = train(trials(pair), Recording(()), create("batched"), clock=clock, asked=lambda: next(asked, None), policy=READY)
     given = next(e for e in events if isinstance(e, HandedOver)).trials
     assert [type(t) for t in given] == [Paused]
     assert 0 < given[0].seconds < 50
     now[0] += 1_000_000
-    (result,) = (r for e in train(given, Recording(()), create("batched"), clock=clock) if isinstance(e, Finished) for r in e.results)
+    (result,) = (
+        r for e in train(given, Recording(()), create("batched"), clock=clock, policy=SHORT) if isinstance(e, Finished) for r in e.results
+    )
     assert result.outcome is Outcome.EXHAUSTED
     assert 99 <= result.seconds <= 110
 
@@ -177,7 +181,7 @@ def test_a_lone_trial_and_a_lone_group_stay_where_they_are(monkeypatch):
     long = two_by_two(3, stop={"steps": 3000})
     for engine, count in (("fused", 1), ("fused", 8), ("batched", 2)):
         specs = [long.model_copy(update={"seed": n}) for n in range(count)]
-        events = list(train(trials(specs), RECORDING, create(engine), asked=lambda: Request.HALF))
+        events = list(train(trials(specs), RECORDING, create(engine), asked=lambda: Request.HALF, policy=SHORT))
         assert [e.trials for e in events if isinstance(e, HandedOver)]
         assert not any(e.trials for e in events if isinstance(e, HandedOver))
 
@@ -202,7 +206,7 @@ def test_out_of_memory_halves_the_pack_and_goes_on(at_step):
     specs = [two_by_two(2, seed=n, optimizer__lr=0.05, stop={"steps": 300 + 10 * n}) for n in range(13)]
     expected = whole(specs, "batched")
     engine = Narrow(4, at_step)
-    events = list(train(trials(specs), RECORDING, engine))
+    events = list(train(trials(specs), RECORDING, engine, policy=SHORT))
     notices = [e.text for e in events if isinstance(e, Notice)]
     assert notices[0] == "out of memory with 13 trials at once: going on with 6"
     assert engine.widest <= 4 or at_step
@@ -219,16 +223,21 @@ def test_out_of_memory_with_a_single_lane_is_an_error():
         list(train(trials([two_by_two(2)]), RECORDING, Narrow(0, 0)))
 
 
-def test_measuring_trials_that_have_ended_is_shared_too(monkeypatch):
-    monkeypatch.setattr("workloads.training.loop.FINAL_NUMBERS", 2 * 24)
+def test_measuring_trials_that_have_ended_is_shared_too():
+    policy = replace(SHORT, final_numbers=2 * 24)
     recording = Recording(("frobenius", "cp_rank"), points=5)
     base = spec(problem=TENSOR, factorization={"kind": "cp", "components": 3}, loss="mse", optimizer__lr=0.1, stop={"steps": 50})
     specs = [base.model_copy(update={"seed": n}) for n in range(20)]
-    expected = {r.trial_id: r for e in train(trials(specs), recording, create("batched")) if isinstance(e, Finished) for r in e.results}
+    expected = {
+        r.trial_id: r
+        for e in train(trials(specs), recording, create("batched"), policy=policy)
+        if isinstance(e, Finished)
+        for r in e.results
+    }
     packs, results, given = deque([trials(specs)]), {}, 0
     while packs:
         pack = pickle.loads(pickle.dumps(packs.popleft()))
-        for event in train(pack, recording, create("batched"), asked=lambda: Request.HALF):
+        for event in train(pack, recording, create("batched"), asked=lambda: Request.HALF, policy=policy):
             match event:
                 case Finished():
                     results |= {r.trial_id: r for r in event.results}

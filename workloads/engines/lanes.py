@@ -107,11 +107,11 @@ class Lanes:
         """Everything that a step changes: parameters and optimizer state."""
         return [*self.params, *(t for part in self.state.values() for t in part)]
 
-    def keep(self, lanes: NDArray[np.bool_]) -> None:
+    def select(self, lanes: NDArray[np.bool_]) -> None:
         """Drop all lanes but those marked [R]; what depends on the set of lanes is built anew at its next use."""
         index = torch.from_numpy(np.flatnonzero(lanes)).to(self.device)
         self._replace(
-            [p for p, kept in zip(self.prepared, lanes, strict=True) if kept],
+            [p for p, stays in zip(self.prepared, lanes, strict=True) if stays],
             [p.index_select(0, index) for p in self.params],
             {name: [t.index_select(0, index) for t in part] for name, part in self.state.items()},
             {name: t.index_select(0, index) for name, t in self.hyper.items()},

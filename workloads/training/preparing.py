@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from workloads.engines.lanes import Prepared
 from workloads.problems.data.realized import ProblemData
-from workloads.training.results import Paused
+from workloads.training.trial_state import Paused
 from workloads.trial import Trial, TrialSpec
 
 
@@ -18,7 +18,7 @@ class Preparer:
         self._problems: dict[str, ProblemData] = {}
 
     def prepare(self, trial: Trial) -> Prepared:
-        """The problem and start of one trial. Raises what `Problem.realize` and `TrialSpec.initial_factors` raise."""
+        """Return the problem and start of one trial. Raises what `Problem.realize` and `TrialSpec.initial_factors` raise."""
         spec = trial.spec
         problem = self.problem(spec)
         if isinstance(trial, Paused):
@@ -27,7 +27,7 @@ class Preparer:
         return Prepared(spec, problem, spec.initial_factors(self._files))
 
     def problem(self, spec: TrialSpec) -> ProblemData:
-        """The problem of a trial. Raises what `Problem.realize` raises."""
+        """Return the problem of a trial. Raises what `Problem.realize` raises."""
         key = spec.problem.canonical
         if key not in self._problems:
             self._problems[key] = spec.problem.realize(self._files)

@@ -1,4 +1,4 @@
-"""When measures are recorded, and what has been recorded so far. No torch here: planning needs it."""
+"""What a sweep records, and when. No torch here: planning needs it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workloads import measures
-from workloads.training.results import Trace
 from workloads.trial import TrialSpec
 
 NEVER = np.iinfo(np.int64).max
@@ -73,34 +72,3 @@ class Recording:
         names = [f"step-{step}"] if step in self.checkpoint_steps else []
         names += [f"loss-{level!r}" for level in self.checkpoint_losses if loss <= level]
         return [name for name in names if name not in known]
-
-
-class TraceBuilder:
-    """Collects rows of many lanes, in any order, and hands out each lane's trace."""
-
-    def __init__(self, columns: tuple[str, ...]) -> None:
-        self.columns = columns
-        self._rows: dict[int, list[tuple[NDArray[np.int64], NDArray[np.float64]]]] = {}
-
-    def add(self, lanes: NDArray[np.int64], steps: NDArray[np.int64], values: NDArray[np.float64]) -> None:
-        """Add one row per entry: ``lanes`` [K] keys, ``steps`` [K], ``values`` [K, C]."""
-        order = np.argsort(lanes, kind="stable")
-        keys, starts = np.unique(lanes[order], return_index=True)
-        for key, part in zip(keys, np.split(order, starts[1:]), strict=True):
-            self._rows.setdefault(int(key), []).append((steps[part], values[part]))
-
-    def take(self, lane: int) -> Trace:
-        """The trace of one lane, which is then forgotten."""
-        trace = self.copy(lane)
-        self._rows.pop(lane, None)
-        return trace
-
-    def copy(self, lane: int) -> Trace:
-        """The trace of one lane so far."""
-        rows = self._rows.get(lane)
-        if not rows:
-            return Trace(self.columns, np.empty(0, dtype=np.int64), np.empty((0, len(self.columns))))
-        steps, values = rows[0] if len(rows) == 1 else (np.concatenate([s for s, _ in rows]), np.concatenate([v for _, v in rows]))
-        # So that the next copy has less to join.
-        self._rows[lane] = [(steps, values)]
-        return Trace(self.columns, steps, values)

@@ -1,0 +1,113 @@
+"""From lanes that are to be recorded to traces: lanes are only copied, and measured many rows at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from workloads import measures
+from workloads.engines.lanes import DTYPES, Lanes
+from workloads.measures.numerics.snapshot import Snapshot, evaluate
+from workloads.problems.data.realized import ProblemData
+from workloads.training.policy import Policy
+from workloads.training.recording import Recording
+from workloads.training.traces import TraceBuilder
+from workloads.training.trial_state import Trace
+from workloads.trial import TrialSpec
+
+
+@dataclass
+class _Rows:
+    """Copies of lanes to be measured: ``keys`` [K], ``steps`` [K] and ``losses`` [K] on the host, ``params`` [K, ...] on the device."""
+
+    keys: NDArray[np.int64]
+    steps: NDArray[np.int64]
+    losses: NDArray[np.float64]
+    params: list[Tensor]
+    problems: list[ProblemData]
+
+
+class Recorder:
+    """Records lanes of trials like ``spec``, by the keys of their trials."""
+
+    def __init__(self, recording: Recording, spec: TrialSpec) -> None:
+        self.recording = recording
+        self._spec = spec
+        self._epsilon = torch.finfo(DTYPES[spec.dtype]).eps
+        names, columns = recording.names(spec), recording.columns(spec)
+        self._names = [name for name in names if not measures.is_final(name)]
+        self.final_names = [name for name in names if measures.is_final(name)]
+        self._places, self._final_places = (
+            [columns.index(c) for name in some for c in measures.column_names(name, spec)] for some in (self._names, self.final_names)
+        )
+        self._traces = TraceBuilder(columns)
+        self._pending: list[_Rows] = []
+
+    def record(self, keys: NDArray[np.int64], lanes: Lanes, index: NDArray[np.int64]) -> None:
+        """Copy the lanes at ``index``, whose trials have ``keys``, for `measure`."""
+        if not len(index):
+            return
+        where = torch.from_numpy(index).to(lanes.device)
+        params = [p.index_select(0, where) for p in lanes.params]
+        problems = [lanes.prepared[i].problem for i in index]
+        self._pending.append(_Rows(keys, lanes.step[index], lanes.loss[index], params, problems))
+
+    def is_due(self, policy: Policy) -> bool:
+        """Return whether enough has been copied to be measured."""
+        rows = sum(len(rows.keys) for rows in self._pending)
+        return rows >= policy.pending_rows or sum(p.nbytes for rows in self._pending for p in rows.params) >= policy.pending_bytes
+
+    def to_host(self) -> None:
+        """Move copies to the host, which has room when the device has none."""
+        for rows in self._pending:
+            rows.params = [p.cpu() for p in rows.params]
+
+    def measure(self) -> None:
+        """Compute the measures of all copied lanes at once."""
+        if not self._pending:
+            return
+        pending, self._pending = self._pending, []
+        keys, steps = (np.concatenate([getattr(rows, name) for rows in pending]) for name in ("keys", "steps"))
+        params = [torch.cat(parts) for parts in zip(*(rows.params for rows in pending), strict=True)]
+        losses = torch.from_numpy(np.concatenate([rows.losses for rows in pending])).to(params[0].device)
+        problems = [problem for rows in pending for problem in rows.problems]
+        values = np.full((len(keys), len(self._traces.columns)), np.nan)
+        values[:, self._places] = self._evaluate(self._names, params, losses, problems)
+        self._traces.add(keys, steps, values)
+
+    def _evaluate(
+        self, names: Sequence[str], params: Sequence[Tensor], losses: Tensor, problems: Sequence[ProblemData]
+    ) -> NDArray[np.float64]:
+        return evaluate(names, Snapshot(self._spec.factorization, params, losses, problems, self._epsilon))
+
+    def resume(self, key: int, trace: Trace) -> None:
+        """Put what a trial has recorded elsewhere before what it will record here."""
+        self._traces.add(np.full(len(trace.steps), key), trace.steps, trace.values)
+
+    def trace(self, key: int) -> Trace:
+        """Return what a trial has recorded and `measure` has seen."""
+        return self._traces.copy(key)
+
+    def take(self, key: int) -> Trace:
+        """Return what a trial has recorded, and forget it."""
+        return self._traces.take(key)
+
+    def finals(self, factors: Sequence[Sequence[NDArray[Any]]], problems: Sequence[ProblemData]) -> NDArray[np.float64]:
+        """Return the measures that are computed only of trials that have ended [R, C], with their final ``factors``."""
+        if not factors or not self.final_names:
+            return np.empty((len(factors), 0))
+        params = [torch.from_numpy(np.stack(arrays)) for arrays in zip(*factors, strict=True)]
+        unknown = torch.full((len(factors),), float("nan"), dtype=torch.float64)
+        return self._evaluate(self.final_names, params, unknown, problems)
+
+    def finish(self, key: int, finals: NDArray[np.float64]) -> Trace:
+        """Return the whole trace of a trial that has ended, with ``finals`` [C] in its last row, and forget it."""
+        trace = self.take(key)
+        trace.values[-1, self._final_places] = finals
+        return trace
