@@ -17,13 +17,15 @@ from pathlib import Path
 import psutil
 
 from orchestrator.cli.progress import fraction
-from orchestrator.events import Saved
+from orchestrator.execution.events import Saved
+from orchestrator.execution.worker import Worker
 from orchestrator.grid import parse_grid
-from orchestrator.plan import Crew, make_plan
+from orchestrator.options import Options
+from orchestrator.planning.pack import Crew
+from orchestrator.planning.plan import make_plan
 from orchestrator.storage.base import open_storage
-from orchestrator.storage.sweeps import Description, SweepFolder
-from orchestrator.sweep import Options, recording_of, submit
-from orchestrator.worker import Worker
+from orchestrator.storage.folder import Description, SweepFolder
+from orchestrator.sweeps.submit import recording_of, submit
 
 GRID = """
 name: faults

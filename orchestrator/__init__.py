@@ -25,8 +25,8 @@ def load_runs(sweep: str = "latest", *, tracking_uri: str | None = None) -> pd.D
     ``sweep`` is an id, a unique prefix of one, an experiment's name (its newest sweep), or ``latest``. Raises
     `orchestrator.errors.UsageError` if there is no such sweep, `orchestrator.errors.TrackingUnavailable` if the store cannot be read.
     """
-    from orchestrator.tracking import tables
-    from orchestrator.tracking.queries import find_sweep
+    from orchestrator.tracking.read import tables
+    from orchestrator.tracking.read.queries import find_sweep
     from orchestrator.tracking.store import open_existing
 
     store = open_existing(tracking_uri)
@@ -38,8 +38,8 @@ def load_history(sweep: str = "latest", *, trials: Collection[str] | None = None
 
     ``trials`` picks trials by id. Raises what `load_runs` raises.
     """
-    from orchestrator.tracking import tables
-    from orchestrator.tracking.queries import find_sweep
+    from orchestrator.tracking.read import tables
+    from orchestrator.tracking.read.queries import find_sweep
     from orchestrator.tracking.store import open_existing
 
     store = open_existing(tracking_uri)

@@ -22,11 +22,11 @@ class OrchestratorError(Exception):
 
 
 class GridError(OrchestratorError):
-    """A grid file is wrong. ``problems`` holds one line per mistake, ``file:line:column: key: what and how to mend it``."""
+    """A grid file is wrong. ``mistakes`` holds one line per mistake, ``file:line:column: key: what and how to mend it``."""
 
-    def __init__(self, problems: list[str]) -> None:
-        self.problems = [one_line(problem) for problem in problems]
-        super().__init__("\n".join(self.problems))
+    def __init__(self, mistakes: list[str]) -> None:
+        self.mistakes = [one_line(mistake) for mistake in mistakes]
+        super().__init__("\n".join(self.mistakes))
 
 
 def one_line(text: str) -> str:

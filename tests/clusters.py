@@ -28,7 +28,7 @@ from typing import Any
 import psutil
 import pytest
 
-from orchestrator.scratch import scratch_folder
+from orchestrator.cluster.scratch import scratch_folder
 from tests import processes
 from tests.forked import ForkServer
 

@@ -48,8 +48,8 @@ IMPORTS = (
     "mlflow.store.artifact.local_artifact_repo",
     "mlflow.store.tracking.sqlalchemy_store",
     "mlflow.tracking",
-    "orchestrator.cli.submit",
-    "orchestrator.sweep",
+    "orchestrator.cli.commands.submit",
+    "orchestrator.sweeps.submit",
     "pyarrow.parquet",
     "safetensors.numpy",
 )

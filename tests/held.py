@@ -15,11 +15,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from orchestrator.cluster import workers
-from orchestrator.cluster.workers import RemoteWorker
-from orchestrator.events import Saved, WorkerEvent
-from orchestrator.plan import Pack
-from orchestrator.storage.checkpoints import Keeping
+from orchestrator.cluster import pool as workers
+from orchestrator.cluster.pool import RemoteWorker
+from orchestrator.execution.events import Saved, WorkerEvent
+from orchestrator.planning.pack import Pack
+from orchestrator.storage.checkpoints import Checkpointing
 from workloads.engines.calibration import Machine
 from workloads.engines.rates import CORE
 from workloads.training.recording import Recording
@@ -43,9 +43,11 @@ class HeldAtCheckpoint(RemoteWorker):
         super().stop()
         self._stopped.set()
 
-    def run(self, pack: Pack, recording: Recording, files: Mapping[str, bytes], keeping: Keeping | None) -> Iterator[WorkerEvent]:
+    def run(
+        self, pack: Pack, recording: Recording, files: Mapping[str, bytes], checkpointing: Checkpointing | None
+    ) -> Iterator[WorkerEvent]:
         until = time.monotonic() + HELD_SECONDS
-        for event in super().run(pack, recording, files, keeping):
+        for event in super().run(pack, recording, files, checkpointing):
             yield event
             while isinstance(event, Saved) and not self.gate.exists() and time.monotonic() < until and not self._stopped.wait(0.02):
                 pass
@@ -70,10 +72,12 @@ class HeldUntilAsked(RemoteWorker):
         super().ask()
         self._was_asked.set()
 
-    def run(self, pack: Pack, recording: Recording, files: Mapping[str, bytes], keeping: Keeping | None) -> Iterator[WorkerEvent]:
+    def run(
+        self, pack: Pack, recording: Recording, files: Mapping[str, bytes], checkpointing: Checkpointing | None
+    ) -> Iterator[WorkerEvent]:
         if not any(isinstance(trial, Paused) for trial in pack.trials):
             assert self._was_asked.wait(HELD_SECONDS), "nobody has asked"
-        yield from super().run(pack, recording, files, keeping)
+        yield from super().run(pack, recording, files, checkpointing)
 
 
 if __name__ == "__main__":

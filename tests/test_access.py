@@ -17,7 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from orchestrator.scratch import scratch_folder
+from orchestrator.cluster.scratch import scratch_folder
 from tests import forked
 from tests.processes import communicate, popen
 

@@ -27,8 +27,8 @@ HOMES = {
 }
 """Where a library may be imported, besides what is listed in `EXCEPTIONS`."""
 EXCEPTIONS = {
-    ("torch", "orchestrator/worker.py"),  # sets threads and the device
-    ("torch", "orchestrator/cli/doctor.py"),  # looks at GPUs
+    ("torch", "orchestrator/execution/worker.py"),  # sets threads and the device
+    ("torch", "orchestrator/cli/commands/doctor.py"),  # looks at GPUs
 }
 
 
@@ -68,8 +68,8 @@ def test_imports_go_down_only(path):
     [
         ("workloads/training/loop.py", "def f():\n    import ray"),
         ("workloads/trial.py", "from orchestrator.errors import GridError"),
-        ("orchestrator/sweep.py", "from mlflow.tracking import MlflowClient"),
-        ("orchestrator/plan.py", "import torch.nn"),
+        ("orchestrator/sweeps/submit.py", "from mlflow.tracking import MlflowClient"),
+        ("orchestrator/planning/plan.py", "import torch.nn"),
         ("orchestrator/grid/load.py", "from orchestrator.cli.options import x"),
     ],
 )
@@ -83,8 +83,8 @@ def test_the_check_itself_finds_offenders(path, source):
         ("from orchestrator.cli.main import cli; cli.main(['--help'], standalone_mode=False)", {"torch", "ray", "mlflow", "pandas", "numpy", "yaml"}),
         ("from orchestrator.cli.main import cli; cli.main(['plan', 'configs/quickstart.yaml'], standalone_mode=False)", {"torch", "ray", "mlflow", "warp"}),
         ("from orchestrator.cli.main import cli; cli.main(['status', '--help'], standalone_mode=False)", {"torch", "ray", "mlflow", "pandas"}),
-        ("import orchestrator.sweep, orchestrator.cluster.workers, orchestrator.cluster.connection", {"torch", "ray", "mlflow"}),
-        ("import orchestrator.tracking.writer, orchestrator.tracking.queries", {"mlflow", "torch", "ray"}),
+        ("import orchestrator.sweeps.submit, orchestrator.cluster.pool, orchestrator.cluster.connection", {"torch", "ray", "mlflow"}),
+        ("import orchestrator.tracking.write.writer, orchestrator.tracking.read.queries", {"mlflow", "torch", "ray"}),
     ],
 )  # fmt: skip
 def test_what_starts_fast_imports_nothing_heavy(statement, light):

@@ -7,14 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from orchestrator.scratch import remove_abandoned, scratch_folder
+from orchestrator.cluster.scratch import remove_abandoned, scratch_folder
 from tests.processes import communicate, popen
 
 ROOT = Path(__file__).parents[1]
 HOLD = """
 import sys
 from pathlib import Path
-from orchestrator.scratch import scratch_folder
+from orchestrator.cluster.scratch import scratch_folder
 
 with scratch_folder(Path(sys.argv[1])) as folder:
     (folder / "file").write_text("x")

@@ -18,7 +18,7 @@ from orchestrator.grid.questions import Claim, Figure
 from orchestrator.tracking import layout
 
 if TYPE_CHECKING:
-    from orchestrator.tracking.queries import SweepSummary
+    from orchestrator.tracking.read.queries import SweepSummary
     from orchestrator.tracking.store import Store
 
 FOLDER = Path("figures")

@@ -16,7 +16,7 @@ from orchestrator.grid.questions import SEEDS
 from workloads.trial import KINDS
 
 if TYPE_CHECKING:
-    from orchestrator.tracking.queries import SweepSummary
+    from orchestrator.tracking.read.queries import SweepSummary
     from orchestrator.tracking.store import Store
 
 IDENTITY = ("trial_id", "run_id", "outcome", "steps", "seconds", "sweep")
@@ -37,7 +37,7 @@ class Results:
     @classmethod
     def load(cls, store: Store, sweeps: Sequence[SweepSummary]) -> Results:
         """The trials of ``sweeps``, each once, reused ones included; their traces, too."""
-        from orchestrator.tracking.tables import load_history, load_runs
+        from orchestrator.tracking.read.tables import load_history, load_runs
 
         tables = [load_runs(store, sweep).assign(sweep=sweep.sweep_id) for sweep in sweeps]
         runs = pd.concat(tables, ignore_index=True) if len(tables) > 1 else tables[0]

@@ -14,9 +14,9 @@ from orchestrator.cli.main import run_command
 @click.command()
 def job() -> NoReturn:
     """Run the sweep that lies in this folder."""
-    from orchestrator.cli.submit import run
+    from orchestrator.cli.commands.submit import run
     from orchestrator.cluster.jobs import Order, job_id
-    from orchestrator.sweep import Options
+    from orchestrator.options import Options
 
     folder = Path.cwd()
     order = Order.read(folder)

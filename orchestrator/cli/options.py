@@ -55,11 +55,11 @@ def storage_option(command: Command) -> Command:
 
 
 def running_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """What commands that run trials share, as one `orchestrator.sweep.Options` by the name of ``options``, and ``--detach``."""
+    """What commands that run trials share, as one `orchestrator.sweeps.submit.Options` by the name of ``options``, and ``--detach``."""
 
     @functools.wraps(command)
     def run(address: str | None, **rest: Any) -> Any:
-        from orchestrator.sweep import Options
+        from orchestrator.options import Options
 
         given = {name: rest.pop(name) for name in ("tracking_uri", "storage", "workers", "every", "patience")}
         return command(options=Options(address or os.environ.get("RAY_ADDRESS"), **given), **rest)

@@ -15,7 +15,7 @@ from workloads.training.trial_state import Outcome
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from orchestrator.reporting import Reporter, State
+    from orchestrator.execution.progress import Reporter, State
 
 LINE_SECONDS = 10.0
 """A pipe gets a line this often."""

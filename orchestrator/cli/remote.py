@@ -11,11 +11,11 @@ import click
 from orchestrator.cli.options import INTERRUPTED
 from orchestrator.cluster.jobs import Jobs, order_for
 from orchestrator.errors import RayUnavailable
-from orchestrator.tracking.sweep import new_sweep_id
+from orchestrator.tracking.write.parent import new_sweep_id
 
 if TYPE_CHECKING:
     from orchestrator.grid import Grid
-    from orchestrator.sweep import Options
+    from orchestrator.options import Options
 
 
 def send(grid: Grid, options: Options, as_json: bool, detach: bool) -> NoReturn:

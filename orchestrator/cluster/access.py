@@ -7,6 +7,7 @@ import os
 import socket
 from pathlib import Path
 
+from orchestrator.cluster import private
 from orchestrator.errors import RayUnavailable, UsageError
 
 PROBE_SECONDS = 10.0
@@ -46,15 +47,10 @@ def check_access(address: str) -> None:
 
 
 def _running() -> str:
-    """The address of the cluster that this machine belongs to, as ``auto`` finds it; empty if Ray does not say."""
-    import ray
-
+    """Return the address of this machine's cluster; empty if Ray does not say."""
     # As `ray.init` will be told: what it finds is its own business.
     logging.getLogger("ray").setLevel(logging.ERROR)
-    try:
-        return str(ray._private.services.canonicalize_bootstrap_address("auto") or "")
-    except Exception:  # private: whatever it may be in another version, Ray will say itself what is wrong
-        return ""
+    return private.running_address()
 
 
 def _certificates() -> list[bytes] | None:
@@ -79,7 +75,7 @@ def _refusal(address: str, certificates: list[bytes] | None) -> str:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     import grpc
 
-    token = _token()
+    token = private.token_header()
     credentials = grpc.ssl_channel_credentials(*certificates) if certificates else None
     with grpc.secure_channel(address, credentials) if credentials else grpc.insecure_channel(address) as channel:
         try:
@@ -103,14 +99,3 @@ def _refusal(address: str, certificates: list[bytes] | None) -> str:
             if error.code() == grpc.StatusCode.UNAVAILABLE:
                 return f"it hangs up: {', '.join(TLS_FILES)} must be such as it accepts"
     return ""
-
-
-def _token() -> list[tuple[str, str]]:
-    """The header by which Ray shows its token; empty where it has none, or is not to show it."""
-    import ray
-    from ray.exceptions import AuthenticationError
-
-    try:
-        return list(ray._raylet.AuthenticationTokenLoader.instance().get_token_for_http_header().items())
-    except AuthenticationError:
-        return []

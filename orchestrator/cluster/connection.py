@@ -1,40 +1,26 @@
-"""Connecting to a Ray cluster, or starting one on this machine, and what there is room for on it."""
+"""Connecting to a Ray cluster, or starting one on this machine."""
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from orchestrator.cluster import private
 from orchestrator.cluster.access import check_access
+from orchestrator.cluster.scratch import scratch_folder
 from orchestrator.errors import RayUnavailable
-from orchestrator.scratch import scratch_folder
 
-SMALL_GPU_SHARE = 0.25
-"""Share of a GPU for a worker when the grid says ``gpus: auto``: small packs leave most of it idle, so four run side by side."""
-LARGE_PACK_BYTES = 4 << 30
-"""With ``gpus: auto``, packs that could take this much get a GPU of their own."""
-SCALED_WORKERS = 8
-"""Workers that a cluster which scales is asked for, unless told otherwise."""
 STARTS = 4
 """How often an embedded Ray is started that takes too long to."""
 SLOW_START = "timed out during startup"
 """What Ray says then."""
 SOCKET_BYTES = 107 - len("/orchestrate-12345678/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store_1")
 """How long the path of a folder may be in which an embedded Ray makes its sockets: the kernel takes names of 107 bytes."""
-
-
-@dataclass(frozen=True, order=True)
-class Allotment:
-    """What one worker asks of the cluster."""
-
-    cpus: float
-    gpus: float
 
 
 @dataclass(frozen=True)
@@ -84,7 +70,7 @@ class Cluster:
 
         if address == "local":
             # Ray has read its settings when it was imported, which somebody else may have done before.
-            ray._raylet.Config.initialize("")
+            private.read_settings()
 
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
         if address == "local":
@@ -98,88 +84,24 @@ class Cluster:
                     # Ray's session and all that its processes leave behind is in there, and goes with it.
                     options["_temp_dir"] = str(folder)
                     stack.callback(ray.shutdown)
-                    with _environment("TMPDIR", str(folder)), _own_signals():
+                    with _environment("TMPDIR", str(folder)), private.own_signals():
                         _start(options)
                 else:
                     stack.callback(ray.shutdown)
-                    with _own_signals():
+                    with private.own_signals():
                         ray.init(address=address, **options)
                 there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
             except (OSError, RuntimeError, ValueError) as error:
                 first = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 raise RayUnavailable(f"Ray at {address!r} cannot be used: {first}") from error
             nodes = [Node(resources.get("CPU", 0.0), resources.get("GPU", 0.0)) for resources in there]
-            return cls(address, nodes, address != "local" and _scales(), stack.pop_all())
+            return cls(address, nodes, address != "local" and private.scales(), stack.pop_all())
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
-
-    def crews(
-        self,
-        cpus: float,
-        gpus: float | str,
-        trials: int,
-        large: bool = False,
-        *,
-        workers: int | None = None,
-        tell: Callable[[str], None] = lambda _: None,
-    ) -> list[tuple[Allotment, int]]:
-        """Which workers to start for a sweep of ``trials``, and how many of each kind; workers with a GPU come first.
-
-        ``cpus`` is what each gets. With ``gpus`` ``auto`` there are workers for all GPUs, each with a share of one, or with all of it for
-        ``large`` packs, and workers without for the cores that are left; with a number all workers get as much. ``workers`` bounds how
-        many there are of a kind. Raises `RayUnavailable` for more than the cluster has: Ray itself would wait for ever. A cluster that
-        scales is asked for ``workers``, by default `SCALED_WORKERS` or what it has room for now, whether they are there or not.
-        """
-        most = min(max(trials, 1), workers or trials or 1)
-        share = (1.0 if large else SMALL_GPU_SHARE) if gpus == "auto" and self.gpus else 0.0 if gpus == "auto" else float(gpus)
-        for name, wanted, there in (("cpus", float(cpus), self.cpus), ("gpus", share, self.gpus)):
-            if wanted > there and not self.scales:
-                raise RayUnavailable(
-                    f"resources.{name} asks for {wanted:g} a pack, but the cluster at {self.address!r} has {there:g} in all: "
-                    "lower it, or use another cluster"
-                )
-        with_gpu, without = 0, 0
-        for node in self.nodes:
-            room = int(node.cpus / cpus)
-            here = min(room, int(node.gpus / share)) if share else 0
-            with_gpu += here
-            without += room - here
-        if share and gpus != "auto":
-            without = 0
-        found = [(Allotment(float(cpus), share), with_gpu)] if share else []
-        found.append((Allotment(float(cpus), 0.0), without))
-        if self.scales:
-            asked = min(most, workers or SCALED_WORKERS)
-            if sum(count for _, count in found) < asked:
-                tell(f"the cluster scales: asking it for {asked} workers, which come up one by one")
-                found[0] = (found[0][0], max(found[0][1], asked))
-        found = [(allotment, min(count, most)) for allotment, count in found if count]
-        if not found:
-            raise RayUnavailable(
-                f"resources ask for {cpus:g} cores and {share:g} GPUs a pack, which no single node of the cluster at {self.address!r} has: "
-                "lower them, or use another cluster"
-            )
-        return found
-
-
-def _scales() -> bool:
-    """Whether the cluster that we are connected to starts nodes when they are needed. Ray has no public word on it."""
-    import ray
-
-    try:
-        from ray.autoscaler.v2.utils import is_autoscaler_v2
-
-        client = ray._private.worker.global_worker.gcs_client
-        status = json.loads(client.internal_kv_get(b"__autoscaling_status", None) or b"{}")
-        # Without a configuration there are nodes there, and no types.
-        types = status.get("autoscaler_report", {}).get("node_type_mapping") or {}
-        return any(not str(name).startswith("node_") for name in types.values()) or bool(is_autoscaler_v2())
-    except Exception:  # private: whatever it may be in another version, a cluster that does not scale is what it then is
-        return False
 
 
 def _start(options: dict[str, Any]) -> None:
@@ -220,16 +142,3 @@ def _environment(name: str, value: str) -> Iterator[None]:
             del os.environ[name]
         else:
             os.environ[name] = before
-
-
-@contextmanager
-def _own_signals() -> Iterator[None]:
-    """Ray would put a handler of its own in the place of ours, which on SIGTERM ends the process with an exit code of its own."""
-    from ray._private import utils
-
-    install = utils.set_sigterm_handler
-    utils.set_sigterm_handler = lambda _: None
-    try:
-        yield
-    finally:
-        utils.set_sigterm_handler = install

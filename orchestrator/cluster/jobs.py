@@ -22,7 +22,7 @@ from orchestrator.tracking.uris import is_http, resolve, sqlite_path
 
 if TYPE_CHECKING:
     from orchestrator.grid import Grid
-    from orchestrator.sweep import Options
+    from orchestrator.options import Options
 
 JOB_FILE = "job.json"
 PORT = 8265

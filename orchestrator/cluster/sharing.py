@@ -13,14 +13,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from orchestrator.cluster.connection import Allotment
+from orchestrator.cluster.sizing import Allotment
 
 NAMESPACE = "orchestrate"
 """Ray's namespace for the names of workers."""
 
 
 @dataclass(frozen=True)
-class Claim:
+class WorkerName:
     """A worker of a sweep, up or waiting for its cores, as its name in the cluster tells. ``driver`` is the Ray job of its driver."""
 
     driver: str
@@ -33,7 +33,7 @@ class Claim:
         return f"{self.driver} {self.allotment.cpus:g} {self.allotment.gpus:g} {self.number}"
 
     @classmethod
-    def parse(cls, name: str) -> Claim | None:
+    def parse(cls, name: str) -> WorkerName | None:
         """What a name says; ``None`` if it is of another form, as another version may write it."""
         try:
             driver, cpus, gpus, number = name.split()
@@ -62,7 +62,7 @@ class Change:
 
 
 def changes(
-    driver: str, staff: Mapping[Allotment, Staff], others: Sequence[Claim], cpus: float, gpus: float, waiting: int
+    driver: str, staff: Mapping[Allotment, Staff], others: Sequence[WorkerName], cpus: float, gpus: float, waiting: int
 ) -> dict[Allotment, Change]:
     """What a driver is to do about its workers, with so many packs ``waiting``, on a cluster of so many ``cpus`` and ``gpus``."""
     own = Counter({kind: s.up - s.idle + (s.coming if waiting else 0) for kind, s in staff.items()})
@@ -86,7 +86,7 @@ _Claimant = tuple[str, Allotment]
 
 
 def _fair(
-    driver: str, own: Mapping[Allotment, int], others: Sequence[Claim], cpus: float, gpus: float
+    driver: str, own: Mapping[Allotment, int], others: Sequence[WorkerName], cpus: float, gpus: float
 ) -> tuple[dict[Allotment, int], dict[Allotment, int]]:
     """How many workers of each kind a driver may have, and its part of what is free. GPUs first, then the cores that they leave."""
     counts: dict[_Claimant, int] = dict(Counter((claim.driver, claim.allotment) for claim in others))

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.grid.source import Path, Problem
+from orchestrator.grid.source import Mistake, Path
 
 MAX_TRIALS = 1_000_000
 DISTRIBUTIONS = ("uniform", "loguniform", "choice", "integers")
@@ -54,12 +54,12 @@ def _upward(key: str) -> Iterator[str]:
         key = key.rpartition(".")[0]
 
 
-def assignments(value: object, path: Path, prefix: str, problems: list[Problem]) -> Iterator[Assignment]:
+def assignments(value: object, path: Path, prefix: str, mistakes: list[Mistake]) -> Iterator[Assignment]:
     """Yield the leaves of nested mappings under ``prefix``, with dotted keys; a key written twice, dotted and nested, is a problem."""
     seen: dict[str, Path] = {}
     for leaf in _leaves(value, path, prefix):
         if leaf.key in seen:
-            problems.append(Problem(leaf.path, leaf.key, "is given twice: once dotted and once nested"))
+            mistakes.append(Mistake(leaf.path, leaf.key, "is given twice: once dotted and once nested"))
         seen[leaf.key] = leaf.path
         yield leaf
 
@@ -73,10 +73,10 @@ def _leaves(value: object, path: Path, prefix: str) -> Iterator[Assignment]:
 
 
 class AxisReader:
-    """Reads the axes of a grid file; what is wrong with them goes to ``problems``."""
+    """Reads the axes of a grid file; what is wrong with them goes to ``mistakes``."""
 
-    def __init__(self, data: Mapping[str, Any], problems: list[Problem]) -> None:
-        self.data, self.problems = data, problems
+    def __init__(self, data: Mapping[str, Any], mistakes: list[Mistake]) -> None:
+        self.data, self.mistakes = data, mistakes
 
     def read(self) -> list[Axis]:
         """All axes, in the order in which they multiply: the last varies fastest."""
@@ -87,21 +87,21 @@ class AxisReader:
             for key, path in axis.keys.items():
                 other = above.get(key) or next((owners[k] for k in _upward(key) if k in owners), None)
                 if other is not None:
-                    self._problem(path, key, f"is set by {other} already: one axis sets a key")
+                    self._mistake(path, key, f"is set by {other} already: one axis sets a key")
             owners.update(dict.fromkeys(axis.keys, axis.name))
             for key in axis.keys:
                 above |= {k: axis.name for k in _upward(key) if k not in above}
         return axes
 
-    def _problem(self, path: Path, key: str, message: str) -> None:
-        self.problems.append(Problem(path, key, message))
+    def _mistake(self, path: Path, key: str, message: str) -> None:
+        self.mistakes.append(Mistake(path, key, message))
 
     def _mapping(self, name: str) -> Mapping[str, Any]:
         value = self.data.get(name)
         if value is None:
             return {}
         if not isinstance(value, Mapping):
-            self._problem((name,), name, "must be a mapping of keys")
+            self._mistake((name,), name, "must be a mapping of keys")
             return {}
         return value
 
@@ -109,29 +109,29 @@ class AxisReader:
         cases = self.data.get("cases")
         if not cases:
             if cases not in (None, []):
-                self._problem(("cases",), "cases", "must be a list, each item a set of keys")
+                self._mistake(("cases",), "cases", "must be a list, each item a set of keys")
             return
         if not isinstance(cases, list):
-            self._problem(("cases",), "cases", "must be a list, each item a set of keys")
+            self._mistake(("cases",), "cases", "must be a list, each item a set of keys")
             return
         points = []
         for place, case in enumerate(cases):
             path: Path = ("cases", place)
             if not isinstance(case, Mapping) or not case:
-                self._problem(path, "cases", "each item must be a set of keys, such as {factorization.depth: 3}")
+                self._mistake(path, "cases", "each item must be a set of keys, such as {factorization.depth: 3}")
                 continue
-            points.append(tuple(assignments(case, path, "", self.problems)))
+            points.append(tuple(assignments(case, path, "", self.mistakes)))
         yield Axis("cases", tuple(points))
 
     def _values(self, section: str) -> Iterator[tuple[str, list[tuple[Assignment, ...]]]]:
         for key, values in self._mapping(section).items():
             path: Path = (section, key)
             if not isinstance(values, list):
-                self._problem(path, key, f"must be a list of values, not {shown(values)}; a single value belongs under fixed")
+                self._mistake(path, key, f"must be a list of values, not {shown(values)}; a single value belongs under fixed")
             elif not values:
-                self._problem(path, key, "is an empty axis: give at least one value, or leave the key out")
+                self._mistake(path, key, "is an empty axis: give at least one value, or leave the key out")
             else:
-                yield key, [tuple(assignments(value, (*path, n), key, self.problems)) for n, value in enumerate(values)]
+                yield key, [tuple(assignments(value, (*path, n), key, self.mistakes)) for n, value in enumerate(values)]
 
     def _grid(self) -> Iterator[Axis]:
         for key, points in self._values("grid"):
@@ -144,7 +144,7 @@ class AxisReader:
         lengths = {key: len(points) for key, points in columns}
         if len(set(lengths.values())) > 1:
             listed = ", ".join(f"{key} has {count}" for key, count in lengths.items())
-            self._problem(("zip",), "zip", f"axes that advance together need equally many values, but {listed}")
+            self._mistake(("zip",), "zip", f"axes that advance together need equally many values, but {listed}")
         yield Axis("zip", tuple(tuple(a for part in row for a in part) for row in zip(*(points for _, points in columns), strict=False)))
 
     def _random(self) -> Iterator[Axis]:
@@ -154,12 +154,12 @@ class AxisReader:
         samples, seed = settings.pop("samples", None), settings.pop("seed", 0)
         for name, value, least in (("samples", samples, 1), ("seed", seed, 0)):
             if not is_count(value, least):
-                self._problem(("random", name), f"random.{name}", f"must be a whole number of at least {least}, not {shown(value)}")
+                self._mistake(("random", name), f"random.{name}", f"must be a whole number of at least {least}, not {shown(value)}")
         if is_count(samples, MAX_TRIALS + 1):
-            self._problem(("random", "samples"), "random.samples", f"are more than {MAX_TRIALS:,}, as many as a grid may have trials")
+            self._mistake(("random", "samples"), "random.samples", f"are more than {MAX_TRIALS:,}, as many as a grid may have trials")
             return
         if not settings:
-            self._problem(("random",), "random", "names no key to draw: add one, such as optimizer.lr: {loguniform: [1e-4, 1e-1]}")
+            self._mistake(("random",), "random", "names no key to draw: add one, such as optimizer.lr: {loguniform: [1e-4, 1e-1]}")
         draws = {key: drawn for key, value in settings.items() if (drawn := self._distribution(key, value)) is not None}
         if not draws or not is_count(samples, 1) or not is_count(seed, 0):
             return
@@ -176,15 +176,15 @@ class AxisReader:
         """From a number in [0, 1) to a draw, or ``None`` after a mistake."""
         path: Path = ("random", key)
         if not isinstance(value, Mapping) or len(value) != 1:
-            self._problem(path, key, f"must name one distribution, such as {{uniform: [0, 1]}}: one of {', '.join(DISTRIBUTIONS)}")
+            self._mistake(path, key, f"must name one distribution, such as {{uniform: [0, 1]}}: one of {', '.join(DISTRIBUTIONS)}")
             return None
         ((name, arguments),) = value.items()
         if name not in DISTRIBUTIONS:
-            self._problem((*path, name), key, f"unknown distribution {shown(name)}{nearest(name, DISTRIBUTIONS)}")
+            self._mistake((*path, name), key, f"unknown distribution {shown(name)}{nearest(name, DISTRIBUTIONS)}")
             return None
         if name == "choice":
             if not isinstance(arguments, list) or not arguments:
-                self._problem((*path, name), key, "choice needs a list of values")
+                self._mistake((*path, name), key, "choice needs a list of values")
                 return None
             return lambda u: arguments[int(u * len(arguments))]
         whole = name == "integers"
@@ -194,7 +194,7 @@ class AxisReader:
             or not all(is_number(a, whole) for a in arguments)
             or arguments[0] > arguments[1]
         ):
-            self._problem(
+            self._mistake(
                 (*path, name),
                 key,
                 f"{name} needs [low, high], two {'whole ' if whole else ''}numbers in rising order, not {shown(arguments)}",
@@ -202,11 +202,11 @@ class AxisReader:
             return None
         low, high = arguments
         if not math.isfinite(float(high) - float(low)):
-            self._problem((*path, name), key, f"{name} needs bounds whose difference is a number that floating point can hold")
+            self._mistake((*path, name), key, f"{name} needs bounds whose difference is a number that floating point can hold")
             return None
         if name == "loguniform":
             if low <= 0:
-                self._problem((*path, name), key, "loguniform needs bounds above 0")
+                self._mistake((*path, name), key, "loguniform needs bounds above 0")
                 return None
             return lambda u: min(max(math.exp(math.log(low) + u * (math.log(high) - math.log(low))), float(low)), float(high))
         if whole:
@@ -219,15 +219,15 @@ class AxisReader:
             return
         if is_count(seeds, 1):
             if seeds > MAX_TRIALS:
-                self._problem(("seeds",), "seeds", f"are more than {MAX_TRIALS:,}, which is as many trials as a grid may have")
+                self._mistake(("seeds",), "seeds", f"are more than {MAX_TRIALS:,}, which is as many trials as a grid may have")
                 return
             yield Axis("seeds", tuple((Assignment("seed", n, ("seeds",)),) for n in range(int(seeds))))
         elif isinstance(seeds, list) and seeds:
             yield Axis("seeds", tuple((Assignment("seed", s, ("seeds", n)),) for n, s in enumerate(seeds)))
         elif seeds == []:
-            self._problem(("seeds",), "seeds", "is an empty axis: give at least one seed, or leave the key out")
+            self._mistake(("seeds",), "seeds", "is an empty axis: give at least one seed, or leave the key out")
         else:
-            self._problem(("seeds",), "seeds", f"must be a whole number of at least 1 or a list of seeds, not {shown(seeds)}")
+            self._mistake(("seeds",), "seeds", f"must be a whole number of at least 1 or a list of seeds, not {shown(seeds)}")
 
 
 def is_number(value: object, whole: bool = False) -> bool:

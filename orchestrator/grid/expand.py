@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.grid.axes import MAX_TRIALS, Assignment, Axis, AxisReader, assignments, nearest, shown
-from orchestrator.grid.files import Files
+from orchestrator.grid.data_files import Files
 from orchestrator.grid.identity import trial_id
 from orchestrator.grid.model import SCALARS
 from orchestrator.grid.sections import PARTS, REQUIRED, build_scalar, build_section
-from orchestrator.grid.source import MAX_DEPTH, Path, Problem
+from orchestrator.grid.source import MAX_DEPTH, Mistake, Path
 from workloads.kinds import Kind
 from workloads.section import as_tuple
 from workloads.trial import Trial, TrialSpec, conflicts
@@ -27,20 +27,20 @@ _BAD = object()
 
 
 class Expander:
-    """Expands one grid; mistakes go to ``problems``."""
+    """Expands one grid; mistakes go to ``mistakes``."""
 
-    def __init__(self, data: Mapping[str, Any], overrides: Sequence[Assignment], files: Files, problems: list[Problem]) -> None:
-        self.problems, self.files, self.data = problems, files, data
+    def __init__(self, data: Mapping[str, Any], overrides: Sequence[Assignment], files: Files, mistakes: list[Mistake]) -> None:
+        self.mistakes, self.files, self.data = mistakes, files, data
         self._misspelt: set[str] = set()
         fixed = data.get("fixed") or {}
         if not isinstance(fixed, Mapping):
-            problems.append(Problem(("fixed",), "fixed", "must be a mapping of keys"))
+            mistakes.append(Mistake(("fixed",), "fixed", "must be a mapping of keys"))
             fixed = {}
-        axes: list[Axis | None] = [*AxisReader(data, problems).read()]
+        axes: list[Axis | None] = [*AxisReader(data, mistakes).read()]
         for override in overrides:
             axes = [axis and axis.without(override.key) for axis in axes]
         self.axes = [axis for axis in axes if axis is not None]
-        given = list(assignments(fixed, ("fixed",), "", problems))
+        given = list(assignments(fixed, ("fixed",), "", mistakes))
         for override in overrides:
             given = [a for a in given if a.key != override.key and not a.key.startswith(f"{override.key}.")]
         self.fixed = self._by_part([*given, *overrides])
@@ -50,14 +50,14 @@ class Expander:
         self._checked: dict[tuple[Any, ...], bool] = {}
         if "seed" in self.fixed and self.touching["seed"]:
             clash = self.fixed["seed"][0]
-            problems.append(Problem(clash.path, clash.key, "has no effect: seeds sets it"))
+            mistakes.append(Mistake(clash.path, clash.key, "has no effect: seeds sets it"))
 
     def _by_part(self, given: Sequence[Assignment]) -> dict[str, list[Assignment]]:
         parts: dict[str, list[Assignment]] = defaultdict(list)
         for assignment in given:
             part = assignment.key.partition(".")[0]
             if assignment.key.count(".") >= MAX_DEPTH:
-                self.problems.append(Problem(assignment.path, part, f"is nested more than {MAX_DEPTH} levels deep"))
+                self.mistakes.append(Mistake(assignment.path, part, f"is nested more than {MAX_DEPTH} levels deep"))
             elif part in PARTS:
                 parts[part].append(assignment)
             else:
@@ -65,14 +65,14 @@ class Expander:
                 self._misspelt.update(p for p in PARTS if f"mean {p}?" in hint)
                 # Where the section itself was written, so that its keys do not each repeat it.
                 depth = next((n for n, step in enumerate(assignment.path) if str(step).startswith(part)), len(assignment.path))
-                self.problems.append(Problem(assignment.path[: depth + 1], part, f"unknown key{hint}"))
+                self.mistakes.append(Mistake(assignment.path[: depth + 1], part, f"unknown key{hint}"))
         return dict(parts)
 
     def trials(self) -> tuple[Trial, ...]:
         """All trials, in order. Empty if something about the grid is wrong."""
         count = math.prod(len(axis) for axis in self.points)
         if count > MAX_TRIALS:
-            self.problems.append(Problem((), "", f"has {count:,} trials, more than the {MAX_TRIALS:,} that a grid may have"))
+            self.mistakes.append(Mistake((), "", f"has {count:,} trials, more than the {MAX_TRIALS:,} that a grid may have"))
             return ()
         excludes = self._excludes()
         matched = [False] * len(excludes)
@@ -95,10 +95,10 @@ class Expander:
             first[identity] = place
             out.append(Trial(identity, spec))
         for (path, partial), used in zip(excludes, matched, strict=True):
-            if not used and not self.problems:
-                self.problems.append(Problem(path, "exclude", f"leaves out nothing: no trial has {shown(partial)}"))
-        if not out and not self.problems:
-            self.problems.append(Problem(("exclude",), "exclude", "leaves out every trial"))
+            if not used and not self.mistakes:
+                self.mistakes.append(Mistake(path, "exclude", f"leaves out nothing: no trial has {shown(partial)}"))
+        if not out and not self.mistakes:
+            self.mistakes.append(Mistake(("exclude",), "exclude", "leaves out every trial"))
         return tuple(out)
 
     def varying(self) -> tuple[str, ...]:
@@ -135,7 +135,7 @@ class Expander:
                 continue
             kept = [a for a in left if a.key != assignment.key and not a.key.startswith(f"{assignment.key}.")]
             if len(kept) == len(left):
-                self.problems.append(Problem(assignment.path, assignment.key, "is null, which takes away what was set, but nothing was"))
+                self.mistakes.append(Mistake(assignment.path, assignment.key, "is null, which takes away what was set, but nothing was"))
             left = kept
         return left
 
@@ -144,18 +144,18 @@ class Expander:
             if part in self._misspelt:
                 return _BAD
             if part in REQUIRED:
-                self.problems.append(Problem(("fixed",), part, "is missing: put it under fixed, cases or an axis"))
+                self.mistakes.append(Mistake(("fixed",), part, "is missing: put it under fixed, cases or an axis"))
                 return _BAD
             return None
         if part in SCALARS:
-            value = build_scalar(part, given, self.problems)
+            value = build_scalar(part, given, self.mistakes)
             return _BAD if value is None else value
-        section = build_section(part, given, self.problems)
+        section = build_section(part, given, self.mistakes)
         if section is None:
             return _BAD
         if isinstance(section, Kind) and section.data_file is not None:
             where = {a.key: a.path for a in given}
-            return self.files.attach(part, section, section.data_file, where, self.problems) or _BAD
+            return self.files.attach(part, section, section.data_file, where, self.mistakes) or _BAD
         return section
 
     def _check(self, parts: Mapping[str, Any], indices: tuple[int, ...]) -> bool:
@@ -165,7 +165,7 @@ class Expander:
         if not found and parts["init"] is not None:
             found = list(parts["init"].data_conflicts(parts["factorization"], parts["problem"].shape, self.files.contents))
         for key, message in found:
-            self.problems.append(Problem(self._place(key, indices), key, message))
+            self.mistakes.append(Mistake(self._place(key, indices), key, message))
         return not found
 
     def _place(self, key: str, indices: tuple[int, ...]) -> Path:
@@ -180,15 +180,15 @@ class Expander:
     def _excludes(self) -> list[tuple[Path, dict[str, Any]]]:
         listed = self.data.get("exclude") or []
         if not isinstance(listed, list):
-            self.problems.append(Problem(("exclude",), "exclude", "must be a list of partial specs"))
+            self.mistakes.append(Mistake(("exclude",), "exclude", "must be a list of partial specs"))
             return []
         out = []
         for n, partial in enumerate(listed):
             path: Path = ("exclude", n)
             if not isinstance(partial, Mapping) or not partial:
-                self.problems.append(Problem(path, "exclude", "each item must be a set of keys and values"))
+                self.mistakes.append(Mistake(path, "exclude", "each item must be a set of keys and values"))
                 continue
-            leaves = list(assignments(partial, path, "", self.problems))
+            leaves = list(assignments(partial, path, "", self.mistakes))
             self._by_part(leaves)
             out.append((path, {a.key: as_tuple(a.value) for a in leaves}))
         return out
@@ -197,7 +197,7 @@ class Expander:
         points = [point[i] for point, i in zip(self.points, indices, strict=True)]
         last = next((a for point in reversed(points) for given in point.values() for a in given), None)
         message = f"points {before + 1} and {after + 1} of the grid are the same trial: every value of an axis has to make a difference"
-        self.problems.append(Problem(last.path if last else (), last.key if last else "", message))
+        self.mistakes.append(Mistake(last.path if last else (), last.key if last else "", message))
 
 
 def _value(spec: TrialSpec, dotted: str) -> Any:

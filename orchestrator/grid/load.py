@@ -11,12 +11,12 @@ from typing import Any
 from orchestrator.errors import GridError
 from orchestrator.files import read_file
 from orchestrator.grid.axes import Assignment, nearest, shown
+from orchestrator.grid.data_files import Files
 from orchestrator.grid.expand import Expander
-from orchestrator.grid.files import Files
 from orchestrator.grid.model import TOP, Record, Resources
 from orchestrator.grid.questions import CLAIMS, FIGURES, Claim, Figure, check_names, columns_of, read_questions
 from orchestrator.grid.sections import PARTS, Model, nested, validate
-from orchestrator.grid.source import MAX_BYTES, MAX_KEY, Problem, Problems, Source, parse, parse_value
+from orchestrator.grid.source import MAX_BYTES, MAX_KEY, Mistake, Mistakes, Source, parse, parse_value
 from workloads import measures
 from workloads.training.recording import DEFAULT_MEASURES
 from workloads.trial import Trial
@@ -74,8 +74,8 @@ def parse_grid(
     Data files are read by ``contents``, by the names that the grid has for them, and otherwise looked for in ``folder``.
     """
     source = parse(text, name)
-    problems = Problems(source)
-    settings = _override(source, overrides, problems)
+    mistakes = Mistakes(source)
+    settings = _override(source, overrides, mistakes)
     data = source.data
     for key in data:
         if key not in TOP:
@@ -83,25 +83,25 @@ def parse_grid(
             message = (
                 f"belongs under fixed: fixed: {{{key}: ...}}" if key.partition(".")[0] in PARTS else f"unknown key{nearest(key, known)}"
             )
-            problems.append(Problem((key,), key, message))
-    title = _name(data, problems)
-    record = _top(Record, "record", data, problems)
-    resources = _top(Resources, "resources", data, problems)
+            mistakes.append(Mistake((key,), key, message))
+    title = _name(data, mistakes)
+    record = _top(Record, "record", data, mistakes)
+    resources = _top(Resources, "resources", data, mistakes)
     if record is not None and "points" in record.model_fields_set and record.steps is not None:
-        problems.append(Problem(("record", "points"), "record.points", "has no effect beside record.steps: give one of them"))
+        mistakes.append(Mistake(("record", "points"), "record.points", "has no effect beside record.steps: give one of them"))
     files = Files(folder, contents)
-    expander = Expander(data, settings, files, problems)
+    expander = Expander(data, settings, files, mistakes)
     # A broken axis would be reported over and over by the sections it feeds.
-    trials = expander.trials() if not any(p.path[:1] in {(a,) for a in AXES} for p in problems) else ()
-    figures = read_questions("figures", FIGURES, data, problems)
-    claims = read_questions("claims", CLAIMS, data, problems)
-    if record is not None and trials and not problems:
-        _check_measures(record, trials, problems)
-    if record is not None and trials and not problems and (figures or claims):
+    trials = expander.trials() if not any(p.path[:1] in {(a,) for a in AXES} for p in mistakes) else ()
+    figures = read_questions("figures", FIGURES, data, mistakes)
+    claims = read_questions("claims", CLAIMS, data, mistakes)
+    if record is not None and trials and not mistakes:
+        _check_measures(record, trials, mistakes)
+    if record is not None and trials and not mistakes and (figures or claims):
         names = record.measures if record.measures is not None else DEFAULT_MEASURES
-        check_names({"figures": figures, "claims": claims}, *columns_of((t.spec for t in trials), names), problems)
-    if problems or record is None or resources is None:
-        raise source.error(problems)
+        check_names({"figures": figures, "claims": claims}, *columns_of((t.spec for t in trials), names), mistakes)
+    if mistakes or record is None or resources is None:
+        raise source.error(mistakes)
     return Grid(
         title, name, text, trials, record, resources, expander.varying(), figures, claims, files.contents, files.names, tuple(overrides)
     )
@@ -115,31 +115,31 @@ def load_questions(path: str | Path) -> tuple[dict[str, Figure], dict[str, Claim
 def parse_questions(text: str, name: str = "<grid>") -> tuple[dict[str, Figure], dict[str, Claim]]:
     """`load_questions` from a grid's text."""
     source = parse(text, name)
-    problems = Problems(source)
-    figures = read_questions("figures", FIGURES, source.data, problems)
-    claims = read_questions("claims", CLAIMS, source.data, problems)
-    if problems:
-        raise source.error(problems)
+    mistakes = Mistakes(source)
+    figures = read_questions("figures", FIGURES, source.data, mistakes)
+    claims = read_questions("claims", CLAIMS, source.data, mistakes)
+    if mistakes:
+        raise source.error(mistakes)
     return figures, claims
 
 
-def _override(source: Source, overrides: Sequence[str], problems: list[Problem]) -> list[Assignment]:
+def _override(source: Source, overrides: Sequence[str], mistakes: list[Mistake]) -> list[Assignment]:
     """Put overrides of top-level keys into the data, and return those of the trials' specs."""
     settings: dict[str, Assignment] = {}
     for text in overrides:
         key, separator, written = text.partition("=")
         key = key.strip().removeprefix("fixed.")
         if not separator or not key:
-            problems.append(Problem(("--set", text), "", "must be key=value, such as optimizer.lr=1e-3"))
+            mistakes.append(Mistake(("--set", text), "", "must be key=value, such as optimizer.lr=1e-3"))
             continue
         if len(key) > MAX_KEY:
-            problems.append(Problem(("--set", key), "", f"the key has {len(key):,} characters, more than the {MAX_KEY} that any may have"))
+            mistakes.append(Mistake(("--set", key), "", f"the key has {len(key):,} characters, more than the {MAX_KEY} that any may have"))
             continue
         value = parse_value(written, f"--set {key}")
         top = key.partition(".")[0]
         if top in PARTS:
             if isinstance(value, dict):
-                problems.append(Problem(("--set", key), key, "takes a single value or a list; set the keys of a mapping one by one"))
+                mistakes.append(Mistake(("--set", key), key, "takes a single value or a list; set the keys of a mapping one by one"))
             settings[key] = Assignment(key, value, ("--set", key))
         elif top in ("record", "resources") and "." in key:
             inner = source.data.get(top)
@@ -147,48 +147,48 @@ def _override(source: Source, overrides: Sequence[str], problems: list[Problem])
         elif top in TOP and "." not in key:
             source.data[top] = value
         else:
-            problems.append(Problem(("--set", key), key, f"unknown key{nearest(top, [*PARTS, *TOP])}"))
+            mistakes.append(Mistake(("--set", key), key, f"unknown key{nearest(top, [*PARTS, *TOP])}"))
     return list(settings.values())
 
 
-def _name(data: Mapping[str, Any], problems: list[Problem]) -> str:
+def _name(data: Mapping[str, Any], mistakes: list[Mistake]) -> str:
     name = data.get("name")
     if "name" not in data:
-        problems.append(Problem((), "name", "is missing: it names the MLflow experiment"))
+        mistakes.append(Mistake((), "name", "is missing: it names the MLflow experiment"))
     elif not isinstance(name, str) or not name.strip():
-        problems.append(Problem(("name",), "name", f"must be text, not {shown(name)}"))
+        mistakes.append(Mistake(("name",), "name", f"must be text, not {shown(name)}"))
     elif len(name) > 100 or any(not c.isprintable() or c in "/\\:" for c in name) or name.startswith("."):
-        problems.append(
-            Problem(("name",), "name", "must have at most 100 characters, no slash, colon or control character, and no dot in front")
+        mistakes.append(
+            Mistake(("name",), "name", "must have at most 100 characters, no slash, colon or control character, and no dot in front")
         )
     return name if isinstance(name, str) else ""
 
 
-def _top(model: type[Model], part: str, data: Mapping[str, Any], problems: list[Problem]) -> Model | None:
+def _top(model: type[Model], part: str, data: Mapping[str, Any], mistakes: list[Mistake]) -> Model | None:
     value = data.get(part)
     if value is None:
         return model()
     if not isinstance(value, Mapping):
-        problems.append(Problem((part,), part, f"must be a mapping of keys, not {shown(value)}"))
+        mistakes.append(Mistake((part,), part, f"must be a mapping of keys, not {shown(value)}"))
         return None
     placed = {f"{part}.{key}": Assignment(f"{part}.{key}", inner, (part, key)) for key, inner in value.items()}
-    return validate(model, part, nested(dict(value)), placed, problems)
+    return validate(model, part, nested(dict(value)), placed, mistakes)
 
 
-def _check_measures(record: Record, trials: Sequence[Trial], problems: list[Problem]) -> None:
+def _check_measures(record: Record, trials: Sequence[Trial], mistakes: list[Mistake]) -> None:
     """Every measure is known, and defined for some trial; ``record.steps`` is not empty of effect either."""
     kinds = {(id(t.spec.problem), id(t.spec.factorization)): t.spec for t in trials}
     seen: set[str] = set()
     for place, name in enumerate(record.measures or ()):
         path = ("record", "measures", place)
         if measures.find(name) is None:
-            problems.append(
-                Problem(path, "record.measures", f"unknown measure {shown(name)}{nearest(name, [m.shown for m in measures.MEASURES])}")
+            mistakes.append(
+                Mistake(path, "record.measures", f"unknown measure {shown(name)}{nearest(name, [m.shown for m in measures.MEASURES])}")
             )
             continue
         if name in seen:
-            problems.append(Problem(path, "record.measures", f"{name} is listed twice"))
+            mistakes.append(Mistake(path, "record.measures", f"{name} is listed twice"))
         seen.add(name)
         reasons = [measures.undefined(name, spec) for spec in kinds.values()]
         if all(reasons):
-            problems.append(Problem(path, "record.measures", f"{name} {reasons[0]}"))
+            mistakes.append(Mistake(path, "record.measures", f"{name} {reasons[0]}"))

@@ -12,7 +12,7 @@ from orchestrator.files import MAX_NAME
 from orchestrator.grid.axes import Assignment, nearest, shown
 from orchestrator.grid.expressions import OVER_TRACE, Expression, ExpressionError
 from orchestrator.grid.sections import validate
-from orchestrator.grid.source import Path, Problem
+from orchestrator.grid.source import Mistake, Path
 from workloads import measures
 from workloads.section import Count, Finite, Section, as_tuple
 from workloads.trial import TrialSpec
@@ -352,36 +352,36 @@ def unknown_names(question: Question, trace: Collection[str], runs: Collection[s
                 yield field, name, known
 
 
-def read_questions(top: str, kinds: Mapping[str, type[Asked]], data: Mapping[str, Any], problems: list[Problem]) -> dict[str, Asked]:
-    """The figures or claims of a grid by name; mistakes go to ``problems``."""
+def read_questions(top: str, kinds: Mapping[str, type[Asked]], data: Mapping[str, Any], mistakes: list[Mistake]) -> dict[str, Asked]:
+    """The figures or claims of a grid by name; mistakes go to ``mistakes``."""
     listed = data.get(top) or {}
     if not isinstance(listed, Mapping):
-        problems.append(Problem((top,), top, f"must be a mapping from names to {top}, not {shown(listed)}"))
+        mistakes.append(Mistake((top,), top, f"must be a mapping from names to {top}, not {shown(listed)}"))
         return {}
     found: dict[str, Asked] = {}
     for name, value in listed.items():
         path: Path = (top, name)
         part = f"{top}.{name}"
         if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][\w-]{0,99}", name) or len(name.encode()) > MAX_NAME:
-            problems.append(Problem(path, part, "must be named by at most 100 letters, digits, - and _, as files are called after it"))
+            mistakes.append(Mistake(path, part, "must be named by at most 100 letters, digits, - and _, as files are called after it"))
         elif not isinstance(value, Mapping):
-            problems.append(Problem(path, part, f"must be a mapping of keys, not {shown(value)}"))
+            mistakes.append(Mistake(path, part, f"must be a mapping of keys, not {shown(value)}"))
         elif "kind" not in value:
-            problems.append(Problem(path, f"{part}.kind", f"is missing: one of {', '.join(kinds)}"))
+            mistakes.append(Mistake(path, f"{part}.kind", f"is missing: one of {', '.join(kinds)}"))
         elif (kind := value["kind"]) not in list(kinds):
-            problems.append(Problem((*path, "kind"), f"{part}.kind", f"unknown kind {shown(kind)}{nearest(kind, kinds)}"))
+            mistakes.append(Mistake((*path, "kind"), f"{part}.kind", f"unknown kind {shown(kind)}{nearest(kind, kinds)}"))
         else:
             placed = {f"{part}.{key}": Assignment(f"{part}.{key}", inner, (*path, key)) for key, inner in value.items()}
             others = tuple(model for model in kinds.values() if model is not kinds[kind])
-            question = validate(kinds[kind], part, value, placed, problems, others)
+            question = validate(kinds[kind], part, value, placed, mistakes, others)
             if question is not None:
-                problems += [Problem((*path, field), f"{part}.{field}", text) for field, text in question.own_conflicts()]
+                mistakes += [Mistake((*path, field), f"{part}.{field}", text) for field, text in question.own_conflicts()]
                 found[name] = question
     return found
 
 
 def check_names(
-    asked: Mapping[str, Mapping[str, Question]], trace: Collection[str], runs: Collection[str], problems: list[Problem]
+    asked: Mapping[str, Mapping[str, Question]], trace: Collection[str], runs: Collection[str], mistakes: list[Mistake]
 ) -> None:
     """Report every name in an expression that is neither a column of the traces nor one of the table of trials."""
     for top, questions in asked.items():
@@ -389,4 +389,4 @@ def check_names(
             for field, unknown, known in unknown_names(question, trace, runs):
                 hint = nearest(unknown, sorted(known))
                 unrecorded = ": is it recorded?" if measures.find(unknown) else hint
-                problems.append(Problem((top, name, field), f"{top}.{name}.{field}", f"there is no {unknown} in the runs{unrecorded}"))
+                mistakes.append(Mistake((top, name, field), f"{top}.{name}.{field}", f"there is no {unknown} in the runs{unrecorded}"))

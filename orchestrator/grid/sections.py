@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.grid.axes import Assignment, nearest, shown
 from orchestrator.grid.model import SCALARS
-from orchestrator.grid.source import MAX_PROBLEMS, Path, Problem
+from orchestrator.grid.source import MAX_MISTAKES, Mistake, Path
 from workloads.kinds import Kind
 from workloads.losses import LOSSES
 from workloads.section import Section, Seed
@@ -48,25 +48,25 @@ def scalar_type(part: str) -> TypeAdapter[Any]:
     return TypeAdapter(types[part])
 
 
-def build_scalar(part: str, given: Sequence[Assignment], problems: list[Problem]) -> Any:
+def build_scalar(part: str, given: Sequence[Assignment], mistakes: list[Mistake]) -> Any:
     """The value of ``loss``, ``dtype`` or ``seed``, or ``None`` after a mistake."""
     assignment = given[-1]
     if assignment.key != part:
-        problems.append(Problem(assignment.path, assignment.key, f"{part} is a single value, not a mapping"))
+        mistakes.append(Mistake(assignment.path, assignment.key, f"{part} is a single value, not a mapping"))
         return None
     try:
         value = scalar_type(part).validate_python(assignment.value, strict=True)
     except ValidationError as error:
-        _explain(error, part, {part: assignment}, assignment.value, problems, (), ())
+        _explain(error, part, {part: assignment}, assignment.value, mistakes, (), ())
         return None
     return LOSSES[value]() if part == "loss" else value
 
 
-def build_section(part: str, given: Sequence[Assignment], problems: list[Problem]) -> Section | None:
+def build_section(part: str, given: Sequence[Assignment], mistakes: list[Mistake]) -> Section | None:
     """A section from its assignments, or ``None`` after a mistake. Later assignments of a key win."""
     placed = {a.key: a for a in given}
     if part in placed:
-        problems.append(Problem(placed[part].path, part, f"must be a mapping of keys, not {shown(placed[part].value)}"))
+        mistakes.append(Mistake(placed[part].path, part, f"must be a mapping of keys, not {shown(placed[part].value)}"))
         return None
     values = nested({a.key[len(part) + 1 :]: a.value for a in placed.values()})
     model: type[Section] = Stop
@@ -75,16 +75,16 @@ def build_section(part: str, given: Sequence[Assignment], problems: list[Problem
         kinds = KINDS[part]
         kind = values.get("kind")
         if "kind" not in values:
-            problems.append(Problem(given[0].path, f"{part}.kind", f"is missing: one of {', '.join(kinds)}"))
+            mistakes.append(Mistake(given[0].path, f"{part}.kind", f"is missing: one of {', '.join(kinds)}"))
             return None
         if not isinstance(kind, str) or kind not in kinds:
-            problems.append(
-                Problem(placed.get(f"{part}.kind", given[0]).path, f"{part}.kind", f"unknown kind {shown(kind)}{nearest(kind, kinds)}")
+            mistakes.append(
+                Mistake(placed.get(f"{part}.kind", given[0]).path, f"{part}.kind", f"unknown kind {shown(kind)}{nearest(kind, kinds)}")
             )
             return None
         model = kinds[kind]
         others = tuple(m for m in kinds.values() if m is not model)
-    return validate(model, part, values, placed, problems, others)
+    return validate(model, part, values, placed, mistakes, others)
 
 
 def validate(
@@ -92,14 +92,14 @@ def validate(
     part: str,
     values: Mapping[str, Any],
     placed: Mapping[str, Assignment],
-    problems: list[Problem],
+    mistakes: list[Mistake],
     others: tuple[type[Section], ...] = (),
 ) -> Model | None:
     """``values`` as a ``model``, or ``None`` after a mistake; ``others`` are the other kinds of the section."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        _explain(error, part, placed, values, problems, _keys(model), others)
+        _explain(error, part, placed, values, mistakes, _keys(model), others)
         return None
 
 
@@ -128,29 +128,29 @@ def _explain(
     part: str,
     placed: Mapping[str, Assignment],
     values: Any,
-    problems: list[Problem],
+    mistakes: list[Mistake],
     known: tuple[str, ...],
     others: tuple[type[Section], ...],
 ) -> None:
-    """Pydantic's findings as problems: one per key, in plain words, where the key was written."""
+    """Pydantic's findings as mistakes: one per key, in plain words, where the key was written."""
     expected: dict[str, list[str]] = {}
     found: dict[str, tuple[Path, Any]] = {}
     refused: set[str] = set()
-    items = error.errors(include_url=False)[: 2 * MAX_PROBLEMS]
+    items = error.errors(include_url=False)[: 2 * MAX_MISTAKES]
     hints = "".join(nearest(item["loc"][-1], known) for item in items if item["type"] == "extra_forbidden")
     for item in items:
         key, value = _locate(part, item["loc"], values)
         path = _path(key, placed)
         kind = item["type"]
         if kind == "extra_forbidden":
-            problems.append(Problem(path, key, _unknown(key, part, values, known, others)))
+            mistakes.append(Mistake(path, key, _unknown(key, part, values, known, others)))
         elif kind == "missing":
             if f"mean {item['loc'][-1]}?" in hints:
                 continue  # it is there, with a slip of the pen that is reported
-            problems.append(Problem(path, key, "is missing"))
+            mistakes.append(Mistake(path, key, "is missing"))
         elif kind == "value_error":
             refused.add(key)
-            problems.append(Problem(path, key, str(item["ctx"]["error"])))
+            mistakes.append(Mistake(path, key, str(item["ctx"]["error"])))
         else:
             words = _EXPECTED.get(kind, item["msg"]).format(**item.get("ctx", {})).replace("'", "")
             expected.setdefault(key, []).append(words)
@@ -160,7 +160,7 @@ def _explain(
             continue  # what else it might have been does not matter
         path, value = found[key]
         choice = f" ({meant})" if (meant := _near_literal(value, wanted)) else ""
-        problems.append(Problem(path, key, f"must be {' or '.join(dict.fromkeys(wanted))}, not {shown(value)}{choice}"))
+        mistakes.append(Mistake(path, key, f"must be {' or '.join(dict.fromkeys(wanted))}, not {shown(value)}{choice}"))
 
 
 def _near_literal(value: object, words: list[str]) -> str:

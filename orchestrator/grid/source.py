@@ -19,7 +19,7 @@ MAX_BYTES = 10 << 20
 MAX_NODES = 1_000_000
 MAX_DEPTH = 40
 MAX_KEY = 200
-MAX_PROBLEMS = 100
+MAX_MISTAKES = 100
 """Mistakes that are reported at once. Nobody reads more, and looking for what a million keys may have meant takes minutes."""
 
 Path = tuple[str | int, ...]
@@ -32,7 +32,7 @@ _INFINITE = {".inf": float("inf"), "+.inf": float("inf"), "-.inf": float("-inf")
 
 
 @dataclass(frozen=True)
-class Problem:
+class Mistake:
     """One mistake: where it is, the dotted key it concerns, and what is wrong."""
 
     path: Path
@@ -54,36 +54,36 @@ class Source:
             path = path[:-1]
         return self.marks.get(path, (1, 1))
 
-    def error(self, problems: list[Problem]) -> GridError:
-        """The problems as one exception: each once, in the order of the file."""
+    def error(self, mistakes: list[Mistake]) -> GridError:
+        """The mistakes as one exception: each once, in the order of the file."""
         lines: dict[str, tuple[int, int]] = {}
-        for problem in problems:
-            if problem.path[:1] == ("--set",):
-                place, order = f"--set {_short(str(problem.path[1]))}", (0, 0)
+        for mistake in mistakes:
+            if mistake.path[:1] == ("--set",):
+                place, order = f"--set {_short(str(mistake.path[1]))}", (0, 0)
             else:
-                order = self.where(problem.path)
+                order = self.where(mistake.path)
                 place = f"{self.name}:{order[0]}:{order[1]}"
-            text = f"{_short(problem.key)}: {problem.message}" if problem.key else problem.message
+            text = f"{_short(mistake.key)}: {mistake.message}" if mistake.key else mistake.message
             lines.setdefault(f"{place}: {text}", order)
         shown = sorted(lines, key=lambda line: lines[line])
-        more = [f"{self.name}: has more mistakes than these {MAX_PROBLEMS}: mend them first"] if len(problems) > MAX_PROBLEMS else []
-        return GridError(shown[:MAX_PROBLEMS] + more)
+        more = [f"{self.name}: has more mistakes than these {MAX_MISTAKES}: mend them first"] if len(mistakes) > MAX_MISTAKES else []
+        return GridError(shown[:MAX_MISTAKES] + more)
 
 
-class Problems(list[Problem]):
+class Mistakes(list[Mistake]):
     """The mistakes found in ``source`` so far, each once. Raises `GridError` with them when there are more than are reported."""
 
     def __init__(self, source: Source) -> None:
         super().__init__()
         self._source = source
-        self._seen: set[Problem] = set()
+        self._seen: set[Mistake] = set()
 
-    def append(self, problem: Problem) -> None:
-        if problem in self._seen:
+    def append(self, mistake: Mistake) -> None:
+        if mistake in self._seen:
             return
-        self._seen.add(problem)
-        super().append(problem)
-        if len(self) > MAX_PROBLEMS:
+        self._seen.add(mistake)
+        super().append(mistake)
+        if len(self) > MAX_MISTAKES:
             raise self._source.error(self)
 
 
@@ -105,8 +105,8 @@ def parse(text: str, name: str) -> Source:
     if not isinstance(value, dict):
         raise GridError([f"{name}:1:1: must be a mapping with keys such as name, fixed and grid"])
     builder.source.data = value
-    if builder.problems:
-        raise builder.source.error(builder.problems)
+    if builder.mistakes:
+        raise builder.source.error(builder.mistakes)
     return builder.source
 
 
@@ -129,7 +129,7 @@ class _Open:
 class _Builder:
     def __init__(self, name: str) -> None:
         self.source = Source(name, {})
-        self.problems: list[Problem] = []
+        self.mistakes: list[Mistake] = []
         self.anchors: dict[str, tuple[Any, int]] = {}
         self.nodes = 0
         self.stack: list[_Open] = []
@@ -204,12 +204,12 @@ class _Builder:
         path = (*top.path, event.value)
         dotted = ".".join(map(str, path))
         if event.value == "<<" and event.implicit[0]:
-            self.problems.append(Problem(path, dotted, "merge keys are not supported: write the keys out"))
+            self.mistakes.append(Mistake(path, dotted, "merge keys are not supported: write the keys out"))
         elif event.value in top.value:
             line = self.source.marks[path][0]
             again = (*top.path, f"{event.value}\0{event.start_mark.line}")
             self.source.marks[again] = _position(event)
-            self.problems.append(Problem(again, dotted, f"is given twice (first in line {line})"))
+            self.mistakes.append(Mistake(again, dotted, f"is given twice (first in line {line})"))
             return
         self.source.marks[path] = _position(event)
 

@@ -15,13 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.options import CHECKPOINT_SECONDS
 from orchestrator.storage.base import Storage, open_storage
-from orchestrator.storage.rows import CorruptRows, Row, decode, encode
+from orchestrator.storage.trial_file import CorruptRows, Row, decode, encode
 from workloads.training.trial_state import Outcome, Paused
 from workloads.trial import Trial
 
-EVERY = 30.0
-"""Seconds between checkpoints, unless they cost more than `MOST` of the time then."""
 MOST, CHEAP = 0.02, 0.005
 """The part of its time that a worker spends on checkpoints at most; and the part up to which it makes them more often than asked for."""
 SOONEST = 2.0
@@ -37,8 +36,8 @@ def new_key() -> str:
 
 
 @dataclass(frozen=True)
-class Keeping:
-    """Where and how often a worker keeps checkpoints. ``record`` says what traces hold (`orchestrator.tracking.layout.record_tag`).
+class Checkpointing:
+    """Where and how often a worker keeps checkpoints. ``record`` says what traces hold (`orchestrator.tracking.layout.recording_tag`).
 
     ``url`` is a storage, ``folder`` the sweep's in it, ``marker`` a file there by which a worker on another machine sees whether it has
     come to the same storage.
@@ -48,7 +47,7 @@ class Keeping:
     folder: str
     record: str
     marker: str
-    every: float = EVERY
+    every: float = CHECKPOINT_SECONDS
 
     def open(self) -> Checkpoints:
         """The checkpoints of the sweep. Raises `orchestrator.errors.UsageError`."""

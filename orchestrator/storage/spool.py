@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from orchestrator.errors import StorageUnavailable
 from orchestrator.storage.base import Storage
-from orchestrator.storage.rows import CorruptRows, Row, decode, encode
+from orchestrator.storage.trial_file import CorruptRows, Row, decode, encode
 from workloads.training.results import TrialResult
 from workloads.training.trial_state import Outcome
 

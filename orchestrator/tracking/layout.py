@@ -22,7 +22,7 @@ OUTCOME = "orchestrate.outcome"
 STEPS = "orchestrate.steps"
 SECONDS = "orchestrate.seconds"
 RECORD = "orchestrate.record"
-"""Tag: JSON of what was recorded and when (`record_tag`)."""
+"""Tag: JSON of what was recorded and when (`recording_tag`)."""
 ENGINE = "orchestrate.engine"
 DEVICE = "orchestrate.device"
 """Tags of a child run: the engine that trained it, and the name of the processor or GPU."""
@@ -35,7 +35,7 @@ ATTEMPT = "orchestrate.attempt"
 HOST = "orchestrate.host"
 MACHINE = "orchestrate.machine"
 PROCESS = "orchestrate.process"
-"""Tags of a parent run: where its driver runs, and which process that is (`orchestrator.liveness`)."""
+"""Tags of a parent run: where its driver runs, and which process that is (`orchestrator.sweeps.liveness`)."""
 OVERRIDES = "orchestrate.overrides"
 """Tag of a parent run: JSON list of what ``--set`` said."""
 GRID = "orchestrate.grid"
@@ -94,7 +94,7 @@ EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 """Makes MLflow's page show runs and charts rather than what it has for language models."""
 
 
-def record_tag(record: Mapping[str, Any]) -> str:
+def recording_tag(record: Mapping[str, Any]) -> str:
     """What was recorded, as JSON with sorted keys; an explicit list of steps too long for a tag is kept as its digest."""
     kept = {key: record.get(key) for key in ("points", "steps", "measures")}
     kept |= {key: record[key] for key in _CHECKPOINTS if record.get(key)}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from orchestrator.errors import TrackingUnavailable, UsageError
 from orchestrator.files import file_name
 from orchestrator.tracking import layout, preflight
-from orchestrator.tracking.lock import machine_lock
+from orchestrator.tracking.locks import machine_lock
 from orchestrator.tracking.uris import is_http, redact, resolve, sqlite_path
 
 if TYPE_CHECKING:

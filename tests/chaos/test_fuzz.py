@@ -25,8 +25,9 @@ from orchestrator.errors import GridError, UsageError
 from orchestrator.grid import load_grid, parse_grid
 from orchestrator.grid.expressions import Expression, ExpressionError
 from orchestrator.grid.source import resolve
-from orchestrator.plan import Crew, default_workers, make_plan
-from orchestrator.sweep import recording_of
+from orchestrator.planning.pack import Crew
+from orchestrator.planning.plan import default_workers, make_plan
+from orchestrator.sweeps.submit import recording_of
 from tests.chaos import hostile
 from tests.cli.commands import as_before, ended
 from tests.processes import PATIENCE, run
@@ -74,9 +75,9 @@ def memory() -> float:
 
 def check_lines(error: GridError, path: Path) -> None:
     assert error.exit_code == 2
-    assert error.problems
-    assert str(error).splitlines() == error.problems
-    for line in error.problems:
+    assert error.mistakes
+    assert str(error).splitlines() == error.mistakes
+    for line in error.mistakes:
         assert line.startswith((f"{path}:", "--set ")), line
         assert len(line.partition(": ")[2]) > 5, line
         assert line.isprintable(), line

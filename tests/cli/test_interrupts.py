@@ -10,11 +10,12 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from orchestrator import crews
-from orchestrator.cli.interrupts import SIGNALS, stoppable
 from orchestrator.cli.options import INTERRUPTED
+from orchestrator.cli.signals import SIGNALS, stoppable
 from orchestrator.grid import parse_grid
-from orchestrator.sweep import Options, recording_of
+from orchestrator.options import Options
+from orchestrator.sweeps import hire as crews
+from orchestrator.sweeps.submit import recording_of
 from tests.cli.commands import GRID
 from tests.forked import Forked
 from tests.processes import communicate, eventually

@@ -15,7 +15,8 @@ import torch
 
 from orchestrator.grid import parse_grid
 from orchestrator.grid.schema import json_schema
-from orchestrator.plan import Crew, make_plan
+from orchestrator.planning.pack import Crew
+from orchestrator.planning.plan import make_plan
 from tests.contract import references
 from tests.contract.references import FACTORIZATIONS, INITS, LOSSES, OPTIMIZERS, PROBLEMS, pairs, spec
 from tests.specs import trials

@@ -25,7 +25,7 @@ def errors(text, overrides=(), folder=None):
     with pytest.raises(GridError) as caught:
         parse_grid(text, "g.yaml", *([folder] if folder else []), overrides=overrides)
     assert caught.value.exit_code == 2
-    return caught.value.problems
+    return caught.value.mistakes
 
 
 def swapped(old, new):
@@ -225,7 +225,7 @@ def test_unreadable_files(tmp_path, make):
         path.write_bytes(b"name: \x00\x01")
     with pytest.raises(GridError) as caught:
         load_grid(path)
-    (line,) = caught.value.problems
+    (line,) = caught.value.mistakes
     assert line.startswith(str(path))
     assert {"missing": "No such file", "folder": "directory", "latin": "not UTF-8", "binary": "not valid YAML"}[make] in line
 
@@ -333,7 +333,7 @@ def test_what_never_ends_is_not_read(tmp_path, make, reason, data):
     else:
         with pytest.raises(GridError) as caught:
             load_grid(path)
-        (line,) = caught.value.problems
+        (line,) = caught.value.mistakes
     assert reason in line
 
 

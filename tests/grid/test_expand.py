@@ -214,7 +214,7 @@ def test_any_text_is_a_grid_or_a_message(text):
     try:
         parse_grid(text)
     except GridError as error:
-        assert error.problems
+        assert error.mistakes
 
 
 VALUES = st.recursive(
@@ -242,7 +242,7 @@ def test_any_value_anywhere_is_a_grid_or_a_message(data):
     try:
         parse_grid(yaml.safe_dump(document))
     except GridError as error:
-        assert error.problems
+        assert error.mistakes
 
 
 def test_null_takes_away_what_was_set():

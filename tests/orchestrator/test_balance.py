@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.balance import ASK_AGAIN, Board
-from orchestrator.plan import Crew, Pack, make_plan
+from orchestrator.execution.scheduler import ASK_AGAIN, Board
+from orchestrator.planning.pack import Crew, Pack
+from orchestrator.planning.plan import make_plan
 from tests.specs import spec, trials
 from workloads.training.recording import Recording
 from workloads.training.results import Finished, HandedOver, TrialResult

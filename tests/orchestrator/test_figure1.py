@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from orchestrator.grid import load_grid
-from orchestrator.sweep import recording_of
+from orchestrator.sweeps.submit import recording_of
 from tests.workloads import oracle
 from workloads.engines.base import create
 from workloads.engines.choice import choose

@@ -7,7 +7,8 @@ import json
 import pytest
 
 from orchestrator.errors import UsageError
-from orchestrator.plan import PACK_BYTES, Crew, make_plan
+from orchestrator.planning.pack import PACK_BYTES, Crew
+from orchestrator.planning.plan import make_plan
 from tests.specs import OPTIMIZERS, spec, trials
 from workloads.engines.choice import on_device
 from workloads.engines.rates import DEFAULTS

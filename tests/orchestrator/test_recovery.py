@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator.balance import Board
 from orchestrator.errors import StorageUnavailable
-from orchestrator.events import Cause, Lost, Saved
-from orchestrator.plan import Crew, Pack, make_plan
-from orchestrator.recovery import ALONE, Recovery
+from orchestrator.execution.events import Cause, Lost, Saved
+from orchestrator.execution.recovery import ALONE, Recovery
+from orchestrator.execution.scheduler import Board
+from orchestrator.planning.pack import Crew, Pack
+from orchestrator.planning.plan import make_plan
 from orchestrator.storage.base import LocalStorage
 from orchestrator.storage.checkpoints import Checkpoints, Pace
 from tests.specs import spec, trials

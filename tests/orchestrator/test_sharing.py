@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from orchestrator.cluster.connection import Allotment
-from orchestrator.cluster.sharing import Change, Claim, Staff, changes
+from orchestrator.cluster.sharing import Change, Staff, WorkerName, changes
+from orchestrator.cluster.sizing import Allotment
 
 CORE = Allotment(1.0, 0.0)
 
@@ -33,7 +33,7 @@ class Simulated:
             self.up[self.queue.pop(0)] += 1
 
     def turn(self, driver):
-        others = [Claim(d, self.kind, n) for d in self.wanted if d != driver for n in range(self.up[d] + self.queue.count(d))]
+        others = [WorkerName(d, self.kind, n) for d in self.wanted if d != driver for n in range(self.up[d] + self.queue.count(d))]
         staff = Staff(self.wanted[driver], self.up[driver], self.queue.count(driver), self.idle[driver])
         waiting = max(0, self.packs[driver] - self.up[driver])
         room = self.capacity * self.kind.cpus, self.capacity * self.kind.gpus
@@ -110,7 +110,7 @@ def test_workers_without_work_go_to_who_has_some(rng):
 
 
 def test_workers_without_work_are_nobodys_harm_where_there_is_room():
-    assert changes("01", {CORE: Staff(4, 4, 0, 3)}, [Claim("02", CORE, 0)], 8, 0, 0) == {}
+    assert changes("01", {CORE: Staff(4, 4, 0, 3)}, [WorkerName("02", CORE, 0)], 8, 0, 0) == {}
 
 
 @pytest.mark.parametrize("seed", range(300))
@@ -140,7 +140,7 @@ def check_fair(cluster):
 
 def test_gpus_are_shared_first_and_then_the_cores_that_they_leave():
     gpu = Allotment(1.0, 0.25)
-    others = [Claim("02", gpu, n) for n in range(4)] + [Claim("02", CORE, n) for n in range(4)]
+    others = [WorkerName("02", gpu, n) for n in range(4)] + [WorkerName("02", CORE, n) for n in range(4)]
     found = changes("01", {gpu: Staff(4, 4, 0), CORE: Staff(4, 4, 0)}, others, 8, 1, 5)
     assert found[gpu].drop_up == 2
     # Eight cores, four of them for GPUs: two for each driver.
@@ -149,9 +149,9 @@ def test_gpus_are_shared_first_and_then_the_cores_that_they_leave():
 
 @pytest.mark.parametrize("name", ["", "x", "01 1 0", "01 one 0 3", "01 1 0 3 4"])
 def test_names_of_another_make_are_not_ours(name):
-    assert Claim.parse(name) is None
+    assert WorkerName.parse(name) is None
 
 
 def test_a_name_says_it_all():
-    claim = Claim("0a000000", Allotment(2.0, 0.25), 17)
-    assert Claim.parse(claim.name) == claim
+    claim = WorkerName("0a000000", Allotment(2.0, 0.25), 17)
+    assert WorkerName.parse(claim.name) == claim

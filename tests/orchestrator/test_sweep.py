@@ -16,8 +16,9 @@ from safetensors.numpy import load_file
 import orchestrator
 from orchestrator.errors import RayUnavailable, StorageUnavailable
 from orchestrator.grid import parse_grid
+from orchestrator.options import Options
 from orchestrator.storage.base import LocalStorage
-from orchestrator.sweep import Options, submit
+from orchestrator.sweeps.submit import submit
 from tests import forked
 from tests.forked import Forked
 from tests.processes import communicate, eventually

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import orchestrator.worker
-from orchestrator.events import Broken
-from orchestrator.plan import Crew, make_plan
-from orchestrator.worker import Worker
+import orchestrator.execution.worker
+from orchestrator.execution.events import Broken
+from orchestrator.execution.worker import Worker
+from orchestrator.planning.pack import Crew
+from orchestrator.planning.plan import make_plan
 from tests.specs import trials, two_by_two
 from workloads.engines.batched import BatchedEngine
 from workloads.training.policy import Policy
@@ -24,7 +25,7 @@ class Breaks(BatchedEngine):
 
 
 def test_an_exception_ends_a_pack_with_its_traceback(monkeypatch):
-    monkeypatch.setattr(orchestrator.worker, "create", lambda _: Breaks())
+    monkeypatch.setattr(orchestrator.execution.worker, "create", lambda _: Breaks())
     short, long = two_by_two(2, stop={"steps": 50}), two_by_two(2, stop={"steps": 5000}, seed=1)
     (pack,) = make_plan(trials([short, long]), Recording(()), "batched", [Crew(1)]).packs
     worker = Worker(1, 0.0, Policy(report_seconds=-1.0))

@@ -13,17 +13,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator.balance import Board
-from orchestrator.cluster.connection import Allotment, Cluster, Node
-from orchestrator.cluster.workers import RemoteWorker, Workers
-from orchestrator.crews import crews_of
+from orchestrator.cluster.connection import Cluster, Node
+from orchestrator.cluster.pool import RemoteWorker, Workers
+from orchestrator.cluster.sizing import Allotment, crews_for
 from orchestrator.errors import RayUnavailable
-from orchestrator.events import Cause, Ended, Lost, Saved
+from orchestrator.execution.events import Cause, Ended, Lost, Saved
+from orchestrator.execution.recovery import Recovery
+from orchestrator.execution.scheduler import Board
 from orchestrator.grid import parse_grid
-from orchestrator.plan import PACK_BYTES, Crew, make_plan
-from orchestrator.recovery import Recovery
+from orchestrator.planning.pack import PACK_BYTES, Crew
+from orchestrator.planning.plan import make_plan
 from orchestrator.storage.base import open_storage
-from orchestrator.storage.sweeps import Description, SweepFolder
+from orchestrator.storage.folder import Description, SweepFolder
+from orchestrator.sweeps.hire import crews_of
 from tests.held import HeldUntilAsked
 from tests.processes import PATIENCE
 from workloads.engines.calibration import processor
@@ -70,7 +72,7 @@ def test_a_dead_worker_is_replaced_and_its_pack_goes_on_from_its_checkpoint(embe
     outcomes: dict[str, set[Outcome]] = {name: set() for name in steps}
     saved, killed, again = 0, set(), []
     with Workers([(Allotment(1, 0), 1)]) as workers:
-        for pack, event in workers.run(board, nothing, {}, folder.keeping("r", 0.1)):
+        for pack, event in workers.run(board, nothing, {}, folder.checkpointing("r", 0.1)):
             match event:
                 case Finished():
                     outcomes[pack.name] |= {r.outcome for r in event.results}
@@ -145,13 +147,13 @@ def test_a_trial_has_the_same_bits_whoever_trains_it(embedded):
 
 def test_logical_gpus_are_shared_and_the_cores_that_are_left_work_too(embedded):
     assert (embedded.cpus, embedded.gpus) == (6, 1)
-    assert embedded.crews(1, "auto", 100) == [(Allotment(1, 0.25), 4), (Allotment(1, 0), 2)]
-    assert embedded.crews(1, "auto", 100, large=True) == [(Allotment(1, 1), 1), (Allotment(1, 0), 5)]
-    assert embedded.crews(1, 0.5, 100) == [(Allotment(1, 0.5), 2)]
-    assert embedded.crews(2, 0, 100) == [(Allotment(2, 0), 3)]
-    assert embedded.crews(1, "auto", 3) == [(Allotment(1, 0.25), 3), (Allotment(1, 0), 2)]
-    assert embedded.crews(1, "auto", 100, workers=2) == [(Allotment(1, 0.25), 2), (Allotment(1, 0), 2)]
-    hired = embedded.crews(1, "auto", 100, workers=1)
+    assert crews_for(embedded, 1, "auto", 100) == [(Allotment(1, 0.25), 4), (Allotment(1, 0), 2)]
+    assert crews_for(embedded, 1, "auto", 100, large=True) == [(Allotment(1, 1), 1), (Allotment(1, 0), 5)]
+    assert crews_for(embedded, 1, 0.5, 100) == [(Allotment(1, 0.5), 2)]
+    assert crews_for(embedded, 2, 0, 100) == [(Allotment(2, 0), 3)]
+    assert crews_for(embedded, 1, "auto", 3) == [(Allotment(1, 0.25), 3), (Allotment(1, 0), 2)]
+    assert crews_for(embedded, 1, "auto", 100, workers=2) == [(Allotment(1, 0.25), 2), (Allotment(1, 0), 2)]
+    hired = crews_for(embedded, 1, "auto", 100, workers=1)
     assert hired == [(Allotment(1, 0.25), 1), (Allotment(1, 0), 1)]
     with Workers(hired) as workers:
         assert workers.machines(PATIENCE)
@@ -163,15 +165,15 @@ def test_logical_gpus_are_shared_and_the_cores_that_are_left_work_too(embedded):
 
 def test_workers_of_a_mixed_cluster_are_counted_node_by_node():
     mixed = Cluster("somewhere", [Node(16, 2), Node(8, 0), Node(1, 4)])
-    assert mixed.crews(1, "auto", 1000) == [(Allotment(1, 0.25), 9), (Allotment(1, 0), 16)]
-    assert mixed.crews(1, "auto", 1000, large=True) == [(Allotment(1, 1), 3), (Allotment(1, 0), 22)]
-    assert mixed.crews(4, 1, 1000) == [(Allotment(4, 1), 2)], "the third node has GPUs but too few cores"
-    assert mixed.crews(1, "auto", 5) == [(Allotment(1, 0.25), 5), (Allotment(1, 0), 5)]
-    assert mixed.crews(0.5, 0, 1000) == [(Allotment(0.5, 0), 50)]
+    assert crews_for(mixed, 1, "auto", 1000) == [(Allotment(1, 0.25), 9), (Allotment(1, 0), 16)]
+    assert crews_for(mixed, 1, "auto", 1000, large=True) == [(Allotment(1, 1), 3), (Allotment(1, 0), 22)]
+    assert crews_for(mixed, 4, 1, 1000) == [(Allotment(4, 1), 2)], "the third node has GPUs but too few cores"
+    assert crews_for(mixed, 1, "auto", 5) == [(Allotment(1, 0.25), 5), (Allotment(1, 0), 5)]
+    assert crews_for(mixed, 0.5, 0, 1000) == [(Allotment(0.5, 0), 50)]
     with pytest.raises(RayUnavailable, match="no single node"):
-        mixed.crews(20, 0, 10)
+        crews_for(mixed, 20, 0, 10)
     with pytest.raises(RayUnavailable, match=r"resources.gpus asks for 7 a pack"):
-        mixed.crews(1, 7, 10)
+        crews_for(mixed, 1, 7, 10)
 
 
 def _processes(title):

@@ -11,7 +11,7 @@ from orchestrator.errors import StorageUnavailable, UsageError
 from orchestrator.files import write_file
 from orchestrator.storage.base import LocalStorage, ObjectStorage, open_storage
 from orchestrator.storage.checkpoints import Checkpoints
-from orchestrator.storage.sweeps import Description, SweepFolder, folders
+from orchestrator.storage.folder import Description, SweepFolder, folders
 
 
 @pytest.fixture(params=["folder", "object store"])

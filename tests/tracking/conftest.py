@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from orchestrator.tracking.store import Store, open_store
-from orchestrator.tracking.sweep import SweepInfo, TrialRow, new_sweep_id
+from orchestrator.tracking.write.parent import SweepInfo, TrialRow, new_sweep_id
 from tests.servers import MlflowServer, no_postgresql
 from workloads.training.results import TrialResult
 from workloads.training.trial_state import Outcome, Trace
@@ -55,7 +55,7 @@ def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_p
                 monkeypatch.setenv(name, value)
             return open_store(found.uri)
         case "client":
-            monkeypatch.setattr("orchestrator.tracking.bulk.BulkRecorder.fits", lambda: False)
+            monkeypatch.setattr("orchestrator.tracking.write.bulk.BulkRunWriter.fits", lambda: False)
     opened: Store = request.getfixturevalue("local")
     return opened
 

@@ -15,10 +15,10 @@ from pyarrow import parquet
 from safetensors.numpy import load_file
 
 from orchestrator.tracking import layout
-from orchestrator.tracking.records import thinned
 from orchestrator.tracking.store import Store
-from orchestrator.tracking.sweep import SweepInfo, TrialRow
-from orchestrator.tracking.writer import SweepWriter
+from orchestrator.tracking.write.parent import SweepInfo, TrialRow
+from orchestrator.tracking.write.run_record import thinned
+from orchestrator.tracking.write.writer import SweepWriter
 from workloads.training.results import TrialResult
 from workloads.training.trial_state import Outcome, Trace
 from workloads.trial import TrialSpec

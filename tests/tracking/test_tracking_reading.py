@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from orchestrator.errors import UsageError
-from orchestrator.tracking.queries import find_finished, find_sweep, list_sweeps
+from orchestrator.tracking.read.queries import find_finished, find_sweep, list_sweeps
+from orchestrator.tracking.read.tables import failures, load_history, load_runs
 from orchestrator.tracking.store import Store
-from orchestrator.tracking.sweep import SweepInfo
-from orchestrator.tracking.tables import failures, load_history, load_runs
-from orchestrator.tracking.writer import SweepWriter
+from orchestrator.tracking.write.parent import SweepInfo
+from orchestrator.tracking.write.writer import SweepWriter
 from tests.processes import eventually
 from workloads.training.results import TrialResult
 from workloads.training.trial_state import Outcome

@@ -18,7 +18,7 @@ import pytest
 
 from orchestrator.errors import TrackingUnavailable, UsageError
 from orchestrator.tracking import preflight
-from orchestrator.tracking.lock import experiment_lock
+from orchestrator.tracking.locks import experiment_lock
 from orchestrator.tracking.store import Store, open_existing, open_store
 from orchestrator.tracking.uris import redact, resolve
 from tests.processes import PATIENCE, communicate, popen
@@ -259,7 +259,7 @@ def test_two_processes_open_a_fresh_database_at_once(tmp_path: Path) -> None:
 
 def test_processes_take_turns(tmp_path: Path) -> None:
     code = (
-        "import sys\nfrom orchestrator.tracking.lock import experiment_lock\n"
+        "import sys\nfrom orchestrator.tracking.locks import experiment_lock\n"
         "with experiment_lock('uri', 'grid', lambda: print('waiting', flush=True)):\n    print('held', flush=True)\n    sys.stdin.read()"
     )
     first = python(code, tmp_path)

@@ -13,14 +13,16 @@ import pytest
 from orchestrator.errors import StorageUnavailable, TrackingUnavailable
 from orchestrator.storage.base import LocalStorage
 from orchestrator.storage.spool import Batch, Spool
-from orchestrator.tracking import delivery, layout, queries
-from orchestrator.tracking import writer as module
-from orchestrator.tracking.bulk import BulkRecorder
-from orchestrator.tracking.delivery import complete, deliver
-from orchestrator.tracking.records import RunRecord
+from orchestrator.tracking import layout
+from orchestrator.tracking.read import queries
 from orchestrator.tracking.store import Store
-from orchestrator.tracking.sweep import SweepInfo
-from orchestrator.tracking.writer import SweepWriter
+from orchestrator.tracking.write import delivery
+from orchestrator.tracking.write import writer as module
+from orchestrator.tracking.write.bulk import BulkRunWriter
+from orchestrator.tracking.write.delivery import complete, deliver
+from orchestrator.tracking.write.parent import SweepInfo
+from orchestrator.tracking.write.run_record import RunRecord
+from orchestrator.tracking.write.writer import SweepWriter
 from tests.processes import PATIENCE, eventually
 from workloads.training.results import TrialResult
 from workloads.training.trial_state import Outcome
@@ -214,9 +216,9 @@ def test_whatever_is_lost_on_the_way_every_trial_has_one_run(
     writer = SweepWriter(store, make_sweep(names), spool=spool)
     writer.__enter__()
     object.__setattr__(store, "client", faulty)
-    write = BulkRecorder.write
+    write = BulkRunWriter.write
 
-    def faulty_write(self: BulkRecorder, records: Sequence[RunRecord]) -> None:
+    def faulty_write(self: BulkRunWriter, records: Sequence[RunRecord]) -> None:
         faulty.calls += 1
         for moment in (False, True):
             if moment:
@@ -225,7 +227,7 @@ def test_whatever_is_lost_on_the_way_every_trial_has_one_run(
                 faulty.faults += 1
                 raise OSError("disk I/O error")
 
-    monkeypatch.setattr(BulkRecorder, "write", faulty_write)
+    monkeypatch.setattr(BulkRunWriter, "write", faulty_write)
     for start in (0, 2, 4):
         writer.add("p", [results[name] for name in names.split()[start : start + 2]])
     writer.close()

@@ -11,7 +11,7 @@ import torch
 from tests.specs import spec
 from workloads.engines import calibration
 from workloads.engines.batched import BatchedEngine
-from workloads.engines.calibration import cache_file, kept_rates, measured_rates, probe_spec, processor, step_timed
+from workloads.engines.calibration import cache_file, known_rates, measured_rates, probe_spec, processor, step_timed
 from workloads.engines.costs import step_seconds
 from workloads.engines.rates import CORE, Rates
 
@@ -24,12 +24,12 @@ def _folder(tmp_path, monkeypatch):
 
 
 def test_what_was_measured_is_kept_and_not_measured_again(monkeypatch):
-    assert kept_rates() is None
+    assert known_rates() is None
     rates = measured_rates(CPU, processor())
     assert rates.source == f"measured on {processor()}"
-    assert kept_rates() == rates
+    assert known_rates() == rates
     assert measured_rates(CPU, processor(), lambda *_: pytest.fail("it was measured again")) == rates
-    assert kept_rates(name="another processor") is None
+    assert known_rates(name="another processor") is None
 
 
 @pytest.mark.parametrize("factors", [(1.0, 1.0, 1.0, 1.0), (3.0, 0.4, 7.0, 0.2), (0.1, 9.0, 0.5, 12.0)])
@@ -68,22 +68,22 @@ def test_a_step_is_timed_by_the_clock(size, lanes, seconds):
 def test_a_spoilt_file_is_no_more_than_a_missing_one(text):
     cache_file().parent.mkdir()
     cache_file().write_text(text)
-    assert kept_rates() is None
-    assert measured_rates(CPU, processor()) == kept_rates()
+    assert known_rates() is None
+    assert measured_rates(CPU, processor()) == known_rates()
 
 
 def test_an_entry_of_another_version_is_measured_again(monkeypatch):
     measured_rates(CPU, processor())
     kept = json.loads(cache_file().read_text())
     cache_file().write_text(json.dumps({key: {"call": "fast"} for key in kept}))
-    assert kept_rates() is None
+    assert known_rates() is None
 
 
 def test_a_folder_that_cannot_be_written_to_costs_a_probe(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert measured_rates(CPU, processor()).fused > 0
-    assert kept_rates() is None
+    assert known_rates() is None
 
 
 def test_a_measured_constant_is_the_one_for_which_the_model_says_so():

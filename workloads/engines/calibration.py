@@ -50,7 +50,7 @@ def cache_file() -> Path:
     return Path(base) / "orchestrate" / "rates.json"
 
 
-def kept_rates(device: str = "cpu", name: str | None = None) -> Rates | None:
+def known_rates(device: str = "cpu", name: str | None = None) -> Rates | None:
     """The rates measured on this machine before, or ``None``."""
     found = _read().get(_key(device, name or processor()))
     if not isinstance(found, dict):
@@ -64,7 +64,7 @@ def kept_rates(device: str = "cpu", name: str | None = None) -> Rates | None:
 
 def measured_rates(device: torch.device, name: str, timer: Timer | None = None) -> Rates:
     """The rates of ``device``, which is called ``name``: those kept, or measured now, by ``timer`` or else `step_timed`, and kept."""
-    rates = kept_rates(device.type, name)
+    rates = known_rates(device.type, name)
     if rates is None:
         rates = _probe(device, name, timer or step_timed)
         # A home that cannot be written to costs a probe each time, not the sweep.

@@ -24,7 +24,7 @@ from workloads.training.policy import Policy
 from workloads.training.preparing import Preparer
 from workloads.training.recorder import Recorder
 from workloads.training.recording import OPEN_END, Recording
-from workloads.training.results import Checkpoint, Event, Finished, HandedOver, Notice, Progress, Request
+from workloads.training.results import Checkpoint, Finished, HandedOver, Notice, Progress, Request, TrainingEvent
 from workloads.training.trial_state import Paused
 from workloads.trial import Trial
 
@@ -41,7 +41,7 @@ def train(
     asked: Callable[[], Request | None] = lambda: None,
     rates: Rates = CORE,
     policy: Policy | None = None,
-) -> Iterator[Event]:
+) -> Iterator[TrainingEvent]:
     """Train ``trials``, which share a lane key and the measures they record, yielding events as they come.
 
     A `Paused` trial goes on from where it stood. ``width`` bounds how many are lanes at once (all, by default); it is halved when the
@@ -73,7 +73,7 @@ class _Loop:
         self.limit = policy.steps or 16
         self.stopped = False
 
-    def run(self) -> Iterator[Event]:
+    def run(self) -> Iterator[TrainingEvent]:
         gap, reported = self.policy.gaps[self.pool.device.type], self.clock()
         told = reported
         while True:
@@ -124,7 +124,7 @@ class _Loop:
         done, self.steps = self.steps, 0
         return Progress(done, self.pool.busy)
 
-    def _answer(self, half: Callable[[], tuple[Trial, ...]]) -> Iterator[Event]:
+    def _answer(self, half: Callable[[], tuple[Trial, ...]]) -> Iterator[TrainingEvent]:
         """Do what is asked for; ``half`` takes half of what there is to do out of this pack."""
         match self.asked():
             case Request.HALF:
@@ -180,7 +180,7 @@ class _Loop:
             torch.cuda.empty_cache()
         return Notice(f"out of memory with {many} trials at once: going on with {self.width}")
 
-    def _deliver(self) -> Iterator[Event]:
+    def _deliver(self) -> Iterator[TrainingEvent]:
         """Hand on the trials that have ended; where measures are taken of them only now, some at a time."""
         self.pool.recorder.measure()
         while self.endings.waiting:

@@ -84,7 +84,7 @@ class Notice:
     text: str
 
 
-Event = Progress | Finished | HandedOver | Checkpoint | Notice
+TrainingEvent = Progress | Finished | HandedOver | Checkpoint | Notice
 
 
 class Request(StrEnum):

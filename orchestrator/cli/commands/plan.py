@@ -1,0 +1,99 @@
+"""``orchestrate plan``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from orchestrator.cli.options import grid_argument, json_option, print_json, set_option
+
+if TYPE_CHECKING:
+    from orchestrator.grid import Grid
+
+
+@click.command("plan")
+@grid_argument
+@set_option
+@click.option("--workers", type=click.IntRange(min=1), help="Packs that run at once [default: what this machine's cores allow].")
+@json_option
+def command(grid: Path, overrides: tuple[str, ...], workers: int | None, as_json: bool) -> None:
+    """Print what GRID would run: trials, packs, engines, memory and time. Starts and creates nothing.
+
+    \b
+    Example:
+      orchestrate plan configs/depth-vs-init.yaml
+      orchestrate plan configs/depth-vs-init.yaml --set seeds=50 --workers 64
+    """
+    from orchestrator.grid import load_grid
+
+    show_plan(load_grid(grid, overrides), workers, as_json)
+
+
+def show_plan(grid: Grid, workers: int | None, as_json: bool) -> None:
+    """Plan ``grid`` and print it, as text or JSON."""
+    from orchestrator.planning.pack import Crew
+    from orchestrator.planning.plan import default_workers, make_plan
+    from orchestrator.sweeps.submit import recording_of
+    from workloads.engines.calibration import known_rates
+    from workloads.engines.rates import CORE
+
+    recording = recording_of(grid)
+    rates = known_rates() or CORE
+    crew = Crew(workers or default_workers(grid.resources.cpus), "cpu", rates)
+    plan = make_plan(grid.trials, recording, grid.resources.engine, [crew])
+    if as_json:
+        print_json({"experiment": grid.name, **plan.as_json()})
+        return
+    varies = f", varying {', '.join(grid.axes)}" if grid.axes else ""
+    click.echo(f"{grid.name}: {plan.trials} trials{varies}")
+    click.echo(f"records {', '.join(('loss', *(m for m in recording.measures if m != 'loss')))}")
+    kinds = Counter(
+        (p.engine, p.trials[0].spec.factorization.kind, p.trials[0].spec.shape, _parameters(p.trials[0].spec)) for p in plan.packs
+    )
+    click.echo(f"{len(plan.packs)} packs, {plan.workers} at once:")
+    for (engine, kind, shape, parameters), count in kinds.items():
+        same = [
+            p
+            for p in plan.packs
+            if (p.engine, p.trials[0].spec.factorization.kind, p.trials[0].spec.shape, _parameters(p.trials[0].spec))
+            == (engine, kind, shape, parameters)
+        ]
+        trials = sum(len(p.trials) for p in same)
+        click.echo(
+            f"  {count:4d} x {engine:8s} {kind} {'x'.join(map(str, shape))} ({parameters}): {trials} trials, "
+            f"up to {max(p.width for p in same)} lanes and {_size(max(p.bytes for p in same))} a pack"
+        )
+    time = (
+        "not known: some trials have only a time budget"
+        if plan.seconds is None
+        else f"{_duration(plan.seconds)} if every trial takes all its steps"
+    )
+    click.echo(f"memory: about {_size(plan.peak_bytes)} at once")
+    click.echo(f"time: {time}")
+    click.echo(f"estimated from rates {rates.source}: {1e-9 / rates.fused:.0f} GFLOP/s fused, {1e-9 / rates.batched:.0f} batched on a core")
+
+
+def _parameters(spec: object) -> str:
+    from workloads.trial import TrialSpec
+
+    assert isinstance(spec, TrialSpec)
+    return " ".join("x".join(map(str, shape)) for shape in list(spec.factor_shapes.values()))
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024 or unit == "GiB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return ""
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"about {seconds:.0f} s"
+    if seconds < 7200:
+        return f"about {seconds / 60:.0f} min"
+    return f"about {seconds / 3600:.1f} h"

@@ -1,0 +1,51 @@
+"""``orchestrate resume``."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import click
+
+from orchestrator.cli.options import json_option, running_options, sweep_argument
+
+if TYPE_CHECKING:
+    from orchestrator.options import Options
+
+
+@click.command("resume")
+@sweep_argument
+@running_options
+@json_option
+def command(sweep: str, options: Options, detach: bool, as_json: bool) -> None:
+    """Go on with SWEEP, which was interrupted or whose process died: its grid, from its last checkpoints.
+
+    SWEEP is an id, a unique prefix of one, an experiment's name (its newest sweep), or latest. The same as to submit its grid again,
+    without the need to have it.
+
+    \b
+    Example:
+      orchestrate resume
+      orchestrate resume 3f9a --address 10.0.0.5:6379
+    """
+    from orchestrator.cli.commands.submit import start
+    from orchestrator.errors import UsageError
+    from orchestrator.storage.base import open_storage
+    from orchestrator.sweeps.resume import grid_of, is_alive
+    from orchestrator.tracking import layout
+    from orchestrator.tracking.read.queries import find_sweep
+    from orchestrator.tracking.store import open_existing
+
+    store = open_existing(options.tracking_uri)
+    found = find_sweep(store, sweep)
+    if found.status == "FINISHED":
+        click.echo(f"sweep {found.sweep_id} is complete: all of its {found.trials} trials have an outcome", err=True)
+        return
+    if is_alive(found) is not False:
+        raise UsageError(
+            f"sweep {found.sweep_id} is running on {found.tags.get(layout.HOST, 'another machine')}; if that is gone for good, "
+            f"`orchestrate cancel {found.sweep_id} --force` says so"
+        )
+    place = options.storage or found.tags.get(layout.STORAGE)
+    grid = grid_of(store, open_storage(place), found)
+    start(grid, dataclasses.replace(options, storage=place), as_json, detach)

@@ -1,0 +1,53 @@
+"""``orchestrate status``."""
+
+from __future__ import annotations
+
+import click
+
+from orchestrator.cli.options import json_option, print_json, sweep_argument, tracking_option
+from orchestrator.cli.output import counts_text, started_text, summary_json
+
+SHOWN_FAILURES = 5
+
+
+@click.command("status")
+@sweep_argument
+@tracking_option
+@json_option
+@click.option("--all", "show_all", is_flag=True, help="Show the traceback of every failed trial, not of the first few.")
+def command(sweep: str, tracking_uri: str | None, as_json: bool, show_all: bool) -> None:
+    """Show how SWEEP stands: its trials by outcome, and why trials failed.
+
+    SWEEP is an id, a unique prefix of one, an experiment's name (its newest sweep), or latest.
+
+    \b
+    Example:
+      orchestrate status
+      orchestrate status figure1 --json
+    """
+    from orchestrator.sweeps.resume import is_alive
+    from orchestrator.tracking.read.queries import find_sweep
+    from orchestrator.tracking.read.tables import failures
+    from orchestrator.tracking.store import open_existing
+
+    store = open_existing(tracking_uri)
+    found = find_sweep(store, sweep)
+    failed = failures(store, found) if found.counts.get("failed") else []
+    if as_json:
+        listed = [{"trial_id": trial, "run_id": run, "traceback": text} for trial, run, text in failed]
+        print_json({**summary_json(found), "failures": listed})
+        return
+    ended = sum(found.counts.values()) + found.reused
+    click.echo(f"sweep {found.sweep_id} of {found.experiment}: {found.status.lower()}, started {started_text(found.started)}")
+    click.echo(f"{ended} of {found.trials} trials have an outcome: {counts_text(found) or 'none yet'}")
+    if found.ended is not None:
+        click.echo(f"took {found.ended - found.started:.1f} s")
+    if found.status == "RUNNING" and is_alive(found) is False:
+        click.echo(f"its process is gone: `orchestrate resume {found.sweep_id}` goes on with it")
+    elif found.status == "KILLED" or (found.ended is not None and ended < found.trials):
+        click.echo(f"it was interrupted: `orchestrate resume {found.sweep_id}`, or submit the same grid again, to run what is missing")
+    shown = failed if show_all else failed[:SHOWN_FAILURES]
+    for trial, run, text in shown:
+        click.echo(f"\nfailed trial {trial} (MLflow run {run}):\n{text.rstrip()}")
+    if len(shown) < len(failed):
+        click.echo(f"\nand {len(failed) - len(shown)} more: --all shows them")

@@ -1,0 +1,64 @@
+"""All use of Ray's private interfaces. `tests/cluster/test_private.py` says what broke when Ray changes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+def read_settings() -> None:
+    """Let Ray read its settings from the environment again: it has when it was imported, which somebody else may have done before."""
+    import ray
+
+    ray._raylet.Config.initialize("")
+
+
+def running_address() -> str:
+    """Return the address of the cluster that this machine belongs to, as ``auto`` finds it; empty if Ray does not say."""
+    import ray
+
+    try:
+        return str(ray._private.services.canonicalize_bootstrap_address("auto") or "")
+    except Exception:  # whatever it may be in another version, Ray will say itself what is wrong
+        return ""
+
+
+def token_header() -> list[tuple[str, str]]:
+    """Return the header by which Ray shows its token; empty where it has none, or is not to show it."""
+    import ray
+    from ray.exceptions import AuthenticationError
+
+    try:
+        return list(ray._raylet.AuthenticationTokenLoader.instance().get_token_for_http_header().items())
+    except AuthenticationError:
+        return []
+
+
+def scales() -> bool:
+    """Return True if the cluster that we are connected to starts nodes when they are needed. Ray has no public word on it."""
+    import ray
+
+    try:
+        from ray.autoscaler.v2.utils import is_autoscaler_v2
+
+        client = ray._private.worker.global_worker.gcs_client
+        status = json.loads(client.internal_kv_get(b"__autoscaling_status", None) or b"{}")
+        # Without a configuration there are nodes there, and no types.
+        types = status.get("autoscaler_report", {}).get("node_type_mapping") or {}
+        return any(not str(name).startswith("node_") for name in types.values()) or bool(is_autoscaler_v2())
+    except Exception:  # whatever it may be in another version, a cluster that does not scale is what it then is
+        return False
+
+
+@contextmanager
+def own_signals() -> Iterator[None]:
+    """Keep our signal handlers: Ray would put one in the place of ours, which on SIGTERM ends the process with its own exit code."""
+    from ray._private import utils
+
+    install = utils.set_sigterm_handler
+    utils.set_sigterm_handler = lambda _: None
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = install

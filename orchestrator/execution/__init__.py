@@ -1,0 +1,1 @@
+"""Packs on workers, and what becomes of them, without knowing Ray."""

@@ -1,0 +1,55 @@
+"""Data files that a grid names: read once, identified by their content, checked against the spec."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path as FilePath
+from typing import TypeVar
+
+from orchestrator.files import read_file
+from orchestrator.grid.source import Mistake, Path
+from workloads.kinds import Kind
+from workloads.section import FileRef
+
+Part = TypeVar("Part", bound=Kind)
+
+MAX_FILE = 4 << 30
+DATA_FILES = (".npz", ".csv")
+
+
+class Files:
+    """The data files of one grid, looked for in ``folder`` or read by ``given``.
+
+    ``contents`` maps SHA-256 digests to bytes, ``names`` the names that the grid has for the files to digests.
+    """
+
+    def __init__(self, folder: FilePath, given: Mapping[str, Callable[[], bytes]] | None = None) -> None:
+        self.folder = folder
+        self.contents: dict[str, bytes] = {}
+        self.names: dict[str, str] = {}
+        self._given = given or {}
+
+    def attach(self, part: str, section: Part, file: FileRef, where: Mapping[str, Path], mistakes: list[Mistake]) -> Part | None:
+        """Read the ``file`` of a section. Returns the section with what the file says, or ``None`` after a mistake."""
+        key = f"{part}.file"
+        try:
+            digest = self._read(file.path)
+            read = section.with_data(self.contents[digest], digest)
+        except (OSError, ValueError) as error:
+            reason = f"cannot read {file.path}: {error.strerror}" if isinstance(error, OSError) else str(error)
+            mistakes.append(Mistake(where.get(key, ("fixed",)), key, reason))
+            return None
+        wrong = [Mistake(where.get(at, where.get(key, ())), at, message) for at, message in read.file_conflicts()]
+        mistakes += wrong
+        return None if wrong else read
+
+    def _read(self, name: str) -> str:
+        if not name.lower().endswith(DATA_FILES):
+            # Before it is opened: a grid from elsewhere may name anything.
+            raise ValueError(f"{name}: data files are {' or '.join(DATA_FILES)}")
+        if name not in self.names:
+            content = self._given[name]() if name in self._given else read_file(self.folder / name, MAX_FILE)
+            digest = hashlib.sha256(content).hexdigest()
+            self.names[name], self.contents[digest] = digest, content
+        return self.names[name]

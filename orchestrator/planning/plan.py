@@ -1,0 +1,164 @@
+"""Planning: which trials are trained together, by which engine, and what that will cost. A plan is a value that can be printed.
+
+Imports neither torch nor Ray nor MLflow.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from orchestrator.errors import UsageError
+from orchestrator.planning.pack import Crew, Pack, steps_left
+from workloads.engines.choice import chosen, why_not_fused
+from workloads.engines.costs import engine_seconds
+from workloads.training.recording import Recording
+from workloads.trial import Trial, TrialSpec, lane_cost, measurement_bytes
+
+SHARED_MEASUREMENTS = 1 << 20
+"""Sensing problems with measurement arrays from this size on are not mixed in one pack, so that the arrays are held once."""
+PACK_TRIALS = 10_000
+SPLITS_PER_WORKER = 4
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will run. ``packs`` are in the order in which they start, the longest first; ``crews`` is who is to run them."""
+
+    packs: tuple[Pack, ...]
+    trials: int
+    reused: int
+    crews: tuple[Crew, ...]
+
+    @property
+    def workers(self) -> int:
+        """How many packs run at once."""
+        return sum(crew.workers for crew in self.crews)
+
+    @property
+    def seconds(self) -> float | None:
+        """Estimated time until the last worker is done, if every trial takes all its steps."""
+        if any(p.seconds is None for p in self.packs):
+            return None
+        return max(_makespan([p.seconds or 0.0 for p in self.packs if p.device == c.device], c.workers) for c in self.crews)
+
+    @property
+    def peak_bytes(self) -> int:
+        """Estimated memory of the packs that run at once."""
+        return sum(sorted((p.bytes for p in self.packs), reverse=True)[: self.workers])
+
+    def as_json(self) -> dict[str, Any]:
+        """The plan as plain data: the packs with their trials' ids."""
+        return {
+            "trials": self.trials,
+            "reused": self.reused,
+            "workers": self.workers,
+            "seconds": self.seconds,
+            "peak_bytes": self.peak_bytes,
+            "rates": {crew.device: asdict(crew.rates) for crew in self.crews},
+            "packs": [
+                {
+                    "name": p.name,
+                    "engine": p.engine,
+                    "device": p.device,
+                    "trials": len(p.trials),
+                    "width": p.width,
+                    "bytes": p.bytes,
+                    "seconds": p.seconds,
+                    "shape": list(p.trials[0].spec.shape),
+                    "factorization": p.trials[0].spec.factorization.kind,
+                    "parameters": [list(s) for s in p.trials[0].spec.factor_shapes.values()],
+                    "trial_ids": [t.trial_id for t in p.trials],
+                }
+                for p in self.packs
+            ],
+        }
+
+
+def default_workers(cpus: float) -> int:
+    """Packs that this machine runs at once if each takes ``cpus`` cores."""
+    return max(1, int((os.cpu_count() or 1) / cpus))
+
+
+def make_plan(trials: Sequence[Trial], recording: Recording, engine: str, crews: Sequence[Crew], *, reused: int = 0) -> Plan:
+    """Group ``trials`` into packs for ``crews``, at most one of each device; ``reused`` is how many more come from earlier sweeps.
+
+    ``engine`` is an engine's name, or ``auto`` for the fastest of each pack. Raises `UsageError` for one that cannot train the trials.
+
+    Trials whose programs have the same shape and that record the same measures share a pack, up to `PACK_TRIALS`, and go to the
+    device that is through with them first. Packs are split for as long as that lets the last worker finish noticeably earlier.
+    """
+    groups: dict[tuple[object, ...], list[Trial]] = defaultdict(list)
+    for trial in trials:
+        groups[_pack_key(trial.spec, recording)].append(trial)
+    parts = [group[i : i + PACK_TRIALS] for group in groups.values() for i in range(0, len(group), PACK_TRIALS)]
+    drafts = [min((_draft(engine, part, crew) for crew in crews), key=lambda d: d.seconds / d.crew.workers) for part in parts]
+    split = [d for crew in crews for d in _split([d for d in drafts if d.crew is crew], crew.workers)]
+    packs = tuple(_pack(f"pack-{place:04d}", draft) for place, draft in enumerate(sorted(split, key=lambda d: -d.seconds)))
+    return Plan(packs, len(trials) + reused, reused, tuple(crews))
+
+
+def _pack_key(spec: TrialSpec, recording: Recording) -> tuple[object, ...]:
+    large = measurement_bytes(spec) >= SHARED_MEASUREMENTS
+    return (*spec.lane_key, recording.names(spec), spec.problem.canonical if large else None)
+
+
+def _draft(asked: str, trials: list[Trial], crew: Crew) -> _Draft:
+    specs = [t.spec for t in trials]
+    cuda = crew.device == "cuda"
+    engine = chosen(asked, specs, crew.rates, cuda=cuda)
+    reason = next(filter(None, (why_not_fused(spec, cuda=cuda) for spec in specs)), None) if asked == engine == "fused" else None
+    if reason:
+        raise UsageError(f"resources.engine: fused cannot train every trial of this grid: {reason}; use auto")
+    return _Draft(engine, trials, crew)
+
+
+class _Draft:
+    """Trials that may become a pack, with the estimated seconds that one worker takes for them if none stops early."""
+
+    def __init__(self, engine: str, trials: list[Trial], crew: Crew) -> None:
+        self.engine, self.trials, self.crew = engine, trials, crew
+        self.seconds = engine_seconds(engine, [t.spec for t in trials], crew.rates, [steps_left(t) or 0 for t in trials])
+
+    def halves(self) -> list[_Draft]:
+        """Every other trial: neighbours in a grid are alike, so both halves take about as long."""
+        return [_Draft(self.engine, self.trials[n::2], self.crew) for n in range(2)]
+
+
+def _pack(name: str, draft: _Draft) -> Pack:
+    trials = draft.trials
+    measured = max(measurement_bytes(t.spec) for t in trials)
+    shared = measured if measured >= SHARED_MEASUREMENTS else 0
+    lane = lane_cost(trials[0].spec).bytes + (measured if not shared else 0)
+    known = all(t.spec.stop.steps is not None for t in trials)
+    pack = Pack(name, draft.engine, draft.crew.device, tuple(trials), 1, lane, shared, draft.seconds if known else None)
+    return replace(pack, width=pack.lanes_in(draft.crew.memory))
+
+
+def _split(drafts: list[_Draft], workers: int) -> list[_Draft]:
+    """Halve the longest draft while that shortens the whole by more than 2 %, up to `SPLITS_PER_WORKER` drafts a worker."""
+    most = max(len(drafts), SPLITS_PER_WORKER * workers)
+    best, before, misses = drafts, _makespan([d.seconds for d in drafts], workers), 0
+    while drafts and len(drafts) < most and misses < workers:
+        longest = max(drafts, key=lambda d: d.seconds)
+        if len(longest.trials) < 2:
+            break
+        drafts = [d for d in drafts if d is not longest] + longest.halves()
+        after = _makespan([d.seconds for d in drafts], workers)
+        if after < 0.98 * before:
+            best, before, misses = drafts, after, 0
+        else:
+            misses += 1
+    return best
+
+
+def _makespan(times: Sequence[float], workers: int) -> float:
+    """When the last of ``workers`` is done if each takes the longest waiting pack."""
+    loads = [0.0] * min(workers, max(len(times), 1))
+    for seconds in sorted(times, reverse=True):
+        heapq.heapreplace(loads, loads[0] + seconds)
+    return max(loads)

@@ -1,0 +1,81 @@
+"""The folder of a sweep in a storage: what it is, its checkpoints, its spool and its data files. It is gone once all is in MLflow."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+
+from orchestrator.files import file_name
+from orchestrator.options import CHECKPOINT_SECONDS
+from orchestrator.storage.base import Storage
+from orchestrator.storage.checkpoints import Checkpointing, Checkpoints
+from orchestrator.storage.spool import Spool
+
+_DESCRIPTION = "sweep.json"
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a sweep's folder says of it. ``tracking`` is the MLflow store, without credentials; ``files`` maps names to SHA-256 digests."""
+
+    sweep_id: str
+    experiment: str
+    tracking: str
+    record: str
+    machine: str
+    files: Mapping[str, str]
+
+
+class SweepFolder:
+    """One sweep's part of a storage. All methods raise `orchestrator.errors.StorageUnavailable`."""
+
+    def __init__(self, storage: Storage, experiment: str, sweep_id: str) -> None:
+        self.storage, self.name = storage, f"{file_name(experiment)}/{sweep_id}"
+
+    @property
+    def spool(self) -> Spool:
+        """Trials that have ended and are not in MLflow yet."""
+        return Spool(self.storage, self.name)
+
+    def checkpoints(self, record: str) -> Checkpoints:
+        """Where trials stand that have not ended. ``record`` says what their traces hold."""
+        return Checkpoints(self.storage, self.name, record)
+
+    def checkpointing(self, record: str, every: float = CHECKPOINT_SECONDS) -> Checkpointing:
+        """What workers need to make checkpoints here."""
+        return Checkpointing(self.storage.url, self.name, record, _DESCRIPTION, every)
+
+    def describe(self, description: Description, contents: Mapping[str, bytes]) -> None:
+        """Make the folder: what it is first, so that one that was not finished can be told apart; then data files by their digests."""
+        self.storage.write(f"{self.name}/{_DESCRIPTION}", json.dumps(asdict(description), indent=2).encode())
+        for digest, content in contents.items():
+            self.storage.write(f"{self.name}/files/{digest}", content)
+
+    def description(self) -> Description | None:
+        """What the folder says of its sweep; ``None`` if it is not there, or says nothing that is understood."""
+        content = self.storage.read(f"{self.name}/{_DESCRIPTION}")
+        try:
+            return None if content is None else Description(**json.loads(content))
+        except (ValueError, TypeError):
+            return None
+
+    def data_file(self, digest: str) -> bytes | None:
+        """A data file of the grid."""
+        return self.storage.read(f"{self.name}/files/{digest}")
+
+    def remove(self) -> None:
+        """Remove the folder with all that is in it."""
+        self.storage.remove_folder(self.name)
+
+
+def folders(storage: Storage, experiment: str | None = None) -> Iterator[tuple[SweepFolder, Description]]:
+    """The sweeps that have something in ``storage``: all of them, or those of one experiment."""
+    for name in storage.names("" if experiment is None else file_name(experiment)):
+        if not name.endswith(f"/{_DESCRIPTION}"):
+            continue
+        group, _, sweep_id = name.removesuffix(f"/{_DESCRIPTION}").rpartition("/")
+        folder = SweepFolder(storage, group, sweep_id)
+        description = folder.description()
+        if description is not None and (experiment is None or description.experiment == experiment):
+            yield folder, description

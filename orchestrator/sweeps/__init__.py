@@ -1,0 +1,1 @@
+"""A sweep from grid to summary."""

@@ -1,0 +1,234 @@
+"""What sweeps that did not come to their end have left, and how to go on with it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.errors import GridError, StorageUnavailable, UnavailableError, UsageError
+from orchestrator.storage.base import Storage
+from orchestrator.storage.checkpoints import furthest
+from orchestrator.storage.folder import SweepFolder, folders
+from orchestrator.sweeps import liveness
+from workloads.training.trial_state import Paused
+
+if TYPE_CHECKING:
+    from orchestrator.grid import Grid
+    from orchestrator.tracking.read.queries import SweepSummary
+    from orchestrator.tracking.store import Store
+    from workloads.trial import Trial
+
+
+@dataclass(frozen=True)
+class Found:
+    """What there is already of a sweep that is about to begin.
+
+    ``sweep`` is the one to be taken up, if one of the same trials stopped short, and ``outcomes`` counts what it had finished.
+    ``finished`` and ``reused`` are run ids by trial id: of all trials that need not be run, and of those that other sweeps ran.
+    ``states`` are trials that had been begun. ``attempts`` says of trials that failed in the sweep how often they will have been run.
+    ``folders`` are those of sweeps that stopped short.
+    """
+
+    sweep: SweepSummary | None = None
+    outcomes: Mapping[str, int] = field(default_factory=dict)
+    finished: Mapping[str, str] = field(default_factory=dict)
+    reused: Mapping[str, str] = field(default_factory=dict)
+    states: Mapping[str, Paused] = field(default_factory=dict)
+    attempts: Mapping[str, int] = field(default_factory=dict)
+    folders: Sequence[SweepFolder] = ()
+
+    def missing(self, trials: Mapping[str, Trial]) -> list[Trial]:
+        """Those of ``trials``, by id, that are to be run, from where they stand."""
+        return [self.states.get(key, trial) for key, trial in trials.items() if key not in self.finished]
+
+    def notes(self, trials: int) -> Iterator[str]:
+        """What a person should know of it."""
+        if self.sweep is not None:
+            yield f"going on with sweep {self.sweep.sweep_id}, which had stopped short"
+        if self.finished:
+            yield f"{len(self.finished)} of {trials} trials are in MLflow already and are reused"
+        if self.states:
+            yield f"{len(self.states)} trials go on from their checkpoints"
+
+    def clear(self, finished: Collection[str]) -> None:
+        """Remove what is of no use any more: checkpoints of trials that are all ``finished``, and folders without any."""
+        for folder in self.folders:
+            with suppress(StorageUnavailable):
+                if folder.checkpoints("").remove_finished(lambda key: key in finished) == 0:
+                    folder.remove()
+
+
+def find(store: Store, storage: Storage, experiment: str, trials: Mapping[str, Trial], record: Mapping[str, Any], fresh: bool) -> Found:
+    """What there is already of ``trials``, by id, that record what ``record`` says.
+
+    To be called by the one process of this machine that may write to the experiment. Raises `orchestrator.errors.UnavailableError`.
+    """
+    from orchestrator.tracking import layout
+    from orchestrator.tracking.read.queries import find_finished, trial_runs
+    from orchestrator.tracking.write.parent import digest_of
+
+    folders = settle(store, storage, experiment)
+    if fresh:
+        return Found()
+    tag = layout.recording_tag(record)
+    sweep = to_take_up(store, experiment, digest_of(trials), tag)
+    children = {} if sweep is None else trial_runs(store, sweep)
+    own = {key: run for key, run in children.items() if run.info.status == "FINISHED"}
+    reused = {} if sweep is not None and layout.FRESH in sweep.tags else find_finished(store, experiment, list(trials), record)
+    reused = {key: run_id for key, run_id in reused.items() if key not in own}
+    finished = reused | {key: run.info.run_id for key, run in own.items()}
+    states: dict[str, Paused] = {}
+    for folder in folders:
+        furthest(states, folder.checkpoints(tag).load_all({k: t for k, t in trials.items() if k not in finished}).values())
+    return Found(
+        sweep,
+        Counter(run.data.tags[layout.OUTCOME] for run in own.values()),
+        finished,
+        reused,
+        states,
+        {key: int(run.data.tags.get(layout.ATTEMPT, 1)) + 1 for key, run in children.items() if run.info.status == "FAILED"},
+        folders,
+    )
+
+
+def settle(store: Store, storage: Storage, experiment: str) -> list[SweepFolder]:
+    """Bring to MLflow what sweeps of an experiment have left in the spool, and say of those that died that they did.
+
+    To be called by the one process of this machine that may write to the experiment. Returns the folders of sweeps that stopped short.
+    """
+    from orchestrator.tracking.read.queries import list_sweeps
+    from orchestrator.tracking.write.delivery import deliver
+
+    sweeps = {sweep.sweep_id: sweep for sweep in list_sweeps(store, experiment, count=False)}
+    stopped = []
+    for folder, description in folders(storage, experiment):
+        sweep = sweeps.get(description.sweep_id)
+        if sweep is None:
+            if description.machine == liveness.machine() and description.tracking == store.display:
+                # It died before MLflow had heard of it.
+                folder.remove()
+            continue
+        if is_alive(sweep) is not False:
+            continue
+        deliver(store, sweep.parent_run_id, folder.spool)
+        if sweep.status == "FINISHED":
+            folder.remove()
+        else:
+            stopped.append(folder)
+    for sweep in sweeps.values():
+        if sweep.status == "RUNNING" and is_alive(sweep) is False:
+            store.end(sweep.parent_run_id, "KILLED")
+    return stopped
+
+
+def job_of(sweep: SweepSummary) -> tuple[str, str] | None:
+    """The Ray job in which the driver of a sweep runs, and where its cluster takes jobs."""
+    from orchestrator.tracking import layout
+
+    job, _, address = sweep.tags.get(layout.JOB, "").partition(" ")
+    return (job, address) if address else None
+
+
+def _job_has_ended(sweep: SweepSummary) -> bool:
+    """Whether a sweep ran as a job and its cluster says that it does not any more."""
+    from orchestrator.cluster.jobs import ENDED, Jobs
+
+    job = job_of(sweep)
+    if job is None:
+        return False
+    with suppress(UnavailableError):
+        return Jobs(job[1]).status(job[0]) in (None, *ENDED)
+    return False
+
+
+def is_alive(sweep: SweepSummary) -> bool | None:
+    """Whether a sweep runs and its process is there; ``None`` if it is on another machine, of which nothing is known."""
+    from orchestrator.tracking import layout
+
+    if sweep.status != "RUNNING" or _job_has_ended(sweep):
+        return False
+    if sweep.tags.get(layout.MACHINE) != liveness.machine():
+        return None
+    return liveness.is_there(sweep.tags.get(layout.PROCESS, ""))
+
+
+@dataclass(frozen=True)
+class Synced:
+    """A sweep whose spool was delivered: how many trials that were, and how it stands now."""
+
+    sweep_id: str
+    experiment: str
+    delivered: int
+    state: str
+
+
+def sync(store: Store, storage: Storage, sweep_id: str | None) -> Iterator[Synced]:
+    """Deliver what sweeps have left, and say of those that are complete that they are. All that are in ``storage``, or the one named.
+
+    Raises `orchestrator.errors.UnavailableError` if the store still takes nothing.
+    """
+    from orchestrator.tracking.locks import experiment_lock
+    from orchestrator.tracking.read.queries import list_sweeps
+    from orchestrator.tracking.write.delivery import complete, deliver
+
+    for folder, description in list(folders(storage)):
+        if sweep_id is not None and not description.sweep_id.startswith(sweep_id):
+            continue
+        sweeps = {sweep.sweep_id: sweep for sweep in list_sweeps(store, description.experiment, count=False)}
+        sweep = sweeps.get(description.sweep_id)
+        if sweep is None or is_alive(sweep) is not False:
+            continue
+        with experiment_lock(store.uri, sweep.experiment):
+            delivered = deliver(store, sweep.parent_run_id, folder.spool)
+            left = complete(store, sweep)
+            if not left:
+                folder.remove()
+            elif sweep.status == "RUNNING":
+                store.end(sweep.parent_run_id, "KILLED")
+        state = f"{left} to be run: `orchestrate resume {sweep.sweep_id}`" if left else "it is complete"
+        yield Synced(sweep.sweep_id, sweep.experiment, delivered, state)
+
+
+def to_take_up(store: Store, experiment: str, digest: str, record: str) -> SweepSummary | None:
+    """The newest sweep of an experiment that has just these trials and has stopped short."""
+    from orchestrator.tracking import layout
+    from orchestrator.tracking.read.queries import list_sweeps
+
+    for sweep in list_sweeps(store, experiment, count=False):
+        same = sweep.status != "FINISHED" and sweep.tags.get(layout.TRIALS_DIGEST) == digest and sweep.tags.get(layout.RECORD) == record
+        if same and is_alive(sweep) is False:
+            return sweep
+    return None
+
+
+def grid_of(store: Store, storage: Storage, sweep: SweepSummary) -> Grid:
+    """The grid of a sweep, as it was submitted. Data files are read from where they were, or from the sweep's folder.
+
+    Raises `UsageError` if that cannot be: a data file is gone, or has changed, and ``storage`` does not have it.
+    """
+    import json
+
+    from orchestrator.grid import parse_grid
+    from orchestrator.tracking import layout
+
+    folder = SweepFolder(storage, sweep.experiment, sweep.sweep_id)
+    description = folder.description()
+
+    def from_folder(name: str, digest: str) -> bytes:
+        content = folder.data_file(digest)
+        if content is None:
+            raise ValueError(f"{name} is not in {storage.url} any more")
+        return content
+
+    kept = {} if description is None else {n: (lambda n=n, d=d: from_folder(n, d)) for n, d in description.files.items()}
+    path = Path(sweep.tags.get(layout.GRID, "grid.yaml"))
+    text = store.read(sweep.parent_run_id, layout.GRID_FILE).decode()
+    try:
+        return parse_grid(text, str(path), path.parent, json.loads(sweep.tags.get(layout.OVERRIDES, "[]")), kept)
+    except GridError as error:
+        reason = "; ".join(error.mistakes[:3])
+        raise UsageError(f"the grid of sweep {sweep.sweep_id} cannot be read any more: {reason}") from error

@@ -1,0 +1,202 @@
+"""A sweep from grid to summary: what `orchestrate submit` does. Reads top to bottom in the order in which it happens."""
+
+from __future__ import annotations
+
+import json
+import platform
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.errors import StorageUnavailable, TrackingUnavailable
+from orchestrator.execution.progress import Logged, Reporter, State
+from orchestrator.execution.recovery import Recovery
+from orchestrator.execution.scheduler import Board
+from orchestrator.options import Options
+from orchestrator.planning.pack import steps_left
+from orchestrator.planning.plan import Plan, make_plan
+from orchestrator.storage.base import Storage, open_storage
+from orchestrator.storage.folder import Description, SweepFolder
+from orchestrator.sweeps import liveness
+from orchestrator.sweeps.hire import connected, crews_of
+from orchestrator.sweeps.run import Run, StopRequest, watched
+from orchestrator.tracking import layout
+from orchestrator.tracking.write.writer import SweepWriter
+from workloads.training.recording import DEFAULT_MEASURES, Recording
+from workloads.training.trial_state import Outcome
+
+if TYPE_CHECKING:
+    from orchestrator.cluster.connection import Cluster
+    from orchestrator.grid import Grid
+    from orchestrator.sweeps.resume import Found
+    from orchestrator.tracking.store import Store
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a sweep ended; what ``submit --json`` prints."""
+
+    sweep_id: str
+    experiment: str
+    trials: int
+    converged: int
+    exhausted: int
+    diverged: int
+    failed: int
+    cancelled: int
+    reused: int
+    seconds: float
+    tracking_uri: str
+    parent_run_id: str
+
+
+def recording_of(grid: Grid) -> Recording:
+    """What the grid's ``record`` asks for."""
+    record = grid.record
+    names = DEFAULT_MEASURES if record.measures is None else tuple(record.measures)
+    return Recording(names, record.points, record.steps, record.checkpoint_steps, record.checkpoint_losses)
+
+
+def submit(grid: Grid, reporter: Reporter, options: Options | None = None, stop: StopRequest | None = None) -> Summary:
+    """Run what is missing of ``grid`` and wait for it.
+
+    A sweep of the same trials that stopped short is taken up; trials that any sweep of the experiment had begun go on from their
+    checkpoints. Raises `orchestrator.errors.UnavailableError` if Ray, MLflow or the storage cannot be used; if that is so at the start,
+    nothing has been created. When ``stop`` is wanted, or KeyboardInterrupt comes, what has ended is logged and the sweep's run is
+    marked as killed; with ``stop`` the others are saved, too, and counted as cancelled.
+    """
+    from orchestrator.sweeps.resume import find
+    from orchestrator.tracking.locks import experiment_lock
+
+    began = time.monotonic()
+    options, stop, logged = options or Options(), stop or StopRequest(), Logged(reporter)
+    recording = recording_of(grid)
+    record = asdict(recording) | {"measures": list(recording.measures)}
+    storage = open_storage(options.storage)
+    with ExitStack() as stack:
+        cluster, workers, crews, store = stack.enter_context(connected(grid, recording, options, logged, stop))
+        waiting = f"another process on this machine is submitting to {grid.name!r}: waiting for it to finish"
+        stack.enter_context(experiment_lock(store.uri, grid.name, lambda: logged.note(waiting)))
+        trials = {trial.trial_id: trial for trial in grid.trials}
+        found = find(store, storage, grid.name, trials, record, options.fresh)
+        missing = found.missing(trials)
+        plan = make_plan(missing, recording, grid.resources.engine, crews_of(workers, crews, cluster), reused=len(found.finished))
+        for text in found.notes(len(trials)):
+            logged.note(text)
+        job = _Beginning(grid, options, store, storage, record, found)
+        # Before MLflow hears of it: what cannot be kept is not begun.
+        folder = stack.enter_context(job.folder())
+        writer = stack.enter_context(job.writer(plan, cluster, folder, logged))
+        logged.note(_announcement(grid, plan, cluster))
+        state = State(len(trials), len(found.finished), sum(steps_left(trial) or 0 for trial in missing))
+        board: Board[Any] = Board(plan.packs, time.monotonic)
+        run = Run(grid, recording, workers, board, Recovery(board, folder.checkpoints(job.tag)), writer, state, logged)
+        with stop.listening(), watched(store, writer.parent_run_id, stop):
+            run.go(folder.checkpointing(job.tag, options.every), stop)
+        counts = {str(outcome): state.outcomes[outcome] + found.outcomes.get(outcome, 0) for outcome in Outcome}
+        counts[Outcome.CANCELLED] = len(missing) - state.finished
+        known = {"trials": len(trials), "reused": len(found.reused)}
+        measured = {"seconds": time.monotonic() - began, "idle_share": board.idle_share, "peak_memory_bytes": state.peak_bytes}
+        _close(writer, {**known, **counts}, measured, storage)
+        if not counts[Outcome.CANCELLED]:
+            found.clear(trials)
+            folder.remove()
+        return Summary(
+            sweep_id=writer.sweep_id,
+            experiment=grid.name,
+            trials=len(trials),
+            reused=len(found.reused),
+            seconds=round(time.monotonic() - began, 3),
+            tracking_uri=store.display,
+            parent_run_id=writer.parent_run_id,
+            **{str(outcome): counts[outcome] for outcome in Outcome},
+        )
+
+
+def _close(writer: SweepWriter, counts: Mapping[str, int], measured: Mapping[str, float], storage: Storage) -> None:
+    """End the sweep in MLflow. Raises `TrackingUnavailable`, with what to do then."""
+    stopped = counts[Outcome.CANCELLED] > 0
+    try:
+        # The counts of a sweep that goes on another time are those of its runs.
+        writer.close("KILLED" if stopped else "FINISHED", {} if stopped else counts, measured)
+    except TrackingUnavailable as error:
+        raise TrackingUnavailable(
+            f"{error}\n{writer.queued} trials that have ended wait in {storage.url}: `orchestrate sync {writer.sweep_id}` brings them "
+            "to MLflow once it is back"
+        ) from error
+
+
+class _Beginning:
+    """A sweep that is about to begin, or to be taken up."""
+
+    def __init__(self, grid: Grid, options: Options, store: Store, storage: Storage, record: Mapping[str, Any], found: Found) -> None:
+        from orchestrator.tracking.write.parent import new_sweep_id
+
+        self.grid, self.options, self.store, self.storage, self.record, self.found = grid, options, store, storage, record, found
+        self.sweep_id = found.sweep.sweep_id if found.sweep else options.sweep_id or new_sweep_id()
+        self.tag = layout.recording_tag(record)
+
+    @contextmanager
+    def folder(self) -> Iterator[SweepFolder]:
+        """The sweep's folder; it goes again if nothing came of the sweep."""
+        grid, folder = self.grid, SweepFolder(self.storage, self.grid.name, self.sweep_id)
+        fresh = folder.description() is None
+        description = Description(self.sweep_id, grid.name, self.store.display, self.tag, liveness.machine(), grid.file_names)
+        described = False
+        try:
+            folder.describe(description, grid.files)
+            described = True
+            yield folder
+        except BaseException:
+            if fresh and not (described and self._begun()):
+                with suppress(StorageUnavailable):
+                    folder.remove()
+            raise
+
+    def _begun(self) -> bool:
+        from orchestrator.tracking.read.queries import list_sweeps
+
+        try:
+            return any(sweep.sweep_id == self.sweep_id for sweep in list_sweeps(self.store, self.grid.name, count=False))
+        except TrackingUnavailable:
+            return True
+
+    def writer(self, plan: Plan, cluster: Cluster, folder: SweepFolder, log: Logged) -> SweepWriter:
+        """The writer of the sweep."""
+        from orchestrator.tracking.write.parent import SweepInfo, TrialRow
+
+        grid, found = self.grid, self.found
+        pack_of = {trial.trial_id: pack.name for pack in plan.packs for trial in pack.trials}
+        rows = [TrialRow(t.trial_id, t.spec, pack_of.get(t.trial_id), found.reused.get(t.trial_id)) for t in grid.trials]
+        info = SweepInfo(
+            grid.name, self.sweep_id, grid.text, plan.as_json(), rows, self.record, self._tags(cluster), attempts=found.attempts
+        )
+        if found.sweep is not None:
+            info = replace(info, parent_run_id=found.sweep.parent_run_id, attempt=int(found.sweep.tags.get(layout.ATTEMPT, 1)) + 1)
+        return SweepWriter(self.store, info, spool=folder.spool, patience=self.options.patience, tell=log.note, log=lambda: log.text)
+
+    def _tags(self, cluster: Cluster) -> dict[str, str]:
+        fresh = {layout.FRESH: "true"} if self.options.fresh else {}
+        return fresh | {
+            layout.GRID: str(Path(self.grid.path).absolute()),
+            layout.OVERRIDES: json.dumps(self.grid.overrides),
+            layout.STORAGE: self.storage.url,
+            layout.HOST: socket.gethostname(),
+            layout.MACHINE: liveness.machine(),
+            layout.PROCESS: liveness.process(),
+            layout.JOB: self.options.job or "",
+            "orchestrate.python": platform.python_version(),
+            "orchestrate.ray": cluster.address,
+        }
+
+
+def _announcement(grid: Grid, plan: Plan, cluster: Cluster) -> str:
+    gpus = f", {cluster.gpus:g} GPUs" if cluster.gpus else ""
+    return (
+        f"{grid.name}: {plan.trials - plan.reused} trials to run in {len(plan.packs)} packs, {plan.workers} at once "
+        f"({cluster.cpus:g} cores{gpus} on {len(cluster.nodes)} node{'s' if len(cluster.nodes) != 1 else ''})"
+    )

@@ -1,0 +1,1 @@
+"""What MLflow has of sweeps."""

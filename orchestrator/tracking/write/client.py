@@ -1,0 +1,100 @@
+"""Writes complete child runs: through MLflow's client wherever it is, and for a SQLite file in bulk.
+
+Both leave the same in MLflow; the tests read it back with MLflow's own client. Both may be given a run again, after an error or by a
+process that goes on with a sweep whose writer died, and leave one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import Protocol
+
+from orchestrator.tracking import layout
+from orchestrator.tracking.read import queries
+from orchestrator.tracking.store import Store
+from orchestrator.tracking.uris import sqlite_path
+from orchestrator.tracking.write.artifacts import put_files
+from orchestrator.tracking.write.bulk import BulkRunWriter
+from orchestrator.tracking.write.run_record import RunRecord
+
+_METRICS_PER_REQUEST = 1000
+_PARAMS_PER_REQUEST = 100
+
+
+class RunWriter(Protocol):
+    """Writes runs of one experiment."""
+
+    @property
+    def at_once(self) -> int:
+        """How many runs are best given to one `write`."""
+
+    def write(self, records: Sequence[RunRecord]) -> None:
+        """Write complete runs, those that are not there already. A run that is seen to have ended has everything."""
+
+
+class ClientRunWriter:
+    """Writes through MLflow's client, with as few requests as its limits allow.
+
+    The server chooses a run's id, so what was begun is looked for: after an error, and with ``again`` from the start.
+    """
+
+    at_once = 1
+
+    def __init__(self, store: Store, experiment_id: str, *, again: bool = False) -> None:
+        self._store = store
+        self._experiment_id = experiment_id
+        self._unsure = again
+        self._begun: dict[tuple[str, str, str], tuple[str, bool]] = {}
+        """Runs by parent, trial and attempt: their ids, and whether they are complete."""
+
+    def write(self, records: Sequence[RunRecord]) -> None:
+        """Write runs one by one, each one's status last."""
+        for record in records:
+            if self._unsure:
+                self._look(record.tags[layout.PARENT])
+                self._unsure = False
+            try:
+                self._write(record)
+            except BaseException:
+                self._unsure = True
+                raise
+
+    def _look(self, parent_id: str) -> None:
+        for run in queries.search(self._store, [self._experiment_id], queries.tag_is(layout.PARENT, parent_id)):
+            tags = run.data.tags
+            key = (parent_id, tags.get(layout.TRIAL_ID, ""), tags.get(layout.ATTEMPT, ""))
+            if key not in self._begun or run.info.status in layout.TERMINAL:
+                self._begun[key] = (run.info.run_id, run.info.status in layout.TERMINAL)
+
+    def _write(self, record: RunRecord) -> None:
+        from mlflow.entities import Metric, Param
+
+        client = self._store.client
+        key = (record.tags[layout.PARENT], record.tags[layout.TRIAL_ID], record.tags.get(layout.ATTEMPT, ""))
+        run_id, complete = self._begun.get(key, (None, False))
+        if complete:
+            return
+        if run_id is None:
+            run = client.create_run(self._experiment_id, start_time=record.started, tags=record.tags, run_name=record.name)
+        else:
+            run = client.get_run(run_id)
+        run_id = run.info.run_id
+        put_files(run.info.artifact_uri, record.files, self._store.uri)
+        params = iter(Param(key, value) for key, value in record.params.items())
+        metrics = iter(Metric(point.key, point.value, point.timestamp, point.step) for point in record.metrics)
+        while True:
+            some = list(islice(params, _PARAMS_PER_REQUEST))
+            more = list(islice(metrics, _METRICS_PER_REQUEST - len(some)))
+            if not some and not more:
+                break
+            client.log_batch(run_id, metrics=more, params=some)
+        client.set_terminated(run_id, record.status, record.ended)
+        self._begun.pop(key, None)
+
+
+def run_writer(store: Store, experiment_id: str, *, again: bool = False) -> RunWriter:
+    """The fastest recorder that the store allows; ``again`` if some of what it will be given may have been written before."""
+    if sqlite_path(store.uri) is not None and BulkRunWriter.fits():
+        return BulkRunWriter(store.uri, experiment_id, store.client.get_experiment(experiment_id).artifact_location)
+    return ClientRunWriter(store, experiment_id, again=again)
