@@ -12,7 +12,7 @@ from tests.workloads import oracle
 from workloads.engines.base import create
 from workloads.engines.choice import why_not_fused
 from workloads.engines.fused import FusedEngine
-from workloads.engines.kernels.deep_matrix import DeepMatrixKey
+from workloads.engines.kernels.deep_matrix_key import DeepMatrixKey
 from workloads.engines.kernels.source import Registers
 from workloads.engines.kernels.trees import entry_tree
 from workloads.engines.lanes import Lanes
@@ -312,7 +312,7 @@ def test_a_thread_for_each_lane_gives_the_same_bits(name, optimizer):
 def test_narrower_registers_give_the_same_bits(name, dtype, there, monkeypatch):
     specs = [FUSED[name].model_copy(update={"seed": n, "dtype": dtype}) for n in range(13)]
     one_way = advance(create("fused"), lanes_of(specs), 100)
-    monkeypatch.setattr("workloads.engines.kernels.deep_matrix.registers", lambda: there)
+    monkeypatch.setattr("workloads.engines.kernels.deep_matrix_key.registers", lambda: there)
     other = advance(create("fused"), lanes_of(specs), 100)
     np.testing.assert_array_equal(product(other), product(one_way))
 

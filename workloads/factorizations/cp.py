@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from workloads.factorizations.base import Cost, Factorization, Program
+from workloads.factorizations.programs.modes import split_modes
 from workloads.section import Count
 
 if TYPE_CHECKING:
@@ -84,8 +85,3 @@ class Cp(Factorization):
 
     def singular(self, shape: tuple[int, ...]) -> str:
         return f"fewer than {min(shape)} components make the determinant zero" if self.terms(shape) < min(shape) else ""
-
-
-def split_modes(shape: tuple[int, ...]) -> int:
-    """Return how many leading modes make the left side of a product: the split whose sides are nearest in size."""
-    return min(range(1, len(shape)), key=lambda k: max(math.prod(shape[:k]), math.prod(shape[k:])))

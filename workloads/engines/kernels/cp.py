@@ -10,12 +10,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from workloads.engines.kernels.base import KERNELS, Kernel, Layout
-from workloads.engines.kernels.source import simd_width
-from workloads.engines.kernels.updates import Update
 from workloads.engines.rates import Rates
 from workloads.trial import ITEM_BYTES, TrialSpec
 
@@ -24,41 +21,6 @@ if TYPE_CHECKING:
 
 SLOWER = 1.6
 """How much longer an operation takes than in a deep matrix's kernel: rows come from the second cache."""
-
-
-@dataclass(frozen=True)
-class CpKey:
-    """What a kernel is generated for: the tensor's ``shape`` [d_1 ... d_N], the number of ``components``, and the rest of the step."""
-
-    shape: tuple[int, ...]
-    components: int
-    optimizer: str
-    dtype: str
-
-    @property
-    def width(self) -> int:
-        """Components in a ``vec``."""
-        return simd_width(self.dtype)
-
-    @property
-    def vectors(self) -> int:
-        """``vec`` in a row of a factor: the components, with zeros to fill the last."""
-        return -(-self.components // self.width)
-
-    @property
-    def rows(self) -> int:
-        """Rows of all factors."""
-        return sum(self.shape)
-
-    @property
-    def update(self) -> Update:
-        """The optimizer's step."""
-        return Update.of(self.optimizer)
-
-    @property
-    def workspace(self) -> int:
-        """``vec`` of scratch memory: the gradient, and a partial product and a partial gradient a level."""
-        return (self.rows + 2 * len(self.shape)) * self.vectors
 
 
 class CpKernel(Kernel):

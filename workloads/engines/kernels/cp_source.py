@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-from workloads.engines.kernels.cp import CpKey
+from workloads.engines.kernels.cp_key import CpKey
 from workloads.engines.kernels.source import GOING, Writer, sums, vector_type
 
 LEAVES = 8

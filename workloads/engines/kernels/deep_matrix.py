@@ -8,12 +8,9 @@ is advanced until one of them arrives (`workloads.engines.base.Engine`); the los
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from workloads.engines.kernels.base import KERNELS, Kernel, Layout
-from workloads.engines.kernels.source import SIMD_BYTES, registers, simd_width
-from workloads.engines.kernels.updates import Update
 from workloads.engines.rates import Rates
 from workloads.trial import ITEM_BYTES, TrialSpec, lane_cost
 
@@ -24,78 +21,6 @@ LARGEST = 128
 """Largest dimension for which kernels win over batched matrix products: a group's matrices stay in cache."""
 MEASUREMENT_ENTRIES = 1 << 13
 """Largest sensing operator, in entries a lane, that kernels keep in cache."""
-UNROLLED_PRODUCTS = 90
-"""Up to this many multiplications in the products of a forward pass a kernel is straight-line code."""
-
-
-@dataclass(frozen=True)
-class DeepMatrixKey:
-    """What a kernel is generated for.
-
-    ``shapes`` of W_1 ... W_L, each [width_l, width_(l-1)]; the number of ``measurements`` (0: completion); ``lanes`` V in a group;
-    how many ``registers`` there are for tiles.
-    ``threads`` says that each group, of one lane, has a thread of a GPU: tables are then entry by entry, with all groups side by side,
-    so that neighbouring threads read neighbouring numbers.
-    """
-
-    shapes: tuple[tuple[int, int], ...]
-    measurements: int
-    optimizer: str
-    dtype: str
-    lanes: int
-    threads: bool = False
-    registers: int = 32
-
-    @property
-    def rows(self) -> int:
-        """Rows of the product."""
-        return self.shapes[-1][0]
-
-    @property
-    def columns(self) -> int:
-        """Columns of the product."""
-        return self.shapes[0][1]
-
-    @property
-    def parameters(self) -> int:
-        """Entries of all factors."""
-        return sum(out * into for out, into in self.shapes)
-
-    @property
-    def update(self) -> Update:
-        """The optimizer's step."""
-        return Update.of(self.optimizer)
-
-    @property
-    def state(self) -> int:
-        """Entries of optimizer state."""
-        return len(self.update.arrays) * self.parameters + len(self.update.numbers)
-
-    @property
-    def workspace(self) -> int:
-        """Entries of scratch memory that a group needs."""
-        if self.unrolled:
-            return 0
-        prefixes = sum(out * self.columns for out, _ in self.shapes[1:])
-        widest = max(max(out, into) for out, into in self.shapes)
-        gradients = self.parameters if self.update.whole else 0
-        return prefixes + 2 * widest * self.columns + gradients + self.measurements
-
-    @property
-    def unrolled(self) -> bool:
-        """True if the kernel is straight-line code."""
-        products = sum(out * into * self.columns for out, into in self.shapes[1:]) + self.measurements * self.rows * self.columns
-        return products <= UNROLLED_PRODUCTS and self.parameters <= UNROLLED_PRODUCTS
-
-
-def cpu_key(shapes: tuple[tuple[int, int], ...], measurements: int, optimizer: str, dtype: str) -> DeepMatrixKey:
-    """Return the key for groups of lanes on this machine's CPU."""
-    there = registers()
-    key = DeepMatrixKey(shapes, measurements, optimizer, dtype, simd_width(dtype), registers=there.count)
-    if key.unrolled:
-        # Chains of products wait for each other: with two registers a vector there are two chains.
-        return replace(key, lanes=min(SIMD_BYTES, 2 * there.bytes) // ITEM_BYTES[dtype])
-    return replace(key, lanes=there.bytes // ITEM_BYTES[dtype])
 
 
 class DeepMatrixKernel(Kernel):

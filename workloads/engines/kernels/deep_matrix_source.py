@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
-from workloads.engines.kernels.deep_matrix import DeepMatrixKey
+from workloads.engines.kernels.deep_matrix_key import DeepMatrixKey
 from workloads.engines.kernels.source import GOING, Writer, everywhere, vector_type
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from workloads.engines.kernels.base import Losses, Steps
-from workloads.engines.kernels.deep_matrix import cpu_key
+from workloads.engines.kernels.deep_matrix_key import cpu_key
 from workloads.engines.kernels.deep_matrix_source import deep_matrix_kernel
 from workloads.engines.kernels.launching import arguments, hyper, start_warp
 from workloads.engines.lanes import Lanes

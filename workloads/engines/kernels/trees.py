@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from workloads.engines.kernels.base import Losses, Steps
-from workloads.engines.kernels.cp import CpKey
+from workloads.engines.kernels.cp_key import CpKey
 from workloads.engines.kernels.cp_source import cp_kernel
 from workloads.engines.kernels.launching import arguments, hyper, start_warp
 from workloads.engines.lanes import Lanes

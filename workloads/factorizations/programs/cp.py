@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from workloads.factorizations.cp import split_modes
+from workloads.factorizations.programs.modes import split_modes
 
 
 def khatri_rao(factors: Sequence[Tensor]) -> Tensor:

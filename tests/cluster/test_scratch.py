@@ -10,7 +10,7 @@ from pathlib import Path
 from orchestrator.cluster.scratch import remove_abandoned, scratch_folder
 from tests.processes import communicate, popen
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 HOLD = """
 import sys
 from pathlib import Path

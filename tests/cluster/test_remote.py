@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.server,
     pytest.mark.skipif(bool(no_network_cluster()), reason=no_network_cluster() or "works"),
 ]
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 GRID = """
 name: remote
 fixed:

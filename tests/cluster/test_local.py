@@ -18,7 +18,7 @@ from tests.processes import communicate, eventually
 
 pytestmark = pytest.mark.cluster
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 HELD = "tests.held"
 # A checkpoint is made after a tenth of a second: workers hold there, long before the end on any machine.
 LONG = """

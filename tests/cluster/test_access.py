@@ -21,7 +21,7 @@ from orchestrator.cluster.scratch import scratch_folder
 from tests import forked
 from tests.processes import communicate, popen
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 GRID = """
 name: encrypted
 fixed:

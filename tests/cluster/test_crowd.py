@@ -13,7 +13,7 @@ from tests.forked import Forked
 from tests.processes import communicate
 from tests.servers import no_postgresql
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 GRID = """
 name: {name}
 fixed:
