@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import singledispatch
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from orchestrator.analysis.results import Results
 from orchestrator.analysis.statistics import Estimate, difference
-from orchestrator.grid.questions import Bound, Claim, Contrast, KeepsSign, Monotone, Within
+from orchestrator.grid.claims import Bound, Claim, Contrast, KeepsSign, Monotone, Within
 
 STATISTICS: dict[str, Callable[[NDArray[np.float64]], float]] = {
     "median": lambda x: float(np.median(x)),
@@ -72,36 +71,12 @@ def verify(claims: Mapping[str, Claim], results: Results) -> list[Verdict]:
     verdicts = []
     for name, claim in claims.items():
         trials = results.chosen(claim.where)
-        finding = _check(claim, results, trials) if len(trials) else _Finding(False, 0, "no trial is concerned")
-        says = claim.says or default_words(claim)
+        finding = CHECKS[claim.kind](claim, results, trials) if len(trials) else _Finding(False, 0, "no trial is concerned")
+        says = claim.says or claim.words()
         verdicts.append(Verdict(name, finding.holds, finding.trials, finding.found, finding.worst, says, claim.source, claim.required))
     return verdicts
 
 
-def default_words(claim: Claim) -> str:
-    """A claim in words, where its author gave none."""
-    match claim:
-        case Bound():
-            return claim.that if claim.at == "every_step" else f"{claim.that} at the end"
-        case KeepsSign():
-            return f"{claim.of} keeps its sign"
-        case Monotone():
-            return f"{claim.of} is {claim.direction} along {claim.along}"
-        case Within():
-            low, high = claim.range
-            bounds = " and ".join(f"{word} {end:g}" for word, end in (("at least", low), ("at most", high)) if end is not None)
-            return f"the {claim.statistic} of {claim.of} is {bounds}"
-        case Contrast():
-            return f"{claim.of} is {claim.direction} where {claim.group} than where {claim.against}"
-    return claim.kind
-
-
-@singledispatch
-def _check(claim: Claim, results: Results, trials: NDArray[np.intp]) -> _Finding:
-    raise NotImplementedError(claim.kind)
-
-
-@_check.register
 def _bound(claim: Bound, results: Results, trials: NDArray[np.intp]) -> _Finding:
     if claim.at == "end":
         margins, owners, steps = results.margins(claim.that, traced=False)[trials], trials, None
@@ -112,7 +87,6 @@ def _bound(claim: Bound, results: Results, trials: NDArray[np.intp]) -> _Finding
     return _each(claim.share, results, owners, steps, margins, lambda n: f"{claim.that} by a margin of {margins[n]:.2g}")
 
 
-@_check.register
 def _keeps_sign(claim: KeepsSign, results: Results, trials: NDArray[np.intp]) -> _Finding:
     rows = results.rows(trials, claim.when)
     values, owners = np.asarray(results.traced(claim.of)[rows], dtype=np.float64), results.owners[rows]
@@ -124,7 +98,6 @@ def _keeps_sign(claim: KeepsSign, results: Results, trials: NDArray[np.intp]) ->
     return _each(claim.share, results, owners, steps, margins, lambda n: f"{claim.of} = {values[n]:.3g} after {first[n]:.3g}")
 
 
-@_check.register
 def _monotone(claim: Monotone, results: Results, trials: NDArray[np.intp]) -> _Finding:
     sign = 1.0 if claim.direction == "rising" else -1.0
     if claim.along != "step":
@@ -236,7 +209,6 @@ def _monotone_along_key(claim: Monotone, sign: float, results: Results, trials: 
     return _Finding(not broken, total, f"in {count - broken} of {count} groups of trials", worst)
 
 
-@_check.register
 def _within(claim: Within, results: Results, trials: NDArray[np.intp]) -> _Finding:
     low, high = (-np.inf if claim.range[0] is None else claim.range[0]), (np.inf if claim.range[1] is None else claim.range[1])
     statistic = STATISTICS[claim.statistic]
@@ -257,7 +229,6 @@ def _within(claim: Within, results: Results, trials: NDArray[np.intp]) -> _Findi
     return _Finding(held == len(groups), total, where + span, worst)
 
 
-@_check.register
 def _contrast(claim: Contrast, results: Results, trials: NDArray[np.intp]) -> _Finding:
     one, other = (trials[results.condition(text)[trials]] for text in (claim.group, claim.against))
     sign = 1.0 if claim.direction == "higher" else -1.0
@@ -281,3 +252,13 @@ def _contrast(claim: Contrast, results: Results, trials: NDArray[np.intp]) -> _F
 
 def _at(label: str, text: str) -> str:
     return f"{text} ({label})" if label else text
+
+
+CHECKS: Mapping[str, Callable[[Any, Results, NDArray[np.intp]], _Finding]] = {
+    "bound": _bound,
+    "keeps_sign": _keeps_sign,
+    "monotone": _monotone,
+    "within": _within,
+    "contrast": _contrast,
+}
+"""By the kind of claim."""

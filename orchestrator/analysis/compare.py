@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from orchestrator.analysis.figures import NothingToDraw, data_of
+from orchestrator.analysis.charts.common import NothingToDraw, data_of
 from orchestrator.analysis.results import Results, distinguishing
 from orchestrator.analysis.statistics import difference, typical
 from orchestrator.errors import UsageError

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.analysis.claims import Verdict, default_words, verify
+from orchestrator.analysis.claims import Verdict, verify
 from orchestrator.analysis.figures import FORMATS, draw, rendered
 from orchestrator.analysis.results import Results
 from orchestrator.errors import UsageError
 from orchestrator.files import file_name, make_folder, write_file
+from orchestrator.grid.claims import Claim
+from orchestrator.grid.figures import Figure
 from orchestrator.grid.load import parse_questions
-from orchestrator.grid.questions import Claim, Figure
 from orchestrator.tracking import layout
 
 if TYPE_CHECKING:
@@ -107,4 +108,4 @@ def _verdicts(name: str, claim: Claim, results: Results, *, strict: bool) -> lis
         # Of a grid that was checked: its trials have failed before they recorded anything.
         if strict:
             raise
-        return [Verdict(name, False, 0, str(error), None, claim.says or default_words(claim), claim.source, claim.required)]
+        return [Verdict(name, False, 0, str(error), None, claim.says or claim.words(), claim.source, claim.required)]

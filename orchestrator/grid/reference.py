@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from orchestrator.grid.claims import CLAIMS, Claim
+from orchestrator.grid.figures import FIGURES, Figure
 from orchestrator.grid.model import Record, Resources
-from orchestrator.grid.questions import CLAIMS, FIGURES, Claim, Figure
 from orchestrator.grid.schema import inlined
 from workloads import measures
 from workloads.section import Section

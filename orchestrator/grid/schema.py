@@ -8,8 +8,10 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from orchestrator.grid.axes import DISTRIBUTIONS
+from orchestrator.grid.claims import CLAIMS
+from orchestrator.grid.figures import FIGURES
 from orchestrator.grid.model import SCALARS, TOP, Record, Resources
-from orchestrator.grid.questions import CLAIMS, FIGURES, Question
+from orchestrator.grid.questions import Question
 from orchestrator.grid.sections import scalar_type
 from workloads import measures
 from workloads.section import Section, Seed

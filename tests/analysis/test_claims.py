@@ -8,7 +8,7 @@ import pytest
 from orchestrator.analysis.claims import verify
 from orchestrator.analysis.statistics import difference, typical
 from orchestrator.errors import UsageError
-from orchestrator.grid.questions import CLAIMS
+from orchestrator.grid.claims import CLAIMS
 from tests.analysis.made import results
 
 

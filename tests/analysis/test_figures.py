@@ -7,9 +7,11 @@ import json
 import numpy as np
 import pytest
 
-from orchestrator.analysis.figures import FORMATS, MAX_ROWS, NothingToDraw, draw, rendered
+from orchestrator.analysis.charts.common import NothingToDraw
+from orchestrator.analysis.charts.trajectories import MAX_ROWS
+from orchestrator.analysis.figures import FORMATS, draw, rendered
 from orchestrator.errors import UsageError
-from orchestrator.grid.questions import FIGURES
+from orchestrator.grid.figures import FIGURES
 from tests.analysis.made import results
 
 

@@ -13,7 +13,11 @@ import numpy as np
 import pytest
 import torch
 
+from orchestrator.analysis.claims import CHECKS
+from orchestrator.analysis.figures import PANELS
 from orchestrator.grid import parse_grid
+from orchestrator.grid.claims import CLAIMS
+from orchestrator.grid.figures import FIGURES
 from orchestrator.grid.schema import json_schema
 from orchestrator.planning.pack import Crew
 from orchestrator.planning.plan import make_plan
@@ -212,3 +216,8 @@ def test_lanes_are_products_of_one_run_each(problem, factorization):
 def test_references_share_nothing_with_what_they_are_for():
     source = Path(references.__file__).read_text()
     assert set(re.findall(r"^from (workloads[\w.]*)", source, re.MULTILINE)) == {"workloads.trial"}
+
+
+def test_every_figure_is_drawn_and_every_claim_is_checked():
+    assert PANELS.keys() == FIGURES.keys(), "a kind of figure has its panels in orchestrator/analysis/charts and a row in PANELS"
+    assert CHECKS.keys() == CLAIMS.keys(), "a kind of claim has its check and a row in CHECKS, in orchestrator/analysis/claims.py"

@@ -17,7 +17,6 @@ from orchestrator.tracking import layout
 from orchestrator.tracking.read import queries
 from orchestrator.tracking.store import Store
 from orchestrator.tracking.write import delivery
-from orchestrator.tracking.write import writer as module
 from orchestrator.tracking.write.bulk import BulkRunWriter
 from orchestrator.tracking.write.delivery import complete, deliver
 from orchestrator.tracking.write.parent import SweepInfo
@@ -32,7 +31,7 @@ MakeResult = Callable[..., TrialResult]
 
 
 class Gate:
-    """A recorder that writes nothing, and waits until it is told to go on."""
+    """A run writer that writes nothing, and waits until it is told to go on."""
 
     at_once = 1
 
@@ -51,8 +50,7 @@ class Gate:
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
     gate = Gate()
-    monkeypatch.setattr(delivery, "recorder", lambda *_, **__: gate)
-    monkeypatch.setattr(module, "_FIRST_WAIT", 0.01)
+    monkeypatch.setattr(delivery, "run_writer", lambda *_, **__: gate)
     return gate
 
 
@@ -71,7 +69,7 @@ def runs_of(store: Store, parent: str) -> dict[str, list[str]]:
 
 
 def test_a_full_queue_makes_the_caller_wait(local: Store, make_sweep: MakeSweep, make_result: MakeResult, gate: Gate) -> None:
-    with SweepWriter(local, make_sweep("a b c"), queue_limit=2) as writer:
+    with SweepWriter(local, make_sweep("a b c"), first_wait=0.01, queue_limit=2) as writer:
         writer.add("p", [make_result("a")])
         writer.add("p", [make_result("b")])
         waiting = threading.Thread(target=writer.add, args=("p", [make_result("c")]))
@@ -89,7 +87,7 @@ def test_with_a_spool_nobody_waits_and_the_order_stays(
     local: Store, make_sweep: MakeSweep, make_result: MakeResult, gate: Gate, spool: Spool
 ) -> None:
     names = "a b c d e"
-    with SweepWriter(local, make_sweep(names), queue_limit=2, spool=spool) as writer:
+    with SweepWriter(local, make_sweep(names), first_wait=0.01, queue_limit=2, spool=spool) as writer:
         for name in names.split():
             writer.add("p", [make_result(name)])
         assert writer.queued == 5
@@ -99,7 +97,7 @@ def test_with_a_spool_nobody_waits_and_the_order_stays(
 
 
 def test_a_full_spool_makes_the_caller_wait(local: Store, make_sweep: MakeSweep, make_result: MakeResult, gate: Gate, spool: Spool) -> None:
-    with SweepWriter(local, make_sweep("a b"), spool=spool, spool_bytes=1) as writer:
+    with SweepWriter(local, make_sweep("a b"), first_wait=0.01, spool=spool, spool_bytes=1) as writer:
         waiting = threading.Thread(target=lambda: [writer.add("p", [make_result(name)]) for name in "ab"])
         waiting.start()
         waiting.join(0.5)
@@ -116,7 +114,7 @@ def test_a_store_that_fails_is_tried_again_until_it_takes_what_there_is(
     said: list[str] = []
     gate.error = OSError("connection reset by http://me:secret@host")
     gate.open.set()
-    with SweepWriter(local, make_sweep("a b"), spool=spool, tell=said.append) as writer:
+    with SweepWriter(local, make_sweep("a b"), first_wait=0.01, spool=spool, tell=said.append) as writer:
         writer.add("p", [make_result("a")])
         eventually(lambda: writer.trouble)
         writer.add("p", [make_result("b")])
@@ -131,11 +129,10 @@ def test_a_store_that_fails_is_tried_again_until_it_takes_what_there_is(
 def test_a_store_that_never_comes_back_leaves_all_in_the_spool(
     local: Store, make_sweep: MakeSweep, make_result: MakeResult, spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_FIRST_WAIT", 0.01)
     with monkeypatch.context() as broken:
-        broken.setattr(delivery, "recorder", lambda *_, **__: pytest.fail("down"))
+        broken.setattr(delivery, "run_writer", lambda *_, **__: pytest.fail("down"))
         broken.setattr(delivery.Delivery, "write", _down)
-        writer = SweepWriter(local, make_sweep("a b"), spool=spool, patience=0.3)
+        writer = SweepWriter(local, make_sweep("a b"), first_wait=0.01, spool=spool, patience=0.3)
         writer.__enter__()
         writer.add("p", [make_result("a")])
         writer.add("p", [make_result("b", outcome=Outcome.DIVERGED)])
@@ -164,7 +161,7 @@ def test_without_memory_nor_disk_the_caller_hears_of_it(
 
     said: list[str] = []
     monkeypatch.setattr(spool.storage, "write", full)
-    with SweepWriter(local, make_sweep("a b c"), spool=spool, tell=said.append) as writer:
+    with SweepWriter(local, make_sweep("a b c"), first_wait=0.01, spool=spool, tell=said.append) as writer:
         gate.open.set()
         writer.add("p", [make_result("a")])
         assert said == ["cannot write x: No space left on device: what has ended is kept in memory until MLflow has it"]
@@ -209,11 +206,10 @@ class Faulty:
 def test_whatever_is_lost_on_the_way_every_trial_has_one_run(
     store: Store, make_sweep: MakeSweep, make_result: MakeResult, spool: Spool, every: int, after: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_FIRST_WAIT", 0.001)
     names = "a b c d e f"
     results = {name: make_result(name, rows=40) for name in names.split()}
     faulty = Faulty(store.client, every, after)
-    writer = SweepWriter(store, make_sweep(names), spool=spool)
+    writer = SweepWriter(store, make_sweep(names), first_wait=0.01, spool=spool)
     writer.__enter__()
     object.__setattr__(store, "client", faulty)
     write = BulkRunWriter.write
@@ -248,16 +244,15 @@ def test_a_process_that_died_while_writing_leaves_one_run_per_trial_to_whoever_g
     with monkeypatch.context() as slow:
         # It dies when it has written some: before it could remove them from the spool, in the middle of a run.
         slow.setattr(spool, "remove", lambda _: None)
-        writer = SweepWriter(store, make_sweep(names), spool=spool)
+        writer = SweepWriter(store, make_sweep(names), first_wait=0.01, spool=spool)
         writer.__enter__()
         client = store.client
         object.__setattr__(store, "client", Faulty(client, 8, after=True))
         for name in names.split():
             writer.add("p", [make_result(name)])
         eventually(lambda: writer.trouble or not writer.queued)
-        with writer._changed:
-            writer._closing, writer._hopeful_until = True, 0.0
-            writer._changed.notify_all()
+        writer._insistence._hopeful_until = 0.0
+        writer._queue.close()
         object.__setattr__(store, "client", client)
         writer._thread.join(PATIENCE)
     assert spool.names()
@@ -302,7 +297,7 @@ def test_leaving_ends_the_sweep(
 ) -> None:
     def body() -> None:
         nonlocal writer
-        with SweepWriter(local, make_sweep("a")) as writer:
+        with SweepWriter(local, make_sweep("a"), first_wait=0.01) as writer:
             writer.add("p", [make_result("a")])
             if error is not None:
                 raise error
@@ -318,7 +313,7 @@ def test_leaving_ends_the_sweep(
 
 
 def test_nothing_is_added_to_a_closed_writer(local: Store, make_sweep: MakeSweep, make_result: MakeResult) -> None:
-    with SweepWriter(local, make_sweep("a")) as writer:
+    with SweepWriter(local, make_sweep("a"), first_wait=0.01) as writer:
         writer.add("p", [])
     with pytest.raises(RuntimeError, match="closed"):
         writer.add("p", [make_result("a")])

@@ -1,0 +1,1 @@
+"""Charts, a file a kind: from trials to the panels of a figure."""

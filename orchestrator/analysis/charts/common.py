@@ -1,0 +1,196 @@
+"""What charts have in common: how values become positions, colours and headings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import altair as alt
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from orchestrator.analysis.results import Results
+from orchestrator.errors import UsageError
+from orchestrator.grid.figures import Figure
+
+MAX_PANELS = 36
+CATEGORIES = 10
+"""Numbers of which there are more values than this get a continuous scale of colours."""
+DASHED = [5, 4]
+_LOG_LABEL = "format(datum.value, datum.value >= 10000 ? '~s' : datum.value >= 0.01 ? '~g' : '.0e')"
+
+Frame = pd.DataFrame
+
+
+class NothingToDraw(UsageError):
+    """A figure whose conditions no trial meets, or whose values are all undefined."""
+
+
+def title_of(figure: Figure, channel: str, formula: str | Mapping[str, str] | None) -> str:
+    """Return the title of a channel: the label given, or the formula."""
+    default = formula if isinstance(formula, str) else ""
+    return figure.labels.get(channel, default)
+
+
+def grouped(grouping: str | Mapping[str, str], results: Results, traced: bool) -> NDArray[Any]:
+    """What tells trials apart: the values of a formula, or the labels of the conditions they meet, ``None`` where they meet none."""
+    if isinstance(grouping, str):
+        return results.traced(grouping) if traced else results.values(grouping)
+    labels = np.full(len(results), None, dtype=object)
+    for label, condition in reversed(list(grouping.items())):
+        labels[results.condition(condition)] = label
+    if not traced:
+        return labels
+    _ = results.history
+    return labels[results.owners]
+
+
+def text_of(value: object) -> str:
+    """Return a value as a legend shows it."""
+    if isinstance(value, bool | np.bool_):
+        return str(bool(value)).lower()
+    return f"{value:g}" if isinstance(value, int | float | np.number) else str(value)
+
+
+def order_of(values: NDArray[Any], grouping: str | Mapping[str, str] | None) -> list[str]:
+    """The distinct values as text, in the order in which a legend or facet shows them: as listed, else rising."""
+    if isinstance(grouping, Mapping):
+        present = set(values)
+        return [label for label in grouping if label in present]
+    present = {value for value in values if not pd.isna(value)}
+    numbers = all(isinstance(value, int | float | np.number | bool | np.bool_) for value in present)
+    return [text_of(value) for value in sorted(present, key=float if numbers else str)]
+
+
+def color_of(figure: Figure, frame: Frame, grouping: str | Mapping[str, str], *, along: bool = False) -> tuple[alt.Color, str]:
+    """The colour channel for a column ``color`` of ``frame``, and whether it is a category ("N") or a quantity ("Q").
+
+    What changes ``along`` a curve is a quantity, and so are numbers of which there are many.
+    """
+    title = title_of(figure, "color", grouping)
+    values = frame["color"].to_numpy()
+    numeric = frame["color"].dtype.kind in "if"
+    if numeric and (along or "color" in figure.log or len(pd.unique(frame["color"])) > CATEGORIES):
+        return alt.Color("color:Q", title=title, scale=continuous(figure), legend=alt.Legend(format="~s" if large(values) else "~g")), "Q"
+    order = order_of(values, grouping)
+    scheme = "viridis" if numeric and len(order) > 2 else "tableau10"
+    scale = alt.Scale(domain=order, scheme=scheme)
+    return alt.Color("color:N", title=title or None, scale=scale, sort=order, legend=alt.Legend(symbolStrokeWidth=2)), "N"
+
+
+def continuous(figure: Figure) -> alt.Scale:
+    """Return a continuous scale of colours."""
+    return alt.Scale(type="log" if "color" in figure.log else "linear", scheme="viridis")
+
+
+def large(values: NDArray[Any]) -> bool:
+    """Whether numbers are read more easily as 10k and 1M."""
+    return float(np.nanmax(values)) >= 10_000
+
+
+def as_category(frame: Frame, column: str) -> Frame:
+    """Return the rows with a column's values as text."""
+    return frame.assign(**{column: [text_of(value) for value in frame[column]]})
+
+
+def axis_of(figure: Figure, channel: str, log: bool, values: NDArray[Any], title: str) -> dict[str, Any]:
+    """Arguments of ``alt.X`` or ``alt.Y``: numbers get a scale, anything else an ordinal one."""
+    span = figure.x_range if channel == "x" else figure.y_range
+    if values.dtype.kind not in "if":
+        return {"title": title, "sort": order_of(values, None), "axis": alt.Axis(labelAngle=0)}
+    scaled = scaled_axis(values.astype(np.float64), log, span, reverse=channel in figure.reverse)
+    return {"title": title, **scaled}
+
+
+def scaled_axis(
+    values: NDArray[np.float64], log: bool, span: tuple[float | None, float | None] | None = None, *, reverse: bool = False
+) -> dict[str, Any]:
+    """Arguments ``scale`` and ``axis`` of a channel for ``values``: logarithmic with a number every decade, or linear."""
+    finite = values[np.isfinite(values)]
+    low, high = (float(end) for end in (finite.min(), finite.max()))
+    if span is not None:
+        low, high = (low if span[0] is None else span[0]), (high if span[1] is None else span[1])
+    scale: dict[str, Any] = {"type": "log" if log else "linear", "zero": False, "reverse": reverse}
+    axis: dict[str, Any] = {"labelOverlap": True, "tickCount": 6}
+    if log:
+        low, high = (low, high) if span else (low / 1.15, high * 1.15)
+        scale |= {"domain": [low, high], "nice": False}
+        axis |= {"values": _log_ticks(low, high), "labelExpr": _LOG_LABEL}
+    elif span is not None:
+        scale |= {"domain": [low, high], "nice": False}
+    else:
+        # In pixels, so that no point is cut in half by the frame.
+        scale["padding"] = 8
+    return {"scale": alt.Scale(**scale), "axis": alt.Axis(**axis)}
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """Powers of ten; where there are few of them, twice and five times those too."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    every = max(1, len(powers) // 8)
+    factors = (1, 2, 5) if len(powers) <= 3 else (1,)
+    ticks = [float(f"{factor}e{power}") for power in powers if power % every == 0 for factor in factors]
+    return [tick for tick in ticks if low <= tick <= high]
+
+
+def data_of(frame: Frame) -> dict[str, Any]:
+    """Rows as plain values: numbers with nine digits, which no picture shows, and nothing that JSON has no word for."""
+    columns = {}
+    for name in frame.columns:
+        column = frame[name]
+        if column.dtype.kind == "f":
+            columns[name] = [None if not math.isfinite(value) else float(f"{value:.9g}") for value in column.tolist()]
+        else:
+            columns[name] = column.tolist()
+    return {"values": [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]}
+
+
+def facets_of(figure: Figure, frame: Frame) -> Iterator[tuple[str | None, Frame]]:
+    """The rows of each panel, with its heading."""
+    if figure.facet is None:
+        yield None, frame
+        return
+    order = order_of(frame["facet"].to_numpy(), figure.facet)
+    texts = np.array([text_of(value) for value in frame["facet"]])
+    for label in order:
+        heading = f"{figure.facet} {label}" if isinstance(figure.facet, str) else label
+        yield heading, frame[texts == label]
+
+
+def sized(layers: Sequence[Any], figure: Figure, heading: str | None, number: int) -> Any:
+    """A panel from its layers, the first of which it can be moved and zoomed by."""
+    zoom = alt.selection_interval(bind="scales", name=f"zoom_{number}")
+    chart = alt.layer(layers[0].add_params(zoom), *layers[1:]) if len(layers) > 1 else layers[0].add_params(zoom)
+    return headed(chart, figure, heading)
+
+
+def headed(chart: Any, figure: Figure, heading: str | None) -> Any:
+    """Return a panel of the figure's size under its heading."""
+    sized = chart.properties(width=figure.width, height=figure.height)
+    return sized.properties(title=alt.TitleParams(heading, fontSize=13)) if heading else sized
+
+
+def drawable(frame: Frame, figure: Figure) -> Frame:
+    """The rows that have a place in the picture, and a colour if there are any."""
+    keep = np.isfinite(frame["x"].to_numpy()) & np.isfinite(frame["y"].to_numpy())
+    for channel in ("x", "y"):
+        if channel in figure.log:
+            keep &= frame[channel].to_numpy() > 0
+    for channel in ("color", "shape", "facet"):
+        if channel in frame.columns:
+            keep &= frame[channel].notna().to_numpy()
+    if "color" in figure.log and "color" in frame.columns:
+        keep &= (frame["color"] > 0).to_numpy()
+    if not keep.any():
+        raise NothingToDraw("no trial has values that could be drawn")
+    kept: Frame = frame[keep].reset_index(drop=True)
+    return kept
+
+
+def position_of(figure: Figure, channel: str, formula: str, values: NDArray[Any], log: bool) -> Any:
+    """Return the channel x or y for ``values``, numbers or categories."""
+    of = alt.X if channel == "x" else alt.Y
+    kind = "Q" if values.dtype.kind in "if" else "O"
+    return of(f"{channel}:{kind}", **axis_of(figure, channel, log, values, title_of(figure, channel, formula)))

@@ -1,0 +1,123 @@
+"""The figures that a grid asks for: kinds are models in a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field
+
+from orchestrator.grid.axes import shown
+from orchestrator.grid.expressions import Expression, ExpressionError
+from orchestrator.grid.questions import Condition, Formula, Formulas, Grouping, Pixels, Question, Range, is_pattern, listed
+from workloads.section import Finite
+
+
+class Figure(Question):
+    """A picture: a panel for each value of ``facet``; ``log`` lists what has a logarithmic scale: x, y, color."""
+
+    title: str | None = None
+    facet: Grouping | None = None
+    log: Annotated[tuple[str, ...], BeforeValidator(listed)] = ()
+    labels: dict[str, str] = Field(default_factory=dict)
+    x_range: Range | None = None
+    y_range: Range | None = None
+    reverse: Annotated[tuple[Literal["x", "y"], ...], BeforeValidator(listed)] = ()
+    width: Pixels = 320
+    height: Pixels = 260
+
+    @property
+    def panels(self) -> tuple[str, ...]:
+        """The items of ``y`` that have a panel each, and can be named in ``log``."""
+        return ()
+
+    def own_conflicts(self) -> Iterator[tuple[str, str]]:
+        known = ("x", "y", "color", *self.panels)
+        for name in self.log:
+            if name not in known:
+                yield "log", f"must be of {', '.join(known)}, not {name}"
+        for name in self.labels:
+            if name not in (*known, "shape"):
+                yield "labels", f"are for {', '.join((*known, 'shape'))}, not for {name}"
+            elif name not in self.panels and getattr(self, name, None) is None:
+                yield "labels", f"has no effect for {name}, which is not drawn"
+
+
+class Trajectories(Figure):
+    """Traces: a curve a trial, ``y`` over ``x`` at every recorded step.
+
+    Coloured by a key of the spec, by ``step`` or another measure along the curve, or, where ``y`` is a list (``sv_*`` stands for all
+    such columns), by its items. ``curves`` are formulas in ``x``, drawn dashed; ``shape`` tells trials apart by the shape of points;
+    ``when`` picks recorded steps.
+    """
+
+    over_trace: ClassVar[tuple[str, ...]] = ("x", "y", "color", "curves", "when")
+
+    kind: Literal["trajectories"] = "trajectories"
+    x: Formula = "step"
+    y: Annotated[tuple[str, ...], BeforeValidator(listed), Field(min_length=1)]
+    color: Grouping | None = None
+    shape: Grouping | None = None
+    when: Condition | None = None
+    curves: dict[str, Formula] = Field(default_factory=dict)
+    mark: Literal["auto", "line", "point"] = "auto"
+
+    def own_conflicts(self) -> Iterator[tuple[str, str]]:
+        yield from super().own_conflicts()
+        for formula in self.y:
+            try:
+                Expression(formula.replace("*", "")) if is_pattern(formula) else Expression(formula)
+            except ExpressionError as error:
+                yield "y", f"{shown(formula)} {error}"
+        if self.color is not None and (len(self.y) > 1 or is_pattern(self.y[0])):
+            yield "color", "has no effect: the items of y are told apart by colour"
+        for name, formula in self.curves.items():
+            others = [n for n in Expression(formula).names if n != self.x]
+            if others or Expression(self.x).names != (self.x,):
+                yield "curves", f"{shown(name)} must be a formula in x alone, and x a single column"
+
+
+class Medians(Figure):
+    """Final values over an axis: the median over all trials with the same ``x``, ``color`` and ``facet``, with bars.
+
+    ``bars`` are the interquartile range, or the whole range. ``y`` a list makes a panel for each item, which ``log`` can name;
+    ``lines`` are dashed horizontal ones: ``{cp_rank: {truth: 1}}``.
+    """
+
+    kind: Literal["medians"] = "medians"
+    x: Formula
+    y: Formulas
+    color: Grouping | None = None
+    bars: Literal["iqr", "range", "none"] = "iqr"
+    lines: dict[str, dict[str, Finite]] = Field(default_factory=dict)
+
+    @property
+    def panels(self) -> tuple[str, ...]:
+        return self.y
+
+    def own_conflicts(self) -> Iterator[tuple[str, str]]:
+        yield from super().own_conflicts()
+        for name in self.lines:
+            if name not in self.y:
+                yield "lines", f"belong to an item of y, not to {name}"
+
+
+class Heatmap(Figure):
+    """The median of ``color`` over all trials with the same ``x`` and ``y``, as a map of rectangles."""
+
+    kind: Literal["heatmap"] = "heatmap"
+    x: Formula
+    y: Formula
+    color: Formula
+
+
+class Points(Figure):
+    """A point a trial: final values against each other or against keys of the spec."""
+
+    kind: Literal["points"] = "points"
+    x: Formula
+    y: Formula
+    color: Grouping | None = None
+
+
+FIGURES: dict[str, type[Figure]] = {"trajectories": Trajectories, "medians": Medians, "heatmap": Heatmap, "points": Points}
