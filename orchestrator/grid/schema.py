@@ -25,21 +25,9 @@ def json_schema() -> dict[str, Any]:
     It knows every key, nested and dotted, with its type, so that an editor completes and checks it. What depends on the kind chosen
     elsewhere, or on two keys at once, only the program itself checks.
     """
-    defs: dict[str, Any] = {}
     leaves = _leaves()
-    spec = {"type": "object", "additionalProperties": False, "properties": leaves}
     several = {key: {"type": "array", "minItems": 1, "items": schema} for key, schema in leaves.items()}
     drawn = {key: {"$ref": "#/$defs/distribution"} for key in leaves}
-    defs["spec"] = spec
-    # A case may take away what is set for the others.
-    defs["case"] = {**spec, "properties": {key: {"anyOf": [schema, {"type": "null"}]} for key, schema in leaves.items()}}
-    defs["distribution"] = {
-        "type": "object",
-        "minProperties": 1,
-        "maxProperties": 1,
-        "additionalProperties": False,
-        "properties": {name: {"type": "array", "minItems": 1} for name in DISTRIBUTIONS},
-    }
     record = inlined(Record)
     names = "|".join(f"(?:{m.pattern})" for m in measures.MEASURES)
     record["properties"]["measures"] = {"type": "array", "items": {"type": "string", "pattern": f"^(?:{names})$"}}
@@ -69,8 +57,23 @@ def json_schema() -> dict[str, Any]:
         "required": ["name"],
         "additionalProperties": False,
         "properties": {key: {"description": TOP[key], **schema} for key, schema in properties.items()},
-        "$defs": defs,
+        "$defs": _definitions(leaves),
     }
+
+
+def _definitions(leaves: dict[str, Any]) -> dict[str, Any]:
+    """Schemas that others refer to: a partial spec, a case, and a distribution."""
+    spec = {"type": "object", "additionalProperties": False, "properties": leaves}
+    # A case may take away what is set for the others.
+    case = {**spec, "properties": {key: {"anyOf": [schema, {"type": "null"}]} for key, schema in leaves.items()}}
+    distribution = {
+        "type": "object",
+        "minProperties": 1,
+        "maxProperties": 1,
+        "additionalProperties": False,
+        "properties": {name: {"type": "array", "minItems": 1} for name in DISTRIBUTIONS},
+    }
+    return {"spec": spec, "case": case, "distribution": distribution}
 
 
 def _named(kinds: Mapping[str, type[Question]]) -> dict[str, Any]:

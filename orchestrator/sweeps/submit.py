@@ -97,8 +97,7 @@ def submit(grid: Grid, reporter: Reporter, options: Options | None = None, stop:
         run = Run(grid, recording, workers, board, Recovery(board, folder.checkpoints(job.tag)), writer, state, logged)
         with stop.listening(), watched(store, writer.parent_run_id, stop):
             run.go(folder.checkpointing(job.tag, options.every), stop)
-        counts = {str(outcome): state.outcomes[outcome] + found.outcomes.get(outcome, 0) for outcome in Outcome}
-        counts[Outcome.CANCELLED] = len(missing) - state.finished
+        counts = _counts(state, found, len(missing))
         known = {"trials": len(trials), "reused": len(found.reused)}
         measured = {"seconds": time.monotonic() - began, "idle_share": board.idle_share, "peak_memory_bytes": state.peak_bytes}
         _close(writer, {**known, **counts}, measured, storage)
@@ -113,8 +112,14 @@ def submit(grid: Grid, reporter: Reporter, options: Options | None = None, stop:
             seconds=round(time.monotonic() - began, 3),
             tracking_uri=store.display,
             parent_run_id=writer.parent_run_id,
-            **{str(outcome): counts[outcome] for outcome in Outcome},
+            **counts,
         )
+
+
+def _counts(state: State, found: Found, missing: int) -> dict[str, int]:
+    """Return how many trials have each outcome, those that had it before and those that have been stopped included."""
+    counts = {str(outcome): state.outcomes[outcome] + found.outcomes.get(outcome, 0) for outcome in Outcome}
+    return counts | {str(Outcome.CANCELLED): missing - state.finished}
 
 
 def _close(writer: SweepWriter, counts: Mapping[str, int], measured: Mapping[str, float], storage: Storage) -> None:

@@ -69,32 +69,55 @@ def _cuts(lanes: Lanes) -> list[int]:
     return [count * n // parts for n in range(parts + 1)]
 
 
-class _Part:
-    """Some neighbouring lanes, the buffers for them, and the steps that run on those."""
+class _Steps:
+    """The arithmetic of some neighbouring lanes, with every buffer and view made once."""
 
     def __init__(self, lanes: Lanes, where: slice) -> None:
-        self.lanes, self.where = lanes, where
         self.params = [p[where] for p in lanes.params]
-        self.tensors = [t[where] for t in lanes.tensors]
-        self.backup = [torch.empty_like(t) for t in self.tensors]
         self.observations = lanes.observations.part(where)
         count, new = len(self.params[0]), lanes.params[0].new_empty
         grads = [torch.empty_like(p) for p in self.params]
         self.residual = new(count, self.observations.width)
         scale = lanes.loss_scale[where]
-        self.scale = scale.clone()
         self.double_scale = (2 * scale).unsqueeze(1) if bool((scale != 0.5).any()) else None
-        product_size = lanes.spec.problem.size
         # dL/dW is the residual itself where entries are observed and nothing scales it.
-        self.outer = self.residual if self.observations.in_place and self.double_scale is None else new(count, product_size)
+        same = self.observations.in_place and self.double_scale is None
+        self.outer = self.residual if same else new(count, lanes.spec.problem.size)
         self.program = lanes.factorization.program(self.params, grads, self.outer)
         state = {name: [t[where] for t in tensors] for name, tensors in lanes.state.items()}
         optimizer = lanes.spec.optimizer
         assert optimizer is not None, "what is solved has an engine of its own"
         self.update = optimizer.bind(self.params, grads, state, {name: t[where] for name, t in lanes.hyper.items()})
-        self.losses = new(LONGEST_BLOCK + 1, count)
         # A batched dot product: unlike a sum over the last axis it gives a lane the same bits whatever the number of lanes.
         self.dot = (self.residual.unsqueeze(1), self.residual.unsqueeze(2))
+
+    def forward(self, squared: Tensor) -> None:
+        """Bring the residual of the present parameters up to date, and its squared norm [R, 1, 1]."""
+        self.program.forward()
+        self.observations.residual(self.program.product, self.residual)
+        torch.bmm(*self.dot, out=squared)
+
+    def step(self, squared: Tensor) -> None:
+        """Take a step of training, and go `forward` from where it led."""
+        outer = self.observations.adjoint(self.residual, self.outer)
+        if self.double_scale is not None:
+            torch.mul(outer, self.double_scale, out=self.outer)
+        self.program.backward()
+        self.update()
+        self.forward(squared)
+
+
+class _Part:
+    """Some neighbouring lanes, advanced many steps before the next ones."""
+
+    def __init__(self, lanes: Lanes, where: slice) -> None:
+        self.lanes, self.where = lanes, where
+        self.steps = _Steps(lanes, where)
+        self.tensors = [t[where] for t in lanes.tensors]
+        self.backup = [torch.empty_like(t) for t in self.tensors]
+        self.scale = lanes.loss_scale[where].clone()
+        count, new = len(self.scale), lanes.params[0].new_empty
+        self.losses = new(LONGEST_BLOCK + 1, count)
         self.rows = [row.view(-1, 1, 1) for row in self.losses]
         self.present = new(count, 1, 1)
         """Sums of squared residuals of the present parameters, once ``fresh``."""
@@ -139,7 +162,7 @@ class _Part:
     def _run(self, steps: int) -> Tensor:
         """Take ``steps`` steps; the losses before each of them and after the last [steps + 1, R], in float64."""
         if not self.fresh:
-            self._forward(self.present)
+            self.steps.forward(self.present)
             self.fresh = True
         if steps and self.graphs is not None:
             self._replay(steps)
@@ -153,7 +176,7 @@ class _Part:
                 kept.copy_(tensor)
         self.rows[0].copy_(self.present)
         for row in self.rows[1 : steps + 1]:
-            self._step(row)
+            self.steps.step(row)
         self.present.copy_(self.rows[steps])
 
     def _replay(self, steps: int) -> None:
@@ -182,21 +205,6 @@ class _Part:
         """Undo the last block and take only ``steps`` steps of it."""
         for kept, tensor in zip(self.backup, self.tensors, strict=True):
             tensor.copy_(kept)
-        self._forward(self.present)
+        self.steps.forward(self.present)
         for _ in range(steps):
-            self._step(self.present)
-
-    def _forward(self, squared: Tensor) -> None:
-        """The residual of the present parameters, and its squared norm [R, 1, 1]."""
-        self.program.forward()
-        self.observations.residual(self.program.product, self.residual)
-        torch.bmm(*self.dot, out=squared)
-
-    def _step(self, squared: Tensor) -> None:
-        """One step of training, and `_forward` of where it led."""
-        outer = self.observations.adjoint(self.residual, self.outer)
-        if self.double_scale is not None:
-            torch.mul(outer, self.double_scale, out=self.outer)
-        self.program.backward()
-        self.update()
-        self._forward(squared)
+            self.steps.step(self.present)

@@ -34,19 +34,14 @@ def command(sweep: str, tracking_uri: str | None, address: str | None, force: bo
       orchestrate cancel
       orchestrate cancel 3f9a27c1 --address http://head:8265
     """
-    from orchestrator.cluster.jobs import Jobs, is_job_address, job_id
+    from orchestrator.cluster.jobs import Jobs, is_job_address
     from orchestrator.sweeps.resume import is_alive, job_of
     from orchestrator.tracking import layout
     from orchestrator.tracking.read.queries import find_sweep
     from orchestrator.tracking.store import open_existing
 
     if address is not None and is_job_address(address):
-        jobs = Jobs(address)
-        if not jobs.stop(job_id(sweep)):
-            raise UsageError(
-                f"{jobs.address} has no job {job_id(sweep)} that is running: with --address, the whole id of a sweep is needed"
-            )
-        click.echo(f"sweep {sweep} is asked to save its trials and to end: `orchestrate resume {sweep}` goes on with it")
+        _stop_job(address, sweep)
         return
     store = open_existing(tracking_uri)
     found = find_sweep(store, sweep)
@@ -76,6 +71,16 @@ def command(sweep: str, tracking_uri: str | None, address: str | None, force: bo
     click.echo(
         f"the process of sweep {found.sweep_id} is gone; it is marked as killed: `orchestrate resume {found.sweep_id}` goes on with it"
     )
+
+
+def _stop_job(address: str, sweep: str) -> None:
+    """Stop the job of a sweep, whether MLflow has heard of it or not."""
+    from orchestrator.cluster.jobs import Jobs, job_id
+
+    jobs = Jobs(address)
+    if not jobs.stop(job_id(sweep)):
+        raise UsageError(f"{jobs.address} has no job {job_id(sweep)} that is running: with --address, the whole id of a sweep is needed")
+    click.echo(f"sweep {sweep} is asked to save its trials and to end: `orchestrate resume {sweep}` goes on with it")
 
 
 def _has_ended(store: Store, sweep: SweepSummary) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,6 +14,18 @@ from workloads.engines.kernels.deep_matrix_key import cpu_key
 from workloads.engines.kernels.deep_matrix_source import deep_matrix_kernel
 from workloads.engines.kernels.launching import arguments, hyper, start_warp
 from workloads.engines.lanes import Lanes
+
+
+@dataclass(frozen=True)
+class _Tables:
+    """What a kernel works on [groups, entries, V], in the order of its arguments."""
+
+    weights: Tensor
+    state: Tensor
+    targets: Tensor
+    masks: Tensor
+    scratch: Tensor
+    hyper: Tensor
 
 
 class Groups:
@@ -35,20 +47,21 @@ class Groups:
             self.key = replace(self.key, lanes=1, threads=threads)
         width = self.key.lanes
         self.groups = -(-self.count // width)
-        self.weights = self._pack(torch.cat([p.flatten(1) for p in lanes.params], 1))
-        self.state = self._pack(self._state())
         targets, masks = (table.expand(self.count, -1) for table in lanes.observations.tables())
-        self.targets, self.masks = self._pack(targets), self._pack(masks)
-        # Ones in the padding, like those of parked lanes: a step size of lr / (0 + eps) has to stay finite there.
-        self.hyper = self._pack(hyper(lanes), fill=1.0)
+        self.tables = _Tables(
+            weights=self._pack(torch.cat([p.flatten(1) for p in lanes.params], 1)),
+            state=self._pack(self._state()),
+            targets=self._pack(targets),
+            masks=self._pack(masks),
+            scratch=self._table(max(1, self.key.workspace)),
+            # Ones in the padding, like those of parked lanes: a step size of lr / (0 + eps) has to stay finite there.
+            hyper=self._pack(hyper(lanes), fill=1.0),
+        )
         new = lanes.params[0].new_zeros
-        self.scratch = self._table(max(1, self.key.workspace))
         self.until, self.losses = new(self.groups, width), new(self.groups, width)
         self.steps = torch.zeros(self.groups, dtype=torch.int32, device=lanes.device)
         self.parked: NDArray[np.bool_] = np.zeros(self.count, dtype=np.bool_)
-        tables = [self.weights, self.state, self.targets, self.masks, self.scratch, self.hyper]
-        if threads:
-            tables = [table.permute(1, 0, 2) for table in tables]
+        tables = [table.permute(1, 0, 2) if threads else table for table in vars(self.tables).values()]
         tables += [self.until, self.steps, self.losses]
         device = wp.device_from_torch(lanes.device)
         self.command = wp.launch(deep_matrix_kernel(self.key), dim=self.groups, inputs=arguments(tables), device=device, record_cmd=True)
@@ -72,9 +85,9 @@ class Groups:
         """Put lanes that have ended at rest, where they converge at once and can no longer end their group's run."""
         for lane in np.flatnonzero(idle & ~self.parked):
             group, place = divmod(int(lane), self.key.lanes)
-            for table in (self.weights, self.state, self.targets, self.masks):
+            for table in (self.tables.weights, self.tables.state, self.tables.targets, self.tables.masks):
                 table[group, :, place] = 0.0
-            self.hyper[group, :, place] = 1.0
+            self.tables.hyper[group, :, place] = 1.0
         self.parked = self.parked | idle
 
     def _state(self) -> Tensor:
@@ -102,9 +115,9 @@ class Groups:
 
     def _unpack(self) -> None:
         """Bring the lanes' parameters and optimizer state up to date."""
-        self._spread(self.weights, self.lanes.params)
+        self._spread(self.tables.weights, self.lanes.params)
         if kept := self._kept():
-            self._spread(self.state, kept)
+            self._spread(self.tables.state, kept)
 
     def _spread(self, table: Tensor, tensors: list[Tensor]) -> None:
         rows = table.transpose(1, 2).reshape(self.groups * self.key.lanes, -1)[: self.count]
