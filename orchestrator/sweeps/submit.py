@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from orchestrator.tracking.store import Store
 
 
+WAITING = "another process on this machine is submitting to {0!r}: waiting for it to finish"
+
+
 @dataclass(frozen=True)
 class Summary:
     """How a sweep ended; what ``submit --json`` prints."""
@@ -79,8 +82,7 @@ def submit(grid: Grid, reporter: Reporter, options: Options | None = None, stop:
     storage = open_storage(options.storage)
     with ExitStack() as stack:
         cluster, workers, crews, store = stack.enter_context(connected(grid, recording, options, logged, stop))
-        waiting = f"another process on this machine is submitting to {grid.name!r}: waiting for it to finish"
-        stack.enter_context(experiment_lock(store.uri, grid.name, lambda: logged.note(waiting)))
+        stack.enter_context(experiment_lock(store.uri, grid.name, lambda: logged.note(WAITING.format(grid.name))))
         trials = {trial.trial_id: trial for trial in grid.trials}
         found = find(store, storage, grid.name, trials, record, options.fresh)
         missing = found.missing(trials)
@@ -98,21 +100,15 @@ def submit(grid: Grid, reporter: Reporter, options: Options | None = None, stop:
         with stop.listening(), watched(store, writer.parent_run_id, stop):
             run.go(folder.checkpointing(job.tag, options.every), stop)
         counts = _counts(state, found, len(missing))
-        known = {"trials": len(trials), "reused": len(found.reused)}
         measured = {"seconds": time.monotonic() - began, "idle_share": board.idle_share, "peak_memory_bytes": state.peak_bytes}
-        _close(writer, {**known, **counts}, measured, storage)
+        _close(writer, {"trials": len(trials), "reused": len(found.reused), **counts}, measured, storage)
         if not counts[Outcome.CANCELLED]:
             found.clear(trials)
             folder.remove()
+        known = {"trials": len(trials), "reused": len(found.reused)}
+        seconds = round(time.monotonic() - began, 3)
         return Summary(
-            sweep_id=writer.sweep_id,
-            experiment=grid.name,
-            trials=len(trials),
-            reused=len(found.reused),
-            seconds=round(time.monotonic() - began, 3),
-            tracking_uri=store.display,
-            parent_run_id=writer.parent_run_id,
-            **counts,
+            writer.sweep_id, grid.name, seconds=seconds, tracking_uri=store.display, parent_run_id=writer.parent_run_id, **known, **counts
         )
 
 

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    Dims = tuple[int, ...]
+    Files = Mapping[str, bytes]
     Matrix = NDArray[np.float64]
+    Rng = np.random.Generator
 
 INITS: Registry[Init] = Registry("init")
 Sign = Literal["positive", "negative"]
@@ -49,9 +52,7 @@ class Init(Kind):
         return iter(())
 
     @abstractmethod
-    def draw(
-        self, factorization: Factorization, shape: tuple[int, ...], rng: np.random.Generator, files: Mapping[str, bytes]
-    ) -> list[Matrix]:
+    def draw(self, factorization: Factorization, shape: Dims, rng: Rng, files: Files) -> list[Matrix]:
         """Return the factors, in the order of `Factorization.shapes`; ``files`` maps SHA-256 digests to the content of data files."""
 
     def factors(self, factorization: Factorization, shape: tuple[int, ...], seed: int, files: Mapping[str, bytes]) -> list[Matrix]:

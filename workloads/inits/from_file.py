@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from workloads.inits.base import Matrix
+    from workloads.inits.base import Dims, Files, Matrix, Rng
 
 
 class FromFile(Init):
@@ -39,13 +39,7 @@ class FromFile(Init):
         except DataError as error:
             yield "init.file", str(error)
 
-    def draw(
-        self,
-        factorization: Factorization,
-        shape: tuple[int, ...],
-        rng: np.random.Generator,
-        files: Mapping[str, bytes],
-    ) -> list[Matrix]:
+    def draw(self, factorization: Factorization, shape: Dims, rng: Rng, files: Files) -> list[Matrix]:
         return read_factors(self.file.path, files[self.file.digest], factorization.shapes(shape))
 
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from workloads.factorizations import Factorization
 from workloads.inits.base import Scaled
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from workloads.inits.base import Matrix
+    from workloads.inits.base import Dims, Files, Matrix, Rng
 
 
 class Gaussian(Scaled):
@@ -20,13 +17,7 @@ class Gaussian(Scaled):
     kind = "gaussian"
     independent = True
 
-    def draw(
-        self,
-        factorization: Factorization,
-        shape: tuple[int, ...],
-        rng: np.random.Generator,
-        files: Mapping[str, bytes],
-    ) -> list[Matrix]:
+    def draw(self, factorization: Factorization, shape: Dims, rng: Rng, files: Files) -> list[Matrix]:
         scale = self.factor_scale(factorization, shape)
         deviation = factorization.product_deviation(scale, shape) if self.balanced else None
         if deviation is not None:

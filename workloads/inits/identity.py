@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from workloads.factorizations import Factorization
 from workloads.inits.base import Scaled
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from workloads.inits.base import Matrix
+    from workloads.inits.base import Dims, Files, Matrix, Rng
 
 
 class Identity(Scaled):
@@ -19,13 +16,7 @@ class Identity(Scaled):
 
     kind = "identity"
 
-    def draw(
-        self,
-        factorization: Factorization,
-        shape: tuple[int, ...],
-        rng: np.random.Generator,
-        files: Mapping[str, bytes],
-    ) -> list[Matrix]:
+    def draw(self, factorization: Factorization, shape: Dims, rng: Rng, files: Files) -> list[Matrix]:
         import numpy as np
 
         scale = self.factor_scale(factorization, shape)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from workloads.factorizations import Factorization
@@ -10,9 +10,7 @@ from workloads.inits.base import Scaled
 from workloads.section import Conflict
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from workloads.inits.base import Matrix
+    from workloads.inits.base import Dims, Files, Matrix, Rng
 
 
 class Orthogonal(Scaled):
@@ -30,13 +28,7 @@ class Orthogonal(Scaled):
                     f"orthogonal is for matrices, which {other} of {factorization.kind} is not: use gaussian",
                 )
 
-    def draw(
-        self,
-        factorization: Factorization,
-        shape: tuple[int, ...],
-        rng: np.random.Generator,
-        files: Mapping[str, bytes],
-    ) -> list[Matrix]:
+    def draw(self, factorization: Factorization, shape: Dims, rng: Rng, files: Files) -> list[Matrix]:
         """See `Init.draw`. Uniformly distributed (Mezzadri 2007)."""
         import numpy as np
 

@@ -14,7 +14,9 @@ from workloads.problems.target import Target
 from workloads.section import LARGEST_SIZE, Conflict, FileRef, Seed, Shape
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
     from workloads.problems.data.files import ProblemFile
     from workloads.problems.data.observations import Observations
@@ -151,6 +153,16 @@ class Problem(Kind):
 
         Raises `workloads.arrays.DataError` for a bad file.
         """
+
+    def given(self, files: Mapping[str, bytes]) -> tuple[NDArray[np.float64] | None, ProblemFile | None]:
+        """Return the ground truth [D], where it is given or drawn, and what the data file says, if there is one."""
+        from workloads.problems.data.realized import draw_truth
+
+        if self.shape is None:
+            raise ValueError("the shape is filled in when the data file is read")
+        file = None if self.file is None else self.read(files[self.file.digest])
+        truth = file.truth if file is not None else None if self.target is None else draw_truth(self.target, self.shape, self.seed)
+        return None if truth is None else truth.reshape(self.size), file
 
     @classmethod
     @abstractmethod

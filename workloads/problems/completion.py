@@ -65,21 +65,15 @@ class Completion(Problem):
         """See `Problem.realize`. A larger ``observed`` contains the smaller."""
         import numpy as np
 
-        from workloads.problems.data.realized import ProblemData, draw_truth
+        from workloads.problems.data.realized import ProblemData
         from workloads.rng import Stream, generator
 
-        if self.shape is None:
-            raise ValueError("the shape is filled in when the data file is read")
-        truth = indices = values = None
-        if self.file is not None:
-            file = self.read(files[self.file.digest])
-            truth, indices, values = file.truth, file.indices, file.values
-        elif self.target is not None:
-            truth = draw_truth(self.target, self.shape, self.seed)
-        elif self.entries is not None:
+        flat, file = self.given(files)
+        indices, values = (None, None) if file is None else (file.indices, file.values)
+        assert self.shape is not None
+        if self.entries is not None:
             table = np.array(self.entries, dtype=np.float64)
             indices, values = table[:, :-1].astype(np.int64), table[:, -1]
-        flat = None if truth is None else truth.reshape(self.size)
         if indices is not None:
             where = np.ravel_multi_index(tuple(indices.T), self.shape)
         else:

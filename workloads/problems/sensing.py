@@ -28,18 +28,12 @@ class Sensing(Problem):
 
     def realize(self, files: Mapping[str, bytes]) -> ProblemData:
         """See `Problem.realize`. Measurements are drawn one after another, so that a larger ``observed`` contains the smaller."""
-        from workloads.problems.data.realized import ProblemData, draw_truth
+        from workloads.problems.data.realized import ProblemData
         from workloads.rng import Stream, generator
 
-        if self.shape is None:
-            raise ValueError("the shape is filled in when the data file is read")
-        truth = values = measurements = None
-        if self.file is not None:
-            file = self.read(files[self.file.digest])
-            truth, values, measurements = file.truth, file.values, file.measurements
-        elif self.target is not None:
-            truth = draw_truth(self.target, self.shape, self.seed)
-        flat = None if truth is None else truth.reshape(self.size)
+        flat, file = self.given(files)
+        measurements, values = (None, None) if file is None else (file.measurements, file.values)
+        assert self.shape is not None
         if measurements is None:
             count = self.observations()
             assert count is not None, "a drawn sensing problem says how many measurements it has"
