@@ -9,6 +9,8 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
+from platformdirs import user_state_path
+
 from orchestrator.errors import StorageUnavailable
 
 MAX_NAME = 200
@@ -33,9 +35,8 @@ def read_file(path: Path, limit: int) -> bytes:
 
 
 def state_folder() -> Path:
-    """Where this user's locks, and checkpoints of sweeps that are under way, are kept: never beside the user's files."""
-    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(home) / "orchestrate"
+    """Return where this user's locks, and checkpoints of sweeps that are under way, are kept: never beside the user's files."""
+    return user_state_path("orchestrate")
 
 
 def write_file(path: Path, content: bytes, *, durable: bool = False) -> None:

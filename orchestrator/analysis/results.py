@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from orchestrator.errors import UsageError
 from orchestrator.grid.expressions import OVER_TRACE, Expression
 from orchestrator.grid.questions import SEEDS
+from workloads.factorizations import FACTORIZATIONS
 from workloads.trial import KINDS
 
 if TYPE_CHECKING:
@@ -120,7 +121,8 @@ class Results:
 def distinguishing(runs: pd.DataFrame, keys: Sequence[str], given: Sequence[str] = ()) -> list[str]:
     """Those of ``keys`` that differ between runs and do not follow from others that do, or from the keys ``given``."""
     kept: list[str] = []
-    for key in sorted(keys, key=lambda key: key in _DERIVED):
+    derived = _derived()
+    for key in sorted(keys, key=lambda key: key in derived):
         others = [*given, *kept]
         values = runs[key]
         apart = runs.groupby(others, dropna=False)[key].nunique(dropna=False).max() if others else values.nunique(dropna=False)
@@ -129,8 +131,9 @@ def distinguishing(runs: pd.DataFrame, keys: Sequence[str], given: Sequence[str]
     return [key for key in keys if key in kept]
 
 
-_DERIVED = ("factorization.widths", "factorization.components")
-"""Keys that mostly follow from others."""
+def _derived() -> set[str]:
+    """Return the keys that mostly follow from others."""
+    return {f"factorization.{key}" for kind in FACTORIZATIONS.values() for key in kind.derived}
 
 
 def _is_measure(column: str) -> bool:

@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from platformdirs import user_cache_path
+
 from workloads.engines.rates import DEFAULTS, Rates
 
 if TYPE_CHECKING:
@@ -46,8 +48,7 @@ class Machine:
 
 def cache_file() -> Path:
     """Where measured rates are kept: ``orchestrate/rates.json`` in the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "orchestrate" / "rates.json"
+    return user_cache_path("orchestrate") / "rates.json"
 
 
 def known_rates(device: str = "cpu", name: str | None = None) -> Rates | None:

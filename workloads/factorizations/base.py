@@ -74,6 +74,8 @@ class Factorization(Kind):
     """True where the parameters are found by `solver` rather than by descent: an ``optimizer`` has no effect then."""
     stepping: ClassVar[Stepping] = Stepping()
     """The state that `solver` keeps."""
+    derived: ClassVar[tuple[str, ...]] = ()
+    """Keys whose defaults follow from the shape."""
 
     def shapes(self, shape: tuple[int, ...]) -> Mapping[str, tuple[int, ...]]:
         """Return the factors' shapes by name, for a matrix or tensor of ``shape``."""
@@ -103,7 +105,7 @@ class Factorization(Kind):
             yield "factorization", f"has {parameters:,} parameters, more than the {LARGEST_SIZE:,} that can be trained"
 
     def resolved(self, shape: tuple[int, ...]) -> dict[str, Any]:
-        """Return the keys whose defaults depend on the shape, with their values."""
+        """Return the keys that are `derived`, with their values."""
         return {}
 
     def identity(self, shape: tuple[int, ...]) -> dict[str, Any]:

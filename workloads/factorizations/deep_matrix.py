@@ -25,6 +25,7 @@ class DeepMatrix(Factorization):
     """W = W_L ... W_1 with L = ``depth`` factors; ``widths`` are the L - 1 hidden ones, from W_1's output to W_L's input."""
 
     kind = "deep_matrix"
+    derived = ("widths",)
 
     depth: Annotated[Count, Field(le=LARGEST_DEPTH)]
     widths: Counts | Count | None = None
