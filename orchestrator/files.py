@@ -18,7 +18,7 @@ MAX_NAME = 200
 
 
 def read_file(path: Path, limit: int) -> bytes:
-    """The content of a regular file of up to ``limit`` bytes.
+    """Return the content of a regular file of up to ``limit`` bytes.
 
     Raises `OSError` for all else: nobody may ever write to a pipe, and a device may never end.
     """
@@ -59,7 +59,7 @@ def write_file(path: Path, content: bytes, *, durable: bool = False) -> None:
 
 
 def file_name(title: str) -> str:
-    """A name for files and folders that are about something with a ``title``, an experiment say, which may hold anything."""
+    """Return a name for files and folders that are about something with a ``title``, an experiment say, which may hold anything."""
     name = re.sub(r"[^\w.-]+", "-", title)
     # File systems count bytes, 255 of them.
     return name.encode()[:MAX_NAME].decode(errors="ignore").strip(".-") or "unnamed"

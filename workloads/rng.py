@@ -18,7 +18,7 @@ class Stream(IntEnum):
 
 
 def generator(seed: int, stream: Stream, *parts: int) -> np.random.Generator:
-    """A counter-based generator (Philox; Salmon et al. 2011) on the CPU, whatever device the trial trains on.
+    """Return a counter-based generator (Philox; Salmon et al. 2011) on the CPU, whatever device the trial trains on.
 
     ``parts`` tell apart what one stream is drawn from several times.
     """

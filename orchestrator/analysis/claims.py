@@ -50,11 +50,11 @@ class Verdict:
 
     @property
     def broken(self) -> bool:
-        """Whether the claim is required and does not hold."""
+        """True if the claim is required and does not hold."""
         return self.required and not self.holds
 
     def as_json(self) -> dict[str, Any]:
-        """The verdict as plain data."""
+        """Return the verdict as plain data."""
         return asdict(self)
 
 
@@ -119,7 +119,7 @@ def _each(
     margins: NDArray[np.float64],
     shows: Callable[[int], str],
 ) -> _Finding:
-    """A claim about each trial, from the margin by which it holds in each row. Where that is not defined, a diverged trial breaks it."""
+    """Judge a claim about each trial by the margin with which it holds in each row. Where that is undefined, a diverged trial breaks it."""
     diverged = (results.runs["outcome"] == "diverged").to_numpy()[owners]
     undefined = np.isnan(margins)
     margins = np.where(undefined & diverged, -np.inf, margins)
@@ -155,12 +155,12 @@ class _Group:
     values: NDArray[np.float64]
 
     def nearest(self, value: float) -> int:
-        """The trial whose value is nearest."""
+        """Return the trial whose value is nearest."""
         return int(self.trials[np.argmin(np.abs(self.values - value))])
 
 
 def _groups(results: Results, trials: NDArray[np.intp], of: str, by: Sequence[str]) -> Iterator[_Group]:
-    """The trials by the values of some keys. A value that is not defined counts as infinite for trials that diverged, else not at all."""
+    """Yield the trials by the values of some keys. An undefined value counts as infinite for trials that diverged, else not at all."""
     values = np.asarray(results.values(of), dtype=np.float64)
     diverged = (results.runs["outcome"] == "diverged").to_numpy()
     values = np.where(np.isnan(values) & diverged, np.inf, values)

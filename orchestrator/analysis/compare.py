@@ -70,7 +70,7 @@ def compare(a: Results, b: Results, measures: Sequence[str] = (), by: Sequence[s
 
 
 def _single(runs: pd.DataFrame, key: str) -> tuple[bool, object]:
-    """Whether a key has one value in all of the runs, and which; a key that is not there has none."""
+    """Return whether a key has one value in all of the runs, and which; a key that is not there has none."""
     if key not in runs:
         return True, None
     values = runs[key].map(_key).unique()
@@ -78,13 +78,13 @@ def _single(runs: pd.DataFrame, key: str) -> tuple[bool, object]:
 
 
 def _tuples(runs: pd.DataFrame, keys: Sequence[str]) -> pd.Series[Any]:
-    """The values of some keys of each run, as one value that can be compared."""
+    """Return the values of some keys of each run, as one value that can be compared."""
     rows = [tuple(map(_key, row)) for row in zip(*(runs[key] for key in keys), strict=True)] if keys else [()] * len(runs)
     return pd.Series(rows, index=runs.index, dtype=object)
 
 
 def _key(value: object) -> object:
-    """A value that can be compared: what is missing is equal to what is missing."""
+    """Return a value that can be compared: what is missing is equal to what is missing."""
     return None if pd.isna(value) else value  # type: ignore[call-overload]
 
 
@@ -133,7 +133,7 @@ def _row(one: pd.DataFrame, other: pd.DataFrame, name: str) -> dict[str, object]
 
 
 def _paired(one: pd.DataFrame, other: pd.DataFrame, name: str) -> NDArray[np.float64] | None:
-    """The differences [N] between trials of the same seed, if every trial has one such counterpart."""
+    """Return the differences [N] between trials of the same seed, if every trial has one such counterpart."""
     sides = [side.set_index(["_match", "_seed"])[name].astype(np.float64) for side in (one, other)]
     if any(side.index.has_duplicates for side in sides) or set(sides[0].index) != set(sides[1].index):
         return None
@@ -142,7 +142,7 @@ def _paired(one: pd.DataFrame, other: pd.DataFrame, name: str) -> NDArray[np.flo
 
 
 def draw_comparison(found: Comparison) -> alt.TopLevelMixin:
-    """A panel a measure: for each group of trials the median difference B - A with its interval, black where it leaves out zero."""
+    """Return a panel a measure: for each group of trials the median difference B - A with its interval, black where it leaves out zero."""
     table = found.table
     if not len(table):
         raise NothingToDraw("no measure is finite in both sweeps")

@@ -32,7 +32,7 @@ PANELS: Mapping[str, Callable[[Any, Results, NDArray[np.intp]], Iterator[Any]]] 
 
 
 def draw(figure: Figure, results: Results) -> alt.TopLevelMixin:
-    """The chart of ``figure`` for trials that have ended. Raises `NothingToDraw`, and `UsageError` for a column that is not there."""
+    """Return the chart of ``figure`` for trials that have ended. Raises `NothingToDraw`, and `UsageError` for an unknown column."""
     trials = results.chosen(figure.where)
     if not len(trials):
         raise NothingToDraw("no trial is concerned")
@@ -52,7 +52,7 @@ def draw(figure: Figure, results: Results) -> alt.TopLevelMixin:
 
 
 def rendered(chart: alt.TopLevelMixin, formats: Collection[str] = FORMATS) -> dict[str, bytes]:
-    """A chart in each of ``formats``. The HTML holds all that it needs."""
+    """Return a chart in each of ``formats``. The HTML holds all that it needs."""
     # Checking against the schema of Vega-Lite is for charts that people write, and takes longer than drawing.
     spec = chart.to_dict(validate=False)
     files: dict[str, bytes] = {}
@@ -69,7 +69,7 @@ def rendered(chart: alt.TopLevelMixin, formats: Collection[str] = FORMATS) -> di
 
 
 def _page(spec: dict[str, Any]) -> str:
-    """A page that draws ``spec``. A title in it from elsewhere must not end the script and begin one of its own."""
+    """Return a page that draws ``spec``. A title in it from elsewhere must not end the script and begin one of its own."""
     empty = '{"mark":"point"}'
     head, _, tail = vl_convert.vegalite_to_html(json.loads(empty), bundle=True).rpartition(empty)
     written = json.dumps(spec).replace("<", "\\u003c")

@@ -40,12 +40,12 @@ class Report:
 
     @property
     def sound(self) -> bool:
-        """Whether all figures could be drawn and no required claim is broken."""
+        """True if all figures could be drawn and no required claim is broken."""
         return not self.undrawn and not any(verdict.broken for verdict in self.verdicts)
 
 
 def questions_of(store: Store, sweep: SweepSummary) -> tuple[dict[str, Figure], dict[str, Claim]]:
-    """The figures and claims of the grid that a sweep was submitted with."""
+    """Return the figures and claims of the grid that a sweep was submitted with."""
     return parse_questions(store.read(sweep.parent_run_id, layout.GRID_FILE).decode(), layout.GRID_FILE)
 
 

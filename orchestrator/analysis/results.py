@@ -37,7 +37,7 @@ class Results:
 
     @classmethod
     def load(cls, store: Store, sweeps: Sequence[SweepSummary]) -> Results:
-        """The trials of ``sweeps``, each once, reused ones included; their traces, too."""
+        """Return the trials of ``sweeps``, each once, reused ones included; their traces, too."""
         from orchestrator.tracking.read.tables import load_history, load_runs
 
         tables = [load_runs(store, sweep).assign(sweep=sweep.sweep_id) for sweep in sweeps]
@@ -69,7 +69,7 @@ class Results:
         return known
 
     def chosen(self, where: str | None) -> NDArray[np.intp]:
-        """The rows of the trials that have ended and meet a condition."""
+        """Return the rows of the trials that have ended and meet a condition."""
         ended = self.runs["outcome"].notna().to_numpy()
         return np.flatnonzero(ended & self.condition(where)) if where else np.flatnonzero(ended)
 
@@ -79,11 +79,11 @@ class Results:
         return met
 
     def values(self, text: str) -> NDArray[Any]:
-        """An expression once a trial [R]: keys of the spec, and measures at the end."""
+        """Return an expression once a trial [R]: keys of the spec, and measures at the end."""
         return np.broadcast_to(Expression(text).evaluate(_Runs(self)), len(self))
 
     def traced(self, text: str) -> NDArray[Any]:
-        """An expression at every recorded step [K]; keys of the spec are those of the step's trial."""
+        """Return an expression at every recorded step [K]; keys of the spec are those of the step's trial."""
         return np.broadcast_to(Expression(text).evaluate(_Rows(self)), len(self.history))
 
     def margins(self, text: str, traced: bool) -> NDArray[np.float64]:
@@ -93,7 +93,7 @@ class Results:
         return margins
 
     def rows(self, trials: NDArray[np.intp], when: str | None) -> NDArray[np.intp]:
-        """The recorded steps of some trials, those at which a condition holds."""
+        """Return the recorded steps of some trials, those at which a condition holds."""
         keep = np.zeros(len(self), dtype=np.bool_)
         keep[trials] = True
         history = self.history
@@ -113,7 +113,7 @@ class Results:
         return [column for column in self.runs.columns if pd.api.types.is_float_dtype(self.runs[column]) and _is_measure(column)]
 
     def varying(self, trials: NDArray[np.intp], without: Sequence[str] = ()) -> list[str]:
-        """The keys of the spec that tell some trials apart, besides seeds and the keys ``without``."""
+        """Return the keys of the spec that tell some trials apart, besides seeds and the keys ``without``."""
         left_out = {*SEEDS, *without}
         return distinguishing(self.runs.iloc[trials], [key for key in self.keys if key not in left_out], without)
 
@@ -189,7 +189,7 @@ def _missing(name: str, frame: pd.DataFrame) -> UsageError:
 
 
 def plain(column: pd.Series[Any]) -> NDArray[Any]:
-    """A column as an array: numbers as float64 with NaN for what is missing, booleans where none is missing, else objects."""
+    """Return a column as an array: numbers as float64 with NaN for what is missing, booleans where none is missing, else objects."""
     if pd.api.types.is_bool_dtype(column.dtype) and not column.isna().any():
         return column.to_numpy(dtype=np.bool_)
     if pd.api.types.is_numeric_dtype(column.dtype):

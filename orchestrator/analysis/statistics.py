@@ -26,12 +26,12 @@ class Estimate:
 
     @property
     def clear(self) -> bool:
-        """Whether the interval leaves out zero."""
+        """True if the interval leaves out zero."""
         return self.low > 0 or self.high < 0
 
 
 def difference(one: NDArray[np.float64], other: NDArray[np.float64], statistic: str, confidence: float) -> Estimate:
-    """A statistic of ``one`` [N] less that of ``other`` [M]: percentile bootstrap, both sides resampled (Efron 1979).
+    """Return a statistic of ``one`` [N] less that of ``other`` [M]: percentile bootstrap, both sides resampled (Efron 1979).
 
     The same numbers give the same interval: the resampling has a seed.
     """
@@ -44,7 +44,7 @@ def difference(one: NDArray[np.float64], other: NDArray[np.float64], statistic: 
 
 
 def typical(values: NDArray[np.float64], statistic: str, confidence: float) -> Estimate:
-    """A statistic of ``values`` [N] with its percentile bootstrap interval."""
+    """Return a statistic of ``values`` [N] with its percentile bootstrap interval."""
     return _interval((values,), _AXIS[statistic], confidence)
 
 

@@ -55,7 +55,7 @@ def storage_option(command: Command) -> Command:
 
 
 def running_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """What commands that run trials share, as one `orchestrator.sweeps.submit.Options` by the name of ``options``, and ``--detach``."""
+    """Return what commands that run trials share, as one `orchestrator.options.Options` called ``options``, and ``--detach``."""
 
     @functools.wraps(command)
     def run(address: str | None, **rest: Any) -> Any:

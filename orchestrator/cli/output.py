@@ -28,7 +28,7 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, empty: 
 
 
 def counts_text(sweep: SweepSummary) -> str:
-    """The trials by outcome, as far as they have one."""
+    """Return the trials by outcome, as far as they have one."""
     parts = [f"{count} {outcome}" for outcome, count in sweep.counts.items() if count]
     if sweep.reused:
         parts.append(f"{sweep.reused} reused")
@@ -41,5 +41,5 @@ def started_text(seconds: float) -> str:
 
 
 def summary_json(sweep: SweepSummary) -> dict[str, Any]:
-    """A sweep as plain data."""
+    """Return a sweep as plain data."""
     return {key: value for key, value in asdict(sweep).items() if key != "tags"}

@@ -23,7 +23,7 @@ LINE_SECONDS = 10.0
 
 @contextmanager
 def reporter_for(as_json: bool) -> Iterator[Reporter]:
-    """A live display if standard error is a terminal, else plain lines; on standard error if standard output belongs to JSON."""
+    """Provide a live display if standard error is a terminal, else plain lines; on standard error if standard output belongs to JSON."""
     if sys.stderr.isatty() and sys.stdout.isatty():
         with _live() as progress:
             yield _Live(progress)
@@ -78,7 +78,7 @@ class _Lines:
 
 
 def fraction(state: State) -> float:
-    """The share of the sweep's trial-steps that is done or turned out not to be needed; of its trials, where steps are not bounded."""
+    """Return the share of the sweep's trial-steps that is done or not needed after all; of its trials, where steps are not bounded."""
     if state.budget:
         return min(1.0, (state.steps + state.settled_steps) / state.budget)
     return state.finished / max(state.trials - state.reused, 1)

@@ -14,7 +14,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @contextmanager
 def stoppable() -> Iterator[StopRequest]:
-    """What the signals that end a process have to say to a sweep. A signal that was ignored before, as ``nohup`` does, still is."""
+    """Provide what the signals that end a process have to say to a sweep. A signal that was ignored before, as ``nohup`` does, still is."""
     stop = StopRequest()
 
     def handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001

@@ -30,7 +30,7 @@ def print_verdicts(verdicts: Sequence[Verdict], *, err: bool = False) -> None:
 
 
 def print_figures(files: Sequence[Path], undrawn: Mapping[str, str], *, err: bool = False) -> None:
-    """A line a figure: where it is, and in which formats."""
+    """Return a line a figure: where it is, and in which formats."""
     names: dict[Path, list[str]] = {}
     for path in files:
         names.setdefault(path.with_suffix(""), []).append(path.suffix[1:])
@@ -42,6 +42,6 @@ def print_figures(files: Sequence[Path], undrawn: Mapping[str, str], *, err: boo
 
 
 def print_pending(count: int) -> None:
-    """That some trials are not in what was drawn or checked."""
+    """Say that some trials are not in what was drawn or checked."""
     if count:
         click.echo(f"{count} trial{'s have' if count != 1 else ' has'} not ended and {'are' if count != 1 else 'is'} left out", err=True)

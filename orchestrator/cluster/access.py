@@ -1,4 +1,4 @@
-"""Whether a cluster's head lets us in, asked before Ray does, which tries for long and says little of tokens and certificates."""
+"""Return whether a cluster's head lets us in, asked before Ray does, which tries for long and says little of tokens and certificates."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _running() -> str:
 
 
 def _certificates() -> list[bytes] | None:
-    """What Ray is told to encrypt with; ``None`` if it is not to."""
+    """Return what Ray is told to encrypt with; ``None`` if it is not to."""
     if os.environ.get("RAY_USE_TLS", "0").lower() not in ("1", "true"):
         return None
     found = []
@@ -70,7 +70,7 @@ def _certificates() -> list[bytes] | None:
 
 
 def _refusal(address: str, certificates: list[bytes] | None) -> str:
-    """What to do about a head that does not let us in; empty if it does."""
+    """Return what to do about a head that does not let us in; empty if it does."""
     # What it would log is what is said here in a line.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     import grpc

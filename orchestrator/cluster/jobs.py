@@ -36,12 +36,12 @@ ENDED = frozenset({"STOPPED", "SUCCEEDED", "FAILED"})
 
 
 def is_job_address(address: str | None) -> bool:
-    """Whether jobs are sent to ``address``: ``http://head:8265``, or ``ray://head:10001``, whose own protocol cannot carry a sweep."""
+    """Return whether jobs are sent to ``address``: ``http://head:8265``, or ``ray://head:10001``, which itself cannot carry a sweep."""
     return address is not None and address.startswith(("http://", "https://", "ray://"))
 
 
 def job_id(sweep_id: str) -> str:
-    """The job of a sweep."""
+    """Return the job of a sweep."""
     return f"orchestrate-{sweep_id}"
 
 
@@ -68,11 +68,11 @@ class Order:
 
     @classmethod
     def read(cls, folder: Path) -> Order:
-        """The order of the job in whose folder we are."""
+        """Return the order of the job in whose folder we are."""
         return cls(**json.loads((folder / JOB_FILE).read_text()))
 
     def grid(self, folder: Path) -> Grid:
-        """The grid that is to be run."""
+        """Return the grid that is to be run."""
         from orchestrator.grid import parse_grid
 
         contents = {name: (lambda digest=digest: (folder / "files" / digest).read_bytes()) for name, digest in self.files.items()}
@@ -134,12 +134,12 @@ class Jobs:
                 raise
 
     def message(self, job: str) -> str:
-        """What Ray says of a job."""
+        """Return what Ray says of a job."""
         with _explained(self.address):
             return str(self._client.get_job_info(job).message or "")
 
     def exit_code(self, job: str) -> int | None:
-        """The exit code of a job that has ended by itself."""
+        """Return the exit code of a job that has ended by itself."""
         with _explained(self.address):
             code: int | None = self._client.get_job_info(job).driver_exit_code
             return code
@@ -150,7 +150,7 @@ class Jobs:
             return str(self._client.get_job_logs(job))
 
     def follow(self, job: str) -> Iterator[str]:
-        """What a job says, line by line, from its beginning until it ends."""
+        """Yield what a job says, line by line, from its beginning until it ends."""
         shown = ""
         while True:
             with _explained(self.address):
@@ -176,7 +176,7 @@ class Jobs:
 
 
 def order_for(grid: Grid, options: Options, sweep_id: str, as_json: bool) -> Order:
-    """What to send for a sweep. Raises `UsageError` for a store or storage that a cluster cannot reach."""
+    """Return what to send for a sweep. Raises `UsageError` for a store or storage that a cluster cannot reach."""
     uri = options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
     if uri is not None and not is_http(uri) and ("://" not in uri or sqlite_path(resolve(uri)) is not None or uri.startswith("file:")):
         raise UsageError(

@@ -34,7 +34,7 @@ class WorkerName:
 
     @classmethod
     def parse(cls, name: str) -> WorkerName | None:
-        """What a name says; ``None`` if it is of another form, as another version may write it."""
+        """Return what a name says; ``None`` if it is of another form, as another version may write it."""
         try:
             driver, cpus, gpus, number = name.split()
             return cls(driver, Allotment(float(cpus), float(gpus)), int(number))
@@ -64,7 +64,7 @@ class Change:
 def changes(
     driver: str, staff: Mapping[Allotment, Staff], others: Sequence[WorkerName], cpus: float, gpus: float, waiting: int
 ) -> dict[Allotment, Change]:
-    """What a driver is to do about its workers, with so many packs ``waiting``, on a cluster of so many ``cpus`` and ``gpus``."""
+    """Return what a driver is to do about its workers, with so many packs ``waiting``, on a cluster of so many ``cpus`` and ``gpus``."""
     own = Counter({kind: s.up - s.idle + (s.coming if waiting else 0) for kind, s in staff.items()})
     allowed, free = _fair(driver, own, others, cpus, gpus)
     claimed = [*(claim.allotment for claim in others), *(kind for kind, s in staff.items() for _ in range(s.up + s.coming))]

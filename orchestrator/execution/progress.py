@@ -42,7 +42,7 @@ class Reporter(Protocol):
         """Something worth a line."""
 
     def update(self, state: State) -> None:
-        """Called several times a second while packs run."""
+        """Take note of how far a sweep is; called several times a second while packs run."""
 
 
 class Logged:

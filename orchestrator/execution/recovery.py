@@ -39,17 +39,17 @@ class Recovery:
         self._trouble = ""
 
     def saved(self, pack: Pack, event: Saved) -> str | None:
-        """A checkpoint was made. Returns what a person should know."""
+        """Take note of a checkpoint. Returns what a person should know."""
         self._saved.add(pack.key)
         return None if event.content is None else self._save(pack.key, event.content)
 
     def handed_over(self, pack: Pack) -> str | None:
-        """A pack was made of what another one gave up, whose next checkpoint will not have it any more."""
+        """Take note of a pack made of what another one gave up, whose next checkpoint will not have it any more."""
         states = [trial for trial in pack.trials if isinstance(trial, Paused)]
         return self._keep(pack.key, states) if any(state.seconds > WORTH_KEEPING for state in states) else None
 
     def ended(self, pack: Pack) -> None:
-        """A pack has come to its end: what there is of it is durable elsewhere."""
+        """Take note that a pack has come to its end: what there is of it is durable elsewhere."""
         if pack.key in self._saved:
             self._saved.discard(pack.key)
             # One that stays is no harm: its trials are further elsewhere, or finished.
@@ -81,7 +81,7 @@ class Recovery:
         return [], f"{event.cause.value}: {len(trials)} trials are tried {how}, {where}"
 
     def _standing(self, pack: Pack, event: Lost) -> tuple[list[Trial], bool]:
-        """The trials that were lost as their last checkpoint has them, and whether the pack had come further than it was."""
+        """Return the trials that were lost as their last checkpoint has them, and whether the pack had come further than it was."""
         states = {trial.trial_id: trial for trial in event.left.values() if isinstance(trial, Paused)}
         before = {key: state.step for key, state in states.items()}
         # Of a storage that cannot be read: they begin anew, or from where they were when this pack began.

@@ -50,7 +50,7 @@ class Board(Generic[WorkerT]):
 
     @property
     def done(self) -> bool:
-        """Whether nothing waits and nobody works."""
+        """True if nothing waits and nobody works."""
         return not self._waiting and not self._running
 
     @property
@@ -72,11 +72,11 @@ class Board(Generic[WorkerT]):
         return max(0.0, 1 - self._busy / span) if span > 0 else 0.0
 
     def joined(self, worker: WorkerT) -> None:
-        """A worker can be given packs from now on; its time counts from the first pack on."""
+        """Let a worker be given packs from now on; its time counts from the first pack on."""
         self._workers.add(worker)
 
     def take(self, worker: WorkerT, device: str) -> Pack | None:
-        """The next pack for an idle worker on ``device``: one planned for it, else, for a GPU, any. The worker is busy from now on."""
+        """Return the next pack for an idle worker on ``device``: one planned for it or, for a GPU, any. The worker is busy from now on."""
         now = self._clock()
         able = [n for n, (pack, begins) in enumerate(self._waiting) if _suits(pack, device) and begins <= now]
         if not able:
@@ -116,7 +116,7 @@ class Board(Generic[WorkerT]):
         return None
 
     def ended(self, worker: WorkerT) -> Mapping[str, Trial]:
-        """A worker is through with its pack, or is gone; the trials that it had and that have not come out."""
+        """Take note that a worker is through with its pack, or gone. Returns the trials that it had and that have not come out."""
         share = self._running.pop(worker)
         now = self._clock()
         self._busy += now - share.began
@@ -124,11 +124,11 @@ class Board(Generic[WorkerT]):
         return share.left
 
     def left(self, worker: WorkerT) -> None:
-        """A worker is gone for good."""
+        """Take note that a worker is gone for good."""
         self._workers.discard(worker)
 
     def donors(self, idle: Sequence[str]) -> list[WorkerT]:
-        """The workers to ask for half of what they have: those with most left, one for each worker that is idle on one of the devices."""
+        """Return the workers to ask for half of what they have: those with most left, one for each that is idle on one of the devices."""
         now = self._clock()
         missing = len(idle) - sum(share.asked for share in self._running.values())
         able = [
@@ -143,7 +143,7 @@ class Board(Generic[WorkerT]):
 
 
 def _suits(pack: Pack, device: str) -> bool:
-    """Whether a worker on ``device`` may take ``pack``: a GPU takes any, a core nothing that was planned for a GPU."""
+    """Return whether a worker on ``device`` may take ``pack``: a GPU takes any, a core nothing that was planned for a GPU."""
     return device in (pack.device, "cuda")
 
 

@@ -112,11 +112,11 @@ class Worker:
         torch.set_num_threads(self.threads)
 
     def _signed(self, event: Finished, engine: str) -> Finished:
-        """The event with what it was computed by and on, and the most memory that took."""
+        """Return the event with what it was computed by and on, and the most memory that took."""
         return replace(event, engine=engine, device=self.machine.name, peak_bytes=self._peak())
 
     def _peak(self) -> int:
-        """The most memory in use so far: of the GPU, or of this process."""
+        """Return the most memory in use so far: of the GPU, or of this process."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated()
         # In bytes on macOS, in KiB elsewhere.
@@ -135,7 +135,7 @@ class _Checkpointer:
         self._trouble = ""
 
     def due(self) -> bool:
-        """Whether it is time for a checkpoint; its cost counts from here."""
+        """Return whether it is time for a checkpoint; its cost counts from here."""
         self._began = time.monotonic()
         return self._began >= self._pace.due
 

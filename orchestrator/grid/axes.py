@@ -38,7 +38,7 @@ class Axis:
         return {a.key: a.path for point in self.points for a in point}
 
     def without(self, prefix: str) -> Axis | None:
-        """The axis without ``prefix`` and the keys below it; ``None`` if it sets nothing else."""
+        """Return the axis without ``prefix`` and the keys below it; ``None`` if it sets nothing else."""
         points = tuple(tuple(a for a in point if not _below(a.key, prefix)) for point in self.points)
         return Axis(self.name, points) if any(points) else None
 
@@ -48,7 +48,7 @@ def _below(key: str, prefix: str) -> bool:
 
 
 def _upward(key: str) -> Iterator[str]:
-    """A dotted key, and those of the sections that it is in."""
+    """Yield a dotted key, and those of the sections that it is in."""
     while key:
         yield key
         key = key.rpartition(".")[0]
@@ -231,19 +231,19 @@ class AxisReader:
 
 
 def is_number(value: object, whole: bool = False) -> bool:
-    """Whether ``value`` is a finite number, and a whole one if asked."""
+    """Return whether ``value`` is a finite number, and a whole one if asked."""
     return (
         isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and (not whole or float(value).is_integer())
     )
 
 
 def is_count(value: object, least: int) -> bool:
-    """Whether ``value`` is a whole number of at least ``least``."""
+    """Return whether ``value`` is a whole number of at least ``least``."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def shown(value: object) -> str:
-    """A value as a message quotes it: as YAML would write it, and short."""
+    """Return a value as a message quotes it: as YAML would write it, and short."""
     if value is None:
         return "nothing"
     text = str(value).lower() if isinstance(value, bool) else _SHORT.repr(value)

@@ -102,7 +102,7 @@ class Expander:
         return tuple(out)
 
     def varying(self) -> tuple[str, ...]:
-        """The keys that differ between trials."""
+        """Return the keys that differ between trials."""
         return tuple(key for axis in self.axes if len(axis.points) > 1 for key in axis.keys)
 
     def _spec(self, indices: tuple[int, ...]) -> TrialSpec | None:
@@ -127,7 +127,7 @@ class Expander:
         return self._sections[key]
 
     def _without_nulls(self, given: Sequence[Assignment]) -> list[Assignment]:
-        """What is left when each null has taken away what was set before it: its key, or all keys of its section."""
+        """Return what is left when each null has taken away what was set before it: its key, or all keys of its section."""
         left: list[Assignment] = []
         for assignment in given:
             if assignment.value is not None:
@@ -159,7 +159,7 @@ class Expander:
         return section
 
     def _check(self, parts: Mapping[str, Any], indices: tuple[int, ...]) -> bool:
-        """Whether the parts go together; what does not is reported at the key's own place."""
+        """Return whether the parts go together; what does not is reported at the key's own place."""
         sections = (parts[name] for name in ("problem", "factorization", "init", "optimizer", "stop"))
         found = list(conflicts(*sections, dtype=parts["dtype"] or "float64"))
         if not found and parts["init"] is not None:
@@ -201,7 +201,7 @@ class Expander:
 
 
 def _value(spec: TrialSpec, dotted: str) -> Any:
-    """The value of a dotted key in a spec; ``None`` where this trial has no such key."""
+    """Return the value of a dotted key in a spec; ``None`` where this trial has no such key."""
     value: Any = spec
     for name in dotted.split("."):
         # Only what a grid can set: sections have methods and properties, too.

@@ -76,13 +76,13 @@ class Expression:
 
     @property
     def is_condition(self) -> bool:
-        """Whether the value is true or false, as far as can be told without data: a comparison, or a combination of such."""
+        """True if the value is true or false, as far as can be told without data: a comparison, or a combination of such."""
         return isinstance(self._parsed.tree, ast.Compare | ast.BoolOp) or (
             isinstance(self._parsed.tree, ast.UnaryOp) and isinstance(self._parsed.tree.op, ast.Not)
         )
 
     def evaluate(self, columns: Mapping[str, Any]) -> Any:
-        """The value for ``columns``, arrays [K] by name: an array [K], or a single value if it needs no column.
+        """Return the value for ``columns``, arrays [K] by name: an array [K], or a single value if it needs no column.
 
         Where something is undefined (the logarithm of a negative number, a missing value) it is NaN, and comparisons with it are false.
         """
@@ -165,7 +165,7 @@ def _compare(op: ast.cmpop, left: Any, right: Any) -> Any:
 
 
 def _truth(value: Any) -> Any:
-    """True or false; a missing value (NaN) is neither and counts as false."""
+    """Return true or false; a missing value (NaN) is neither and counts as false."""
     import numpy as np
 
     array = np.asarray(value)
@@ -173,7 +173,7 @@ def _truth(value: Any) -> Any:
 
 
 def _number(value: Any) -> Any:
-    """A value fit for arithmetic: text is not a number."""
+    """Return a value fit for arithmetic: text is not a number."""
     import numpy as np
 
     array = np.asarray(value)
@@ -237,7 +237,7 @@ def _parse(text: str) -> _Parsed:
 
 
 def _placeholder(column: str, columns: dict[str, str]) -> str:
-    """A name that Python can read for a column whose name it cannot."""
+    """Return a name that Python can read for a column whose name it cannot."""
     for known, meant in columns.items():
         if meant == column:
             return known
@@ -273,7 +273,7 @@ def _check(node: ast.expr, depth: int) -> None:
 
 
 def _compared(node: ast.Compare) -> list[ast.expr]:
-    """What a comparison compares; lists only after ``in``, and nothing after them."""
+    """Return what a comparison compares; lists only after ``in``, and nothing after them."""
     if any(isinstance(side, ast.List | ast.Tuple) for side in (node.left, *node.comparators[:-1])):
         raise ExpressionError("compares a list: lists come last, and after in, such as factorization.depth in [2, 3]")
     for op, right in zip(node.ops, node.comparators, strict=True):

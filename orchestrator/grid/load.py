@@ -110,7 +110,7 @@ def parse_grid(
 
 
 def load_questions(path: str | Path) -> tuple[dict[str, Figure], dict[str, Claim]]:
-    """The figures and claims of a grid file, without its trials. Raises `GridError` with everything that is wrong with them."""
+    """Return the figures and claims of a grid file, without its trials. Raises `GridError` with everything that is wrong with them."""
     return parse_questions(_read(Path(path)), str(path))
 
 

@@ -77,7 +77,7 @@ _EXPRESSIONS = ("where", "when", "x", "y", "color", "shape", "facet", "curves", 
 
 
 def is_pattern(name: str) -> bool:
-    """Whether an item of ``y`` stands for several columns: ``sv_*``."""
+    """Return whether an item of ``y`` stands for several columns: ``sv_*``."""
     return name.endswith("_*")
 
 
@@ -89,7 +89,7 @@ SEEDS = ("seed", "problem.seed")
 
 
 def columns_of(specs: Iterable[TrialSpec], names: Collection[str]) -> tuple[set[str], set[str]]:
-    """The columns of the traces, and those of the table of trials, of a sweep that records the measures ``names``."""
+    """Return the columns of the traces, and those of the table of trials, of a sweep that records the measures ``names``."""
     trace, seen, keys = {"step", "loss"}, set(), set()
     for spec in specs:
         kind = (id(spec.problem), id(spec.factorization), id(spec.init), id(spec.optimizer), id(spec.stop))
@@ -122,7 +122,7 @@ def unknown_names(question: Question, trace: Collection[str], runs: Collection[s
 
 
 def read_questions(top: str, kinds: Mapping[str, type[Asked]], data: Mapping[str, Any], mistakes: list[Mistake]) -> dict[str, Asked]:
-    """The figures or claims of a grid by name; mistakes go to ``mistakes``."""
+    """Return the figures or claims of a grid by name; mistakes go to ``mistakes``."""
     listed = data.get(top) or {}
     if not isinstance(listed, Mapping):
         mistakes.append(Mistake((top,), top, f"must be a mapping from names to {top}, not {shown(listed)}"))

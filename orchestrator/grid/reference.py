@@ -44,7 +44,7 @@ def fill(page: str) -> str:
 
 
 def _kinds(part: str, kinds: Mapping[str, type[Section]], base: type[Section] | None = None) -> Iterator[str]:
-    """A row a kind; the keys of their common ``base`` in a sentence before."""
+    """Yield a row a kind; the keys of their common ``base`` in a sentence before."""
     common = {"kind"} | (set(base.model_fields) if base else set())
     if base is not None:
         yield f"{_summary(base)} All kinds take {', '.join(_key(*field) for field in _properties(base) if field[0] != 'kind')}."

@@ -77,7 +77,7 @@ def _definitions(leaves: dict[str, Any]) -> dict[str, Any]:
 
 
 def _named(kinds: Mapping[str, type[Question]]) -> dict[str, Any]:
-    """A mapping from names to one of several kinds of questions."""
+    """Return a mapping from names to one of several kinds of questions."""
     options = []
     for kind, model in kinds.items():
         schema = inlined(model)
@@ -97,7 +97,7 @@ def _or_single(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _leaves() -> dict[str, Any]:
-    """A schema for every part of a spec, and for every dotted key below it."""
+    """Return a schema for every part of a spec, and for every dotted key below it."""
     out: dict[str, Any] = {part: scalar_type(part).json_schema() for part in SCALARS}
     models: dict[str, list[type[Section]]] = {part: list(kinds.values()) for part, kinds in KINDS.items()}
     models["stop"] = [Stop]
@@ -125,7 +125,7 @@ def _either(key: str, found: list[Any]) -> Any:
 
 
 def inlined(model: type[Section]) -> dict[str, Any]:
-    """A model's own schema with its inner models written in place and its titles and nulls taken out."""
+    """Return a model's own schema with its inner models written in place and its titles and nulls taken out."""
     schema = model.model_json_schema(ref_template="{model}")
     inner = schema.pop("$defs", {})
     inner["FileRef"] = {"type": "string"}

@@ -49,7 +49,7 @@ def scalar_type(part: str) -> TypeAdapter[Any]:
 
 
 def build_scalar(part: str, given: Sequence[Assignment], mistakes: list[Mistake]) -> Any:
-    """The value of ``loss``, ``dtype`` or ``seed``, or ``None`` after a mistake."""
+    """Return the value of ``loss``, ``dtype`` or ``seed``, or ``None`` after a mistake."""
     assignment = given[-1]
     if assignment.key != part:
         mistakes.append(Mistake(assignment.path, assignment.key, f"{part} is a single value, not a mapping"))
@@ -63,7 +63,7 @@ def build_scalar(part: str, given: Sequence[Assignment], mistakes: list[Mistake]
 
 
 def build_section(part: str, given: Sequence[Assignment], mistakes: list[Mistake]) -> Section | None:
-    """A section from its assignments, or ``None`` after a mistake. Later assignments of a key win."""
+    """Return a section from its assignments, or ``None`` after a mistake. Later assignments of a key win."""
     placed = {a.key: a for a in given}
     if part in placed:
         mistakes.append(Mistake(placed[part].path, part, f"must be a mapping of keys, not {shown(placed[part].value)}"))
@@ -169,7 +169,7 @@ def _near_literal(value: object, words: list[str]) -> str:
 
 
 def _locate(part: str, location: tuple[int | str, ...], values: Any) -> tuple[str, Any]:
-    """The dotted key, with list positions, that pydantic's location means, and the value there. Names of union members are passed over."""
+    """Return the dotted key that pydantic's location means, and the value there. Names of union members are passed over."""
     key, value = part, values
     for step in location:
         if isinstance(value, Mapping) and isinstance(step, str) and (step in value or value is values):

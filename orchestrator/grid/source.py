@@ -55,7 +55,7 @@ class Source:
         return self.marks.get(path, (1, 1))
 
     def error(self, mistakes: list[Mistake]) -> GridError:
-        """The mistakes as one exception: each once, in the order of the file."""
+        """Return the mistakes as one exception: each once, in the order of the file."""
         lines: dict[str, tuple[int, int]] = {}
         for mistake in mistakes:
             if mistake.path[:1] == ("--set",):
@@ -156,7 +156,7 @@ class _Builder:
         return self.root
 
     def _fail(self, event: Any, message: str) -> None:
-        """A mistake after which reading on makes no sense."""
+        """Return a mistake after which reading on makes no sense."""
         mark = event.start_mark
         raise GridError([f"{self.source.name}:{mark.line + 1}:{mark.column + 1}: {message}"])
 
@@ -242,7 +242,7 @@ def _position(event: Any) -> tuple[int, int]:
 
 
 def resolve(text: str) -> Any:
-    """The value of an unquoted scalar: YAML 1.2's core schema, with ``1_000`` for long numbers."""
+    """Return the value of an unquoted scalar: YAML 1.2's core schema, with ``1_000`` for long numbers."""
     if text.lower() in _WORDS and (text.islower() or text.istitle() or text.isupper() or not text.isalpha()):
         return _WORDS[text.lower()]
     if len(text) <= 300:

@@ -52,7 +52,7 @@ class Plan:
         return sum(sorted((p.bytes for p in self.packs), reverse=True)[: self.workers])
 
     def as_json(self) -> dict[str, Any]:
-        """The plan as plain data: the packs with their trials' ids."""
+        """Return the plan as plain data: the packs with their trials' ids."""
         return {
             "trials": self.trials,
             "reused": self.reused,

@@ -27,10 +27,10 @@ class Storage(Protocol):
         """Keep ``content``, durably. Raises `StorageUnavailable`; what was there before is then untouched."""
 
     def read(self, name: str) -> bytes | None:
-        """What is kept under ``name``; ``None`` if nothing is. Raises `StorageUnavailable`."""
+        """Return what is kept under ``name``; ``None`` if nothing is. Raises `StorageUnavailable`."""
 
     def names(self, folder: str) -> list[str]:
-        """The names of all files in ``folder`` and below it, sorted. Raises `StorageUnavailable`."""
+        """Return the names of all files in ``folder`` and below it, sorted. Raises `StorageUnavailable`."""
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there. Raises `StorageUnavailable`."""
@@ -40,7 +40,7 @@ class Storage(Protocol):
 
 
 def open_storage(url: str | None = None) -> Storage:
-    """The storage at ``url``, or else at ``ORCHESTRATE_STORAGE``, or else in a folder of this user's. Creates nothing.
+    """Return the storage at ``url``, or else at ``ORCHESTRATE_STORAGE``, or else in a folder of this user's. Creates nothing.
 
     Raises `UsageError` for a URL that nothing is known to be behind, or that holds credentials.
     """

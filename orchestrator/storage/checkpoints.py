@@ -31,7 +31,7 @@ _FOLDER = "checkpoints"
 
 
 def new_key() -> str:
-    """A name that no other checkpoint has."""
+    """Return a name that no other checkpoint has."""
     return uuid.uuid4().hex
 
 
@@ -50,11 +50,11 @@ class Checkpointing:
     every: float = CHECKPOINT_SECONDS
 
     def open(self) -> Checkpoints:
-        """The checkpoints of the sweep. Raises `orchestrator.errors.UsageError`."""
+        """Return the checkpoints of the sweep. Raises `orchestrator.errors.UsageError`."""
         return Checkpoints(open_storage(self.url), self.folder, self.record)
 
     def shared(self) -> bool:
-        """Whether this machine sees what the sweep's driver has written."""
+        """Return whether this machine sees what the sweep's driver has written."""
         return open_storage(self.url).read(f"{self.folder}/{self.marker}") is not None
 
 
@@ -69,7 +69,7 @@ class Checkpoints:
         self.storage.write(self._name(key), content)
 
     def encoded(self, trials: Sequence[Paused]) -> bytes:
-        """A checkpoint of ``trials``."""
+        """Return a checkpoint of ``trials``."""
         return encode([_row(trial) for trial in trials], {"record": self.record})
 
     def load(self, key: str, trials: Mapping[str, Trial]) -> dict[str, Paused]:
@@ -126,7 +126,7 @@ class Pace:
         self.every, self.due = every, now + min(every, SOONEST)
 
     def made(self, began: float, ended: float) -> None:
-        """A checkpoint has been made, in the time between."""
+        """Take note of a checkpoint that was made in the time between."""
         cost = ended - began
         self.due = ended + max(cost / MOST, min(self.every, max(SOONEST, cost / CHEAP)))
 
@@ -159,7 +159,7 @@ def _row(trial: Paused) -> Row:
 
 
 def _paused(row: Row, trial: Trial) -> Paused | None:
-    """The trial where ``row`` has it; ``None`` if the row does not fit it."""
+    """Return the trial where ``row`` has it; ``None`` if the row does not fit it."""
     numbers = row.numbers
     tensors = [array for name, array in row.arrays.items() if _AT not in name]
     checkpoints: dict[str, list[NDArray[Any]]] = {}

@@ -43,7 +43,7 @@ class SweepFolder:
         return Checkpoints(self.storage, self.name, record)
 
     def checkpointing(self, record: str, every: float = CHECKPOINT_SECONDS) -> Checkpointing:
-        """What workers need to make checkpoints here."""
+        """Return what workers need to make checkpoints here."""
         return Checkpointing(self.storage.url, self.name, record, _DESCRIPTION, every)
 
     def describe(self, description: Description, contents: Mapping[str, bytes]) -> None:
@@ -53,7 +53,7 @@ class SweepFolder:
             self.storage.write(f"{self.name}/files/{digest}", content)
 
     def description(self) -> Description | None:
-        """What the folder says of its sweep; ``None`` if it is not there, or says nothing that is understood."""
+        """Return what the folder says of its sweep; ``None`` if it is not there, or says nothing that is understood."""
         content = self.storage.read(f"{self.name}/{_DESCRIPTION}")
         try:
             return None if content is None else Description(**json.loads(content))
@@ -61,7 +61,7 @@ class SweepFolder:
             return None
 
     def data_file(self, digest: str) -> bytes | None:
-        """A data file of the grid."""
+        """Return a data file of the grid."""
         return self.storage.read(f"{self.name}/files/{digest}")
 
     def remove(self) -> None:
@@ -70,7 +70,7 @@ class SweepFolder:
 
 
 def folders(storage: Storage, experiment: str | None = None) -> Iterator[tuple[SweepFolder, Description]]:
-    """The sweeps that have something in ``storage``: all of them, or those of one experiment."""
+    """Yield the sweeps that have something in ``storage``: all of them, or those of one experiment."""
     for name in storage.names("" if experiment is None else file_name(experiment)):
         if not name.endswith(f"/{_DESCRIPTION}"):
             continue

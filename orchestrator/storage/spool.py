@@ -39,14 +39,14 @@ class Batch:
     attempts: Mapping[str, int] = field(default_factory=dict)
 
     def encoded(self) -> bytes:
-        """The batch as bytes."""
+        """Return the batch as bytes."""
         about = {"pack": self.pack, "tags": json.dumps(dict(self.tags)), "points": str(self.points)}
         about["attempts"] = json.dumps({r.trial_id: self.attempts[r.trial_id] for r in self.results if r.trial_id in self.attempts})
         return encode([_row(result, self.specs[result.trial_id]) for result in self.results], about)
 
     @classmethod
     def decoded(cls, content: bytes) -> Batch:
-        """The batch that gave these bytes. Raises `CorruptRows`."""
+        """Return the batch that gave these bytes. Raises `CorruptRows`."""
         rows, about = decode(content)
         try:
             return cls(
@@ -75,7 +75,7 @@ class Spool:
         return sum(self._sizes.values())
 
     def names(self) -> list[str]:
-        """The batches that wait, in the order in which they were added."""
+        """Return the batches that wait, in the order in which they were added."""
         return self.storage.names(self._folder)
 
     def add(self, batch: Batch) -> str:
@@ -89,7 +89,7 @@ class Spool:
         return name
 
     def read(self, name: str) -> Batch:
-        """A batch by its name. Raises `StorageUnavailable` for one that is not there or is damaged."""
+        """Return a batch by its name. Raises `StorageUnavailable` for one that is not there or is damaged."""
         content = self.storage.read(name)
         if content is None:
             raise StorageUnavailable(f"{self.storage.url}/{name} has vanished: somebody else has delivered or removed it")

@@ -36,7 +36,7 @@ class Row:
 
 
 def encode(rows: Sequence[Row], about: Mapping[str, str]) -> bytes:
-    """The rows as one safetensors file; ``about`` is what they have in common."""
+    """Return the rows as one safetensors file; ``about`` is what they have in common."""
     from safetensors.numpy import save
 
     groups: dict[Any, list[Row]] = defaultdict(list)
@@ -60,7 +60,7 @@ def encode(rows: Sequence[Row], about: Mapping[str, str]) -> bytes:
 
 
 def decode(content: bytes) -> tuple[list[Row], dict[str, str]]:
-    """What `encode` was given. Raises `CorruptRows`."""
+    """Return what `encode` was given. Raises `CorruptRows`."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 

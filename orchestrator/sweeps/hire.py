@@ -82,7 +82,7 @@ def _in_background(open_store: Callable[[str | None], Store], uri: str | None) -
 
 
 def _is_large(grid: Grid, recording: Recording) -> bool:
-    """Whether some pack would fill a good part of a GPU."""
+    """Return whether some pack would fill a good part of a GPU."""
     plan = make_plan(grid.trials, recording, "batched", [Crew(1, "cuda", DEFAULTS["cuda"], 2 * LARGE_PACK_BYTES)])
     return any(pack.bytes >= LARGE_PACK_BYTES for pack in plan.packs)
 

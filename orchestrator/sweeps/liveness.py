@@ -1,4 +1,4 @@
-"""Whether the process of a sweep is still there, as far as can be told from here."""
+"""Return whether the process of a sweep is still there, as far as can be told from here."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ CLOCK_SECONDS = 5.0
 
 
 def machine() -> str:
-    """What processes have in common that can see each other: a machine since it was started, and within it a container."""
+    """Return what processes have in common that can see each other: a machine since it was started, and within it a container."""
     return " ".join([socket.gethostname(), _boot(), _namespace()])
 
 
 def process() -> str:
-    """This process, told from all that have had or will have its number."""
+    """Return this process, told from all that have had or will have its number."""
     import psutil
 
     return f"{os.getpid()} {psutil.Process().create_time():.0f}"
 
 
 def is_there(name: str) -> bool:
-    """Whether a process of this machine, as `process` named it, is there."""
+    """Return whether a process of this machine, as `process` named it, is there."""
     import psutil
 
     number, _, started = name.partition(" ")

@@ -46,7 +46,7 @@ class Found:
         return [self.states.get(key, trial) for key, trial in trials.items() if key not in self.finished]
 
     def notes(self, trials: int) -> Iterator[str]:
-        """What a person should know of it."""
+        """Yield what a person should know of it."""
         if self.sweep is not None:
             yield f"going on with sweep {self.sweep.sweep_id}, which had stopped short"
         if self.finished:
@@ -63,7 +63,7 @@ class Found:
 
 
 def find(store: Store, storage: Storage, experiment: str, trials: Mapping[str, Trial], record: Mapping[str, Any], fresh: bool) -> Found:
-    """What there is already of ``trials``, by id, that record what ``record`` says.
+    """Return what there is already of ``trials``, by id, that record what ``record`` says.
 
     To be called by the one process of this machine that may write to the experiment. Raises `orchestrator.errors.UnavailableError`.
     """
@@ -126,7 +126,7 @@ def settle(store: Store, storage: Storage, experiment: str) -> list[SweepFolder]
 
 
 def job_of(sweep: SweepSummary) -> tuple[str, str] | None:
-    """The Ray job in which the driver of a sweep runs, and where its cluster takes jobs."""
+    """Return the Ray job in which the driver of a sweep runs, and where its cluster takes jobs."""
     from orchestrator.tracking import layout
 
     job, _, address = sweep.tags.get(layout.JOB, "").partition(" ")
@@ -134,7 +134,7 @@ def job_of(sweep: SweepSummary) -> tuple[str, str] | None:
 
 
 def _job_has_ended(sweep: SweepSummary) -> bool:
-    """Whether a sweep ran as a job and its cluster says that it does not any more."""
+    """Return whether a sweep ran as a job and its cluster says that it does not any more."""
     from orchestrator.cluster.jobs import ENDED, Jobs
 
     job = job_of(sweep)
@@ -146,7 +146,7 @@ def _job_has_ended(sweep: SweepSummary) -> bool:
 
 
 def is_alive(sweep: SweepSummary) -> bool | None:
-    """Whether a sweep runs and its process is there; ``None`` if it is on another machine, of which nothing is known."""
+    """Return whether a sweep runs and its process is there; ``None`` if it is on another machine, of which nothing is known."""
     from orchestrator.tracking import layout
 
     if sweep.status != "RUNNING" or _job_has_ended(sweep):
@@ -194,7 +194,7 @@ def sync(store: Store, storage: Storage, sweep_id: str | None) -> Iterator[Synce
 
 
 def to_take_up(store: Store, experiment: str, digest: str, record: str) -> SweepSummary | None:
-    """The newest sweep of an experiment that has just these trials and has stopped short."""
+    """Return the newest sweep of an experiment that has just these trials and has stopped short."""
     from orchestrator.tracking import layout
     from orchestrator.tracking.read.queries import list_sweeps
 
@@ -206,7 +206,7 @@ def to_take_up(store: Store, experiment: str, digest: str, record: str) -> Sweep
 
 
 def grid_of(store: Store, storage: Storage, sweep: SweepSummary) -> Grid:
-    """The grid of a sweep, as it was submitted. Data files are read from where they were, or from the sweep's folder.
+    """Return the grid of a sweep, as it was submitted. Data files are read from where they were, or from the sweep's folder.
 
     Raises `UsageError` if that cannot be: a data file is gone, or has changed, and ``storage`` does not have it.
     """

@@ -58,7 +58,7 @@ class Summary:
 
 
 def recording_of(grid: Grid) -> Recording:
-    """What the grid's ``record`` asks for."""
+    """Return what the grid's ``record`` asks for."""
     record = grid.record
     names = DEFAULT_MEASURES if record.measures is None else tuple(record.measures)
     return Recording(names, record.points, record.steps, record.checkpoint_steps, record.checkpoint_losses)
@@ -143,7 +143,7 @@ class _Beginning:
 
     @contextmanager
     def folder(self) -> Iterator[SweepFolder]:
-        """The sweep's folder; it goes again if nothing came of the sweep."""
+        """Provide the sweep's folder; it goes again if nothing came of the sweep."""
         grid, folder = self.grid, SweepFolder(self.storage, self.grid.name, self.sweep_id)
         fresh = folder.description() is None
         description = Description(self.sweep_id, grid.name, self.store.display, self.tag, liveness.machine(), grid.file_names)
@@ -167,7 +167,7 @@ class _Beginning:
             return True
 
     def writer(self, plan: Plan, cluster: Cluster, folder: SweepFolder, log: Logged) -> SweepWriter:
-        """The writer of the sweep."""
+        """Return the writer of the sweep."""
         from orchestrator.tracking.write.parent import SweepInfo, TrialRow
 
         grid, found = self.grid, self.found

@@ -95,7 +95,7 @@ EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
 
 def recording_tag(record: Mapping[str, Any]) -> str:
-    """What was recorded, as JSON with sorted keys; an explicit list of steps too long for a tag is kept as its digest."""
+    """Return what was recorded, as JSON with sorted keys; an explicit list of steps too long for a tag is kept as its digest."""
     kept = {key: record.get(key) for key in ("points", "steps", "measures")}
     kept |= {key: record[key] for key in _CHECKPOINTS if record.get(key)}
     steps = json.dumps(kept["steps"])
@@ -105,7 +105,7 @@ def recording_tag(record: Mapping[str, Any]) -> str:
 
 
 def covers(recorded: str, asked: str) -> bool:
-    """Whether a run with the tag ``recorded`` holds everything that the tag ``asked`` wants, at the same steps."""
+    """Return whether a run with the tag ``recorded`` holds everything that the tag ``asked`` wants, at the same steps."""
     have, want = json.loads(recorded), json.loads(asked)
     same_schedule = all(have.get(key) == want.get(key) for key in ("points", "steps", *_CHECKPOINTS))
     return same_schedule and set(want["measures"] or ()) <= set(have["measures"] or ())
@@ -127,12 +127,12 @@ def log_path(attempt: int) -> str:
 
 
 def run_id(parent_id: str, trial_id: str, attempt: int) -> str:
-    """The id of a trial's run, where it can be chosen; the same for the same trial, so that writing it again leaves one run."""
+    """Return the id of a trial's run, where it can be chosen; the same for the same trial, so that writing it again leaves one run."""
     return hashlib.sha256(f"{parent_id} {trial_id} {attempt}".encode()).hexdigest()[:32]
 
 
 def version() -> str:
-    """The program's version, for the `VERSION` tag."""
+    """Return the program's version, for the `VERSION` tag."""
     try:
         return metadata.version("orchestrate")
     except metadata.PackageNotFoundError:
@@ -141,5 +141,5 @@ def version() -> str:
 
 
 def digest(text: str) -> str:
-    """A short, stable name for a text that is too long to keep."""
+    """Return a short, stable name for a text that is too long to keep."""
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()[:16]}"

@@ -76,7 +76,7 @@ def _check_sqlite(path: Path) -> None:
 
 
 def _known(revision: str) -> bool:
-    """Whether the installed MLflow has the migration to a schema. Its files are named after them."""
+    """Return whether the installed MLflow has the migration to a schema. Its files are named after them."""
     # Found without importing MLflow, which takes seconds.
     found = find_spec("mlflow")
     assert found is not None

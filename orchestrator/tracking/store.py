@@ -35,7 +35,7 @@ class Store:
         return redact(self.uri)
 
     def experiment(self, name: str) -> str:
-        """The id of the experiment of that name, which is created if there is none. Raises `UsageError` if it was deleted."""
+        """Return the id of the experiment of that name, which is created if there is none. Raises `UsageError` if it was deleted."""
         from mlflow.exceptions import MlflowException
 
         with translated(self.display):
@@ -70,12 +70,12 @@ class Store:
             self.client.log_artifacts(run_id, folder)
 
     def read(self, run_id: str, path: str) -> bytes:
-        """A file among a run's artifacts."""
+        """Return a file among a run's artifacts."""
         with translated(self.display), tempfile.TemporaryDirectory(prefix="orchestrate-") as folder:
             return Path(self.client.download_artifacts(run_id, path, folder)).read_bytes()
 
     def texts(self, run_id: str, folder: str) -> list[str]:
-        """The text files in a folder of a run's artifacts, in the order of their names."""
+        """Return the text files in a folder of a run's artifacts, in the order of their names."""
         with translated(self.display):
             paths = sorted(file.path for file in self.client.list_artifacts(run_id, folder))
         return [self.read(run_id, path).decode(errors="replace") for path in paths]

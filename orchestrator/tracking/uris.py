@@ -13,13 +13,13 @@ _SECRET_OPTION = re.compile(r"([?&](?:\w*password|passwd|pwd|\w*token|\w*secret|
 
 
 def redact(text: str) -> str:
-    """The text with the credentials of every URI in it replaced by ``***``."""
+    """Return the text with the credentials of every URI in it replaced by ``***``."""
     hidden = _USERINFO.sub(lambda found: f"{found[1]}:***@" if found[2] else "***@", text)
     return _SECRET_OPTION.sub(r"\1***", hidden)
 
 
 def resolve(uri: str | None) -> str:
-    """The URI meant: the one given, else ``MLFLOW_TRACKING_URI``, else MLflow's default; SQLite files and folders made absolute."""
+    """Return the URI meant: the one given, else ``MLFLOW_TRACKING_URI``, else MLflow's default; SQLite files and folders made absolute."""
     chosen = uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
     path = sqlite_path(chosen)
     if path is not None:
@@ -31,7 +31,7 @@ def resolve(uri: str | None) -> str:
 
 
 def sqlite_path(uri: str) -> Path | None:
-    """The absolute path of a SQLite URI's file; ``None`` for every other URI, and for a database that lives in memory."""
+    """Return the absolute path of a SQLite URI's file; ``None`` for every other URI, and for a database that lives in memory."""
     if not uri.startswith(_SQLITE):
         return None
     name = uri.removeprefix(_SQLITE).partition("?")[0]
@@ -39,5 +39,5 @@ def sqlite_path(uri: str) -> Path | None:
 
 
 def is_http(uri: str) -> bool:
-    """Whether an MLflow server is meant."""
+    """Return whether an MLflow server is meant."""
     return uri.startswith(("http://", "https://"))

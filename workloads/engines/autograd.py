@@ -17,7 +17,7 @@ class AutogradEngine:
     name = "autograd"
 
     def release(self) -> None:
-        """It keeps nothing between calls."""
+        """Do nothing: it keeps nothing between calls."""
 
     def advance(self, lanes: Lanes, until_step: NDArray[np.int64], until_loss: NDArray[np.float64], limit: int) -> NDArray[np.bool_]:
         """See `workloads.engines.base.Engine.advance`. Returns when every active lane has arrived or done ``limit`` steps."""

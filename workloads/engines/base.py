@@ -33,7 +33,7 @@ class Engine(Protocol):
 
 
 def create(name: str) -> Engine:
-    """The engine called ``name``. Raises `KeyError` for a name that is not in the table."""
+    """Return the engine called ``name``. Raises `KeyError` for a name that is not in the table."""
     return _ENGINES[name]()
 
 

@@ -52,7 +52,7 @@ def cache_file() -> Path:
 
 
 def known_rates(device: str = "cpu", name: str | None = None) -> Rates | None:
-    """The rates measured on this machine before, or ``None``."""
+    """Return the rates measured on this machine before, or ``None``."""
     found = _read().get(_key(device, name or processor()))
     if not isinstance(found, dict):
         return None
@@ -64,7 +64,7 @@ def known_rates(device: str = "cpu", name: str | None = None) -> Rates | None:
 
 
 def measured_rates(device: torch.device, name: str, timer: Timer | None = None) -> Rates:
-    """The rates of ``device``, which is called ``name``: those kept, or measured now, by ``timer`` or else `step_timed`, and kept."""
+    """Return the rates of ``device``, which is called ``name``: those kept, or measured now, by ``timer`` or else `step_timed`, and kept."""
     rates = known_rates(device.type, name)
     if rates is None:
         rates = _probe(device, name, timer or step_timed)
@@ -75,7 +75,7 @@ def measured_rates(device: torch.device, name: str, timer: Timer | None = None) 
 
 
 def processor() -> str:
-    """The processor's name, as the operating system gives it."""
+    """Return the processor's name, as the operating system gives it."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -139,7 +139,7 @@ def _probe(device: torch.device, name: str, timer: Timer) -> Rates:
 
 
 def probe_spec(size: int) -> Any:
-    """The spec of a lane that is timed: a square matrix of ``size`` as a product of three."""
+    """Return the spec of a lane that is timed: a square matrix of ``size`` as a product of three."""
     from workloads.trial import TrialSpec
 
     return TrialSpec.model_validate(

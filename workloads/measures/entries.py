@@ -19,7 +19,7 @@ def _square(spec: TrialSpec, *_: str) -> str | None:
 
 @measure("determinant", needs=_square)
 def det(x: Snapshot) -> Tensor:
-    """Determinant [R]."""
+    """Return the determinant [R]."""
     return x.product.det()
 
 
@@ -38,7 +38,7 @@ def _seen_index(spec: TrialSpec, text: str) -> str | None:
 
 @measure("observed value of one entry, which never changes", r"observed((?:_\d+)+)", shown="observed_0_1", needs=_seen_index)
 def observed(x: Snapshot, text: str) -> Tensor:
-    """The observed value of one entry [R], for example ``observed_0_1``; NaN where it is not observed. It does not change."""
+    """Return the observed value of one entry [R], for example ``observed_0_1``; NaN where it is not observed. It does not change."""
     seen, values = x.observed, x.target
     for i in indices(text):
         seen, values = seen[:, i], values[:, i]

@@ -34,7 +34,7 @@ def _sv_columns(spec: TrialSpec, count: str | None) -> list[str]:
     columns=_sv_columns,
 )
 def singular_values(x: Snapshot, count: str | None) -> Tensor:
-    """The largest singular values [R, k], in falling order."""
+    """Return the largest singular values [R, k], in falling order."""
     return x.singular_values[:, : int(count or MOST_COLUMNS)]
 
 

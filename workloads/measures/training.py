@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @measure("the training loss (always recorded)")
 def loss(x: Snapshot) -> Tensor:
-    """The training loss [R]."""
+    """Return the training loss [R]."""
     return x.loss
 
 

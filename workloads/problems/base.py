@@ -63,7 +63,7 @@ class Problem(Kind):
         return math.prod(self.shape or ())
 
     def observations(self) -> int | None:
-        """Number of observations, where the spec alone tells it; ``None`` where the data file does."""
+        """Return the number of observations, where the spec alone tells it; ``None`` where the data file does."""
         if self.file is not None and self.file.count is not None:
             return self.file.count
         if isinstance(self.observed, float):
@@ -174,5 +174,5 @@ class Problem(Kind):
         """Return what ``seen`` observations cost a lane in the batched engine: operations a step, and numbers held beside measurements."""
 
     def measurement_entries(self, seen: int) -> int:
-        """Number of entries of the arrays that measure; 0 where entries are observed."""
+        """Return the number of entries of the arrays that measure; 0 where entries are observed."""
         return 0

@@ -34,16 +34,16 @@ class Recording:
     checkpoint_losses: tuple[float, ...] = ()
 
     def names(self, spec: TrialSpec) -> tuple[str, ...]:
-        """The measures that are defined for trials of this spec, the loss first."""
+        """Return the measures that are defined for trials of this spec, the loss first."""
         asked = [name for name in self.measures if name != "loss" and measures.undefined(name, spec) is None]
         return ("loss", *dict.fromkeys(asked))
 
     def columns(self, spec: TrialSpec) -> tuple[str, ...]:
-        """The columns of a trace, in order."""
+        """Return the columns of a trace, in order."""
         return tuple(dict.fromkeys(c for name in self.names(spec) for c in measures.column_names(name, spec)))
 
     def step_points(self, spec: TrialSpec) -> NDArray[np.int64]:
-        """The steps to record at, ascending."""
+        """Return the steps to record at, ascending."""
         last = spec.stop.steps or OPEN_END
         if self.steps is not None:
             chosen = np.array(self.steps)
@@ -53,7 +53,7 @@ class Recording:
         return np.unique(np.concatenate((chosen, [step for step in self.checkpoint_steps if step <= last])).astype(np.int64))
 
     def loss_levels(self, spec: TrialSpec, initial: float) -> NDArray[np.float64]:
-        """The losses to record at when first reached, falling: from the initial one to the one that ends the trial.
+        """Return the losses to record at when first reached, falling: from the initial one to the one that ends the trial.
 
         Without a loss to stop at they go as far down as rounding allows.
         """
@@ -68,7 +68,7 @@ class Recording:
         return np.unique(np.concatenate((levels, kept)))[::-1] if kept else levels
 
     def checkpoints(self, step: int, loss: float, known: Collection[str]) -> list[str]:
-        """The names of the checkpoints to be made at ``step``, where the loss is ``loss`` and those that are ``known`` have been made."""
+        """Return the names of the checkpoints to be made at ``step``, where the loss is ``loss`` and those that are ``known`` have been made."""
         names = [f"step-{step}"] if step in self.checkpoint_steps else []
         names += [f"loss-{level!r}" for level in self.checkpoint_losses if loss <= level]
         return [name for name in names if name not in known]

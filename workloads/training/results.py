@@ -33,7 +33,7 @@ class TrialResult:
 
     @classmethod
     def failure(cls, trial_id: str, error: str, started: float, ended: float) -> Self:
-        """The result of a trial that ended with a traceback before it recorded anything."""
+        """Return the result of a trial that ended with a traceback before it recorded anything."""
         empty = Trace(("loss",), np.empty(0, dtype=np.int64), np.empty((0, 1)))
         return cls(trial_id, Outcome.FAILED, 0, started, ended, empty, error=error)
 

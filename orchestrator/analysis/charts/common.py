@@ -35,7 +35,7 @@ def title_of(figure: Figure, channel: str, formula: str | Mapping[str, str] | No
 
 
 def grouped(grouping: str | Mapping[str, str], results: Results, traced: bool) -> NDArray[Any]:
-    """What tells trials apart: the values of a formula, or the labels of the conditions they meet, ``None`` where they meet none."""
+    """Return what tells trials apart: the values of a formula, or the labels of the conditions they meet, ``None`` where they meet none."""
     if isinstance(grouping, str):
         return results.traced(grouping) if traced else results.values(grouping)
     labels = np.full(len(results), None, dtype=object)
@@ -55,7 +55,7 @@ def text_of(value: object) -> str:
 
 
 def order_of(values: NDArray[Any], grouping: str | Mapping[str, str] | None) -> list[str]:
-    """The distinct values as text, in the order in which a legend or facet shows them: as listed, else rising."""
+    """Return the distinct values as text, in the order in which a legend or facet shows them: as listed, else rising."""
     if isinstance(grouping, Mapping):
         present = set(values)
         return [label for label in grouping if label in present]
@@ -65,7 +65,7 @@ def order_of(values: NDArray[Any], grouping: str | Mapping[str, str] | None) -> 
 
 
 def color_of(figure: Figure, frame: Frame, grouping: str | Mapping[str, str], *, along: bool = False) -> tuple[alt.Color, str]:
-    """The colour channel for a column ``color`` of ``frame``, and whether it is a category ("N") or a quantity ("Q").
+    """Return the colour channel for a column ``color`` of ``frame``, and whether it is a category ("N") or a quantity ("Q").
 
     What changes ``along`` a curve is a quantity, and so are numbers of which there are many.
     """
@@ -86,7 +86,7 @@ def continuous(figure: Figure) -> alt.Scale:
 
 
 def large(values: NDArray[Any]) -> bool:
-    """Whether numbers are read more easily as 10k and 1M."""
+    """Return whether numbers are read more easily as 10k and 1M."""
     return float(np.nanmax(values)) >= 10_000
 
 
@@ -148,7 +148,7 @@ def data_of(frame: Frame) -> dict[str, Any]:
 
 
 def facets_of(figure: Figure, frame: Frame) -> Iterator[tuple[str | None, Frame]]:
-    """The rows of each panel, with its heading."""
+    """Yield the rows of each panel, with its heading."""
     if figure.facet is None:
         yield None, frame
         return
@@ -160,7 +160,7 @@ def facets_of(figure: Figure, frame: Frame) -> Iterator[tuple[str | None, Frame]
 
 
 def sized(layers: Sequence[Any], figure: Figure, heading: str | None, number: int) -> Any:
-    """A panel from its layers, the first of which it can be moved and zoomed by."""
+    """Return a panel from its layers, the first of which it can be moved and zoomed by."""
     zoom = alt.selection_interval(bind="scales", name=f"zoom_{number}")
     chart = alt.layer(layers[0].add_params(zoom), *layers[1:]) if len(layers) > 1 else layers[0].add_params(zoom)
     return headed(chart, figure, heading)
@@ -173,7 +173,7 @@ def headed(chart: Any, figure: Figure, heading: str | None) -> Any:
 
 
 def drawable(frame: Frame, figure: Figure) -> Frame:
-    """The rows that have a place in the picture, and a colour if there are any."""
+    """Return the rows that have a place in the picture, and a colour if there are any."""
     keep = np.isfinite(frame["x"].to_numpy()) & np.isfinite(frame["y"].to_numpy())
     for channel in ("x", "y"):
         if channel in figure.log:

@@ -102,7 +102,7 @@ def _thinned(frame: Frame) -> Frame:
 
 
 def _curves(figure: Trajectories, values: NDArray[Any], x: alt.X, y: alt.Y) -> Iterator[Any]:
-    """The formulas in x, dashed, each with its name at its end."""
+    """Yield the formulas in x, dashed, each with its name at its end."""
     for name, formula in figure.curves.items():
         low, high = float(values.min()), float(values.max())
         xs = np.geomspace(low, high, 200) if "x" in figure.log else np.linspace(low, high, 200)

@@ -84,7 +84,7 @@ def _stop_job(address: str, sweep: str) -> None:
 
 
 def _has_ended(store: Store, sweep: SweepSummary) -> bool:
-    """Whether a sweep has said how it ended, and then say so here."""
+    """Return whether a sweep has said how it ended, and then say so here."""
     status = store.status(sweep.parent_run_id)
     if status == "RUNNING":
         return False

@@ -76,7 +76,7 @@ def list_sweeps(store: Store, experiment: str | None = None, *, count: bool = Tr
 
 
 def find_sweep(store: Store, reference: str) -> SweepSummary:
-    """The sweep meant by an id, a unique prefix of one, an experiment's name (its newest sweep), or ``latest``.
+    """Return the sweep meant by an id, a unique prefix of one, an experiment's name (its newest sweep), or ``latest``.
 
     Raises `UsageError` that names the candidates if there is no such sweep, or more than one.
     """
@@ -92,7 +92,7 @@ def find_sweep(store: Store, reference: str) -> SweepSummary:
 
 
 def _match(reference: str, ids: Sequence[str], experiments: Sequence[str]) -> int:
-    """The position of the sweep that is meant among sweeps sorted newest first."""
+    """Return the position of the sweep that is meant among sweeps sorted newest first."""
     if reference == "latest":
         return 0
     for known in (ids, experiments):
@@ -109,7 +109,7 @@ def _match(reference: str, ids: Sequence[str], experiments: Sequence[str]) -> in
 
 
 def trial_runs(store: Store, sweep: SweepSummary) -> dict[str, Run]:
-    """The runs that a sweep made itself, by trial id. Of several, a finished one counts, else the newest."""
+    """Return the runs that a sweep made itself, by trial id. Of several, a finished one counts, else the newest."""
     runs: dict[str, Run] = {}
     for run in search(store, [sweep.experiment_id], tag_is(layout.PARENT, sweep.parent_run_id)):
         trial_id = run.data.tags.get(layout.TRIAL_ID)
@@ -119,7 +119,7 @@ def trial_runs(store: Store, sweep: SweepSummary) -> dict[str, Run]:
 
 
 def runs_by_id(store: Store, experiment_id: str, run_ids: Iterable[str]) -> dict[str, Run]:
-    """Runs of an experiment, by run id; those that were deleted are missing."""
+    """Return runs of an experiment, by run id; those that were deleted are missing."""
     ids = list(run_ids)
     found = {}
     for start in range(0, len(ids), _IDS_PER_REQUEST):
@@ -141,7 +141,7 @@ def search(store: Store, experiment_ids: Sequence[str], filter_string: str) -> I
 
 
 def tag_is(tag: str, value: str) -> str:
-    """A filter of MLflow's search."""
+    """Return a filter of MLflow's search."""
     return f"tags.`{tag}` = '{value}'"
 
 

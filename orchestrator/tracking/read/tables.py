@@ -52,7 +52,7 @@ def load_runs(store: Store, sweep: SweepSummary) -> pd.DataFrame:
 
 
 def load_history(store: Store, sweep: SweepSummary, trials: Collection[str] | None = None) -> pd.DataFrame:
-    """The traces at full resolution, in grid order: ``trial_id, step``, one column per measure. ``trials`` limits them by id.
+    """Return the traces at full resolution, in grid order: ``trial_id, step``, one column per measure. ``trials`` limits them by id.
 
     A trial that has not ended has no rows. Raises `UsageError` for an id that is not in the sweep.
     """
@@ -94,7 +94,7 @@ def _trials(store: Store, sweep: SweepSummary) -> pd.DataFrame:
 
 
 def _runs(store: Store, sweep: SweepSummary, trials: pd.DataFrame) -> dict[str, Run]:
-    """The run of each trial that has one: the sweep's own, or the reused one."""
+    """Return the run of each trial that has one: the sweep's own, or the reused one."""
     reused = {
         trial_id: run_id for trial_id, run_id in zip(trials["trial_id"], trials["reused_run_id"], strict=True) if isinstance(run_id, str)
     }
@@ -124,7 +124,7 @@ def _objects(values: Iterable[str | None]) -> pd.Series[Any]:
 
 
 def _typed(values: list[Any]) -> pd.Series[Any]:
-    """A column with the type of its values; integers and booleans keep theirs where some are missing."""
+    """Return a column with the type of its values; integers and booleans keep theirs where some are missing."""
     plain = [json.dumps(value) if isinstance(value, list) else value for value in values]
     present = [value for value in plain if value is not None]
     if len(present) == len(plain):

@@ -48,7 +48,7 @@ class BulkRunWriter:
 
     @staticmethod
     def fits() -> bool:
-        """Whether the tables of the installed MLflow are the ones known here."""
+        """Return whether the tables of the installed MLflow are the ones known here."""
         return all(keys <= set(table.columns.keys()) and not _required(table) - keys for table, keys in _tables())
 
     def write(self, records: Sequence[RunRecord]) -> None:

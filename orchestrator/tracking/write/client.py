@@ -94,7 +94,7 @@ class ClientRunWriter:
 
 
 def run_writer(store: Store, experiment_id: str, *, again: bool = False) -> RunWriter:
-    """The fastest recorder that the store allows; ``again`` if some of what it will be given may have been written before."""
+    """Return the fastest run writer that the store allows; ``again`` if some of what it will be given may have been written before."""
     if sqlite_path(store.uri) is not None and BulkRunWriter.fits():
         return BulkRunWriter(store.uri, experiment_id, store.client.get_experiment(experiment_id).artifact_location)
     return ClientRunWriter(store, experiment_id, again=again)

@@ -12,7 +12,7 @@ from workloads.trial import TrialSpec
 
 
 def new_sweep_id() -> str:
-    """A short id that no other sweep has: 8 hexadecimal digits."""
+    """Return a short id that no other sweep has: 8 hexadecimal digits."""
     return uuid.uuid4().hex[:8]
 
 

@@ -42,7 +42,7 @@ class RunRecord:
 
 
 def run_record(run_id: str, result: TrialResult, spec: Mapping[str, Any], tags: Mapping[str, str], points: int) -> RunRecord:
-    """The child run of a result. ``spec`` has dotted keys; ``tags`` are what the sweep adds to every trial."""
+    """Return the child run of a result. ``spec`` has dotted keys; ``tags`` are what the sweep adds to every trial."""
     own = {
         layout.KIND: layout.TRIAL,
         layout.TRIAL_ID: result.trial_id,

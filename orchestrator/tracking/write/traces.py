@@ -42,7 +42,7 @@ def encode_traces(results: Sequence[TrialResult]) -> bytes:
 
 
 def encode_trials(trials: Sequence[TrialRow]) -> bytes:
-    """The sweep's trials in grid order, with their specs as JSON of dotted keys."""
+    """Return the sweep's trials in grid order, with their specs as JSON of dotted keys."""
     import pyarrow as pa
 
     text = pa.string()

@@ -114,7 +114,7 @@ class _Unrolled(_Body):
                 self.write(f"const vec y{i}_{j} = y[{i * key.columns + j}], m{i}_{j} = m[{i * key.columns + j}];")
 
     def _below(self, layer: int) -> str:
-        """The name under which W_layer ... W_1 goes."""
+        """Return the name under which W_layer ... W_1 goes."""
         return "w0" if layer == 0 else f"p{layer}"
 
     def forward(self) -> None:

@@ -21,7 +21,7 @@ SIMD_BYTES = 64
 """Bytes of a ``vec`` where several registers do not hurt: one of AVX-512, two of AVX2, four of NEON."""
 REALS = {"float64": "double", "float32": "float"}
 GOING = "(total > low) & (total - total == {none})"
-"""Whether training goes on: the loss is above its goal and finite. Infinity less itself is not a number, which compares false."""
+"""Return whether training goes on: the loss is above its goal and finite. Infinity less itself is not a number, which compares false."""
 
 
 def simd_width(dtype: str) -> int:
@@ -39,7 +39,7 @@ class Registers:
 
 @cache
 def registers() -> Registers:
-    """The SIMD registers of this machine: AVX-512, AVX2 or NEON."""
+    """Return the SIMD registers of this machine: AVX-512, AVX2 or NEON."""
     if platform.machine().lower() in ("arm64", "aarch64"):
         return Registers(16, 32)
     try:
@@ -69,7 +69,7 @@ class Writer:
         self("}")
 
     def loop(self, name: str, start: int | str, stop: int | str, by: int = 1) -> AbstractContextManager[None]:
-        """A counting loop over ``name``."""
+        """Return a counting loop over ``name``."""
         return self.block(f"for (int {name} = {start}; {name} < {stop}; {name} += {by})")
 
     @property
@@ -90,13 +90,13 @@ def vector_type(dtype: str, width: int) -> list[str]:
 
 
 def root(value: str, width: int) -> str:
-    """The square root of a ``vec``."""
+    """Return the square root of a ``vec``."""
     # Of a lone float it may come as a double, with which the rest would be computed otherwise than in a vector.
     return f"real(sqrt({value}))" if width == 1 else f"__builtin_elementwise_sqrt({value})"
 
 
 def everywhere(condition: str, width: int) -> str:
-    """Whether a comparison of ``vec`` holds in all places."""
+    """Return whether a comparison of ``vec`` holds in all places."""
     return f"({condition})" if width == 1 else f"__builtin_reduce_and({condition})"
 
 

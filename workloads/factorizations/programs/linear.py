@@ -13,7 +13,7 @@ class LinearProgram:
         self.grad, self.outer = grad, outer.view(grad.shape)
 
     def forward(self) -> None:
-        """The parameter is the product."""
+        """Do nothing: the parameter is the product."""
 
     def backward(self) -> None:
         self.grad.copy_(self.outer)

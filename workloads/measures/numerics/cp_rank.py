@@ -32,7 +32,7 @@ LANES = 96
 
 
 def cp_rank(tensors: Tensor, tolerance: float = 1e-6, *, sweeps: int = SWEEPS, seed: int = 0) -> Tensor:
-    """The CP rank [R] of tensors [R, d_1, ..., d_N], in float64: NaN where an entry is not finite, 0 for what is zero already.
+    """Return the CP rank [R] of tensors [R, d_1, ..., d_N], in float64: NaN where an entry is not finite, 0 for what is zero already.
 
     The least r whose rank-r decomposition by alternating least squares has a mean squared error of less than ``tolerance``, as
     in the experiments of arXiv 2102.09972. The search starts from a lower bound (the tails of the unfoldings' singular values), goes
@@ -72,7 +72,7 @@ def _search(tensors: Tensor, tolerance: float, sweeps: int, seed: int) -> Tensor
 
 
 def _lower_bound(tensors: Tensor, tolerance: float) -> np.ndarray:
-    """The least rank [R] that the unfoldings allow: no rank-r tensor is nearer than the tail of any unfolding's singular values."""
+    """Return the least rank [R] that the unfoldings allow: no rank-r tensor is nearer than the tail of any unfolding's singular values."""
     shape = tensors.shape[1:]
     allowed = tolerance * math.prod(shape)
     modes = range(len(shape))
@@ -89,7 +89,7 @@ def _lower_bound(tensors: Tensor, tolerance: float) -> np.ndarray:
 
 
 def _decomposable(tensors: Tensor, ranks: np.ndarray, tolerance: float, sweeps: int, seed: int) -> np.ndarray:
-    """Whether each of the tensors [R, ...] has a decomposition of its number of components [R]."""
+    """Return whether each of the tensors [R, ...] has a decomposition of its number of components [R]."""
     reached = np.zeros(len(tensors), dtype=np.bool_)
     # Lanes of like width together: padding costs as much as components do.
     order = np.argsort(ranks, kind="stable")
@@ -134,7 +134,7 @@ def _alternate(tensors: Tensor, ranks: np.ndarray, restarts: int, tolerance: flo
 
 
 def _starts(unfolded: Sequence[Tensor], ranks: np.ndarray, restarts: int, seed: int) -> list[Tensor]:
-    """Standard normal factors [R, d_n, C]; those of a lane depend on its number of components and its place among the restarts alone.
+    """Return standard normal factors [R, d_n, C]; those of a lane depend on its number of components and its place among the restarts alone.
 
     The first of each tensor's restarts begins with the leading singular vectors of the unfoldings ``unfolded`` [R, d_n, ...] instead, as
     far as there are any (De Lathauwer, De Moor and Vandewalle 2000): from random starts small components beside large ones are missed.

@@ -25,7 +25,7 @@ def frobenius(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
 
 
 def spectral(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """The larger norm of the observed row and the observed column (Parrott 1978)."""
+    """Return the larger norm of the observed row and the observed column (Parrott 1978)."""
     return (c.square() + a.square().maximum(b.square())).sqrt()
 
 

@@ -85,7 +85,7 @@ def _singular_values(matrices: Tensor) -> Tensor:
 
 
 def evaluate(names: Sequence[str], snapshot: Snapshot) -> NDArray[np.float64]:
-    """The columns of measures ``names`` for a snapshot of R lanes [R, C], in the order of `Recording.columns`."""
+    """Return the columns of measures ``names`` for a snapshot of R lanes [R, C], in the order of `Recording.columns`."""
     columns = []
     for name in names:
         found = measures.find(name)

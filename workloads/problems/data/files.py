@@ -184,7 +184,7 @@ def _csv_row(place: str, cells: list[str], shape: tuple[int, ...]) -> list[float
 
 
 def _number(cell: str) -> float | None:
-    """The number a cell holds; not all that Python's ``float`` takes, which reads ``1_0`` as ten."""
+    """Return the number a cell holds; not all that Python's ``float`` takes, which reads ``1_0`` as ten."""
     if not re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(nan|inf|infinity)", cell, re.IGNORECASE):
         return None
     return float(cell)
