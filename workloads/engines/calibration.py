@@ -64,7 +64,7 @@ def known_rates(device: str = "cpu", name: str | None = None) -> Rates | None:
 
 
 def measured_rates(device: torch.device, name: str, timer: Timer | None = None) -> Rates:
-    """Return the rates of ``device``, which is called ``name``: those kept, or measured now, by ``timer`` or else `step_timed`, and kept."""
+    """Return the rates of ``device``, called ``name``: those kept, or measured now, by ``timer`` or else `step_timed`, and kept."""
     rates = known_rates(device.type, name)
     if rates is None:
         rates = _probe(device, name, timer or step_timed)

@@ -68,7 +68,7 @@ class Recording:
         return np.unique(np.concatenate((levels, kept)))[::-1] if kept else levels
 
     def checkpoints(self, step: int, loss: float, known: Collection[str]) -> list[str]:
-        """Return the names of the checkpoints to be made at ``step``, where the loss is ``loss`` and those that are ``known`` have been made."""
+        """Return the names of the checkpoints to be made at ``step``, where the loss is ``loss``, besides those that are ``known``."""
         names = [f"step-{step}"] if step in self.checkpoint_steps else []
         names += [f"loss-{level!r}" for level in self.checkpoint_losses if loss <= level]
         return [name for name in names if name not in known]

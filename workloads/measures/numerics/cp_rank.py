@@ -134,7 +134,7 @@ def _alternate(tensors: Tensor, ranks: np.ndarray, restarts: int, tolerance: flo
 
 
 def _starts(unfolded: Sequence[Tensor], ranks: np.ndarray, restarts: int, seed: int) -> list[Tensor]:
-    """Return standard normal factors [R, d_n, C]; those of a lane depend on its number of components and its place among the restarts alone.
+    """Return standard normal factors [R, d_n, C]; a lane's depend on its number of components and its place among the restarts alone.
 
     The first of each tensor's restarts begins with the leading singular vectors of the unfoldings ``unfolded`` [R, d_n, ...] instead, as
     far as there are any (De Lathauwer, De Moor and Vandewalle 2000): from random starts small components beside large ones are missed.
