@@ -22,6 +22,9 @@ K = TypeVar("K", bound="Kind")
 class Registry(Mapping[str, type[K]], Generic[K]):
     """The kinds of one ``part`` of a spec, by name."""
 
+    base: type[K]
+    """What all of them have in common."""
+
     def __init__(self, part: str) -> None:
         self.part = part
         self._kinds: dict[str, type[K]] = {}
@@ -62,10 +65,14 @@ class Kind(Section):
     """A part of a spec whose ``kind`` names its class."""
 
     kind: ClassVar[str]
+    example: ClassVar[str] = ""
+    """How it may stand in a grid file."""
     registry: ClassVar[Registry[Any]]
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        if "registry" in vars(cls):
+            cls.registry.base = cls
         if "kind" in vars(cls):
             cls.registry.add(cls)
 

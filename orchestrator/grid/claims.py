@@ -38,6 +38,8 @@ class Bound(Claim):
 
     over_trace: ClassVar[tuple[str, ...]] = ("that", "when")
 
+    example: ClassVar[str] = "{kind: bound, that: nuclear > 10, when: loss < 1e-3, share: 0.9}"
+
     kind: Literal["bound"] = "bound"
     that: Condition
     when: Condition | None = None
@@ -56,6 +58,8 @@ class KeepsSign(Claim):
     """The sign of ``of`` is the same, and not zero, at every recorded step of a trial at which ``when`` holds."""
 
     over_trace: ClassVar[tuple[str, ...]] = ("of", "when")
+
+    example: ClassVar[str] = "{kind: keeps_sign, of: det}"
 
     kind: Literal["keeps_sign"] = "keeps_sign"
     of: Formula
@@ -77,6 +81,8 @@ class Monotone(Claim):
     """
 
     over_trace: ClassVar[tuple[str, ...]] = ("of", "when")
+
+    example: ClassVar[str] = "{kind: monotone, of: effective_rank, along: factorization.depth, direction: falling}"
 
     kind: Literal["monotone"] = "monotone"
     of: Formula
@@ -103,6 +109,8 @@ class Within(Claim):
     A bound of ``null`` is open. Groups are by default all that vary but seeds.
     """
 
+    example: ClassVar[str] = "{kind: within, of: error, range: [null, 1e-3], where: init.scale < 1e-2}"
+
     kind: Literal["within"] = "within"
     of: Formula
     range: Range
@@ -128,6 +136,8 @@ class Contrast(Claim):
     The difference of the statistic, and its bootstrap interval at ``confidence``, has to lie on that side of zero. With ``interval: false``
     the difference alone has to, which suits groups of very few trials.
     """
+
+    example: ClassVar[str] = "{kind: contrast, of: error, group: init.scale == 1e-3, against: init.scale == 1e-2, direction: lower}"
 
     kind: Literal["contrast"] = "contrast"
     of: Formula

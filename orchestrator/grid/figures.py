@@ -53,6 +53,8 @@ class Trajectories(Figure):
 
     over_trace: ClassVar[tuple[str, ...]] = ("x", "y", "color", "curves", "when")
 
+    example: ClassVar[str] = "{kind: trajectories, x: loss, y: nuclear, color: optimizer.lr, log: [x, y], reverse: x}"
+
     kind: Literal["trajectories"] = "trajectories"
     x: Formula = "step"
     y: Annotated[tuple[str, ...], BeforeValidator(listed), Field(min_length=1)]
@@ -84,6 +86,8 @@ class Medians(Figure):
     ``lines`` are dashed horizontal ones: ``{cp_rank: {truth: 1}}``.
     """
 
+    example: ClassVar[str] = "{kind: medians, x: problem.observed, y: [error, effective_rank], color: init.scale, log: [error]}"
+
     kind: Literal["medians"] = "medians"
     x: Formula
     y: Formulas
@@ -105,6 +109,8 @@ class Medians(Figure):
 class Heatmap(Figure):
     """The median of ``color`` over all trials with the same ``x`` and ``y``, as a map of rectangles."""
 
+    example: ClassVar[str] = "{kind: heatmap, x: factorization.depth, y: init.scale, color: error, log: color}"
+
     kind: Literal["heatmap"] = "heatmap"
     x: Formula
     y: Formula
@@ -113,6 +119,8 @@ class Heatmap(Figure):
 
 class Points(Figure):
     """A point a trial: final values against each other or against keys of the spec."""
+
+    example: ClassVar[str] = "{kind: points, x: steps, y: error, color: outcome}"
 
     kind: Literal["points"] = "points"
     x: Formula

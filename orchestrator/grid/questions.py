@@ -50,6 +50,8 @@ Grouping = Formula | Annotated[dict[str, Condition], Field(min_length=1)]
 class Question(Section):
     """A figure or a claim. ``where`` picks trials by a condition on the spec, the outcome and final measures."""
 
+    example: ClassVar[str] = ""
+    """How it may stand in a grid file."""
     over_trace: ClassVar[tuple[str, ...]] = ()
     """The fields whose expressions are taken at every recorded step; all others are taken once a trial."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,12 @@ BEGIN, END = "<!-- generated: {} -->", "<!-- end -->"
 
 def tables() -> dict[str, str]:
     """Every generated part of the page by its name."""
-    parts = {part: "\n".join(_kinds(part, kinds)) for part, kinds in KINDS.items()}
+    parts = {part: "\n".join(_kinds(part, kinds, kinds.base)).rstrip() for part, kinds in KINDS.items()}
     parts["stop"] = "\n".join(_fields(Stop))
     parts["record"] = "\n".join(_fields(Record))
     parts["resources"] = "\n".join(_fields(Resources))
-    parts["figures"] = "\n".join(_kinds("figures.NAME", FIGURES, Figure))
-    parts["claims"] = "\n".join(_kinds("claims.NAME", CLAIMS, Claim))
+    parts["figures"] = "\n".join(_kinds("NAME", FIGURES, Figure)).rstrip()
+    parts["claims"] = "\n".join(_kinds("NAME", CLAIMS, Claim)).rstrip()
     rows = [f"| `{m.shown}` | {_plain(m.summary)} |" for m in measures.MEASURES]
     parts["measures"] = "\n".join(["| name | what it is |", "|---|---|", *rows])
     return parts
@@ -43,17 +43,23 @@ def fill(page: str) -> str:
     return re.sub(r"<!-- generated: (\w+) -->\n.*?<!-- end -->", replace, page, flags=re.DOTALL)
 
 
-def _kinds(part: str, kinds: Mapping[str, type[Section]], base: type[Section] | None = None) -> Iterator[str]:
-    """Yield a row a kind; the keys of their common ``base`` in a sentence before."""
-    common = {"kind"} | (set(base.model_fields) if base else set())
-    if base is not None:
-        yield f"{_summary(base)} All kinds take {', '.join(_key(*field) for field in _properties(base) if field[0] != 'kind')}."
+def _kinds(part: str, kinds: Mapping[str, Any], base: type[Section]) -> Iterator[str]:
+    """Yield the keys that all kinds take, their ``base``'s, then for each kind what it is, an example, and its own keys."""
+    common = {"kind"} | set(base.model_fields)
+    shared = [field for field in _properties(base) if field[0] != "kind"]
+    if shared:
+        yield f"{_summary(base)} All kinds take:"
         yield ""
-    yield f"| `{part}.kind` | what it is | keys |"
-    yield "|---|---|---|"
+        yield from _table(shared)
+        yield ""
     for kind, model in kinds.items():
-        keys = ", ".join(_key(*field) for field in _properties(model) if field[0] not in common)
-        yield f"| `{kind}` | {_summary(model)} | {keys or 'none'} |"
+        yield f"**`{kind}`**: {_summary(model)}"
+        yield ""
+        yield from ("```yaml", f"{part}: {model.example}", "```")
+        yield ""
+        if own := [field for field in _properties(model) if field[0] not in common]:
+            yield from _table(own)
+            yield ""
 
 
 def _summary(model: type[Section]) -> str:
@@ -66,9 +72,13 @@ def _plain(text: str) -> str:
 
 
 def _fields(model: type[Section]) -> Iterator[str]:
+    yield from _table(_properties(model))
+
+
+def _table(fields: Sequence[tuple[str, dict[str, Any], bool]]) -> Iterator[str]:
     yield "| key | value | default |"
     yield "|---|---|---|"
-    for name, schema, required in _properties(model):
+    for name, schema, required in fields:
         default = "required" if required else _default(schema)
         yield f"| `{name}` | {_type(schema)} | {default} |"
 
@@ -76,11 +86,6 @@ def _fields(model: type[Section]) -> Iterator[str]:
 def _properties(model: type[Section]) -> list[tuple[str, dict[str, Any], bool]]:
     schema = inlined(model)
     return [(name, field, name in schema.get("required", ())) for name, field in schema["properties"].items()]
-
-
-def _key(name: str, schema: dict[str, Any], required: bool) -> str:
-    default = "" if required or schema.get("default") is None else f" = {_default(schema)}"
-    return f"`{name}` ({_type(schema)}{default})"
 
 
 def _default(schema: dict[str, Any]) -> str:

@@ -19,6 +19,7 @@ from orchestrator.grid import parse_grid
 from orchestrator.grid.claims import CLAIMS
 from orchestrator.grid.figures import FIGURES
 from orchestrator.grid.schema import json_schema
+from orchestrator.grid.source import parse
 from orchestrator.planning.pack import Crew
 from orchestrator.planning.plan import make_plan
 from tests.contract import references
@@ -73,6 +74,21 @@ def test_is_in_the_science(name):
 @pytest.mark.parametrize(("part", "kind"), ROWS)
 def test_is_in_the_guide(part, kind):
     assert f"`{kind}`" in GUIDE, f"{part}.kind {kind} is not in docs/grid.md: python -m orchestrator.grid.reference, or name it there"
+
+
+@pytest.mark.parametrize(("part", "kind"), [row for row in ROWS if row[0] != "loss"])
+def test_has_an_example(part, kind):
+    model = REGISTRIES[part][kind]
+    assert model.example, f"{part}.kind {kind} has no example: give its class one, as it may stand in a grid file"
+    read = REGISTRIES[part].read(parse(f"x: {model.example}", "example").data["x"])
+    assert type(read) is model
+
+
+@pytest.mark.parametrize(("name", "kind"), [*FIGURES.items(), *CLAIMS.items()])
+def test_has_an_example_of_a_question(name, kind):
+    question = kind.model_validate(parse(f"x: {kind.example}", "example").data["x"])
+    assert question.kind == name
+    assert not list(question.own_conflicts())
 
 
 @pytest.mark.parametrize("references", REFERENCES.items(), ids=lambda pair: pair[0])

@@ -20,6 +20,7 @@ class Cp(Factorization):
     """W = sum over r of a_r^1 x ... x a_r^N, ``components`` terms: by default the largest possible rank."""
 
     kind = "cp"
+    example = "{kind: cp, components: 64}"
     derived = ("components",)
 
     components: Count | None = None

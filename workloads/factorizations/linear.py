@@ -9,3 +9,4 @@ class Linear(Whole):
     """The matrix or tensor itself, from zero: fits the observations and leaves zeros elsewhere."""
 
     kind = "linear"
+    example = "{kind: linear}"

@@ -19,6 +19,7 @@ class MinFrobenius(Solved):
     """The matrix or tensor of least Frobenius norm that fits the observations, in one step: where ``linear`` converges to."""
 
     kind = "min_frobenius"
+    example = "{kind: min_frobenius}"
     stepping = Stepping(scratch=3)
 
     def solver(

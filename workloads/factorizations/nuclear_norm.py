@@ -23,6 +23,7 @@ class NuclearNorm(Solved):
     """The matrix of least nuclear norm that fits the observations; ``tolerance`` is the relative duality gap at which it is solved."""
 
     kind = "nuclear_norm"
+    example = "{kind: nuclear_norm, tolerance: 1e-8}"
     stepping = Stepping(like_params=("shadow",), per_lane={"penalty": 0.0}, scratch=7)
 
     tolerance: Annotated[Finite, Field(ge=1e-12, lt=1)] = 1e-6

@@ -16,6 +16,7 @@ class Tucker(Factorization):
     """W = a core of ``ranks`` [r_1, ..., r_N], multiplied in each mode n by a matrix A_n of shape [d_n, r_n]."""
 
     kind = "tucker"
+    example = "{kind: tucker, ranks: [2, 2, 3]}"
 
     ranks: Counts
 

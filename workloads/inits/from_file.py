@@ -20,6 +20,7 @@ class FromFile(Init):
     """Factors from an ``.npz``: ``W1`` ... ``WL`` (the product is WL ... W1), or ``A1`` ... ``AN`` (and tucker's ``core``)."""
 
     kind = "file"
+    example = "{kind: file, file: data/start.npz}"
 
     file: FileRef
 

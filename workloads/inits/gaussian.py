@@ -15,6 +15,7 @@ class Gaussian(Scaled):
     """Independent normal entries: ``scale`` is a factor entry's standard deviation, ``product_scale`` a product entry's."""
 
     kind = "gaussian"
+    example = "{kind: gaussian, product_scale: 1e-5, det_sign: positive}"
     independent = True
 
     def draw(self, factorization: Factorization, shape: Dims, rng: Rng, files: Files) -> list[Matrix]:

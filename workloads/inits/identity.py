@@ -15,6 +15,7 @@ class Identity(Scaled):
     """Each factor is ``scale`` times a (rectangular) identity; one of higher order has ones where all indices are equal."""
 
     kind = "identity"
+    example = "{kind: identity, scale: 0.1}"
 
     def draw(self, factorization: Factorization, shape: Dims, rng: Rng, files: Files) -> list[Matrix]:
         import numpy as np

@@ -17,6 +17,7 @@ class Orthogonal(Scaled):
     """Each factor is ``scale`` times a random matrix with orthonormal rows or columns, whichever are fewer."""
 
     kind = "orthogonal"
+    example = "{kind: orthogonal, scale: 0.3, balanced: true}"
 
     def conflicts(self, factorization: Factorization, shape: tuple[int, ...] | None) -> Iterator[Conflict]:
         yield from super().conflicts(factorization, shape)

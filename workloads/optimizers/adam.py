@@ -28,6 +28,7 @@ class Adam(Optimizer):
     """Adam (Kingma and Ba 2015, algorithm 1)."""
 
     kind = "adam"
+    example = "{kind: adam, lr: 1e-3, beta2: 0.99}"
     stepping = Stepping(like_params=("first", "second"), per_lane={"beta1_power": 1.0, "beta2_power": 1.0}, scratch=1)
     kernel = KernelStep(_entry, _prepare)
 

@@ -13,6 +13,7 @@ class Gd(Optimizer):
     """Plain gradient descent."""
 
     kind = "gd"
+    example = "{kind: gd, lr: 3e-3}"
     kernel = KernelStep(_entry, outer="rate")
 
     @classmethod

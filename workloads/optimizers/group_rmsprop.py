@@ -23,6 +23,7 @@ class GroupRmsprop(Optimizer):
     """One step size for all parameters: lr / (sqrt(bias-corrected moving average of the squared gradient norm) + eps)."""
 
     kind = "group_rmsprop"
+    example = "{kind: group_rmsprop, lr: 1e-2}"
     stepping = Stepping(per_lane={"average": 0.0, "beta_power": 1.0})
     kernel = KernelStep(_entry, _prepare, whole=True)
 

@@ -14,6 +14,7 @@ class Momentum(Optimizer):
     """Heavy ball: v <- momentum * v + gradient, w <- w - lr * v (Polyak 1964, in PyTorch's form)."""
 
     kind = "momentum"
+    example = "{kind: momentum, lr: 1e-3, momentum: 0.95}"
     stepping = Stepping(like_params=("velocity",))
     kernel = KernelStep(_entry)
 

@@ -14,6 +14,7 @@ class Nesterov(Optimizer):
     """Nesterov's: v <- momentum * v + gradient, w <- w - lr * (gradient + momentum * v) (Sutskever et al. 2013, in PyTorch's form)."""
 
     kind = "nesterov"
+    example = "{kind: nesterov, lr: 1e-3}"
     stepping = Stepping(like_params=("velocity",), scratch=1)
     kernel = KernelStep(_entry)
 

@@ -9,3 +9,4 @@ class MatrixCompletion(Completion):
     """Some entries of a matrix are observed."""
 
     kind = "matrix_completion"
+    example = "{kind: matrix_completion, shape: [100, 100], target: {rank: 5, frobenius: 100}, observed: 2000}"

@@ -9,3 +9,4 @@ class MatrixSensing(Sensing):
     """Inner products of a matrix with Gaussian (or given) measurement matrices are observed."""
 
     kind = "matrix_sensing"
+    example = "{kind: matrix_sensing, shape: [30, 30], target: {rank: 1}, observed: 400, seed: 7}"

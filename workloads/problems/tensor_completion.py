@@ -9,4 +9,5 @@ class TensorCompletion(Completion):
     """Some entries of a tensor of order three or more are observed."""
 
     kind = "tensor_completion"
+    example = "{kind: tensor_completion, shape: [8, 8, 8], file: data/tensor.npz, observed: 0.2}"
     order = None
