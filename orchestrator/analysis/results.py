@@ -63,10 +63,14 @@ class Results:
     def history(self) -> pd.DataFrame:
         """The traces, of trials that are in ``runs``."""
         frame = self._history()
-        owners = pd.Index(self.runs["trial_id"]).get_indexer(pd.Index(frame["trial_id"]))
-        self.owners: NDArray[np.intp] = owners[owners >= 0]
-        known: pd.DataFrame = frame[owners >= 0].reset_index(drop=True)
+        known: pd.DataFrame = frame[frame["trial_id"].isin(self.runs["trial_id"])].reset_index(drop=True)
         return known
+
+    @cached_property
+    def owners(self) -> NDArray[np.intp]:
+        """The row in ``runs`` that each row of `history` belongs to [K]."""
+        owners: NDArray[np.intp] = pd.Index(self.runs["trial_id"]).get_indexer(pd.Index(self.history["trial_id"]))
+        return owners
 
     def chosen(self, where: str | None) -> NDArray[np.intp]:
         """Return the rows of the trials that have ended and meet a condition."""

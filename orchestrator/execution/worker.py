@@ -35,6 +35,7 @@ class Worker:
         self.threads, self.policy = threads, policy or Policy()
         self.share = min(gpus, 1.0)
         self.device = torch.device("cuda" if gpus and torch.cuda.is_available() else "cpu")
+        self._machine: Machine | None = None
         self._asked = threading.Event()
         self._stop = threading.Event()
 
@@ -44,8 +45,13 @@ class Worker:
         cuda = self.device.type == "cuda"
         name = torch.cuda.get_device_name() if cuda else processor()
         memory = int(torch.cuda.get_device_properties(0).total_memory * self.share * GPU_ROOM) if cuda else PACK_BYTES
-        self.machine = Machine(self.device.type, name, memory, measured_rates(self.device, name))
-        return self.machine
+        self._machine = Machine(self.device.type, name, memory, measured_rates(self.device, name))
+        return self._machine
+
+    @property
+    def machine(self) -> Machine:
+        """What it computes on."""
+        return self._machine or self.warm()
 
     def ask(self) -> None:
         """Ask for half of the pack in training. The answer is a `HandedOver` event. May be called from another thread."""

@@ -6,6 +6,7 @@ import getpass
 import json
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from orchestrator.tracking import layout
 from orchestrator.tracking.store import Store, translated
@@ -22,12 +23,11 @@ class ParentRun:
         self._store, self._sweep = store, sweep
         with translated(store.display):
             self.experiment_id = store.experiment(sweep.experiment)
-            if sweep.parent_run_id is None:
-                self._create()
-            else:
-                self._take_up(sweep.parent_run_id)
+            run = self._create() if sweep.parent_run_id is None else self._take_up(sweep.parent_run_id)
+        self.run_id: str = run.info.run_id
+        self.uri: str = run.info.artifact_uri
 
-    def _create(self) -> None:
+    def _create(self) -> Any:
         sweep, store = self._sweep, self._store
         tags = {
             **sweep.tags,
@@ -43,25 +43,24 @@ class ParentRun:
             layout.SOURCE_NAME: "orchestrate",
         }
         run = store.client.create_run(self.experiment_id, start_time=_now(), tags=tags, run_name=f"sweep-{sweep.sweep_id}")
-        self.run_id: str = run.info.run_id
-        self.uri: str = run.info.artifact_uri
         files = {
             layout.GRID_FILE: sweep.grid_text.encode(),
             layout.PLAN_FILE: json.dumps(sweep.plan, indent=2).encode(),
             layout.TRIALS_FILE: encode_trials(sweep.trials),
         }
-        put_files(self.uri, files, store.uri)
+        put_files(run.info.artifact_uri, files, store.uri)
+        return run
 
-    def _take_up(self, run_id: str) -> None:
+    def _take_up(self, run_id: str) -> Any:
         """Go on with a sweep that did not come to its end. What its files say still holds."""
         client, sweep = self._store.client, self._sweep
         run = client.update_run(run_id, status="RUNNING") or client.get_run(run_id)
-        self.run_id, self.uri = run_id, run.info.artifact_uri
         for key, value in {**sweep.tags, layout.REUSED: str(sweep.reused), layout.ATTEMPT: str(sweep.attempt)}.items():
             client.set_tag(run_id, key, value)
         if layout.CANCEL in run.data.tags:
             client.delete_tag(run_id, layout.CANCEL)
-        put_files(self.uri, {layout.TRIALS_FILE: encode_trials(sweep.trials)}, self._store.uri)
+        put_files(run.info.artifact_uri, {layout.TRIALS_FILE: encode_trials(sweep.trials)}, self._store.uri)
+        return run
 
     def measure(self, numbers: Mapping[str, float]) -> None:
         """Log ``numbers`` as metrics."""
