@@ -64,8 +64,7 @@ class HeldUntilAsked(RemoteWorker):
         self._was_asked = threading.Event()
 
     def warm(self) -> Machine:
-        machine = super().warm()
-        self._worker.machine = replace(machine, rates=replace(CORE, fused=100 * CORE.fused))
+        self._worker._machine = replace(super().warm(), rates=replace(CORE, fused=100 * CORE.fused))
         return self._worker.machine
 
     def ask(self) -> None:
