@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from tests.contract.references import OPTIMIZERS as ROWS
 from workloads.losses import LOSSES, Loss
 from workloads.trial import Trial, TrialSpec
 
-OPTIMIZERS: dict[str, dict[str, Any]] = {
-    "gd": {"kind": "gd", "lr": 0.05},
-    "momentum": {"kind": "momentum", "lr": 0.01, "momentum": 0.8},
-    "group_rmsprop": {"kind": "group_rmsprop", "lr": 0.001},
-    "adam": {"kind": "adam", "lr": 0.005},
-    "nesterov": {"kind": "nesterov", "lr": 0.01, "momentum": 0.8},
-}
+OPTIMIZERS: dict[str, dict[str, Any]] = {kind: {"kind": kind, **row.keys} for kind, row in ROWS.items()}
+"""Each kind of optimizer with the keys of its reference."""
 
 
 def spec(**changes: Any) -> TrialSpec:

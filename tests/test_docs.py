@@ -17,10 +17,16 @@ GUIDE = (ROOT / "docs/grid.md").read_text()
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_is_in_the_readme_and_has_an_example(command):
-    assert f"orchestrate {command}" in README
+    assert f"orchestrate {command}" in README, f"orchestrate {command} is not in the README: add it to the table of commands"
     found = cli.get_command(None, command)
     assert "Example:" in found.help
     assert f"orchestrate {command}" in found.help.split("Example:")[1]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_tested(command):
+    texts = [path.read_text() for folder in ("cli", "cluster", "chaos", "sweeps") for path in (ROOT / "tests" / folder).glob("*.py")]
+    assert any(f'"{command}"' in text for text in texts), f"no test runs `orchestrate {command}`: add one of what it does to tests/cli"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.stem)

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tests.workloads import test_convex
 from workloads.trial import TrialSpec
 
 SHAPES = {2: (3, 4), 3: (2, 3, 4)}
 """The shapes of the small trials, by order."""
+LARGER = {2: (40, 30), 3: (12, 9, 11)}
+"""Those of trials whose memory is held to what is planned."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,17 @@ PROBLEMS = {
 class Factorization:
     """``keys`` by the order of the shape, for the orders that there are, and the product of one run's factors.
 
-    Of what is solved there is the test that holds it to a reference, instead.
+    What is solved has none: it names the test that holds it to a reference. ``square``: for square matrices only.
     """
 
     keys: Mapping[int, Mapping[str, Any]]
     product: Callable[..., Tensor] | None = None
-    tested_by: Callable[..., None] | None = None
+    tested_by: str = ""
+    square: bool = False
+
+    def shape(self, order: int, shapes: Mapping[int, tuple[int, ...]] = SHAPES) -> tuple[int, ...]:
+        """The shape of a trial, of those by order."""
+        return (shapes[order][0],) * order if self.square else shapes[order]
 
 
 def outer_products(*factors: Tensor) -> Tensor:
@@ -70,8 +76,10 @@ FACTORIZATIONS = {
     "cp": Factorization({2: {"components": 3}, 3: {"components": 5}}, outer_products),
     "linear": Factorization({2: {}, 3: {}}, lambda w: w),
     "tucker": Factorization({3: {"ranks": [2, 2, 3]}}, lambda core, a, b, c: torch.einsum("abc,ia,jb,kc->ijk", core, a, b, c)),
-    "min_frobenius": Factorization({2: {}, 3: {}}, tested_by=test_convex.test_least_frobenius_norm_is_the_pseudo_inverse),
-    "nuclear_norm": Factorization({2: {}}, tested_by=test_convex.test_least_nuclear_norm_is_that_of_an_independent_solver),
+    "min_frobenius": Factorization({2: {}, 3: {}}, tested_by="tests.workloads.test_convex.test_least_frobenius_norm_is_the_pseudo_inverse"),
+    "nuclear_norm": Factorization(
+        {2: {}}, tested_by="tests.workloads.test_convex.test_least_nuclear_norm_is_that_of_an_independent_solver"
+    ),
 }
 
 
@@ -95,19 +103,22 @@ class GroupRmsprop(torch.optim.Optimizer):
 
 @dataclass(frozen=True)
 class Optimizer:
-    """``keys``, and an optimizer in the manner of `torch.optim` for parameters and the same keys, as a model."""
+    """``keys``, and an optimizer in the manner of `torch.optim` for parameters and the same keys, as a model.
+
+    With these keys it converges quietly on small problems: what is chaotic agrees with nothing for a thousand steps.
+    """
 
     keys: Mapping[str, Any]
     made: Callable[[list[Tensor], Any], torch.optim.Optimizer]
 
 
 OPTIMIZERS = {
-    "gd": Optimizer({"lr": 0.01}, lambda params, o: torch.optim.SGD(params, lr=o.lr)),
-    "momentum": Optimizer({"lr": 0.003, "momentum": 0.8}, lambda params, o: torch.optim.SGD(params, lr=o.lr, momentum=o.momentum)),
+    "gd": Optimizer({"lr": 0.05}, lambda params, o: torch.optim.SGD(params, lr=o.lr)),
+    "momentum": Optimizer({"lr": 0.01, "momentum": 0.8}, lambda params, o: torch.optim.SGD(params, lr=o.lr, momentum=o.momentum)),
     "nesterov": Optimizer(
-        {"lr": 0.003, "momentum": 0.8}, lambda params, o: torch.optim.SGD(params, lr=o.lr, momentum=o.momentum, nesterov=True)
+        {"lr": 0.01, "momentum": 0.8}, lambda params, o: torch.optim.SGD(params, lr=o.lr, momentum=o.momentum, nesterov=True)
     ),
-    "group_rmsprop": Optimizer({"lr": 0.003}, lambda params, o: GroupRmsprop(params, o.lr, o.beta, o.eps)),
+    "group_rmsprop": Optimizer({"lr": 0.001}, lambda params, o: GroupRmsprop(params, o.lr, o.beta, o.eps)),
     "adam": Optimizer({"lr": 0.005}, lambda params, o: torch.optim.Adam(params, lr=o.lr, betas=(o.beta1, o.beta2), eps=o.eps)),
 }
 
@@ -152,13 +163,15 @@ INITS = {
 
 def spec(problem: str, factorization: str, optimizer: str = "gd", loss: str = "half_sse", /, keys: Any = None, **fields: Any) -> TrialSpec:
     """A small trial of these kinds; ``keys`` are other ones of the factorization."""
-    row = PROBLEMS[problem]
-    solved = FACTORIZATIONS[factorization].product is None
+    row, held = PROBLEMS[problem], FACTORIZATIONS[factorization]
+    solved = held.product is None
+    # Measurements have the norm of their size.
+    lr = OPTIMIZERS[optimizer].keys["lr"] / (10 if "sensing" in problem else 2)
     parts: dict[str, Any] = {
-        "problem": {"kind": problem, "shape": list(SHAPES[row.order]), **row.keys},
+        "problem": {"kind": problem, "shape": list(held.shape(row.order)), **row.keys},
         "factorization": {"kind": factorization, **(keys or FACTORIZATIONS[factorization].keys[row.order])},
         "init": None if solved or factorization == "linear" else {"kind": "gaussian", "scale": 0.6},
-        "optimizer": None if solved else {"kind": optimizer, **OPTIMIZERS[optimizer].keys},
+        "optimizer": None if solved else {"kind": optimizer, **OPTIMIZERS[optimizer].keys, "lr": lr},
         "loss": loss,
         "stop": {"steps": 100},
     }

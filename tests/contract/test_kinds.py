@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import json
 import pickle
@@ -23,7 +24,7 @@ from orchestrator.grid.source import parse
 from orchestrator.planning.pack import Crew
 from orchestrator.planning.plan import make_plan
 from tests.contract import references
-from tests.contract.references import FACTORIZATIONS, INITS, LOSSES, OPTIMIZERS, PROBLEMS, pairs, spec
+from tests.contract.references import FACTORIZATIONS, INITS, LOSSES, OPTIMIZERS, PROBLEMS, SHAPES, pairs, spec
 from tests.specs import trials
 from tests.workloads import oracle, test_measures
 from tests.workloads.test_engines import advance, lanes_of
@@ -69,6 +70,23 @@ def test_is_in_the_science(name):
     assert re.search(rf"^\|.*`{name}[`_]", SCIENCE, re.MULTILINE), (
         f"{name} is not in docs/science.md: add a row with its formula, its source and what it is held to"
     )
+
+
+@pytest.mark.parametrize(("kind", "row"), [(kind, row) for kind, row in FACTORIZATIONS.items() if row.product is None])
+def test_what_is_solved_is_held_by_a_test(kind, row):
+    module, _, name = row.tested_by.rpartition(".")
+    assert hasattr(importlib.import_module(module), name), f"{kind} has no test {row.tested_by}"
+
+
+@pytest.mark.parametrize(("kind", "row"), FACTORIZATIONS.items())
+def test_refuses_shapes_that_it_is_not_for(kind, row):
+    """By `conflicts`, under the key that stops all further checks."""
+    others = [shape for order, shape in SHAPES.items() if order not in row.keys or row.square]
+    keys = next(iter(row.keys.values()))
+    for shape in others:
+        factorization = KINDS["factorization"][kind].model_validate(keys)
+        found = dict(factorization.conflicts(shape))
+        assert "factorization.kind" in found, f"{kind} takes shape {shape}, for which it has no reference: let its conflicts refuse it"
 
 
 @pytest.mark.parametrize(("part", "kind"), ROWS)

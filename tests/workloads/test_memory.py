@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.contract.references import FACTORIZATIONS, LOSSES, OPTIMIZERS, pairs, spec
+from tests.contract.references import FACTORIZATIONS, LARGER, LOSSES, OPTIMIZERS, pairs, spec
 from tests.specs import trials
 from workloads.engines.base import create
 from workloads.engines.choice import chosen
@@ -34,7 +34,8 @@ CASES = {
 def lanes_of(name, count):
     """Trials of a case at a size that counts, with a data set of their own each: nothing is shared."""
     one = CASES[name]
-    problem = one.problem.model_copy(update={"shape": (40, 30) if len(one.shape) == 2 else (12, 9, 11), "observed": 45})
+    shape = FACTORIZATIONS[one.factorization.kind].shape(len(one.shape), LARGER)
+    problem = one.problem.model_copy(update={"shape": shape, "observed": 45})
     return [one.model_copy(update={"seed": n, "problem": problem.model_copy(update={"seed": n})}) for n in range(count)]
 
 

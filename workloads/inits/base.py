@@ -9,7 +9,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from workloads.factorizations import Factorization
+from workloads.factorizations import FACTORIZATIONS, Factorization
 from workloads.kinds import Kind, Registry
 from workloads.section import Conflict, Positive
 
@@ -85,7 +85,8 @@ class Scaled(Init):
         if self.scale is None and self.product_scale is None:
             yield "init", "needs scale (one factor's) or product_scale (the product's)"
         if self.product_scale is not None and not factorization.scales_products:
-            yield "init.product_scale", "is for deep_matrix; use init.scale, the scale of one factor"
+            kinds = [kind for kind, model in FACTORIZATIONS.items() if model.factor_scale is not Factorization.factor_scale]
+            yield "init.product_scale", f"is for {' and '.join(kinds)}; use init.scale, the scale of one factor"
         yield from super().conflicts(factorization, shape)
 
     def factor_scale(self, factorization: Factorization, shape: tuple[int, ...]) -> float:

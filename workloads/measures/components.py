@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from workloads.factorizations import FACTORIZATIONS, Factorization
 from workloads.measures.base import MOST_COLUMNS, measure
 from workloads.trial import TrialSpec
 
@@ -14,7 +15,10 @@ if TYPE_CHECKING:
 
 
 def _components(spec: TrialSpec, *_: str) -> str | None:
-    return "is defined for factorization.kind cp only" if spec.factorization.terms(spec.shape) is None else None
+    if spec.factorization.terms(spec.shape) is not None:
+        return None
+    kinds = [kind for kind, model in FACTORIZATIONS.items() if model.terms is not Factorization.terms]
+    return f"is defined for factorization.kind {' or '.join(kinds)} only"
 
 
 def _columns(spec: TrialSpec) -> list[str]:

@@ -9,6 +9,34 @@ from workloads.engines.kernels.source import root
 from workloads.optimizers import OPTIMIZERS
 from workloads.optimizers.base import KernelStep
 
+RESERVED = frozenset(
+    {
+        "w",
+        "s",
+        "y",
+        "m",
+        "x",
+        "h",
+        "g",
+        "n",
+        "q",
+        "rate",
+        "scale",
+        "twice",
+        "low",
+        "last",
+        "done",
+        "total",
+        "zero",
+        "one",
+        "squared",
+        "norm",
+    }
+    | {"real", "vec", "across", "weights", "state", "numbers", "scratch", "seen", "operators", "hyper", "until", "steps", "losses"}
+    | {"values", "index", "child", "roots", "lane", "group"}
+)
+"""Names that kernels use for variables of their own."""
+
 
 @dataclass(frozen=True)
 class Update:
@@ -27,6 +55,9 @@ class Update:
         """Return the step of a kind of optimizer. Raises `KeyError` for one that does not exist."""
         model = OPTIMIZERS[optimizer]
         assert model.kernel is not None, f"kernels cannot take the steps of {optimizer}"
+        taken = RESERVED & {*model.hyper(), *model.stepping.per_lane}
+        if taken:
+            raise ValueError(f"optimizer.kind {optimizer}: kernels have a variable {min(taken)} already: call the key or number otherwise")
         return cls(model.hyper(), model.stepping.like_params, tuple(model.stepping.per_lane), model.kernel)
 
     @property
