@@ -36,11 +36,14 @@ def check_place(uri: str) -> None:
             raise _unreachable(uri, error) from None
 
 
-def check(uri: str) -> None:
-    """Raise `TrackingUnavailable` with one line that says what is wrong and what to do, unless the store looks usable."""
+def check(uri: str, *, answer_seconds: float = ANSWER_SECONDS) -> None:
+    """Raise `TrackingUnavailable` with one line that says what is wrong and what to do, unless the store looks usable.
+
+    A server that takes a connection may take ``answer_seconds`` to answer on it.
+    """
     check_place(uri)
     if is_http(uri):
-        _check_server(uri)
+        _check_server(uri, answer_seconds)
     elif uri.partition("://")[0].partition("+")[0] in _PORTS:
         _check_database(uri)
 
@@ -84,7 +87,7 @@ def _known(revision: str) -> bool:
     return any((Path(found.origin).parent / "store" / "db_migrations" / "versions").glob(f"{revision}_*.py"))
 
 
-def _check_server(uri: str) -> None:
+def _check_server(uri: str, answer_seconds: float) -> None:
     from mlflow.exceptions import MlflowException
     from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import http_request
@@ -97,7 +100,7 @@ def _check_server(uri: str) -> None:
             "/api/2.0/mlflow/experiments/search",
             "GET",
             params={"max_results": 1},
-            timeout=(TIMEOUT, ANSWER_SECONDS),
+            timeout=(TIMEOUT, answer_seconds),
             max_retries=0,
             raise_on_status=False,
         )

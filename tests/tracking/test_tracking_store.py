@@ -232,17 +232,17 @@ def test_credentials_are_sent(answer: tuple[str, dict[str, object]], monkeypatch
     assert told["authorization"] == "Bearer abc"
 
 
-def test_servers_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_servers_that_are_not_there() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     refused(f"http://me:secret@127.0.0.1:{port}", "nothing answers")
     refused(f"postgresql://me:secret@127.0.0.1:{port}/db", "cannot reach the database")
-    monkeypatch.setattr(preflight, "ANSWER_SECONDS", 0.5)
     with socket.socket() as deaf:
         deaf.bind(("127.0.0.1", 0))
         deaf.listen(1)
-        refused(f"http://127.0.0.1:{deaf.getsockname()[1]}", "does not answer in time")
+        with pytest.raises(TrackingUnavailable, match="does not answer in time"):
+            preflight.check(f"http://127.0.0.1:{deaf.getsockname()[1]}", answer_seconds=0.5)
 
 
 # ------------------------------------------------------------------------------------------------------------ two processes

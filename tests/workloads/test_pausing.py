@@ -6,6 +6,7 @@ import itertools
 import pickle
 from collections import deque
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import torch
 from tests.specs import OPTIMIZERS, spec, trials, two_by_two
 from workloads.engines.base import create
 from workloads.engines.batched import BatchedEngine
+from workloads.engines.costs import splits_well
 from workloads.training.loop import train
 from workloads.training.policy import Policy
 from workloads.training.recording import Recording
@@ -176,12 +178,12 @@ def test_the_time_that_a_trial_was_paused_is_not_counted():
     assert 99 <= result.seconds <= 110
 
 
-def test_a_lone_trial_and_a_lone_group_stay_where_they_are(monkeypatch):
-    monkeypatch.setattr("workloads.engines.costs.WORTH_SECONDS", 0.0)
+def test_a_lone_trial_and_a_lone_group_stay_where_they_are():
+    policy = replace(SHORT, splits=partial(splits_well, worth=0.0))
     long = two_by_two(3, stop={"steps": 3000})
     for engine, count in (("fused", 1), ("fused", 8), ("batched", 2)):
         specs = [long.model_copy(update={"seed": n}) for n in range(count)]
-        events = list(train(trials(specs), RECORDING, create(engine), asked=lambda: Request.HALF, policy=SHORT))
+        events = list(train(trials(specs), RECORDING, create(engine), asked=lambda: Request.HALF, policy=policy))
         assert [e.trials for e in events if isinstance(e, HandedOver)]
         assert not any(e.trials for e in events if isinstance(e, HandedOver))
 

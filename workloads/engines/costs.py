@@ -47,10 +47,12 @@ def _seconds(engine: str, specs: Sequence[TrialSpec], steps: Sequence[int], rate
     return longest * per_step + total * (products * rates.product + lane_cost(spec).flops * rates.batched * precision)
 
 
-def splits_well(engine: str, specs: Sequence[TrialSpec], steps: Sequence[int], rates: Rates = CORE) -> bool:
+def splits_well(
+    engine: str, specs: Sequence[TrialSpec], steps: Sequence[int], rates: Rates = CORE, *, worth: float = WORTH_SECONDS
+) -> bool:
     """Return whether two workers would end trials of ``specs`` that have ``steps`` left noticeably sooner than one."""
     if len(specs) < 2:
         return False
     whole = _seconds(engine, specs, steps, rates)
     half = max(_seconds(engine, specs[n::2], steps[n::2], rates) for n in range(2))
-    return half < 0.8 * whole and whole - half > WORTH_SECONDS
+    return half < 0.8 * whole and whole - half > worth
