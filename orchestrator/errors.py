@@ -3,9 +3,11 @@
 OrchestratorError             exit code
 ├── GridError                 2   the grid file or a data file it names is wrong
 ├── UsageError                2   an argument is wrong, or names something that does not exist
+│   └── BusyError                 another process is at it
 └── UnavailableError          3   something outside cannot be used
     ├── RayUnavailable            the Ray cluster
     ├── TrackingUnavailable       the MLflow store
+    ├── LeaseLost                 the experiment: another process has taken over
     └── StorageUnavailable        a folder or object store
 """
 
@@ -40,6 +42,14 @@ class UsageError(OrchestratorError):
     """A command-line argument is wrong, or names a sweep or trial that does not exist."""
 
 
+class BusyError(UsageError):
+    """Another process, on the machine ``host``, writes to an experiment."""
+
+    def __init__(self, host: str) -> None:
+        self.host = host
+        super().__init__(f"another process, on {host}, is writing to this experiment")
+
+
 class UnavailableError(OrchestratorError):
     """Something outside the program cannot be used."""
 
@@ -52,6 +62,16 @@ class RayUnavailable(UnavailableError):
 
 class TrackingUnavailable(UnavailableError):
     """The MLflow store cannot be reached or written."""
+
+
+class LeaseLost(UnavailableError):
+    """Another process, on the machine ``host``, has taken over an experiment while this one was not heard of."""
+
+    def __init__(self, host: str) -> None:
+        super().__init__(
+            f"while this process was not heard of for a minute, another one, on {host}, has taken over its experiment: "
+            "submit again once that has ended"
+        )
 
 
 class StorageUnavailable(UnavailableError):

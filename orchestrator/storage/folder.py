@@ -13,6 +13,10 @@ from orchestrator.storage.checkpoints import Checkpointing, Checkpoints
 from orchestrator.storage.spool import Spool
 
 _DESCRIPTION = "sweep.json"
+_PARENT = "parent"
+_FILES = "files"
+_IDLE = frozenset({_DESCRIPTION, _FILES})
+"""What a folder holds of a sweep that has not begun."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class SweepFolder:
         """Make the folder: what it is first, so that one that was not finished can be told apart; then data files by their digests."""
         self.storage.write(f"{self.name}/{_DESCRIPTION}", json.dumps(asdict(description), indent=2).encode())
         for digest, content in contents.items():
-            self.storage.write(f"{self.name}/files/{digest}", content)
+            self.storage.write(f"{self.name}/{_FILES}/{digest}", content)
 
     def description(self) -> Description | None:
         """Return what the folder says of its sweep; ``None`` if it is not there, or says nothing that is understood."""
@@ -60,9 +64,18 @@ class SweepFolder:
         except (ValueError, TypeError):
             return None
 
+    def begun(self, parent_run_id: str) -> None:
+        """Note that MLflow has the sweep, as the run ``parent_run_id``."""
+        self.storage.write(f"{self.name}/{_PARENT}", parent_run_id.encode())
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing would be lost with the folder: MLflow never had the sweep, and nothing of it has been computed."""
+        return not any(name.removeprefix(f"{self.name}/").partition("/")[0] not in _IDLE for name in self.storage.names(self.name))
+
     def data_file(self, digest: str) -> bytes | None:
         """Return a data file of the grid."""
-        return self.storage.read(f"{self.name}/files/{digest}")
+        return self.storage.read(f"{self.name}/{_FILES}/{digest}")
 
     def remove(self) -> None:
         """Remove the folder with all that is in it."""

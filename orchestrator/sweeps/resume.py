@@ -9,17 +9,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.errors import GridError, StorageUnavailable, UnavailableError, UsageError
+from orchestrator import liveness
+from orchestrator.errors import BusyError, GridError, StorageUnavailable, UnavailableError, UsageError
 from orchestrator.storage.base import Storage
 from orchestrator.storage.checkpoints import furthest
 from orchestrator.storage.folder import SweepFolder, folders
-from orchestrator.sweeps import liveness
 from workloads.training.trial_state import Paused
 
 if TYPE_CHECKING:
     from orchestrator.grid import Grid
     from orchestrator.tracking.read.queries import SweepSummary
     from orchestrator.tracking.store import Store
+    from orchestrator.tracking.turns import Turn
     from workloads.trial import Trial
 
 
@@ -29,8 +30,9 @@ class Found:
 
     ``sweep`` is the one to be taken up, if one of the same trials stopped short, and ``outcomes`` counts what it had finished.
     ``finished`` and ``reused`` are run ids by trial id: of all trials that need not be run, and of those that other sweeps ran.
-    ``states`` are trials that had been begun. ``attempts`` says of trials that failed in the sweep how often they will have been run.
-    ``folders`` are those of sweeps that stopped short.
+    ``states`` are trials that had been begun. ``attempts`` says of trials that failed in the sweep, or whose runs were deleted, how often
+    they will have been run. ``folders`` are those of sweeps that stopped short, and ``unknown`` are sweeps whose results wait for a store
+    that does not have them any more.
     """
 
     sweep: SweepSummary | None = None
@@ -40,6 +42,7 @@ class Found:
     states: Mapping[str, Paused] = field(default_factory=dict)
     attempts: Mapping[str, int] = field(default_factory=dict)
     folders: Sequence[SweepFolder] = ()
+    unknown: Sequence[str] = ()
 
     def missing(self, trials: Mapping[str, Trial]) -> list[Trial]:
         """Those of ``trials``, by id, that are to be run, from where they stand."""
@@ -53,27 +56,31 @@ class Found:
             yield f"{len(self.finished)} of {trials} trials are in MLflow already and are reused"
         if self.states:
             yield f"{len(self.states)} trials go on from their checkpoints"
+        for sweep_id in self.unknown:
+            yield f"results of sweep {sweep_id} wait in the storage, and its run in MLflow is gone: restore it, then `orchestrate sync`"
 
     def clear(self, finished: Collection[str]) -> None:
         """Remove what is of no use any more: checkpoints of trials that are all ``finished``, and folders without any."""
         for folder in self.folders:
             with suppress(StorageUnavailable):
-                if folder.checkpoints("").remove_finished(lambda key: key in finished) == 0:
+                if folder.checkpoints("").remove_finished(lambda key: key in finished) == 0 and not folder.spool.names():
                     folder.remove()
 
 
-def find(store: Store, storage: Storage, experiment: str, trials: Mapping[str, Trial], record: Mapping[str, Any], fresh: bool) -> Found:
-    """Return what there is already of ``trials``, by id, that record what ``record`` says.
+def find(
+    store: Store, storage: Storage, experiment: str, turn: Turn, trials: Mapping[str, Trial], record: Mapping[str, Any], fresh: bool
+) -> Found:
+    """Return what there is already of ``trials``, by id, that record what ``record`` says, in the experiment's ``turn``.
 
-    To be called by the one process of this machine that may write to the experiment. Raises `orchestrator.errors.UnavailableError`.
+    Raises `orchestrator.errors.UnavailableError`.
     """
     from orchestrator.tracking import layout
-    from orchestrator.tracking.read.queries import find_finished, trial_runs
+    from orchestrator.tracking.read.queries import attempts_made, find_finished, trial_runs
     from orchestrator.tracking.write.parent import digest_of
 
-    folders = settle(store, storage, experiment)
+    folders, unknown = settle(store, storage, experiment, turn)
     if fresh:
-        return Found()
+        return Found(unknown=unknown)
     tag = layout.recording_tag(record)
     sweep = to_take_up(store, experiment, digest_of(trials), tag)
     children = {} if sweep is None else trial_runs(store, sweep)
@@ -90,39 +97,46 @@ def find(store: Store, storage: Storage, experiment: str, trials: Mapping[str, T
         finished,
         reused,
         states,
-        {key: int(run.data.tags.get(layout.ATTEMPT, 1)) + 1 for key, run in children.items() if run.info.status == "FAILED"},
+        {} if sweep is None else {key: made + 1 for key, made in attempts_made(store, sweep, children).items()},
         folders,
+        unknown,
     )
 
 
-def settle(store: Store, storage: Storage, experiment: str) -> list[SweepFolder]:
-    """Bring to MLflow what sweeps of an experiment have left in the spool, and say of those that died that they did.
+def settle(store: Store, storage: Storage, experiment: str, turn: Turn) -> tuple[list[SweepFolder], list[str]]:
+    """Bring to MLflow what sweeps of an experiment have left in the spool, and say of those that died that they did, in its ``turn``.
 
-    To be called by the one process of this machine that may write to the experiment. Returns the folders of sweeps that stopped short.
+    Returns the folders of sweeps that stopped short, and the ids of those whose results MLflow cannot take since it does not have the
+    sweeps: they may have been deleted, or it is another database than it was. What has been computed is not ours to remove then.
     """
     from orchestrator.tracking.read.queries import list_sweeps
     from orchestrator.tracking.write.delivery import deliver
 
     sweeps = {sweep.sweep_id: sweep for sweep in list_sweeps(store, experiment, count=False)}
-    stopped = []
+    stopped, unknown = [], []
     for folder, description in folders(storage, experiment):
         sweep = sweeps.get(description.sweep_id)
         if sweep is None:
-            if description.machine == liveness.machine() and description.tracking == store.display:
-                # It died before MLflow had heard of it.
-                folder.remove()
+            if description.tracking == store.display:
+                if folder.is_idle and description.machine == liveness.machine():
+                    # It died before MLflow had heard of it.
+                    folder.remove()
+                    continue
+                stopped.append(folder)
+                unknown += [description.sweep_id] if folder.spool.names() else []
             continue
-        if is_alive(sweep) is not False:
+        if is_alive(sweep):
             continue
-        deliver(store, sweep.parent_run_id, folder.spool)
+        deliver(store, sweep.parent_run_id, folder.spool, turn)
         if sweep.status == "FINISHED":
             folder.remove()
         else:
             stopped.append(folder)
     for sweep in sweeps.values():
-        if sweep.status == "RUNNING" and is_alive(sweep) is False:
+        # Whoever runs has the turn, which is ours now.
+        if sweep.status == "RUNNING" and not is_alive(sweep):
             store.end(sweep.parent_run_id, "KILLED")
-    return stopped
+    return stopped, unknown
 
 
 def job_of(sweep: SweepSummary) -> tuple[str, str] | None:
@@ -171,8 +185,8 @@ def sync(store: Store, storage: Storage, sweep_id: str | None) -> Iterator[Synce
 
     Raises `orchestrator.errors.UnavailableError` if the store still takes nothing.
     """
-    from orchestrator.tracking.locks import experiment_lock
     from orchestrator.tracking.read.queries import list_sweeps
+    from orchestrator.tracking.turns import experiment_turn
     from orchestrator.tracking.write.delivery import complete, deliver
 
     for folder, description in list(folders(storage)):
@@ -180,27 +194,36 @@ def sync(store: Store, storage: Storage, sweep_id: str | None) -> Iterator[Synce
             continue
         sweeps = {sweep.sweep_id: sweep for sweep in list_sweeps(store, description.experiment, count=False)}
         sweep = sweeps.get(description.sweep_id)
-        if sweep is None or is_alive(sweep) is not False:
+        if sweep is None:
+            waiting = len(folder.spool.names()) if description.tracking == store.display else 0
+            if waiting:
+                yield Synced(description.sweep_id, description.experiment, 0, f"{waiting} batches wait: its run is not there, restore it")
             continue
-        with experiment_lock(store.uri, sweep.experiment):
-            delivered = deliver(store, sweep.parent_run_id, folder.spool)
-            left = complete(store, sweep)
-            if not left:
-                folder.remove()
-            elif sweep.status == "RUNNING":
-                store.end(sweep.parent_run_id, "KILLED")
+        if is_alive(sweep):
+            continue
+        try:
+            with experiment_turn(store, sweep.experiment, patient=False) as turn:
+                delivered = deliver(store, sweep.parent_run_id, folder.spool, turn)
+                left = complete(store, sweep)
+                if not left:
+                    folder.remove()
+                elif sweep.status == "RUNNING":
+                    store.end(sweep.parent_run_id, "KILLED")
+        except BusyError as error:
+            yield Synced(sweep.sweep_id, sweep.experiment, 0, f"{error}: try again later")
+            continue
         state = f"{left} to be run: `orchestrate resume {sweep.sweep_id}`" if left else "it is complete"
         yield Synced(sweep.sweep_id, sweep.experiment, delivered, state)
 
 
 def to_take_up(store: Store, experiment: str, digest: str, record: str) -> SweepSummary | None:
-    """Return the newest sweep of an experiment that has just these trials and has stopped short."""
+    """Return the newest sweep of an experiment that has just these trials and has stopped short, in the experiment's turn."""
     from orchestrator.tracking import layout
     from orchestrator.tracking.read.queries import list_sweeps
 
     for sweep in list_sweeps(store, experiment, count=False):
         same = sweep.status != "FINISHED" and sweep.tags.get(layout.TRIALS_DIGEST) == digest and sweep.tags.get(layout.RECORD) == record
-        if same and is_alive(sweep) is False:
+        if same and not is_alive(sweep):
             return sweep
     return None
 

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator import liveness
 from orchestrator.errors import StorageUnavailable, TrackingUnavailable
 from orchestrator.execution.progress import Logged, Reporter, State
 from orchestrator.execution.recovery import Recovery
@@ -21,7 +22,6 @@ from orchestrator.planning.pack import steps_left
 from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.storage.base import Storage, open_storage
 from orchestrator.storage.folder import Description, SweepFolder
-from orchestrator.sweeps import liveness
 from orchestrator.sweeps.hire import connected, crews_of
 from orchestrator.sweeps.run import Run, StopRequest, watched
 from orchestrator.tracking import layout
@@ -34,9 +34,10 @@ if TYPE_CHECKING:
     from orchestrator.grid import Grid
     from orchestrator.sweeps.resume import Found
     from orchestrator.tracking.store import Store
+    from orchestrator.tracking.turns import Turn
 
 
-WAITING = "another process on this machine is submitting to {0!r}: waiting for it to finish"
+WAITING = "another process, on {host}, is submitting to {name!r}: waiting for it to finish"
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def submit(grid: Grid, reporter: Reporter, options: Options | None = None, stop:
     marked as killed; with ``stop`` the others are saved, too, and counted as cancelled.
     """
     from orchestrator.sweeps.resume import find
-    from orchestrator.tracking.locks import experiment_lock
+    from orchestrator.tracking.turns import experiment_turn
 
     began = time.monotonic()
     options, stop, logged = options or Options(), stop or StopRequest(), Logged(reporter)
@@ -82,9 +83,9 @@ def submit(grid: Grid, reporter: Reporter, options: Options | None = None, stop:
     storage = open_storage(options.storage)
     with ExitStack() as stack:
         cluster, workers, crews, store = stack.enter_context(connected(grid, recording, options, logged, stop))
-        stack.enter_context(experiment_lock(store.uri, grid.name, lambda: logged.note(WAITING.format(grid.name))))
+        turn = stack.enter_context(experiment_turn(store, grid.name, lambda host: logged.note(WAITING.format(host=host, name=grid.name))))
         trials = {trial.trial_id: trial for trial in grid.trials}
-        found = find(store, storage, grid.name, trials, record, options.fresh)
+        found = find(store, storage, grid.name, turn, trials, record, options.fresh)
         missing = found.missing(trials)
         plan = make_plan(missing, recording, grid.resources.engine, crews_of(workers, crews, cluster), reused=len(found.finished))
         for text in found.notes(len(trials)):
@@ -92,7 +93,8 @@ def submit(grid: Grid, reporter: Reporter, options: Options | None = None, stop:
         job = _Beginning(grid, options, store, storage, record, found)
         # Before MLflow hears of it: what cannot be kept is not begun.
         folder = stack.enter_context(job.folder())
-        writer = stack.enter_context(job.writer(plan, cluster, folder, logged))
+        writer = stack.enter_context(job.writer(plan, cluster, folder, turn, logged))
+        folder.begun(writer.parent_run_id)
         logged.note(_announcement(grid, plan, cluster))
         state = State(len(trials), len(found.finished), sum(steps_left(trial) or 0 for trial in missing))
         board: Board[Any] = Board(plan.packs, time.monotonic)
@@ -166,7 +168,7 @@ class _Beginning:
         except TrackingUnavailable:
             return True
 
-    def writer(self, plan: Plan, cluster: Cluster, folder: SweepFolder, log: Logged) -> SweepWriter:
+    def writer(self, plan: Plan, cluster: Cluster, folder: SweepFolder, turn: Turn, log: Logged) -> SweepWriter:
         """Return the writer of the sweep."""
         from orchestrator.tracking.write.parent import SweepInfo, TrialRow
 
@@ -178,7 +180,8 @@ class _Beginning:
         )
         if found.sweep is not None:
             info = replace(info, parent_run_id=found.sweep.parent_run_id, attempt=int(found.sweep.tags.get(layout.ATTEMPT, 1)) + 1)
-        return SweepWriter(self.store, info, spool=folder.spool, patience=self.options.patience, tell=log.note, log=lambda: log.text)
+        patience = self.options.patience
+        return SweepWriter(self.store, info, turn=turn, spool=folder.spool, patience=patience, tell=log.note, log=lambda: log.text)
 
     def _tags(self, cluster: Cluster) -> dict[str, str]:
         fresh = {layout.FRESH: "true"} if self.options.fresh else {}

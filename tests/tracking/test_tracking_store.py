@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.server
 import os
-import queue
 import shutil
 import socket
 import sqlite3
@@ -18,10 +17,9 @@ import pytest
 
 from orchestrator.errors import TrackingUnavailable, UsageError
 from orchestrator.tracking import preflight
-from orchestrator.tracking.locks import experiment_lock
 from orchestrator.tracking.store import Store, open_existing, open_store
 from orchestrator.tracking.uris import redact, resolve
-from tests.processes import PATIENCE, communicate, popen
+from tests.processes import communicate, popen
 
 ROOT = Path(__file__).parents[2]
 
@@ -255,31 +253,3 @@ def test_two_processes_open_a_fresh_database_at_once(tmp_path: Path) -> None:
     assert [process.returncode for process in processes] == [0, 0], answers
     assert answers[0] == answers[1] == ("1\n", "")
     assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
-
-
-def test_processes_take_turns(tmp_path: Path) -> None:
-    code = (
-        "import sys\nfrom orchestrator.tracking.locks import experiment_lock\n"
-        "with experiment_lock('uri', 'grid', lambda: print('waiting', flush=True)):\n    print('held', flush=True)\n    sys.stdin.read()"
-    )
-    first = python(code, tmp_path)
-    assert first.stdout is not None
-    assert first.stdout.readline() == "held\n"
-    with experiment_lock("uri", "another grid"):
-        pass
-    events: queue.Queue[str] = queue.Queue()
-
-    def wait() -> None:
-        with experiment_lock("uri", "grid", lambda: events.put("waits")):
-            events.put("has it")
-
-    waiting = threading.Thread(target=wait, daemon=True)
-    waiting.start()
-    assert events.get(timeout=PATIENCE) == "waits"
-    assert waiting.is_alive()
-    # Killed, not ended: the lock must not outlive its holder.
-    first.kill()
-    communicate(first)
-    assert events.get(timeout=PATIENCE) == "has it"
-    waiting.join(PATIENCE)
-    assert events.empty()

@@ -16,6 +16,7 @@ from orchestrator.storage.spool import Batch, Spool
 from orchestrator.tracking import layout
 from orchestrator.tracking.read import queries
 from orchestrator.tracking.store import Store
+from orchestrator.tracking.turns import ALONE
 from orchestrator.tracking.write import delivery
 from orchestrator.tracking.write.bulk import BulkRunWriter
 from orchestrator.tracking.write.delivery import complete, deliver
@@ -140,7 +141,7 @@ def test_a_store_that_never_comes_back_leaves_all_in_the_spool(
             writer.close()
     assert (writer.done, writer.queued) == (0, 2)
     assert len(spool.names()) == 2
-    assert deliver(local, writer.parent_run_id, spool) == 2
+    assert deliver(local, writer.parent_run_id, spool, ALONE) == 2
     assert spool.names() == []
     assert runs_of(local, writer.parent_run_id) == {"a": ["FINISHED"], "b": ["FINISHED"]}
     sweep = queries.find_sweep(local, writer.sweep_id)
@@ -257,7 +258,7 @@ def test_a_process_that_died_while_writing_leaves_one_run_per_trial_to_whoever_g
         writer._thread.join(PATIENCE)
     assert spool.names()
     for _ in range(2):
-        deliver(store, writer.parent_run_id, Spool(spool.storage, "x/y"))
+        deliver(store, writer.parent_run_id, Spool(spool.storage, "x/y"), ALONE)
         delivery.remove_begun(store, store.experiment(make_sweep("a").experiment), writer.parent_run_id)
         assert runs_of(store, writer.parent_run_id) == {name: ["FINISHED"] for name in names.split()}
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from orchestrator.cli.options import address_option, sweep_argument, tracking_option
-from orchestrator.errors import UnavailableError, UsageError
+from orchestrator.errors import BusyError, UnavailableError, UsageError
 
 if TYPE_CHECKING:
     from orchestrator.tracking.read.queries import SweepSummary
@@ -66,11 +66,25 @@ def command(sweep: str, tracking_uri: str | None, address: str | None, force: bo
             click.echo(f"it does not answer: its job {job[0]} is stopped", err=True)
             return
         if is_alive(found) is not False and not force:
-            raise UnavailableError(f"{host} does not answer; if it is gone for good, --force says of the sweep that it has ended")
+            _see_gone(store, found)
     store.end(found.parent_run_id, "KILLED")
     click.echo(
         f"the process of sweep {found.sweep_id} is gone; it is marked as killed: `orchestrate resume {found.sweep_id}` goes on with it"
     )
+
+
+def _see_gone(store: Store, sweep: SweepSummary) -> None:
+    """Find out whether anybody still has the turn to write that a sweep has while it runs. Raises `UnavailableError` if so."""
+    from orchestrator.tracking.turns import experiment_turn
+
+    try:
+        with experiment_turn(store, sweep.experiment, patient=False):
+            return
+    except BusyError as error:
+        raise UnavailableError(
+            f"sweep {sweep.sweep_id} does not answer, and a process on {error.host} still writes to its experiment; "
+            "if it is gone for good, --force says of the sweep that it has ended"
+        ) from None
 
 
 def _stop_job(address: str, sweep: str) -> None:

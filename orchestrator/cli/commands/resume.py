@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import click
@@ -29,23 +30,35 @@ def command(sweep: str, options: Options, detach: bool, as_json: bool) -> None:
       orchestrate resume 3f9a --address 10.0.0.5:6379
     """
     from orchestrator.cli.commands.submit import start
-    from orchestrator.errors import UsageError
+    from orchestrator.errors import BusyError, UsageError
     from orchestrator.storage.base import open_storage
     from orchestrator.sweeps.resume import grid_of, is_alive
     from orchestrator.tracking import layout
     from orchestrator.tracking.read.queries import find_sweep
     from orchestrator.tracking.store import open_existing
+    from orchestrator.tracking.turns import experiment_turn
+    from orchestrator.tracking.write.parent import digest_of
 
     store = open_existing(options.tracking_uri)
     found = find_sweep(store, sweep)
     if found.status == "FINISHED":
         click.echo(f"sweep {found.sweep_id} is complete: all of its {found.trials} trials have an outcome", err=True)
         return
-    if is_alive(found) is not False:
+    alive = is_alive(found)
+    if alive is None:
+        click.echo(f"looking whether sweep {found.sweep_id} still runs on {found.tags.get(layout.HOST, 'another machine')}", err=True)
+        with suppress(BusyError), experiment_turn(store, found.experiment, patient=False):
+            alive = False
+    if alive is not False:
         raise UsageError(
-            f"sweep {found.sweep_id} is running on {found.tags.get(layout.HOST, 'another machine')}; if that is gone for good, "
-            f"`orchestrate cancel {found.sweep_id} --force` says so"
+            f"sweep {found.sweep_id} is running on {found.tags.get(layout.HOST, 'another machine')}: `orchestrate cancel "
+            f"{found.sweep_id}` ends it"
         )
     place = options.storage or found.tags.get(layout.STORAGE)
     grid = grid_of(store, open_storage(place), found)
+    if digest_of(trial.trial_id for trial in grid.trials) != found.tags.get(layout.TRIALS_DIGEST):
+        raise UsageError(
+            f"the grid of sweep {found.sweep_id} has other trials now: a data file has changed, and {place} does not have it as it was; "
+            "bring it back, or submit the grid anew"
+        )
     start(grid, dataclasses.replace(options, storage=place), as_json, detach)

@@ -50,22 +50,30 @@ def find_finished(store: Store, experiment: str, trial_ids: Collection[str], rec
     """
     with translated(store.display):
         found = store.client.get_experiment_by_name(experiment)
-        if found is None or not trial_ids:
-            return {}
-        wanted, asked = frozenset(trial_ids), layout.recording_tag(record)
-        finished: dict[str, str] = {}
-        fits: dict[str, bool] = {}
-        for run in search(store, [found.experiment_id], f"attributes.status = 'FINISHED' AND {tag_is(layout.KIND, layout.TRIAL)}"):
-            tags = run.data.tags
-            trial_id, recorded = tags.get(layout.TRIAL_ID), tags.get(layout.RECORD)
-            if trial_id not in wanted or recorded is None:
-                continue
-            if recorded not in fits:
-                fits[recorded] = layout.covers(recorded, asked)
-            if fits[recorded]:
-                # Newest first, so the newest stays.
-                finished.setdefault(trial_id, run.info.run_id)
-        return finished
+    if found is None or not trial_ids:
+        return {}
+    wanted, finished = frozenset(trial_ids), _finished(store, found.experiment_id, layout.recording_tag(record))
+    return {trial_id: run.info.run_id for trial_id, run in finished.items() if trial_id in wanted}
+
+
+def finished_by_others(store: Store, experiment_id: str, parent_id: str, record: str) -> dict[str, str]:
+    """Return run ids of trials that other sweeps than that of ``parent_id`` finished, with all that the tag ``record`` asks for."""
+    finished = _finished(store, experiment_id, record, but=parent_id)
+    return {trial_id: run.info.run_id for trial_id, run in finished.items()}
+
+
+def _finished(store: Store, experiment_id: str, record: str, but: str = "") -> dict[str, Run]:
+    finished: dict[str, Run] = {}
+    fits: dict[str | None, bool] = {None: False}
+    for run in search(store, [experiment_id], f"attributes.status = 'FINISHED' AND {tag_is(layout.KIND, layout.TRIAL)}"):
+        tags = run.data.tags
+        recorded = tags.get(layout.RECORD)
+        if recorded not in fits:
+            fits[recorded] = layout.covers(recorded, record)
+        if fits[recorded] and tags.get(layout.PARENT) != but:
+            # Newest first, so the newest stays.
+            finished.setdefault(tags[layout.TRIAL_ID], run)
+    return finished
 
 
 def list_sweeps(store: Store, experiment: str | None = None, *, count: bool = True) -> list[SweepSummary]:
@@ -118,6 +126,18 @@ def trial_runs(store: Store, sweep: SweepSummary) -> dict[str, Run]:
     return runs
 
 
+def attempts_made(store: Store, sweep: SweepSummary, runs: Mapping[str, Run]) -> dict[str, int]:
+    """Return how often trials of a sweep, whose ``runs`` are `trial_runs`, were run to no avail: they failed, or were deleted since."""
+    deleted = search(store, [sweep.experiment_id], tag_is(layout.PARENT, sweep.parent_run_id), deleted=True)
+    vain = [run for run in runs.values() if run.info.status == "FAILED"]
+    made: dict[str, int] = {}
+    for run in [*vain, *(run for run in deleted if run.info.status in layout.TERMINAL)]:
+        tags = run.data.tags
+        if layout.TRIAL_ID in tags:
+            made[tags[layout.TRIAL_ID]] = max(made.get(tags[layout.TRIAL_ID], 0), int(tags.get(layout.ATTEMPT, 1)))
+    return made
+
+
 def runs_by_id(store: Store, experiment_id: str, run_ids: Iterable[str]) -> dict[str, Run]:
     """Return runs of an experiment, by run id; those that were deleted are missing."""
     ids = list(run_ids)
@@ -128,12 +148,14 @@ def runs_by_id(store: Store, experiment_id: str, run_ids: Iterable[str]) -> dict
     return found
 
 
-def search(store: Store, experiment_ids: Sequence[str], filter_string: str) -> Iterator[Run]:
-    """All active runs that match, newest first, page by page."""
-    token = None
+def search(store: Store, experiment_ids: Sequence[str], filter_string: str, *, deleted: bool = False) -> Iterator[Run]:
+    """All runs that match and are active, or else ``deleted``, newest first, page by page."""
+    from mlflow.entities import ViewType
+
+    token, view = None, ViewType.DELETED_ONLY if deleted else ViewType.ACTIVE_ONLY
     while True:
         with translated(store.display):
-            page = store.client.search_runs(list(experiment_ids), filter_string, max_results=_PAGE, page_token=token)
+            page = store.client.search_runs(list(experiment_ids), filter_string, view, _PAGE, page_token=token)
         yield from page
         token = page.token
         if not token:

@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from orchestrator.storage.spool import Batch, Spool
 from orchestrator.tracking import layout
 from orchestrator.tracking.read import queries
 from orchestrator.tracking.store import Store, translated
+from orchestrator.tracking.turns import Turn
 from orchestrator.tracking.write.artifacts import put_files
 from orchestrator.tracking.write.client import RunWriter, run_writer
 from orchestrator.tracking.write.run_record import RunRecord, run_record
-from orchestrator.tracking.write.traces import encode_traces
+from orchestrator.tracking.write.traces import encode_traces, with_reused
 from workloads.training.results import TrialResult
 from workloads.training.trial_state import Outcome
 
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
 
 class Delivery:
-    """Writes batches of one sweep, whose parent run is ``parent_id``. With ``again``, some may have been written before."""
+    """Writes batches of one sweep, whose run is ``parent``, in its ``turn``. With ``again``, some may have been written before.
 
-    def __init__(self, store: Store, experiment_id: str, parent_id: str, parent_uri: str, *, again: bool = False) -> None:
-        self._store, self._experiment_id, self._again = store, experiment_id, again
-        self._parent_id, self._parent_uri = parent_id, parent_uri
+    With ``late``, and once another process may have had the turn meanwhile, other sweeps may have finished the same trials: those are not
+    written a second time, and ``taken`` has the others' run ids by trial id.
+    """
+
+    def __init__(self, store: Store, parent: Run, turn: Turn, *, again: bool = False, late: bool = False) -> None:
+        self._store, self._parent, self._turn, self._again = store, parent.info, turn, again
+        self.taken: dict[str, str] = {}
         self._target: RunWriter | None = None
+        self._others: dict[str, dict[str, str]] | None = {} if late else None
+        self._lapses = 0
         self._path = ""
 
     def write(self, batch: Batch, written: Callable[[int], None] = lambda _: None) -> None:
@@ -32,46 +43,78 @@ class Delivery:
         Raises `orchestrator.errors.TrackingUnavailable`; the batch may be written again then.
         """
         with translated(self._store.display):
-            target = self._target = self._target or run_writer(self._store, self._experiment_id, again=self._again)
-            traced = [result for result in batch.results if len(result.trace.steps)]
+            self._see_whose_turn()
+            target = self._target = self._target or run_writer(self._store, self._parent.experiment_id, again=self._again)
+            others = self._finished_by_others(batch)
+            results = [result for result in batch.results if result.trial_id not in others]
+            self.taken |= {result.trial_id: others[result.trial_id] for result in batch.results if result.trial_id in others}
+            traced = [result for result in results if len(result.trace.steps)]
             path = layout.trace_path(batch.pack, (result.trial_id for result in traced))
             if traced and path != self._path:
                 # Before any of the runs: a run that is finished has its trace.
-                put_files(self._parent_uri, {path: encode_traces(traced)}, self._store.uri)
+                put_files(self._parent.artifact_uri, {path: encode_traces(traced)}, self._store.uri)
                 self._path = path
-            for start in range(0, len(batch.results), target.at_once):
-                some = batch.results[start : start + target.at_once]
+            left = len(results)
+            written(len(batch.results) - left)
+            for start in range(0, len(results), target.at_once):
+                some = results[start : start + target.at_once]
                 target.write([self._record(result, batch, path) for result in some])
-                written(start + len(some))
+                left -= len(some)
+                written(len(batch.results) - left)
+
+    def _see_whose_turn(self) -> None:
+        lapses = self._turn.check()
+        if lapses != self._lapses:
+            self._lapses, self._again, self._target, self._others = lapses, True, None, {}
+
+    def _finished_by_others(self, batch: Batch) -> Mapping[str, str]:
+        """Return trials that other sweeps have finished and that recorded what this one does: run ids by trial id."""
+        if self._others is None:
+            return {}
+        recorded = batch.tags[layout.RECORD]
+        if recorded not in self._others:
+            self._others[recorded] = queries.finished_by_others(self._store, self._parent.experiment_id, self._parent.run_id, recorded)
+        return self._others[recorded]
 
     def _record(self, result: TrialResult, batch: Batch, path: str) -> RunRecord:
         attempt = batch.attempts.get(result.trial_id, 1)
         tags = {**batch.tags, layout.ATTEMPT: str(attempt)}
         if len(result.trace.steps):
             tags[layout.TRACE] = path
-        name = layout.run_id(self._parent_id, result.trial_id, attempt)
+        name = layout.run_id(self._parent.run_id, result.trial_id, attempt)
         return run_record(name, result, batch.specs[result.trial_id], tags, batch.points)
 
 
-def deliver(store: Store, parent_id: str, spool: Spool) -> int:
-    """Write what a sweep has left in its spool. Returns how many trials that was.
+def deliver(store: Store, parent_id: str, spool: Spool, turn: Turn) -> int:
+    """Write what a sweep has left in its spool, in the experiment's ``turn``. Returns how many trials that was.
 
-    Raises `orchestrator.errors.TrackingUnavailable` and `orchestrator.errors.StorageUnavailable`; what has been delivered is then
-    gone from the spool, and the rest still there.
+    Those that other sweeps have finished since are taken from them. Raises `orchestrator.errors.TrackingUnavailable` and
+    `orchestrator.errors.StorageUnavailable`; what has been delivered is then gone from the spool, and the rest still there.
     """
     names = spool.names()
     if not names:
         return 0
     with translated(store.display):
-        info = store.client.get_run(parent_id).info
-    delivery = Delivery(store, info.experiment_id, parent_id, info.artifact_uri, again=True)
+        parent = store.client.get_run(parent_id)
+    delivery = Delivery(store, parent, turn, again=True, late=True)
     trials = 0
     for name in names:
-        batch = spool.read(name)
+        batch, before = spool.read(name), len(delivery.taken)
         delivery.write(batch)
+        if len(delivery.taken) > before:
+            # Before the batch is gone: what is neither written nor taken counts as missing.
+            take(store, parent, delivery.taken)
         spool.remove(name)
         trials += len(batch.results)
     return trials
+
+
+def take(store: Store, parent: Run, taken: Mapping[str, str]) -> None:
+    """Say of a sweep that some of its trials are runs of other sweeps: run ids by trial id."""
+    with translated(store.display):
+        content, reused = with_reused(store.read(parent.info.run_id, layout.TRIALS_FILE), taken)
+        put_files(parent.info.artifact_uri, {layout.TRIALS_FILE: content}, store.uri)
+        store.client.set_tag(parent.info.run_id, layout.REUSED, str(reused))
 
 
 def remove_begun(store: Store, experiment_id: str, parent_id: str) -> None:
@@ -87,10 +130,13 @@ def complete(store: Store, sweep: queries.SweepSummary) -> int:
     outcomes = Counter(
         run.data.tags.get(layout.OUTCOME, "") for run in queries.trial_runs(store, sweep).values() if run.info.status in layout.TERMINAL
     )
-    left = sweep.trials - sweep.reused - sum(outcomes.values())
+    with translated(store.display):
+        # Some may have been taken from other sweeps a moment ago.
+        reused = int(store.client.get_run(sweep.parent_run_id).data.tags.get(layout.REUSED, 0))
+    left = sweep.trials - reused - sum(outcomes.values())
     if not left and sweep.status != "FINISHED":
         remove_begun(store, sweep.experiment_id, sweep.parent_run_id)
-        counts = {"trials": sweep.trials, "reused": sweep.reused, **{str(outcome): outcomes[outcome] for outcome in Outcome}}
+        counts = {"trials": sweep.trials, "reused": reused, **{str(outcome): outcomes[outcome] for outcome in Outcome}}
         store.measure(sweep.parent_run_id, counts)
         store.end(sweep.parent_run_id, "FINISHED")
     return left

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from orchestrator.errors import TrackingUnavailable
 from orchestrator.tracking.store import Store, translated
+from orchestrator.tracking.turns import Turn
 from orchestrator.tracking.write.queue import BatchQueue
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 10.0
@@ -20,9 +21,9 @@ class Insistence:
     """Tries again and again, ``first_wait`` seconds after the first time, for as long as ``patience`` seconds once the queue is closed."""
 
     def __init__(
-        self, store: Store, queue: BatchQueue, patience: float, tell: Callable[[str], None], first_wait: float = FIRST_WAIT
+        self, store: Store, turn: Turn, queue: BatchQueue, patience: float, tell: Callable[[str], None], first_wait: float = FIRST_WAIT
     ) -> None:
-        self._store, self._queue, self._tell, self._first_wait = store, queue, tell, first_wait
+        self._store, self._turn, self._queue, self._tell, self._first_wait = store, turn, queue, tell, first_wait
         self.patience = patience
         self.trouble: TrackingUnavailable | None = None
         """Why the store takes nothing now."""
@@ -33,10 +34,14 @@ class Insistence:
         self._hopeful_until = time.monotonic() + self.patience
 
     def insist(self, action: Callable[[], T]) -> T:
-        """Do what the store may refuse, until it is done or there is no hope left. Raises `TrackingUnavailable` then."""
+        """Do what the store may refuse, until it is done or there is no hope left. Raises `TrackingUnavailable` then.
+
+        Raises `orchestrator.errors.LeaseLost` if another process writes to the experiment now.
+        """
         wait = self._first_wait
         while True:
             try:
+                self._turn.check()
                 with translated(self._store.display):
                     done = action()
             except TrackingUnavailable as error:

@@ -6,14 +6,21 @@ import getpass
 import json
 import time
 from collections.abc import Mapping
-from typing import Any
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from orchestrator.tracking import layout
 from orchestrator.tracking.store import Store, translated
 from orchestrator.tracking.write.artifacts import put_files
-from orchestrator.tracking.write.delivery import remove_begun
+from orchestrator.tracking.write.delivery import remove_begun, take
 from orchestrator.tracking.write.parent import SweepInfo
 from orchestrator.tracking.write.traces import encode_trials
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+FILES_WAITS = (0.5, 2.0)
+"""Seconds after which a sweep's files are tried again, so that a server's hiccup does not end it."""
 
 
 class ParentRun:
@@ -22,12 +29,11 @@ class ParentRun:
     def __init__(self, store: Store, sweep: SweepInfo) -> None:
         self._store, self._sweep = store, sweep
         with translated(store.display):
-            self.experiment_id = store.experiment(sweep.experiment)
-            run = self._create() if sweep.parent_run_id is None else self._take_up(sweep.parent_run_id)
-        self.run_id: str = run.info.run_id
-        self.uri: str = run.info.artifact_uri
+            self._experiment_id = store.experiment(sweep.experiment)
+            self.run: Run = self._create() if sweep.parent_run_id is None else self._take_up(sweep.parent_run_id)
+        self.run_id: str = self.run.info.run_id
 
-    def _create(self) -> Any:
+    def _create(self) -> Run:
         sweep, store = self._sweep, self._store
         tags = {
             **sweep.tags,
@@ -42,25 +48,51 @@ class ParentRun:
             layout.USER: _user(),
             layout.SOURCE_NAME: "orchestrate",
         }
-        run = store.client.create_run(self.experiment_id, start_time=_now(), tags=tags, run_name=f"sweep-{sweep.sweep_id}")
-        files = {
+        run = store.client.create_run(self._experiment_id, start_time=_now(), tags=tags, run_name=f"sweep-{sweep.sweep_id}")
+        try:
+            self._put(run, self._files)
+        except BaseException:
+            # Without its files it is no sweep. Where even this cannot be done, whoever takes it up completes it.
+            with suppress(Exception):
+                store.client.delete_run(run.info.run_id)
+            raise
+        return run
+
+    @property
+    def _files(self) -> dict[str, bytes]:
+        sweep = self._sweep
+        return {
             layout.GRID_FILE: sweep.grid_text.encode(),
             layout.PLAN_FILE: json.dumps(sweep.plan, indent=2).encode(),
             layout.TRIALS_FILE: encode_trials(sweep.trials),
         }
-        put_files(run.info.artifact_uri, files, store.uri)
-        return run
 
-    def _take_up(self, run_id: str) -> Any:
-        """Go on with a sweep that did not come to its end. What its files say still holds."""
+    def _put(self, run: Run, files: Mapping[str, bytes]) -> None:
+        """Put files among the run's artifacts, which a store that answers the rest may refuse once or twice."""
+        from mlflow.exceptions import MlflowException
+
+        for wait in FILES_WAITS:
+            with suppress(MlflowException, OSError):
+                put_files(run.info.artifact_uri, files, self._store.uri)
+                return
+            time.sleep(wait)
+        put_files(run.info.artifact_uri, files, self._store.uri)
+
+    def _take_up(self, run_id: str) -> Run:
+        """Go on with a sweep that did not come to its end. What its files say still holds; one that is missing is put there."""
         client, sweep = self._store.client, self._sweep
         run = client.update_run(run_id, status="RUNNING") or client.get_run(run_id)
         for key, value in {**sweep.tags, layout.REUSED: str(sweep.reused), layout.ATTEMPT: str(sweep.attempt)}.items():
             client.set_tag(run_id, key, value)
         if layout.CANCEL in run.data.tags:
             client.delete_tag(run_id, layout.CANCEL)
-        put_files(run.info.artifact_uri, {layout.TRIALS_FILE: encode_trials(sweep.trials)}, self._store.uri)
+        there = {file.path for file in client.list_artifacts(run_id)} - {layout.TRIALS_FILE}
+        self._put(run, {name: content for name, content in self._files.items() if name not in there})
         return run
+
+    def take(self, taken: Mapping[str, str]) -> None:
+        """Say that some trials are runs of other sweeps: run ids by trial id."""
+        take(self._store, self.run, taken)
 
     def measure(self, numbers: Mapping[str, float]) -> None:
         """Log ``numbers`` as metrics."""
@@ -73,11 +105,11 @@ class ParentRun:
     def log(self, text: str) -> None:
         """Keep what the sweep has said."""
         if text:
-            put_files(self.uri, {layout.log_path(self._sweep.attempt): text.encode()}, self._store.uri)
+            put_files(self.run.info.artifact_uri, {layout.log_path(self._sweep.attempt): text.encode()}, self._store.uri)
 
     def end(self, status: str) -> None:
         """End the run, and delete trials' runs that were begun and never completed."""
-        remove_begun(self._store, self.experiment_id, self.run_id)
+        remove_begun(self._store, self._experiment_id, self.run_id)
         self._store.client.set_terminated(self.run_id, status, _now())
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,6 +56,18 @@ def encode_trials(trials: Sequence[TrialRow]) -> bytes:
             }
         )
     )
+
+
+def with_reused(trials: bytes, reused: Mapping[str, str]) -> tuple[bytes, int]:
+    """Return a list of trials in which some are ``reused``, run ids by trial id, and how many of all are now."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    table = parquet.read_table(io.BytesIO(trials))
+    earlier = zip(table["trial_id"].to_pylist(), table["reused_run_id"].to_pylist(), strict=True)
+    run_ids = [reused.get(trial_id, run_id) for trial_id, run_id in earlier]
+    column = table.schema.get_field_index("reused_run_id")
+    return _parquet(table.set_column(column, "reused_run_id", pa.array(run_ids, pa.string()))), len(run_ids) - run_ids.count(None)
 
 
 def _parquet(table: pa.Table) -> bytes:

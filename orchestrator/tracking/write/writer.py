@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
-from orchestrator.errors import TrackingUnavailable
+from orchestrator.errors import LeaseLost, TrackingUnavailable
 from orchestrator.options import PATIENCE
 from orchestrator.storage.spool import Batch, Spool
 from orchestrator.tracking.store import Store
+from orchestrator.tracking.turns import ALONE, Turn
 from orchestrator.tracking.write.delivery import Delivery
 from orchestrator.tracking.write.insisting import FIRST_WAIT, Insistence
 from orchestrator.tracking.write.parent import SweepInfo
@@ -26,7 +27,8 @@ class SweepWriter:
     """Writes a sweep while it runs. Used as a context manager: the parent run exists from entry on.
 
     A store that fails is tried again and again, while what is added waits in the ``spool``. What was counted in ``done`` is durable in
-    MLflow. Without a spool everything waits in memory. ``first_wait`` is how long after a failure a store is tried again.
+    MLflow. Without a spool everything waits in memory. ``first_wait`` is how long after a failure a store is tried again. ``turn`` is asked
+    before anything is written; once it is another's, `orchestrator.errors.LeaseLost` comes of whatever is done here.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class SweepWriter:
         store: Store,
         sweep: SweepInfo,
         *,
+        turn: Turn = ALONE,
         spool: Spool | None = None,
         queue_limit: int = QUEUE_LIMIT,
         spool_bytes: int = SPOOL_BYTES,
@@ -42,10 +45,11 @@ class SweepWriter:
         tell: Callable[[str], None] = lambda _: None,
         log: Callable[[], str] = lambda: "",
     ) -> None:
-        self._store, self._sweep, self._log = store, sweep, log
+        self._store, self._sweep, self._turn, self._log = store, sweep, turn, log
         self._queue = BatchQueue(spool, queue_limit, spool_bytes, tell)
-        self._insistence = Insistence(store, self._queue, patience, tell, first_wait)
+        self._insistence = Insistence(store, turn, self._queue, patience, tell, first_wait)
         self._specs: dict[str, dict[str, object]] | None = None
+        self._taken: Mapping[str, str] = {}
         self._parent: ParentRun
         self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
 
@@ -64,7 +68,7 @@ class SweepWriter:
         self._insistence.patience = min(self._insistence.patience, 5.0)
         try:
             self.close("FAILED" if issubclass(kind, Exception) else "KILLED")
-        except TrackingUnavailable:
+        except (TrackingUnavailable, LeaseLost):
             # The exception under way says more than its consequence.
             return
 
@@ -118,6 +122,8 @@ class SweepWriter:
             self._thread.join(0.2)
         self._queue.check()
         insist = self._insistence.insist
+        if self._taken:
+            insist(lambda: self._parent.take(self._taken))
         insist(lambda: self._parent.measure({**(counts or {}), **(metrics or {})}))
         text = self._log()
         insist(lambda: self._parent.log(text))
@@ -126,7 +132,7 @@ class SweepWriter:
     def _work(self) -> None:
         again = self._sweep.parent_run_id is not None
         parent = self._parent
-        delivery = Delivery(self._store, parent.experiment_id, parent.run_id, parent.uri, again=again)
+        delivery = Delivery(self._store, parent.run, self._turn, again=again)
         while (waiting := self._queue.next()) is not None:
             try:
                 self._write(waiting, delivery)
@@ -134,6 +140,7 @@ class SweepWriter:
                 self._queue.fail(error)
                 return
             self._queue.pop()
+        self._taken = delivery.taken
 
     def _write(self, waiting: Waiting, delivery: Delivery) -> None:
         def write() -> None:
