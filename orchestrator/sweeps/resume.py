@@ -237,6 +237,7 @@ def grid_of(store: Store, storage: Storage, sweep: SweepSummary) -> Grid:
 
     from orchestrator.grid import parse_grid
     from orchestrator.tracking import layout
+    from orchestrator.tracking.write.parent import digest_of
 
     folder = SweepFolder(storage, sweep.experiment, sweep.sweep_id)
     description = folder.description()
@@ -251,7 +252,13 @@ def grid_of(store: Store, storage: Storage, sweep: SweepSummary) -> Grid:
     path = Path(sweep.tags.get(layout.GRID, "grid.yaml"))
     text = store.read(sweep.parent_run_id, layout.GRID_FILE).decode()
     try:
-        return parse_grid(text, str(path), path.parent, json.loads(sweep.tags.get(layout.OVERRIDES, "[]")), kept)
+        grid = parse_grid(text, str(path), path.parent, json.loads(sweep.tags.get(layout.OVERRIDES, "[]")), kept)
     except GridError as error:
         reason = "; ".join(error.mistakes[:3])
         raise UsageError(f"the grid of sweep {sweep.sweep_id} cannot be read any more: {reason}") from error
+    if digest_of(trial.trial_id for trial in grid.trials) != sweep.tags.get(layout.TRIALS_DIGEST):
+        raise UsageError(
+            f"the grid of sweep {sweep.sweep_id} has other trials now: a data file has changed, and {storage.url} does not have it as it "
+            "was; bring it back, or submit the grid anew"
+        )
+    return grid

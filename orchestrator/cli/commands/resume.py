@@ -37,7 +37,6 @@ def command(sweep: str, options: Options, detach: bool, as_json: bool) -> None:
     from orchestrator.tracking.read.queries import find_sweep
     from orchestrator.tracking.store import open_existing
     from orchestrator.tracking.turns import experiment_turn
-    from orchestrator.tracking.write.parent import digest_of
 
     store = open_existing(options.tracking_uri)
     found = find_sweep(store, sweep)
@@ -56,9 +55,4 @@ def command(sweep: str, options: Options, detach: bool, as_json: bool) -> None:
         )
     place = options.storage or found.tags.get(layout.STORAGE)
     grid = grid_of(store, open_storage(place), found)
-    if digest_of(trial.trial_id for trial in grid.trials) != found.tags.get(layout.TRIALS_DIGEST):
-        raise UsageError(
-            f"the grid of sweep {found.sweep_id} has other trials now: a data file has changed, and {place} does not have it as it was; "
-            "bring it back, or submit the grid anew"
-        )
     start(grid, dataclasses.replace(options, storage=place), as_json, detach)
