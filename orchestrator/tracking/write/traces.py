@@ -64,8 +64,8 @@ def with_reused(trials: bytes, reused: Mapping[str, str]) -> tuple[bytes, int]:
     from pyarrow import parquet
 
     table = parquet.read_table(io.BytesIO(trials))
-    earlier = zip(table["trial_id"].to_pylist(), table["reused_run_id"].to_pylist(), strict=True)
-    run_ids = [reused.get(trial_id, run_id) for trial_id, run_id in earlier]
+    rows: list[dict[str, Any]] = table.select(["trial_id", "reused_run_id"]).to_pylist()
+    run_ids: list[str | None] = [reused.get(row["trial_id"], row["reused_run_id"]) for row in rows]
     column = table.schema.get_field_index("reused_run_id")
     return _parquet(table.set_column(column, "reused_run_id", pa.array(run_ids, pa.string()))), len(run_ids) - run_ids.count(None)
 
