@@ -6,7 +6,7 @@ import json
 import platform
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from orchestrator.sweeps.resume import Found
     from orchestrator.tracking.store import Store
     from orchestrator.tracking.turns import Turn
+    from workloads.trial import Trial
 
 
 WAITING = "another process, on {host}, is submitting to {name!r}: waiting for it to finish"
@@ -96,7 +97,7 @@ def submit(grid: Grid, reporter: Reporter, options: Options | None = None, stop:
         writer = stack.enter_context(job.writer(plan, cluster, folder, turn, logged))
         folder.begun(writer.parent_run_id)
         logged.note(_announcement(grid, plan, cluster))
-        state = State(len(trials), len(found.finished), sum(steps_left(trial) or 0 for trial in missing))
+        state = State(len(trials), len(found.finished), _budget(missing))
         board: Board[Any] = Board(plan.packs, time.monotonic)
         run = Run(grid, recording, workers, board, Recovery(board, folder.checkpoints(job.tag)), writer, state, logged)
         with stop.listening(), watched(store, writer.parent_run_id, stop):
@@ -112,6 +113,12 @@ def submit(grid: Grid, reporter: Reporter, options: Options | None = None, stop:
         return Summary(
             writer.sweep_id, grid.name, seconds=seconds, tracking_uri=store.display, parent_run_id=writer.parent_run_id, **known, **counts
         )
+
+
+def _budget(trials: Sequence[Trial]) -> int:
+    """Return how many steps trials take at most; 0 where for one of them only time is bounded."""
+    steps = [steps_left(trial) for trial in trials]
+    return 0 if None in steps else sum(count or 0 for count in steps)
 
 
 def _counts(state: State, found: Found, missing: int) -> dict[str, int]:

@@ -20,6 +20,7 @@ from orchestrator.storage.base import LocalStorage
 from orchestrator.storage.folder import Description, SweepFolder
 from orchestrator.storage.spool import Batch
 from orchestrator.sweeps.resume import find, grid_of, settle, sync, to_take_up
+from orchestrator.sweeps.submit import _budget
 from orchestrator.tracking import layout
 from orchestrator.tracking.read import queries, tables
 from orchestrator.tracking.store import Store
@@ -30,6 +31,7 @@ from orchestrator.tracking.write.writer import SweepWriter
 from tests import forked
 from tests.stores import RECORD
 from workloads.training.results import TrialResult
+from workloads.trial import Trial, TrialSpec
 
 MakeSweep = Callable[..., SweepInfo]
 MakeResult = Callable[..., TrialResult]
@@ -287,3 +289,12 @@ def test_a_process_is_told_by_its_start_whatever_becomes_of_the_clock(monkeypatc
     monkeypatch.setattr(time, "time", lambda now=time.time: now() + 3600)
     assert liveness.is_there(name)
     assert not liveness.is_there(f"{number} #{int(ticks) + 1}")
+
+
+# ------------------------------------------------------------------------------------------------------------- what is left
+
+
+def test_time_left_is_not_told_where_only_time_is_bounded(make_spec: Callable[..., TrialSpec]) -> None:
+    steps, seconds = Trial("a", make_spec(stop={"steps": 100})), Trial("b", make_spec(stop={"seconds": 10}))
+    assert _budget([steps, steps]) == 200
+    assert _budget([steps, seconds]) == 0
