@@ -21,17 +21,20 @@ ANSWER_SECONDS = 60.0
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
-def check_place(uri: str) -> None:
-    """Raise `TrackingUnavailable` as `check` does for what can be told without MLflow: a file that is none, a port that is closed."""
+def check_place(uri: str, *, seconds: float = TIMEOUT) -> None:
+    """Raise `TrackingUnavailable` as `check` does for what can be told without MLflow: a file that is none, a port that is closed.
+
+    A connection, and a lock of the file, may take ``seconds``.
+    """
     path = sqlite_path(uri)
     if path is not None:
-        _check_sqlite(path)
+        _check_sqlite(path, seconds)
     elif uri.startswith("sqlite:"):
         raise TrackingUnavailable(f"{uri} keeps nothing: give a file, such as sqlite:///mlflow.db")
     elif is_http(uri) and not getproxies():
         url = urlsplit(uri)
         try:
-            socket.create_connection((url.hostname or "", url.port or (443 if url.scheme == "https" else 80)), TIMEOUT).close()
+            socket.create_connection((url.hostname or "", url.port or (443 if url.scheme == "https" else 80)), seconds).close()
         except (OSError, ValueError) as error:
             raise _unreachable(uri, error) from None
 
@@ -48,7 +51,7 @@ def check(uri: str, *, answer_seconds: float = ANSWER_SECONDS) -> None:
         _check_database(uri)
 
 
-def _check_sqlite(path: Path) -> None:
+def _check_sqlite(path: Path, seconds: float) -> None:
     if not path.exists():
         folder = next(parent for parent in path.parents if parent.exists())
         if not folder.is_dir():
@@ -62,12 +65,14 @@ def _check_sqlite(path: Path) -> None:
         # SQLite keeps its journal beside the database, so the folder counts too.
         raise TrackingUnavailable(f"{path} or its folder is not writable; change the permissions or choose another --tracking-uri")
     try:
-        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=TIMEOUT)) as database:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=seconds)) as database:
             tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
             revisions = (
                 [name for (name,) in database.execute("SELECT version_num FROM alembic_version")] if "alembic_version" in tables else []
             )
     except sqlite3.DatabaseError as error:
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
+            raise TrackingUnavailable(f"{path} is locked by another process: try again once that is through with it") from None
         raise TrackingUnavailable(
             f"{path} is not a usable MLflow database ({error}); move it away or choose another --tracking-uri"
         ) from None

@@ -181,6 +181,8 @@ def _connected(uri: str, shown: str | None = None) -> Store:
     # MLflow sets up its loggers when it is imported, so this comes after.
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # It logs with a traceback what it then raises, which is told in a line.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     with translated(shown or redact(uri)):
         client = MlflowClient(tracking_uri=uri)
         if not is_http(uri):

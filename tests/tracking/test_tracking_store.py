@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,22 @@ def test_unusable_files(tmp_path: Path) -> None:
     refused(f"sqlite:///{folder}", "is not a file")
     refused("sqlite:///:memory:", "keeps nothing")
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_database_that_is_locked_is_not_to_be_moved_away(local: Store) -> None:
+    with closing(sqlite3.connect(local.uri.removeprefix("sqlite:///"), isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(TrackingUnavailable, match="is locked by another process: try again"):
+            preflight.check_place(local.uri, seconds=0.1)
+
+
+def test_a_store_that_fails_is_told_in_a_line(local: Store, caplog: pytest.LogCaptureFixture) -> None:
+    with closing(sqlite3.connect(local.uri.removeprefix("sqlite:///"))) as database:
+        database.execute("DROP TABLE latest_metrics")
+        database.execute("DROP TABLE runs")
+    with pytest.raises(TrackingUnavailable, match="no such table"):
+        local.status("x")
+    assert not caplog.records
 
 
 def test_reading_creates_no_database(local: Store, tmp_path: Path) -> None:
