@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from orchestrator.files import write_file
+from orchestrator.tracking.uris import redact
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,6 +22,11 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 INTERRUPTED = 130
 """Exit code of what was interrupted."""
+
+SEEN = (
+    "warning: everyone on this machine can read the password in --tracking-uri while this runs (`ps`): set MLFLOW_TRACKING_URI instead, or "
+    "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+)
 
 grid_argument = click.argument("grid", type=click.Path(path_type=Path))
 sweep_argument = click.argument("sweep", default="latest")
@@ -36,7 +42,13 @@ def set_option(command: Command) -> Command:
 def tracking_option(command: Command) -> Command:
     """``--tracking-uri``."""
     text = "MLflow store [default: $MLFLOW_TRACKING_URI, or sqlite:///mlflow.db in this folder]."
-    return click.option("--tracking-uri", metavar="URI", help=text)(command)
+    return click.option("--tracking-uri", metavar="URI", callback=_without_password, help=text)(command)
+
+
+def _without_password(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:  # noqa: ARG001
+    if value is not None and redact(value) != value:
+        click.echo(SEEN, err=True)
+    return value
 
 
 def address_option(command: Command) -> Command:

@@ -8,14 +8,23 @@ from pathlib import Path
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 _SQLITE = "sqlite:///"
-_USERINFO = re.compile(r"(?<=://)([^:/@\s]*)(:\S*)?@")
-_SECRET_OPTION = re.compile(r"([?&](?:\w*password|passwd|pwd|\w*token|\w*secret|\w*key)=)[^&\s]*", re.IGNORECASE)
+_USERINFO = re.compile(r"(:/{1,2})(?=[^/\n])([^:/@\n]*)(:(?:\S*|(?:(?!://)[^\n])*))?@")
+"""What a URI has before its host. Passwords may hold all that is not allowed in them: slashes, at signs, spaces."""
+_BARE_USERINFO = re.compile(r"(?<![\w/])([^\s:/@'\"()\[\]{}<>,;]+):(?!/)\S+@(?=[\w.-]+(?::\d|/|\.\w))")
+"""The same of an address without a scheme, if a host follows."""
+_QUOTED_USERINFO = re.compile(r"(?<=/)([^/\s]*?)%3A\S+%40", re.IGNORECASE)
+"""The same where such an address has been taken for the name of a file."""
+_SECRET_OPTION = re.compile(
+    r"([?&](?:[\w-]*(?:password|token|secret|key|signature|credential)|passwd|pwd|sig|odbc_connect)=)[^&\s]*", re.IGNORECASE
+)
+_ODBC_PASSWORD = re.compile(r"((?:\b|(?<=%3B))(?:pwd|password)\s*(?:=|%3D))(?:\{[^}]*\}|%7B.*?%7D|(?:(?!%3B)[^;&\s])+)", re.IGNORECASE)
 
 
 def redact(text: str) -> str:
     """Return the text with the credentials of every URI in it replaced by ``***``."""
-    hidden = _USERINFO.sub(lambda found: f"{found[1]}:***@" if found[2] else "***@", text)
-    return _SECRET_OPTION.sub(r"\1***", hidden)
+    hidden = _USERINFO.sub(lambda found: f"{found[1]}{found[2]}:***@" if found[3] else f"{found[1]}***@", text)
+    hidden = _QUOTED_USERINFO.sub(r"\1:***@", _BARE_USERINFO.sub(r"\1:***@", hidden))
+    return _ODBC_PASSWORD.sub(r"\1***", _SECRET_OPTION.sub(r"\1***", hidden))
 
 
 def resolve(uri: str | None) -> str:

@@ -79,10 +79,13 @@ def test_what_is_wrong_is_said_and_creates_nothing(folder, arguments, code, mess
     assert sorted(folder.rglob("*")) == before
 
 
-def test_a_password_is_never_printed(folder):
+def test_a_password_is_never_printed_and_one_that_others_can_see_is_said_to_be(folder):
     done = run(folder, "submit", "grid.yaml", "--tracking-uri", "http://me:sesame@127.0.0.1:9")
     assert done.returncode == 3
     assert "sesame" not in done.stderr + done.stdout
+    assert done.stderr.count("everyone on this machine can read the password") == 1
+    hidden = run(folder, "submit", "grid.yaml", MLFLOW_TRACKING_URI="http://me:sesame@127.0.0.1:9")
+    assert (hidden.returncode, "warning" in hidden.stderr, "sesame" in hidden.stderr) == (3, False, False)
 
 
 def test_submit_json_ends_with_one_object(swept):

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from orchestrator.tracking import layout
 from orchestrator.tracking.store import Store
 from orchestrator.tracking.write.parent import SweepInfo, TrialRow
-from orchestrator.tracking.write.run_record import thinned
+from orchestrator.tracking.write.run_record import run_record, thinned
 from orchestrator.tracking.write.writer import SweepWriter
 from workloads.training.results import TrialResult
 from workloads.training.trial_state import Outcome, Trace
@@ -148,6 +148,13 @@ def test_failed_and_cancelled(store: Store, make_sweep: MakeSweep, make_result: 
     assert "orchestrate.trace" not in run.data.tags
     assert Path(store.client.download_artifacts(run.info.run_id, "error.txt", str(tmp_path))).read_text() == error
     assert child(store, parent, "b").info.status == "KILLED"
+
+
+def test_no_password_of_a_traceback_gets_into_mlflow() -> None:
+    failed = TrialResult.failure("a", "Traceback\n  connect()\nOSError: http://me:secret@host is down", 0.0, 1.0)
+    record = run_record("r", failed, {}, {}, 30)
+    assert record.tags[layout.ERROR] == "OSError: http://me:***@host is down"
+    assert not any("secret" in text for text in (*record.tags.values(), *(file.decode() for file in record.files.values())))
 
 
 def test_traces_in_parts_with_different_columns(store: Store, make_sweep: MakeSweep, make_result: MakeResult, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.tracking import layout
+from orchestrator.tracking.uris import redact
 from workloads.training.results import TrialResult
 from workloads.training.trial_state import Outcome, Trace
 
@@ -52,10 +53,10 @@ def run_record(run_id: str, result: TrialResult, spec: Mapping[str, Any], tags: 
     }
     files = {}
     if result.error is not None:
-        lines = result.error.strip().splitlines() or [""]
-        own[layout.ERROR] = lines[-1][:500]
-        own[layout.NOTE] = f"```\n{result.error[-(layout.TAG_LENGTH - 100) :]}\n```"
-        files[layout.ERROR_FILE] = result.error.encode()
+        error = redact(result.error)
+        own[layout.ERROR] = (error.strip().splitlines() or [""])[-1][:500]
+        own[layout.NOTE] = f"```\n{error[-(layout.TAG_LENGTH - 100) :]}\n```"
+        files[layout.ERROR_FILE] = error.encode()
     if result.factors and result.outcome is not Outcome.FAILED:
         files[layout.FACTORS_FILE] = _safetensors(result.factors)
     for name, factors in result.checkpoints.items():
