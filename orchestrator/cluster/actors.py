@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import re
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,11 +18,16 @@ from orchestrator.cluster.sizing import Allotment
 from orchestrator.execution.events import Cause, WorkerEvent
 from orchestrator.planning.pack import Pack
 from orchestrator.storage.checkpoints import Checkpointing
+from orchestrator.tracking.uris import redact
 from workloads.engines.calibration import Machine
 from workloads.training.recording import Recording
 
 MISSES = 6
 """Workers in a row that may fail to come up before no more are tried."""
+SAID = 12
+"""Lines of what Ray says of a worker's end."""
+PROCESSES = re.compile(r"\s*(Considered workers|Top \d+ memory users|PID\s)")
+"""Where Ray begins to list processes, of whoever they are, with their command lines."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,7 @@ class Actors:
         try:
             self.machines[worker] = ray.get(reference)
         except ray.exceptions.RayError as error:
-            self.failure = f"{type(error).__name__}: {error}"
+            self.failure = words_of(error)
             self._misses += 1
             if self._misses <= MISSES:
                 wait = min(30.0, 2.0 ** (self._misses - 1))
@@ -160,6 +166,16 @@ def cause_of(error: Exception) -> Cause:
     if isinstance(error, ray.exceptions.ActorUnavailableError) or getattr(error, "preempted", False) or "node has died" in str(error):
         return Cause.NODE
     return Cause.CRASH
+
+
+def words_of(error: Exception) -> str:
+    """Return what Ray says of a worker's end, in `SAID` lines at most, and nothing of other processes."""
+    lines = [line.rstrip() for line in redact(str(error)).splitlines() if line.strip()]
+    kept = list(itertools.takewhile(lambda line: not PROCESSES.match(line), lines))
+    if len(kept) > SAID:
+        # The first lines say whose end it is, the last ones of a traceback what has happened.
+        kept = [*kept[: SAID // 2], "...", *kept[len(kept) - SAID // 2 + 1 :]]
+    return "\n".join([f"{type(error).__name__}: {kept[0] if kept else ''}", *kept[1:]])
 
 
 class RemoteWorker:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from orchestrator.cluster.actors import Actors, RemoteWorker, cause_of
+from orchestrator.cluster.actors import Actors, RemoteWorker, cause_of, words_of
 from orchestrator.cluster.sharing import Change, Staff, changes
 from orchestrator.cluster.sizing import Allotment
 from orchestrator.errors import RayUnavailable
@@ -253,4 +253,4 @@ class Workers:
         self._dismiss(stream.worker)
         if replaced and not self._stopping:
             self._actors.start(allotment)
-        return Lost(left, cause_of(error), f"{type(error).__name__}: {error}")
+        return Lost(left, cause_of(error), words_of(error))
