@@ -47,7 +47,7 @@ LAYERS = [
     *("workloads.rng", "workloads.arrays", "workloads.section", "workloads.stepping", "workloads.kinds"),
     *("workloads.problems", "workloads.losses", "workloads.optimizers", "workloads.factorizations", "workloads.inits", "workloads.stop"),
     *("workloads.trial", "workloads.engines", "workloads.measures", "workloads.training"),
-    *("orchestrator.errors", "orchestrator.options", "orchestrator.files", "orchestrator.liveness"),
+    *("orchestrator.errors", "orchestrator.options", "orchestrator.files", "orchestrator.liveness", "orchestrator.deadline"),
     *("orchestrator.planning", "orchestrator.storage", "orchestrator.grid", "orchestrator.tracking", "orchestrator.analysis"),
     *("orchestrator.execution", "orchestrator.cluster", "orchestrator.sweeps", "orchestrator.cli"),
 ]

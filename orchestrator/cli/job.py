@@ -15,12 +15,15 @@ from orchestrator.cli.main import run_command
 def job() -> NoReturn:
     """Run the sweep that lies in this folder."""
     from orchestrator.cli.commands.submit import run
+    from orchestrator.cluster.addresses import remember
     from orchestrator.cluster.jobs import Order, job_id
     from orchestrator.options import Options
 
     folder = Path.cwd()
     order = Order.read(folder)
     os.environ.update(order.environment)
+    # Whoever sent it has given it: earlier sweeps of the experiment may have been jobs there, too.
+    remember(order.address)
     options = Options(**{**order.options, "sweep_id": order.sweep_id, "job": f"{job_id(order.sweep_id)} {order.address}"})
     run(order.grid(folder), options, order.as_json)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from orchestrator.cli.options import INTERRUPTED
+from orchestrator.cluster.addresses import remember
 from orchestrator.cluster.jobs import Jobs, order_for
 from orchestrator.errors import RayUnavailable
 from orchestrator.tracking.write.parent import new_sweep_id
@@ -22,6 +23,8 @@ def send(grid: Grid, options: Options, as_json: bool, detach: bool) -> NoReturn:
     """Send a sweep to a cluster; unless detached, show what it says until it ends, and exit as it does."""
     jobs = Jobs(options.address or "")
     order = order_for(grid, dataclasses.replace(options, address=jobs.address), new_sweep_id(), as_json)
+    # Before: a sweep whose sending is interrupted may be there.
+    remember(jobs.address)
     job = jobs.send(order, grid)
     click.echo(f"sweep {order.sweep_id} of {len(grid.trials)} trials is on its way, as job {job} of {jobs.address}", err=True)
     if detach:

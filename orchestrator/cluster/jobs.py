@@ -17,27 +17,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.cluster.access import DISABLED, MISSING, REJECTED
-from orchestrator.errors import RayUnavailable, UsageError
-from orchestrator.tracking.uris import is_http, resolve, sqlite_path
+from orchestrator.cluster.addresses import job_server
+from orchestrator.deadline import within
+from orchestrator.errors import OrchestratorError, RayUnavailable, UsageError, one_line
+from orchestrator.tracking.uris import is_http, redact, resolve, sqlite_path
 
 if TYPE_CHECKING:
     from orchestrator.grid import Grid
     from orchestrator.options import Options
 
 JOB_FILE = "job.json"
-PORT = 8265
-"""Where a cluster's head takes jobs, unless told otherwise."""
 LARGEST = 500 << 20
 """What may travel with a job: Ray's limit is a little higher."""
 STOP_SECONDS = 60
 """How long a job that is stopped has to save its trials before it is killed: Ray's own patience is three seconds."""
 SECRETS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+ANSWER_SECONDS = 60.0
+"""How long a cluster may take to answer."""
+SLOWEST = 64 << 10
+"""Bytes a second that at least reach it."""
 ENDED = frozenset({"STOPPED", "SUCCEEDED", "FAILED"})
-
-
-def is_job_address(address: str | None) -> bool:
-    """Return whether jobs are sent to ``address``: ``http://head:8265``, or ``ray://head:10001``, which itself cannot carry a sweep."""
-    return address is not None and address.startswith(("http://", "https://", "ray://"))
 
 
 def job_id(sweep_id: str) -> str:
@@ -64,12 +63,16 @@ class Order:
         (folder / "grid.yaml").write_text(grid.text)
         for digest, content in grid.files.items():
             (folder / "files" / digest).write_bytes(content)
+        # Ray keeps this mode where it unpacks the folder: on every node, until it clears its packages away.
+        (folder / JOB_FILE).touch(mode=0o600)
         (folder / JOB_FILE).write_text(json.dumps(asdict(self)))
 
     @classmethod
     def read(cls, folder: Path) -> Order:
-        """Return the order of the job in whose folder we are."""
-        return cls(**json.loads((folder / JOB_FILE).read_text()))
+        """Return the order of the job in whose folder we are, which then holds no passwords any more."""
+        order = cls(**json.loads((folder / JOB_FILE).read_text()))
+        (folder / JOB_FILE).unlink()
+        return order
 
     def grid(self, folder: Path) -> Grid:
         """Return the grid that is to be run."""
@@ -79,18 +82,23 @@ class Order:
         return parse_grid((folder / "grid.yaml").read_text(), self.grid_path, folder, self.overrides, contents)
 
 
-class Jobs:
-    """The jobs of a cluster. All methods raise `RayUnavailable` if it cannot be reached, or does not let us in."""
+class _NoSuchJob(RayUnavailable):
+    """The cluster knows of no such job."""
 
-    def __init__(self, address: str) -> None:
-        self.address = _job_server(address)
+
+class Jobs:
+    """The jobs of a cluster. All methods raise `RayUnavailable` if it cannot be reached, or does not let us in, or has not answered after
+    ``seconds``."""
+
+    def __init__(self, address: str, seconds: float = ANSWER_SECONDS) -> None:
+        self.address, self._seconds = job_server(address), seconds
         # It would take the place of the address that was given.
         before = os.environ.pop("RAY_ADDRESS", None)
         try:
             with _explained(self.address):
                 from ray.job_submission import JobSubmissionClient
 
-                self._client = JobSubmissionClient(self.address)
+                self._client = within(seconds, JobSubmissionClient, self.address)
         finally:
             if before is not None:
                 os.environ["RAY_ADDRESS"] = before
@@ -111,7 +119,9 @@ class Jobs:
         packages = [str(Path(module.__file__ or "").parent) for module in (orchestrator, workloads)]
         with tempfile.TemporaryDirectory(prefix="orchestrate-") as folder, _explained(self.address):
             order.write(Path(folder), grid)
-            sent: str = self._client.submit_job(
+            sent: str = within(
+                self._seconds + size / SLOWEST,
+                self._client.submit_job,
                 entrypoint="python -m orchestrator.cli.job",
                 submission_id=job_id(order.sweep_id),
                 runtime_env={
@@ -125,29 +135,27 @@ class Jobs:
 
     def status(self, job: str) -> str | None:
         """``PENDING``, ``RUNNING``, ``STOPPED``, ``SUCCEEDED`` or ``FAILED``; ``None`` if the cluster knows of no such job."""
-        with _explained(self.address):
-            try:
-                return str(self._client.get_job_status(job).value)
-            except RuntimeError as error:
-                if "does not exist" in str(error):
-                    return None
-                raise
+        try:
+            with _explained(self.address):
+                return str(within(self._seconds, self._client.get_job_status, job).value)
+        except _NoSuchJob:
+            return None
 
     def message(self, job: str) -> str:
         """Return what Ray says of a job."""
         with _explained(self.address):
-            return str(self._client.get_job_info(job).message or "")
+            return str(within(self._seconds, self._client.get_job_info, job).message or "")
 
     def exit_code(self, job: str) -> int | None:
         """Return the exit code of a job that has ended by itself."""
         with _explained(self.address):
-            code: int | None = self._client.get_job_info(job).driver_exit_code
+            code: int | None = within(self._seconds, self._client.get_job_info, job).driver_exit_code
             return code
 
     def logs(self, job: str) -> str:
         """All that a job has said so far."""
         with _explained(self.address):
-            return str(self._client.get_job_logs(job))
+            return str(within(self._seconds, self._client.get_job_logs, job))
 
     def follow(self, job: str) -> Iterator[str]:
         """Yield what a job says, line by line, from its beginning until it ends."""
@@ -166,13 +174,11 @@ class Jobs:
 
     def stop(self, job: str) -> bool:
         """Ask a job to end; whether it was there and had not ended."""
-        with _explained(self.address):
-            try:
-                return bool(self._client.stop_job(job))
-            except RuntimeError as error:
-                if "does not exist" in str(error):
-                    return False
-                raise
+        try:
+            with _explained(self.address):
+                return bool(within(self._seconds, self._client.stop_job, job))
+        except _NoSuchJob:
+            return False
 
 
 def order_for(grid: Grid, options: Options, sweep_id: str, as_json: bool) -> Order:
@@ -180,7 +186,7 @@ def order_for(grid: Grid, options: Options, sweep_id: str, as_json: bool) -> Ord
     uri = options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
     if uri is not None and not is_http(uri) and ("://" not in uri or sqlite_path(resolve(uri)) is not None or uri.startswith("file:")):
         raise UsageError(
-            f"a sweep on a cluster cannot write to {uri} of this machine: give the address of an MLflow server or of a database "
+            f"a sweep on a cluster cannot write to {redact(uri)} of this machine: give the address of an MLflow server or of a database "
             "that the cluster reaches as --tracking-uri, or set MLFLOW_TRACKING_URI on its nodes"
         )
     environment = {name: os.environ[name] for name in SECRETS if name in os.environ}
@@ -188,15 +194,8 @@ def order_for(grid: Grid, options: Options, sweep_id: str, as_json: bool) -> Ord
         environment["MLFLOW_TRACKING_URI"] = uri
     sent = replace(options, address="auto", tracking_uri=None)
     return Order(
-        sweep_id, _job_server(options.address or ""), grid.path, list(grid.overrides), grid.file_names, asdict(sent), environment, as_json
+        sweep_id, job_server(options.address or ""), grid.path, list(grid.overrides), grid.file_names, asdict(sent), environment, as_json
     )
-
-
-def _job_server(address: str) -> str:
-    if not address.startswith("ray://"):
-        return address.rstrip("/")
-    host = address.removeprefix("ray://").rpartition(":")[0] or address.removeprefix("ray://")
-    return f"http://{host}:{PORT}"
 
 
 @contextmanager
@@ -215,7 +214,13 @@ def _explained(address: str) -> Iterator[None]:
         else:
             advice = DISABLED
         raise RayUnavailable(f"the Ray cluster at {address} does not let us in: {advice}") from error
-    except (TimeoutError, ConnectionError, OSError) as error:
+    except OrchestratorError:
+        raise
+    except ValueError as error:
+        raise _no_ray(address, error) from error
+    except TimeoutError as error:
+        raise RayUnavailable(f"{address} takes connections and does not answer: {error}; is it a Ray cluster's?") from error
+    except OSError as error:
         if isinstance(error, FileNotFoundError | PermissionError):
             raise
         raise RayUnavailable(
@@ -223,10 +228,15 @@ def _explained(address: str) -> Iterator[None]:
             f"ray[default] installed), and the port right?{_tls(error)}"
         ) from error
     except RuntimeError as error:
-        if "does not exist" in str(error):
-            raise
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise RayUnavailable(f"Ray at {address}: {lines[0]}") from error
+        kind = _NoSuchJob if "does not exist" in str(error) else RayUnavailable
+        raise kind(f"Ray at {address}: {one_line(redact(lines[0]))}") from error
+    except Exception as error:  # whatever its client stumbles over in what may be anybody's answer
+        raise _no_ray(address, error) from error
+
+
+def _no_ray(address: str, error: Exception) -> RayUnavailable:
+    return RayUnavailable(f"{address} answers, but not as Ray does ({type(error).__name__}); is the address right?")
 
 
 def _tls(error: Exception) -> str:

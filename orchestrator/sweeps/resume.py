@@ -147,23 +147,28 @@ def job_of(sweep: SweepSummary) -> tuple[str, str] | None:
     return (job, address) if address else None
 
 
-def _job_has_ended(sweep: SweepSummary) -> bool:
-    """Return whether a sweep ran as a job and its cluster says that it does not any more."""
+def _job_has_ended(sweep: SweepSummary, address: str | None) -> bool:
+    """Return whether a sweep ran as a job and its cluster says that it does not any more. Asks only where this user has sent sweeps,
+    and at ``address``, if that is given."""
+    from orchestrator.cluster.addresses import is_known
     from orchestrator.cluster.jobs import ENDED, Jobs
 
     job = job_of(sweep)
-    if job is None:
+    if job is None or not is_known(job[1], address):
         return False
     with suppress(UnavailableError):
         return Jobs(job[1]).status(job[0]) in (None, *ENDED)
     return False
 
 
-def is_alive(sweep: SweepSummary) -> bool | None:
-    """Return whether a sweep runs and its process is there; ``None`` if it is on another machine, of which nothing is known."""
+def is_alive(sweep: SweepSummary, address: str | None = None) -> bool | None:
+    """Return whether a sweep runs and its process is there; ``None`` if it is on another machine, of which nothing is known.
+
+    ``address`` is a cluster that this user has given.
+    """
     from orchestrator.tracking import layout
 
-    if sweep.status != "RUNNING" or _job_has_ended(sweep):
+    if sweep.status != "RUNNING" or _job_has_ended(sweep, address):
         return False
     if sweep.tags.get(layout.MACHINE) != liveness.machine():
         return None

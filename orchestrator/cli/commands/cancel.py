@@ -34,7 +34,8 @@ def command(sweep: str, tracking_uri: str | None, address: str | None, force: bo
       orchestrate cancel
       orchestrate cancel 3f9a27c1 --address http://head:8265
     """
-    from orchestrator.cluster.jobs import Jobs, is_job_address
+    from orchestrator.cluster.addresses import check_known, is_job_address
+    from orchestrator.cluster.jobs import Jobs
     from orchestrator.sweeps.resume import is_alive, job_of
     from orchestrator.tracking import layout
     from orchestrator.tracking.read.queries import find_sweep
@@ -62,6 +63,7 @@ def command(sweep: str, tracking_uri: str | None, address: str | None, force: bo
             return
         job = job_of(found)
         if job is not None and not force:
+            check_known(job[1])
             Jobs(job[1]).stop(job[0])
             click.echo(f"it does not answer: its job {job[0]} is stopped", err=True)
             return

@@ -24,7 +24,8 @@ def command(sweep: str, tracking_uri: str | None, address: str | None, following
       orchestrate logs 3f9a27c1 --follow --address http://head:8265
     """
     from orchestrator.cli.remote import follow
-    from orchestrator.cluster.jobs import Jobs, is_job_address, job_id
+    from orchestrator.cluster.addresses import check_known, is_job_address
+    from orchestrator.cluster.jobs import Jobs, job_id
     from orchestrator.errors import UsageError
     from orchestrator.sweeps.resume import job_of
     from orchestrator.tracking import layout
@@ -43,6 +44,7 @@ def command(sweep: str, tracking_uri: str | None, address: str | None, following
         if where is None:
             _print_notes(store.texts(found.parent_run_id, layout.LOGS_FOLDER), found.sweep_id, found.status)
             return
+        check_known(where[1])
         job, name, jobs = where[0], found.sweep_id, Jobs(where[1])
     if following:
         follow(jobs, job, name, as_json=False)

@@ -43,7 +43,7 @@ def command(sweep: str, options: Options, detach: bool, as_json: bool) -> None:
     if found.status == "FINISHED":
         click.echo(f"sweep {found.sweep_id} is complete: all of its {found.trials} trials have an outcome", err=True)
         return
-    alive = is_alive(found)
+    alive = is_alive(found, options.address)
     if alive is None:
         click.echo(f"looking whether sweep {found.sweep_id} still runs on {found.tags.get(layout.HOST, 'another machine')}", err=True)
         with suppress(BusyError), experiment_turn(store, found.experiment, patient=False):

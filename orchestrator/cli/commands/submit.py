@@ -58,7 +58,7 @@ def command(
 
 def start(grid: Grid, options: Options, as_json: bool, detach: bool) -> NoReturn:
     """Run a grid here, or send it to the cluster that takes it as a job."""
-    from orchestrator.cluster.jobs import is_job_address
+    from orchestrator.cluster.addresses import is_job_address
 
     if is_job_address(options.address):
         from orchestrator.cli.remote import send
