@@ -13,7 +13,7 @@ from typing import Any, Self
 from orchestrator.cluster import private
 from orchestrator.cluster.access import check_access
 from orchestrator.cluster.scratch import scratch_folder
-from orchestrator.errors import RayUnavailable
+from orchestrator.errors import RayUnavailable, one_line
 
 STARTS = 4
 """How often an embedded Ray is started that takes too long to."""
@@ -91,9 +91,9 @@ class Cluster:
                     with private.own_signals():
                         ray.init(address=address, **options)
                 there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-            except (OSError, RuntimeError, ValueError) as error:
+            except Exception as error:  # Ray raises whatever class there is where it cannot start, and none of its own
                 first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                raise RayUnavailable(f"Ray at {address!r} cannot be used: {first}") from error
+                raise RayUnavailable(f"Ray at {address!r} cannot be used: {one_line(first)}") from error
             nodes = [Node(resources.get("CPU", 0.0), resources.get("GPU", 0.0)) for resources in there]
             return cls(address, nodes, address != "local" and private.scales(), stack.pop_all())
 

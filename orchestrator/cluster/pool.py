@@ -12,7 +12,7 @@ from typing import Any, Self
 from orchestrator.cluster.actors import Actors, RemoteWorker, cause_of, words_of
 from orchestrator.cluster.sharing import Change, Staff, changes
 from orchestrator.cluster.sizing import Allotment
-from orchestrator.errors import RayUnavailable
+from orchestrator.errors import RayUnavailable, one_line
 from orchestrator.execution.events import Broken, Cause, Ended, Lost, PackEvent, WorkerEvent
 from orchestrator.execution.scheduler import Board
 from orchestrator.planning.pack import Pack
@@ -140,7 +140,7 @@ class Workers:
         if self._streams or self._idle:
             self._worked = time.monotonic()
         elif not self._actors.expected:
-            raise RayUnavailable(f"no worker comes up on the cluster: {self._actors.failure}")
+            raise RayUnavailable(f"no worker comes up on the cluster: {one_line(' '.join(self._actors.failure.split()))}")
         elif time.monotonic() - self._worked > WAITING_NOTICE:
             self._worked = math.inf
             asked = " or ".join(f"{kind.cpus:g} cores" + (f" and {kind.gpus:g} GPUs" if kind.gpus else "") for kind in self._wanted)

@@ -50,8 +50,10 @@ def test_but_not_for_ever_and_then_it_is_one_line(starts):
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_what_else_is_wrong_is_said_at_once(starts):
-    starts += [ValueError("no such option"), None]
-    with pytest.raises(RayUnavailable, match="no such option"):
+@pytest.mark.parametrize("kind", [ValueError, Exception, MemoryError, ray.exceptions.RaySystemError])
+def test_what_else_is_wrong_is_said_at_once_in_one_line(starts, kind):
+    starts += [kind("no such option\nand all that follows from it"), None]
+    with pytest.raises(RayUnavailable, match="no such option") as caught:
         Cluster.connect("local")
+    assert len(str(caught.value).splitlines()) == 1
     assert starts == [None]
