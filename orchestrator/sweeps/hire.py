@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 from orchestrator.cluster.connection import Cluster
 from orchestrator.cluster.pool import Workers
 from orchestrator.cluster.sizing import LARGE_PACK_BYTES, Allotment, crews_for
+from orchestrator.deadline import in_background
 from orchestrator.planning.pack import PACK_BYTES, Crew
 from orchestrator.planning.plan import make_plan
 from workloads.engines.calibration import known_rates
@@ -52,7 +52,7 @@ def connected(
         preflight.check_place(resolve(options.tracking_uri))
     with ExitStack() as stack:
         with stop.deferring():
-            opening: Future[Store] | None = _in_background(open_store, options.tracking_uri) if local else None
+            opening: Future[Store] | None = in_background(open_store, options.tracking_uri) if local else None
             if opening:
                 stack.callback(wait, [opening], LEAVING_SECONDS)
             cluster = stack.enter_context(Cluster.connect(options.address))
@@ -65,20 +65,6 @@ def connected(
                 stop.check()
                 wait([opening], 0.1)
         yield cluster, workers, crews, opening.result() if opening else open_store(options.tracking_uri)
-
-
-def _in_background(open_store: Callable[[str | None], Store], uri: str | None) -> Future[Store]:
-    """Open a store in a thread that nobody has to wait for: a server may take a minute to answer."""
-    future: Future[Store] = Future()
-
-    def work() -> None:
-        try:
-            future.set_result(open_store(uri))
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=work, name="open-store", daemon=True).start()
-    return future
 
 
 def _is_large(grid: Grid, recording: Recording) -> bool:

@@ -5,19 +5,29 @@ from __future__ import annotations
 import os
 import socket
 import sqlite3
+import time
 from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
+from orchestrator.deadline import within
 from orchestrator.errors import TrackingUnavailable
 from orchestrator.tracking.uris import is_http, redact, sqlite_path
+
+if TYPE_CHECKING:
+    from requests import Response
 
 TIMEOUT = 10.0
 """Seconds to wait for a connection, or for a lock."""
 ANSWER_SECONDS = 60.0
 """Seconds to wait for the answer of a server that takes connections. One that many ask at once takes some, as it does later on."""
+BUSY = 429
+"""The status by which a server says that too many ask at once."""
+BUSY_SECONDS = 2.0
+"""When to ask one again that does not say when."""
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
@@ -34,7 +44,7 @@ def check_place(uri: str, *, seconds: float = TIMEOUT) -> None:
     elif is_http(uri) and not getproxies():
         url = urlsplit(uri)
         try:
-            socket.create_connection((url.hostname or "", url.port or (443 if url.scheme == "https" else 80)), seconds).close()
+            _reach(url.hostname or "", url.port or (443 if url.scheme == "https" else 80), seconds)
         except (OSError, ValueError) as error:
             raise _unreachable(uri, error) from None
 
@@ -48,7 +58,7 @@ def check(uri: str, *, answer_seconds: float = ANSWER_SECONDS) -> None:
     if is_http(uri):
         _check_server(uri, answer_seconds)
     elif uri.partition("://")[0].partition("+")[0] in _PORTS:
-        _check_database(uri)
+        _check_database(uri, answer_seconds)
 
 
 def _check_sqlite(path: Path, seconds: float) -> None:
@@ -92,25 +102,21 @@ def _known(revision: str) -> bool:
     return any((Path(found.origin).parent / "store" / "db_migrations" / "versions").glob(f"{revision}_*.py"))
 
 
-def _check_server(uri: str, answer_seconds: float) -> None:
-    from mlflow.exceptions import MlflowException
-    from mlflow.utils.credentials import get_default_host_creds
-    from mlflow.utils.rest_utils import http_request
+def _reach(host: str, port: int, seconds: float = TIMEOUT) -> None:
+    """Raise `OSError` unless somebody takes connections. Names may take longer to be found than connections to be made."""
+    within(2 * seconds, socket.create_connection, (host, port), seconds).close()
 
-    shown = redact(uri)
-    try:
-        # MLflow's own request, so that credentials, certificates and plugins count as they will later; only its patience is cut.
-        response = http_request(
-            get_default_host_creds(uri),
-            "/api/2.0/mlflow/experiments/search",
-            "GET",
-            params={"max_results": 1},
-            timeout=(TIMEOUT, answer_seconds),
-            max_retries=0,
-            raise_on_status=False,
-        )
-    except (MlflowException, OSError) as error:
-        raise _unreachable(uri, error) from None
+
+def _check_server(uri: str, answer_seconds: float) -> None:
+    shown, until = redact(uri), time.monotonic() + answer_seconds
+    response = _ask(uri, answer_seconds)
+    while response.status_code == BUSY:
+        after = response.headers.get("Retry-After", "")
+        wait = float(after) if after.isdecimal() else BUSY_SECONDS
+        if time.monotonic() + wait > until:
+            raise TrackingUnavailable(f"the MLflow server {shown} is busy ({BUSY}, too many requests): try again in a while")
+        time.sleep(wait)
+        response = _ask(uri, answer_seconds)
     status = response.status_code
     if status in (401, 403):
         raise TrackingUnavailable(
@@ -123,12 +129,36 @@ def _check_server(uri: str, answer_seconds: float) -> None:
         raise TrackingUnavailable(f"{shown} answers, but not as an MLflow server ({status}); is the address right?")
 
 
+def _ask(uri: str, answer_seconds: float) -> Response:
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
+
+    connecting = min(TIMEOUT, answer_seconds)
+    try:
+        # MLflow's own request, so that credentials, certificates and plugins count as they will later; only its patience is cut.
+        response: Response = within(
+            connecting + answer_seconds,
+            http_request,
+            get_default_host_creds(uri),
+            "/api/2.0/mlflow/experiments/search",
+            "GET",
+            params={"max_results": 1},
+            timeout=(connecting, answer_seconds),
+            max_retries=0,
+            raise_on_status=False,
+        )
+    except (MlflowException, OSError) as error:
+        raise _unreachable(uri, error) from None
+    return response
+
+
 def _unreachable(uri: str, error: Exception) -> TrackingUnavailable:
     reason = "it does not answer in time" if "timed out" in str(error).lower() else "nothing answers there"
     return TrackingUnavailable(f"cannot reach the MLflow server {redact(uri)}: {reason}; is it running, and is the address right?")
 
 
-def _check_database(uri: str) -> None:
+def _check_database(uri: str, answer_seconds: float) -> None:
     import sqlalchemy
 
     shown = redact(uri)
@@ -136,12 +166,13 @@ def _check_database(uri: str) -> None:
         url = sqlalchemy.make_url(uri)
         if url.host:
             # A port first: drivers disagree on how a connection timeout is spelled.
-            socket.create_connection((url.host, url.port or _PORTS[url.get_backend_name()]), TIMEOUT).close()
+            _reach(url.host, url.port or _PORTS[url.get_backend_name()])
         engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
-        with engine.connect():
-            pass
+        within(answer_seconds, lambda: engine.connect().close())
     except OSError as error:
         raise TrackingUnavailable(f"cannot reach the database {shown} ({error.strerror or error}); is it running?") from None
+    except ValueError:
+        raise TrackingUnavailable(f"{shown} is not the address of a database: after the host comes a port, which is a number") from None
     except ImportError as error:
         raise TrackingUnavailable(f"the driver of {shown} is not installed: pip install {error.name}") from None
     except sqlalchemy.exc.SQLAlchemyError as error:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from orchestrator.errors import TrackingUnavailable, UsageError
 from orchestrator.files import file_name
 from orchestrator.tracking import layout, preflight
+from orchestrator.tracking.bounded import DEFAULTS, bounded
 from orchestrator.tracking.locks import machine_lock
 from orchestrator.tracking.uris import is_http, redact, resolve, sqlite_path
 
@@ -119,9 +120,8 @@ def open_store(uri: str | None = None) -> Store:
     # Before MLflow is imported: no telemetry, and no run URLs on standard output, which may belong to ``--json``.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    # A store that is down is waited for by whoever writes to it, who has more patience, and meanwhile other things to do.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
+    for name, value in DEFAULTS.items():
+        os.environ.setdefault(name, value)
     resolved = resolve(uri)
     preflight.check(resolved)
     path = sqlite_path(resolved)
@@ -184,7 +184,7 @@ def _connected(uri: str, shown: str | None = None) -> Store:
     # It logs with a traceback what it then raises, which is told in a line.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     with translated(shown or redact(uri)):
-        client = MlflowClient(tracking_uri=uri)
+        client = bounded(MlflowClient(tracking_uri=uri), local=sqlite_path(uri) is not None)
         if not is_http(uri):
             # The first request is what opens a database and checks or creates its schema. A server has answered one already.
             client.search_experiments(max_results=1)

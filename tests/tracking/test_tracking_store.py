@@ -6,19 +6,23 @@ import http.server
 import os
 import shutil
 import socket
+import socketserver
 import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from orchestrator.errors import TrackingUnavailable, UsageError
 from orchestrator.tracking import preflight
-from orchestrator.tracking.store import Store, open_existing, open_store
+from orchestrator.tracking.bounded import RETRIES, TIMEOUT, BoundedClient, call_seconds
+from orchestrator.tracking.store import Store, open_existing, open_store, translated
 from orchestrator.tracking.uris import redact, resolve
 from tests.processes import communicate, popen
 
@@ -222,7 +226,10 @@ def answer() -> Iterator[tuple[str, dict[str, object]]]:
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             told["authorization"] = self.headers.get("Authorization")
-            self.send_response(int(str(told["status"])))
+            told["asked"] = int(str(told.get("asked", 0))) + 1
+            self.send_response(429 if told["asked"] <= int(str(told.get("busy", 0))) else int(str(told["status"])))
+            if "after" in told:
+                self.send_header("Retry-After", str(told["after"]))
             self.send_header("Content-Type", str(told["type"]))
             self.end_headers()
             self.wfile.write(bytes(told["body"]))  # type: ignore[call-overload]
@@ -254,6 +261,17 @@ def test_servers_that_are_no_use(answer: tuple[str, dict[str, object]], status: 
     refused(uri, message)
 
 
+def test_a_server_that_is_busy_is_asked_again(answer: tuple[str, dict[str, object]]) -> None:
+    uri, told = answer
+    told.update(busy=2, after=0)
+    preflight.check(uri)
+    assert told["asked"] == 3
+    told.update(busy=1000, after=3600)
+    with pytest.raises(TrackingUnavailable, match=r"is busy .429, too many requests.: try again in a while"):
+        preflight.check(uri)
+    assert told["asked"] == 4, "it said when, which is too late"
+
+
 def test_credentials_are_sent(answer: tuple[str, dict[str, object]], monkeypatch: pytest.MonkeyPatch) -> None:
     uri, told = answer
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "abc")
@@ -272,6 +290,56 @@ def test_servers_that_are_not_there() -> None:
         deaf.listen(1)
         with pytest.raises(TrackingUnavailable, match="does not answer in time"):
             preflight.check(f"http://127.0.0.1:{deaf.getsockname()[1]}", answer_seconds=0.5)
+
+
+@pytest.fixture
+def dripping() -> Iterator[int]:
+    """The port of a server that answers with one byte after another and never comes to an end."""
+    over = threading.Event()
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n")
+            with suppress(OSError):
+                while not over.wait(0.02):
+                    self.request.sendall(b" ")
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_address[1]
+        over.set()
+        server.shutdown()
+
+
+def test_a_server_that_never_comes_to_an_end_is_given_up(dripping: int, tmp_path: Path) -> None:
+    uri = f"http://127.0.0.1:{dripping}"
+    with pytest.raises(TrackingUnavailable, match="does not answer in time"):
+        preflight.check(uri, answer_seconds=0.3)
+    client = BoundedClient(MlflowClient(uri), seconds=0.3)
+    for call in (lambda: client.get_run("r"), lambda: client.download_artifacts("r", "x", str(tmp_path))):
+        with pytest.raises(TrackingUnavailable, match=r"cannot be used: timed out after 0\.3 s"), translated(uri):
+            call()
+
+
+@pytest.mark.skipif(find_spec("psycopg2") is None, reason="psycopg2 is not installed")
+def test_a_database_that_says_nothing_is_given_up() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        uri = f"postgresql+psycopg2://me:secret@127.0.0.1:{deaf.getsockname()[1]}/db"
+        with pytest.raises(TrackingUnavailable, match=r"cannot reach the database .*timed out after 0\.3 s"):
+            preflight.check(uri, answer_seconds=0.3)
+
+
+def test_how_long_a_call_may_take_follows_from_mlflows_own_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(TIMEOUT, "100")
+    monkeypatch.setenv(RETRIES, "3")
+    assert call_seconds() > 400
+    assert call_seconds(640 << 20) > call_seconds() + 10_000
+
+
+@pytest.mark.parametrize("uri", ["postgresql://me:secret@host:notaport/db", "mysql://host:1:2/db", "mysql+pymysql://[::1/db"])
+def test_addresses_of_databases_that_are_none(uri: str) -> None:
+    refused(uri, "cannot use the database|is not the address of a database")
 
 
 # ------------------------------------------------------------------------------------------------------------ two processes

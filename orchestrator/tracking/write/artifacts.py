@@ -6,6 +6,9 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
+from orchestrator.deadline import within
+from orchestrator.tracking.bounded import call_seconds
+
 
 def put_files(artifact_uri: str, files: Mapping[str, bytes], tracking_uri: str) -> None:
     """Write ``files``, by their path among the artifacts at ``artifact_uri``."""
@@ -21,9 +24,10 @@ def put_files(artifact_uri: str, files: Mapping[str, bytes], tracking_uri: str) 
     repository = get_artifact_repository(artifact_uri, tracking_uri=tracking_uri)
     with tempfile.TemporaryDirectory(prefix="orchestrate-") as folder:
         _write(Path(folder), files)
-        for name in files:
+        for name, content in files.items():
             parent = PurePosixPath(name).parent
-            repository.log_artifact(str(Path(folder, name)), None if parent == PurePosixPath() else str(parent))
+            place = None if parent == PurePosixPath() else str(parent)
+            within(call_seconds(len(content)), repository.log_artifact, str(Path(folder, name)), place)
 
 
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:
