@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import click
 
-from orchestrator.cli.main import run_command
+from orchestrator.cli.main import leave, run_command
 
 
 @click.command()
@@ -29,4 +29,4 @@ def job() -> NoReturn:
 
 
 if __name__ == "__main__":
-    run_command(job)
+    leave(run_command(job))

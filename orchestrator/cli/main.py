@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import gc
 import importlib
@@ -17,12 +18,16 @@ import click
 
 from orchestrator.cli import commands
 from orchestrator.cli.options import INTERRUPTED
+from orchestrator.cli.output import drop_unread
+from orchestrator.deadline import within
 from orchestrator.errors import OrchestratorError, UnavailableError
 
 RARELY = 100_000
 """Objects made between two garbage collections. With Python's 700 they take a quarter of the time that imports take."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """What the operating system says of disks that are full."""
+LEAVING_SECONDS = 5.0
+"""How long what libraries do at the end of a process may take after an error or a signal."""
 FIRST = (
     *("submit", "resume", "cancel", "logs", "sync", "plan", "status", "list"),
     *("runs", "history", "figures", "verify", "compare", "ui", "schema", "doctor"),
@@ -59,11 +64,12 @@ def cli() -> None:
 
 def main() -> NoReturn:
     """Entry point of ``orchestrate``."""
-    run_command(cli)
+    leave(run_command(cli))
 
 
-def run_command(command: click.Command) -> NoReturn:
-    """Run a command, and turn every error that is the user's to mend into a line and an exit code."""
+def run_command(command: click.Command) -> int:
+    """Run a command, turn every error that is the user's to mend into a line, and return the exit code."""
+    _open_streams()
     signal.signal(signal.SIGTERM, _interrupt)
     gc.set_threshold(RARELY)
     try:
@@ -80,9 +86,8 @@ def run_command(command: click.Command) -> NoReturn:
     except (KeyboardInterrupt, click.exceptions.Abort):
         click.echo("interrupted: submit the same grid again to go on", err=True)
         code = INTERRUPTED
-    except BrokenPipeError:
-        # The reader, `head` say, has gone: nothing is wrong. Python would complain once more when it closes standard output.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (SystemExit, BrokenPipeError):
+        # The reader, `head` say, has gone, of which Click makes an exit code: nothing is wrong.
         code = 0
     except OSError as error:
         if error.errno not in FULL:
@@ -90,9 +95,32 @@ def run_command(command: click.Command) -> NoReturn:
         with suppress(OSError):
             click.echo(f"error: {error.strerror}{f': {error.filename}' if error.filename else ''}; make room, and go on", err=True)
         code = UnavailableError.exit_code
-    # The process ends: looking for garbage among all that MLflow and Ray have made would take it a second.
+    drop_unread()
+    return code if isinstance(code, int) else 0
+
+
+def leave(code: int) -> NoReturn:
+    """End the process. After an error or a signal nobody waits for threads: one may wait for a server that never comes to an end."""
+    # Looking for garbage among all that MLflow and Ray have made would take a second.
     gc.freeze()
-    sys.exit(code if isinstance(code, int) else 0)
+    if code not in (UnavailableError.exit_code, INTERRUPTED):
+        sys.exit(code)
+    with suppress(TimeoutError):
+        within(LEAVING_SECONDS, atexit._run_exitfuncs)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    os._exit(code)
+
+
+def _open_streams() -> None:
+    """Open what the process was started without (``>&-``), or what it opens next, a database say, would take the place."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            with suppress(OSError):
+                os.fstat(number)
+                continue
+            setattr(sys, name, open(os.open(os.devnull, os.O_RDWR), "w" if number else "r"))  # noqa: SIM115
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -13,6 +15,26 @@ import click
 
 if TYPE_CHECKING:
     from orchestrator.tracking.read.queries import SweepSummary
+
+
+def drop_unread() -> None:
+    """Let what nobody reads any more go nowhere: Python would complain of it when it closes its streams, and end with a code of its own."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+@contextmanager
+def unread() -> Iterator[None]:
+    """Go on where the reader of what is printed has gone: what was to be done is done, and the exit code says how."""
+    try:
+        yield
+    except BrokenPipeError:
+        pass
+    finally:
+        drop_unread()
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, empty: str) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cli.main import main
+from orchestrator.cli.main import cli, run_command
 from tests import forked, processes
 
 GRID = """\
@@ -33,15 +33,16 @@ ELSEWHERE = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")
 
 def run(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the program with ``arguments`` in ``folder``, in a process of its own."""
-    return forked.run(arguments, cwd=folder, env=_variables(folder) | environment)
+    return forked.run(arguments, cwd=folder, env=variables(folder) | environment)
 
 
 def run_afresh(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """What `run` does, as a user starts it."""
-    return processes.run([sys.executable, "-m", "orchestrator.cli.main", *arguments], cwd=folder, env=_variables(folder))
+    return processes.run([sys.executable, "-m", "orchestrator.cli.main", *arguments], cwd=folder, env=variables(folder))
 
 
-def _variables(folder: Path) -> dict[str, str]:
+def variables(folder: Path) -> dict[str, str]:
+    """The environment of a program that works in ``folder``."""
     return {key: value for key, value in os.environ.items() if key not in ELSEWHERE} | {"XDG_STATE_HOME": str(folder.parent / "state")}
 
 
@@ -62,11 +63,7 @@ def ended(arguments: list[str]) -> int:
     """The exit code with which the program ends. What it says goes to where this process's output goes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["orchestrate", *arguments])
-        try:
-            main()
-        except SystemExit as end:
-            assert isinstance(end.code, int)
-            return end.code
+        return run_command(cli)
 
 
 @contextlib.contextmanager

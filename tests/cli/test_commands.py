@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -13,7 +14,9 @@ import pytest
 
 from orchestrator.cli.main import COMMANDS
 from tests import processes
-from tests.cli.commands import GRID, call, run, run_afresh
+from tests.cli.commands import GRID, call, run, run_afresh, variables
+from tests.forked import Forked
+from tests.processes import communicate
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -167,11 +170,39 @@ def test_failed_trials_give_exit_code_1_and_their_traceback(copied, cluster_addr
     assert "determinant of the initial product is zero" in call(copied, "status", "bad").stdout
 
 
-def test_a_reader_that_goes_away_is_no_error(swept):
+def closed_pipe():
+    """What has no reader any more."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    return os.fdopen(writer, "w")
+
+
+@pytest.mark.parametrize("arguments", [["schema"], ["history", "--format", "parquet"], ["list"], ["--help"]])
+def test_a_reader_that_goes_away_is_no_error(swept, arguments):
     work, _ = swept
-    shell = f"{sys.executable} -m orchestrator.cli.main schema | head -1; exit ${{PIPESTATUS[0]}}"
-    done = processes.run([shutil.which("bash") or "bash", "-c", shell], cwd=work)
-    assert "Traceback" not in done.stderr
+    with closed_pipe() as pipe:
+        process = Forked(arguments, cwd=work, env=variables(work), stdout=pipe)
+        _, errors = communicate(process)
+    assert (process.returncode, errors) == (0, "")
+
+
+def test_a_sweep_ends_as_it_has_ended_whether_anybody_reads_it_or_not(copied, cluster_address):
+    text = GRID.replace("name: small", "name: claimed") + "claims: {never: {kind: within, of: nuclear, range: [-2, -1]}}\n"
+    (copied / "claimed.yaml").write_text(text)
+    for grid, code in (("grid.yaml", 0), ("claimed.yaml", 1)):
+        with closed_pipe() as pipe:
+            arguments = ["submit", grid, "--address", cluster_address, "--workers", "1"]
+            process = Forked(arguments, cwd=copied, env=variables(copied), stdout=pipe, stderr=pipe)
+            communicate(process)
+        assert process.returncode == code
+
+
+@pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(("command", "code"), [("history", 0), ("submit nothing.yaml", 2)])
+def test_streams_that_are_closed_are_no_error(swept, closed, command, code):
+    work, _ = swept
+    done = processes.run(["bash", "-c", f"{sys.executable} -m orchestrator.cli.main {command} {closed}"], cwd=work, env=variables(work))
+    assert done.returncode == code, done.stderr
 
 
 def test_doctor_reports_every_check(folder):

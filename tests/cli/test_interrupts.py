@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import psutil
@@ -18,7 +20,7 @@ from orchestrator.sweeps import hire as crews
 from orchestrator.sweeps.submit import recording_of
 from tests.cli.commands import GRID
 from tests.forked import Forked
-from tests.processes import communicate, eventually
+from tests.processes import communicate, eventually, popen
 
 
 @pytest.fixture(autouse=True)
@@ -126,3 +128,36 @@ def test_what_is_ignored_from_the_start_stays_ignored_and_the_others_are_heard()
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.wanted
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+WAITING = """
+import socket
+from concurrent.futures import ThreadPoolExecutor
+import click
+from orchestrator.cli.main import leave, run_command
+from orchestrator.deadline import within
+
+def read():
+    # As MLflow reads artifacts: in the threads of a pool.
+    with ThreadPoolExecutor(1) as pool:
+        print("waiting", flush=True)
+        pool.submit(silent.accept()[0].recv, 1).result()
+
+@click.command()
+def wait():
+    asking = socket.create_connection(silent.getsockname())
+    within({seconds}, read)
+
+silent = socket.create_server(("127.0.0.1", 0))
+leave(run_command(wait))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_command_that_waits_for_a_server_at_once(number):
+    process = popen([sys.executable, "-c", WAITING.format(seconds=3600)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ)
+    assert process.stdout.readline() == "waiting\n"
+    process.send_signal(number)
+    _, errors = communicate(process)
+    assert process.returncode == INTERRUPTED
+    assert "Traceback" not in errors

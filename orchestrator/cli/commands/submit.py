@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from orchestrator.cli.options import INTERRUPTED, grid_argument, json_option, running_options, set_option
+from orchestrator.cli.output import unread
 from orchestrator.cli.verdicts import print_figures, print_verdicts
 
 if TYPE_CHECKING:
@@ -78,6 +79,14 @@ def run(grid: Grid, options: Options, as_json: bool) -> NoReturn:
     with reporter_for(as_json) as reporter, stoppable() as stop:
         summary = submit(grid, reporter, options, stop)
         answers = None if summary.cancelled else _answers(grid, summary.sweep_id, options.tracking_uri, reporter)
+    with unread():
+        _show(summary, answers, as_json)
+    if summary.cancelled:
+        raise click.exceptions.Exit(INTERRUPTED)
+    raise click.exceptions.Exit(1 if summary.failed or (answers is not None and not answers.sound) else 0)
+
+
+def _show(summary: Summary, answers: Report | None, as_json: bool) -> None:
     if answers is not None:
         print_figures(answers.files, answers.undrawn, err=as_json)
         print_verdicts(answers.verdicts, err=as_json)
@@ -90,8 +99,6 @@ def run(grid: Grid, options: Options, as_json: bool) -> NoReturn:
             f"interrupted with {summary.cancelled} trials to go: `orchestrate resume {summary.sweep_id}`, or submit the same grid again",
             err=True,
         )
-        raise click.exceptions.Exit(INTERRUPTED)
-    raise click.exceptions.Exit(1 if summary.failed or (answers is not None and not answers.sound) else 0)
 
 
 def _print_summary(summary: Summary) -> None:
