@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 import os
+import socket
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -21,6 +23,10 @@ from orchestrator.tracking.uris import is_http, redact, resolve, sqlite_path
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
+
+
+UNFINISHED = ".{}.{}.{}.unfinished"
+"""The name of a database while it is made: its own, this machine's, and the process's number."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +133,7 @@ def open_store(uri: str | None = None) -> Store:
     path = sqlite_path(resolved)
     if path is None:
         return _connected(resolved)
-    # Two processes must not migrate one database at the same time.
+    # One process is enough to make a database. Another user's is not held up by this, and neither does harm to the other.
     with machine_lock(f"schema\0{resolved}"):
         if not path.exists():
             _create(path)
@@ -136,22 +142,49 @@ def open_store(uri: str | None = None) -> Store:
 
 def _create(path: Path) -> None:
     """Make an empty MLflow database in its place when it is complete: of one that is killed in the middle of its migrations, MLflow
-    makes no use, and neither does it mend it."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
+    makes no use, and neither does it mend it. If another user is faster, theirs stays."""
+    _remove_unfinished(path)
+    unfinished = path.with_name(UNFINISHED.format(path.name, socket.gethostname(), os.getpid()))
     missing = [folder for folder in path.parents if not folder.exists()]
-    leftovers = (unfinished, unfinished.with_name(f"{unfinished.name}-journal"))
-    for leftover in leftovers:
-        leftover.unlink(missing_ok=True)
     try:
         _connected(f"sqlite:///{unfinished}", f"sqlite:///{path}")
-        unfinished.rename(path)
+        with suppress(FileExistsError):
+            _put(unfinished, path)
     except BaseException:
-        for leftover in leftovers:
-            leftover.unlink(missing_ok=True)
+        _remove(unfinished)
         with suppress(OSError):
             for folder in missing:
                 folder.rmdir()
         raise
+    _remove(unfinished)
+
+
+def _put(made: Path, path: Path) -> None:
+    """Give a file another name. Raises `FileExistsError` if there is one of that name; what is there stays."""
+    try:
+        path.hardlink_to(made)
+    except FileExistsError:
+        raise
+    except OSError:
+        # No file system for links.
+        made.rename(path)
+
+
+def _remove(unfinished: Path) -> None:
+    for leftover in (unfinished, unfinished.with_name(f"{unfinished.name}-journal")):
+        leftover.unlink(missing_ok=True)
+
+
+def _remove_unfinished(path: Path) -> None:
+    """Remove what processes of this machine have left that were killed."""
+    import psutil
+
+    for leftover in path.parent.glob(glob.escape(UNFINISHED.format(path.name, socket.gethostname(), "")).removesuffix(".unfinished") + "*"):
+        number = leftover.name.removesuffix("-journal").removesuffix(".unfinished").rpartition(".")[2]
+        if number.isdecimal() and not psutil.pid_exists(int(number)):
+            # Another user's may not be ours to remove.
+            with suppress(OSError):
+                leftover.unlink()
 
 
 def open_existing(uri: str | None = None) -> Store:

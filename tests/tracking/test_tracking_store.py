@@ -29,8 +29,8 @@ from tests.processes import communicate, popen
 ROOT = Path(__file__).parents[2]
 
 
-def python(code: str, folder: Path) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+def python(code: str, folder: Path, **variables: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
     pipe = subprocess.PIPE
     return popen([sys.executable, "-c", code], cwd=folder, env=environment, stdin=pipe, stdout=pipe, stderr=pipe)
 
@@ -267,7 +267,7 @@ def test_a_server_that_is_busy_is_asked_again(answer: tuple[str, dict[str, objec
     preflight.check(uri)
     assert told["asked"] == 3
     told.update(busy=1000, after=3600)
-    with pytest.raises(TrackingUnavailable, match=r"is busy .429, too many requests.: try again in a while"):
+    with pytest.raises(TrackingUnavailable, match=r"is busy \(429, too many requests\): try again in a while"):
         preflight.check(uri)
     assert told["asked"] == 4, "it said when, which is too late"
 
@@ -345,10 +345,15 @@ def test_addresses_of_databases_that_are_none(uri: str) -> None:
 # ------------------------------------------------------------------------------------------------------------ two processes
 
 
-def test_two_processes_open_a_fresh_database_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("users", ["one user", "two users"])
+def test_two_processes_open_a_fresh_database_at_once(tmp_path: Path, users: str) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
     code = "from orchestrator.tracking.store import open_store; print(open_store(None).experiment('same'))"
-    processes = [python(code, tmp_path) for _ in range(2)]
+    states = [tmp_path / f"state{n if users == 'two users' else ''}" for n in range(2)]
+    # Users have their locks in folders of their own.
+    processes = [python(code, work, XDG_STATE_HOME=str(state)) for state in states]
     answers = [communicate(process) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], answers
     assert answers[0] == answers[1] == ("1\n", "")
-    assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
+    assert [path.name for path in work.iterdir()] == ["mlflow.db"]
