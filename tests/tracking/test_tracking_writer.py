@@ -150,6 +150,40 @@ def test_a_store_that_never_comes_back_leaves_all_in_the_spool(
     assert (ended.status, ended.counts["converged"], ended.counts["diverged"]) == ("FINISHED", 1, 1)
 
 
+class Trickle:
+    """A run writer that takes one new run at an attempt, once the writer is being closed."""
+
+    at_once = 1
+
+    def __init__(self) -> None:
+        self.writer: SweepWriter
+        self.written: list[str] = []
+        self._tired = False
+
+    def write(self, records: Sequence[RunRecord]) -> None:
+        eventually(lambda: self.writer._queue.closed)
+        (record,) = records
+        if record.name in self.written:
+            return
+        self._tired = not self._tired
+        if not self._tired:
+            raise OSError("connection reset")
+        self.written.append(record.name)
+
+
+def test_a_store_that_takes_some_of_a_batch_at_a_time_has_taken_something(
+    local: Store, make_sweep: MakeSweep, make_result: MakeResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = "a b c d e f"
+    trickle = Trickle()
+    monkeypatch.setattr(delivery, "run_writer", lambda *_, **__: trickle)
+    # Less patience than all of the attempts take, and more than one.
+    with SweepWriter(local, make_sweep(names), first_wait=0.15, patience=0.2) as writer:
+        trickle.writer = writer
+        writer.add("p", [make_result(name) for name in names.split()])
+    assert (trickle.written, writer.done) == (names.split(), 6)
+
+
 def _down(*_: object) -> None:
     raise TrackingUnavailable("down for good")
 

@@ -18,7 +18,10 @@ T = TypeVar("T")
 
 
 class Insistence:
-    """Tries again and again, ``first_wait`` seconds after the first time, for as long as ``patience`` seconds once the queue is closed."""
+    """Tries again and again, ``first_wait`` seconds after the first time, for as long as ``patience`` seconds once the queue is closed.
+
+    Patience starts anew whenever the store has taken something, were it one trial of a batch.
+    """
 
     def __init__(
         self, store: Store, turn: Turn, queue: BatchQueue, patience: float, tell: Callable[[str], None], first_wait: float = FIRST_WAIT
@@ -40,12 +43,17 @@ class Insistence:
         """
         wait = self._first_wait
         while True:
+            before = self._queue.done
             try:
                 self._turn.check()
                 with translated(self._store.display):
                     done = action()
             except TrackingUnavailable as error:
                 self._refused(error)
+                if self._queue.done > before:
+                    wait = self._first_wait
+                    if self._queue.closed:
+                        self.start_clock()
                 if time.monotonic() + wait > self._hopeful_until:
                     raise
                 with self._queue.changed:
