@@ -54,7 +54,7 @@ def draw(figure: Figure, results: Results) -> alt.TopLevelMixin:
 def rendered(chart: alt.TopLevelMixin, formats: Collection[str] = FORMATS) -> dict[str, bytes]:
     """Return a chart in each of ``formats``. The HTML holds all that it needs."""
     # Checking against the schema of Vega-Lite is for charts that people write, and takes longer than drawing.
-    spec = chart.to_dict(validate=False)
+    spec = _printable(chart.to_dict(validate=False))
     files: dict[str, bytes] = {}
     if "html" in formats:
         files["html"] = _page(spec).encode()
@@ -66,6 +66,16 @@ def rendered(chart: alt.TopLevelMixin, formats: Collection[str] = FORMATS) -> di
     if "pdf" in formats:
         files["pdf"] = vl_convert.svg_to_pdf(drawing)
     return files
+
+
+def _printable(value: Any) -> Any:
+    """Return a chart whose texts have a space for whatever cannot be seen: Vega takes a line separator for the end of an expression, and
+    its renderer ends the process at a NUL."""
+    if isinstance(value, str):
+        return value if value.isprintable() else "".join(c if c.isprintable() else " " for c in value)
+    if isinstance(value, list):
+        return [_printable(item) for item in value]
+    return {_printable(key): _printable(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def _page(spec: dict[str, Any]) -> str:

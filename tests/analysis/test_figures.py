@@ -158,6 +158,21 @@ def test_a_title_from_elsewhere_is_no_script():
     assert b"<script>" not in files["svg"]
 
 
+@pytest.mark.parametrize("hostile", ["a\u2028b", "a\u2029b", "a\0b", "a\x1b[2Jb", "a\nb"])
+def test_what_cannot_be_seen_does_not_keep_a_figure_from_being_drawn(hostile):
+    texts = {"title": hostile, "labels": {"x": hostile, "color": hostile}, "color": {hostile: "seed == 0", "other": "seed > 0"}}
+    kinds = {
+        "points": {"x": "sv_0", "y": "sv_1", "facet": {hostile: "seed >= 0"}},
+        "trajectories": {"y": "loss", "curves": {hostile: "step / 2"}},
+        "medians": {"x": "factorization.depth", "y": "loss"},
+    }
+    for kind, keys in kinds.items():
+        figure = FIGURES[kind].model_validate({"kind": kind, **keys, **texts})
+        files = rendered(draw(figure, MADE))
+        assert list(files) == list(FORMATS)
+        assert hostile not in files["svg"].decode()
+
+
 def test_nothing_to_draw_is_said():
     for figure in ({"where": "seed > 9"}, {"when": "loss > 9"}, {"y": "sqrt(-loss)"}):
         with pytest.raises(NothingToDraw):
