@@ -12,6 +12,12 @@ from numpy.typing import NDArray
 
 LARGEST = 1 << 32
 """Bytes that the arrays of one file may take in float64: a small file must not be able to fill the memory."""
+RATIO, FREELY = 100, 128 << 20
+"""A file may unpack to so many times its size, or to so many bytes: a plan should not take longer because somebody packed zeros."""
+MAX_ARRAYS = 1000
+"""As many as a factorization may have layers. Each has a header that is looked at."""
+MAX_HEADER = 1 << 16
+"""Bytes of an array's header. numpy refuses one a sixth as long, but only when it has read it."""
 _REAL = "iufb"
 """Kinds of numpy's types that hold real numbers."""
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -29,6 +35,8 @@ def read_npz(name: str, content: bytes, known: tuple[str, ...] | None = None) ->
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+            if len(members) > MAX_ARRAYS:
+                raise DataError(f"{name}: holds {len(members):,} arrays, more than the {MAX_ARRAYS:,} allowed")
             unknown = [key for key in members if known is not None and key not in known]
             if unknown:
                 near = difflib.get_close_matches(unknown[0], known or (), 1)
@@ -37,6 +45,12 @@ def read_npz(name: str, content: bytes, known: tuple[str, ...] | None = None) ->
             size = sum(_declared(name, key, archive, member) for key, member in members.items())
             if size > LARGEST:
                 raise DataError(f"{name}: unpacks to {size / 2**30:.1f} GiB, more than the {LARGEST >> 30} GiB allowed")
+            unpacked = sum(member.file_size for member in members.values())
+            if unpacked > max(FREELY, RATIO * len(content)):
+                raise DataError(
+                    f"{name}: unpacks to {unpacked >> 20:,} MiB, {unpacked // len(content):,} times its size: if it is meant to hold that, "
+                    "save it with numpy.savez, which packs nothing"
+                )
             return {key: _array(archive, member) for key, member in members.items()}
     except DataError:
         raise
@@ -47,8 +61,10 @@ def read_npz(name: str, content: bytes, known: tuple[str, ...] | None = None) ->
 def _declared(name: str, key: str, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> int:
     """Bytes that an array will take in float64 by its header, which is held to the size of the member: numpy would allocate first."""
     with archive.open(member) as stream:
-        shape, _, dtype = _HEADERS[np.lib.format.read_magic(stream)](stream)
-        held = member.file_size - stream.tell()
+        # From a part of it, which is then all that is read of a header that says it is longer.
+        head = io.BytesIO(stream.read(MAX_HEADER))
+        shape, _, dtype = _HEADERS[np.lib.format.read_magic(head)](head)
+        held = member.file_size - head.tell()
     if dtype.hasobject:
         raise DataError(f"{name}: holds Python objects, which are never loaded")
     if dtype.kind not in _REAL:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import math
 import pickle
+import re
 import struct
 import tracemalloc
 import warnings
@@ -12,7 +14,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from workloads.arrays import LARGEST, DataError
+from workloads.arrays import FREELY, LARGEST, DataError
 from workloads.inits.from_file import read_factors
 from workloads.problems.data.files import read_problem
 
@@ -59,6 +61,32 @@ def test_a_bomb_is_refused_by_what_it_would_take_in_float64():
     assert len(bomb) < 8 << 20
     with pytest.raises(DataError, match=r"unpacks to 8\.0 GiB, more than the 4 GiB allowed"):
         read_factors("w.npz", bomb, {"W1": (side, side)})
+
+
+def test_a_header_is_read_no_further_than_headers_are_long():
+    promised = 64 << 20
+    bomb = archive(target=b"\x93NUMPY\x02\x00" + struct.pack("<I", promised) + b" " * promised)
+    assert len(bomb) < 1 << 20
+    tracemalloc.start()
+    assert message(bomb) == "d.npz: is not a readable .npz file"
+    assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    tracemalloc.stop()
+
+
+def test_a_file_of_very_many_arrays_is_refused():
+    with pytest.raises(DataError, match="holds 1,001 arrays, more than the 1,000 allowed"):
+        read_factors("w.npz", archive(**{f"W{n}": b"" for n in range(1001)}), {"W1": (1, 1)})
+
+
+def test_what_unpacks_to_many_times_its_size_is_refused_before_it_is_unpacked():
+    side = 1 + math.isqrt(FREELY // 8)
+    zeros = member((side, side), body=bytes(8 * side * side))
+    tracemalloc.start()
+    assert re.fullmatch(r"d\.npz: unpacks to 128 MiB, \d+ times its size: if .* numpy\.savez.*", message(archive(target=zeros)))
+    assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    tracemalloc.stop()
+    half = member((side // 2, side), body=zeros[-8 * (side // 2) * side :])
+    assert read_problem("d.npz", archive(target=half), None, False).shape == (side // 2, side)
 
 
 def test_nothing_is_unpickled(tmp_path):
