@@ -11,8 +11,6 @@ Example:
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import os
 import random
 import signal
@@ -24,13 +22,14 @@ import xml.etree.ElementTree as ElementTree
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
+from tests import ledger
 from tests.processes import communicate, popen
 
 ROOT = Path(__file__).parents[1]
-LEDGER = ROOT / "tests" / "ledgers" / "repeat.jsonl"
+LEDGER = ledger.FOLDER / "repeat.jsonl"
 DEADLINE = 3600.0
 """Seconds after which a run is ended, whatever it waits for."""
 
@@ -66,15 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return summary(chosen.ledger)
     options = [*(["-k", chosen.only] if chosen.only else []), *chosen.options]
     first = random.SystemRandom().randrange(10**6) if chosen.seed is None else chosen.seed
-    began, failed = time.monotonic(), 0
-    for number in range(chosen.times):
-        if number and time.monotonic() - began > chosen.minutes * 60:
-            print(f"{number} of {chosen.times} runs done; the rest is for another portion")
-            break
-        line = run(options, first + number, chosen.load)
-        chosen.ledger.parent.mkdir(parents=True, exist_ok=True)
-        with chosen.ledger.open("a") as ledger:
-            ledger.write(json.dumps(asdict(line)) + "\n")
+    failed = 0
+    for seed in ledger.in_time(range(first, first + chosen.times), chosen.minutes):
+        line = run(options, seed, chosen.load)
+        ledger.append(chosen.ledger, line)
         failed += bool(line.failures)
         print(f"{line.seconds:5d} s  {line.passed} passed, seed {line.seed}: {'; '.join(line.failures) or 'no failure'}", flush=True)
     return 1 if failed else 0
@@ -99,8 +93,8 @@ def run(options: Sequence[str], seed: int, load: bool) -> Line:
         failures = failures or [f"exit code {process.returncode}: {' '.join(out.split())[-300:]}"]
         sys.stdout.write(out[-20_000:])
     return Line(
-        datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        commit(),
+        ledger.now(),
+        ledger.commit(),
         " ".join(options) or "all",
         load,
         "ignored" if signal.getsignal(signal.SIGINT) is signal.SIG_IGN else "heard",
@@ -126,17 +120,6 @@ def counted(report: Path) -> tuple[int, list[str]]:
     return passed, failures
 
 
-def commit() -> str:
-    """The commit, with ``+`` if files other than ledgers differ from it."""
-    found = git("rev-parse", "--short=10", "HEAD").strip()
-    changed = git("status", "--porcelain", "--", ".", ":!tests/ledgers")
-    return found + ("+" if changed else "")
-
-
-def git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-
-
 @contextmanager
 def busy(count: int) -> Iterator[None]:
     """Processes that are always busy, meanwhile."""
@@ -149,11 +132,10 @@ def busy(count: int) -> Iterator[None]:
             process.wait()
 
 
-def summary(ledger: Path) -> int:
+def summary(path: Path) -> int:
     """Print what a ledger adds up to: runs, failures and seconds for each selection of tests and way of running them."""
     groups = defaultdict(list)
-    for text in ledger.read_text().splitlines():
-        line = Line(**json.loads(text))
+    for line in ledger.read(path, Line):
         groups[line.tests, line.load, line.interrupts].append(line)
     for (tests, load, interrupts), lines in groups.items():
         how = ", ".join(["beside two busy processes"] * load + [f"SIGINT {interrupts}"])
