@@ -42,14 +42,18 @@ class Storage(Protocol):
 def open_storage(url: str | None = None) -> Storage:
     """Return the storage at ``url``, or else at ``ORCHESTRATE_STORAGE``, or else in a folder of this user's. Creates nothing.
 
-    Raises `UsageError` for a URL that nothing is known to be behind, or that holds credentials.
+    Raises `UsageError` for a URL that nothing is known to be behind, or that holds credentials, and `StorageUnavailable` where there is
+    something else instead of a folder.
     """
     chosen = url or os.environ.get(VARIABLE) or str(state_folder() / "storage")
     found = _SCHEME.match(chosen)
     if found is None or found[1] == "file":
         path = Path(chosen.removeprefix("file://")).expanduser()
-        if "\0" in chosen or (path.exists() and not path.is_dir()):
+        if "\0" in chosen:
             raise UsageError(f"--storage {chosen!r} is not a folder")
+        if path.exists() and not path.is_dir():
+            # Perhaps it was one, and will be one again.
+            raise StorageUnavailable(f"the storage {path} is not a folder")
         return LocalStorage(path.resolve())
     if "@" in chosen.partition("://")[2].partition("/")[0]:
         raise UsageError("--storage must not hold credentials: they come from the environment, as the object store's tools read them")

@@ -114,6 +114,13 @@ def test_what_is_no_storage_is_refused(url, message):
         open_storage(url)
 
 
+def test_what_is_in_the_place_of_a_storage_is_no_mistake_of_the_command_line(monkeypatch, tmp_path):
+    (tmp_path / "storage").touch()
+    monkeypatch.setenv("ORCHESTRATE_STORAGE", str(tmp_path / "storage"))
+    with pytest.raises(StorageUnavailable, match="storage is not a folder"):
+        open_storage()
+
+
 @pytest.mark.parametrize(
     ("error", "said"),
     [
