@@ -134,6 +134,9 @@ def _close(writer: SweepWriter, counts: Mapping[str, int], measured: Mapping[str
         # The counts of a sweep that goes on another time are those of its runs.
         writer.close("KILLED" if stopped else "FINISHED", {} if stopped else counts, measured)
     except TrackingUnavailable as error:
+        if not writer.trouble:
+            # It takes what there is, and has lost what there was.
+            raise
         raise TrackingUnavailable(
             f"{error}\n{writer.queued} trials that have ended wait in {storage.url}: `orchestrate sync {writer.sweep_id}` brings them "
             "to MLflow once it is back"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -186,6 +187,28 @@ def test_a_store_that_takes_some_of_a_batch_at_a_time_has_taken_something(
 
 def _down(*_: object) -> None:
     raise TrackingUnavailable("down for good")
+
+
+def test_a_store_that_was_put_back_is_not_said_to_have_all(
+    local: Store, make_sweep: MakeSweep, make_result: MakeResult, spool: Spool, tmp_path: Path
+) -> None:
+    kept, live = tmp_path / "kept.db", tmp_path / "mlflow.db"
+    writer = SweepWriter(local, make_sweep("a b c"), first_wait=0.01, spool=spool)
+    writer.__enter__()
+    for name, there in (("a", None), ("b", (live, kept)), ("c", (kept, live))):
+        if there is not None:
+            with sqlite3.connect(there[0]) as source, sqlite3.connect(there[1]) as target:
+                source.backup(target)
+        writer.add("p", [make_result(name)])
+        eventually(lambda: not spool.names())
+    with pytest.raises(TrackingUnavailable, match="was put back to an earlier state and has lost trials that it had"):
+        writer.close()
+    assert runs_of(local, writer.parent_run_id) == {"a": ["FINISHED"], "c": ["FINISHED"]}
+    assert local.status(writer.parent_run_id) == "FAILED"
+    sweep = replace(make_sweep("a b c"), parent_run_id=writer.parent_run_id, attempt=2)
+    with SweepWriter(local, sweep, first_wait=0.01, spool=spool) as again:
+        again.add("p", [make_result("b")])
+    assert local.status(writer.parent_run_id) == "FINISHED"
 
 
 def test_without_memory_nor_disk_the_caller_hears_of_it(

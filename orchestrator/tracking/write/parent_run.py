@@ -32,6 +32,7 @@ class ParentRun:
             self._experiment_id = store.experiment(sweep.experiment)
             self.run: Run = self._create() if sweep.parent_run_id is None else self._take_up(sweep.parent_run_id)
         self.run_id: str = self.run.info.run_id
+        self._marks: set[float] = set()
 
     def _create(self) -> Run:
         sweep, store = self._sweep, self._store
@@ -101,6 +102,16 @@ class ParentRun:
         if numbers:
             now = _now()
             self._store.client.log_batch(self.run_id, [Metric(key, float(value), now, 0) for key, value in numbers.items()])
+
+    def mark(self, written: int) -> None:
+        """Log that so many trials have been written: a store that is put back to an earlier state will not know of it."""
+        self._store.client.log_metric(self.run_id, layout.WRITTEN, written, step=self._sweep.attempt)
+        self._marks.add(float(written))
+
+    def was_put_back(self) -> bool:
+        """Return whether the store has forgotten some of what was written."""
+        history = self._store.client.get_metric_history(self.run_id, layout.WRITTEN) if self._marks else []
+        return not self._marks <= {point.value for point in history if point.step == self._sweep.attempt}
 
     def log(self, text: str) -> None:
         """Keep what the sweep has said."""

@@ -22,6 +22,9 @@ from orchestrator.tracking.write.parent_run import ParentRun
 from orchestrator.tracking.write.queue import QUEUE_LIMIT, SPOOL_BYTES, BatchQueue, Waiting
 from workloads.training.results import TrialResult
 
+FORGETFUL = "the MLflow store {0} was put back to an earlier state and has lost trials that it had"
+"""What is said of one."""
+
 
 class SweepWriter:
     """Writes a sweep while it runs. Used as a context manager: the parent run exists from entry on.
@@ -114,7 +117,8 @@ class SweepWriter:
     def close(self, status: str = "FINISHED", counts: Mapping[str, int] | None = None, metrics: Mapping[str, float] | None = None) -> None:
         """Write what is queued, then ``counts`` and ``metrics`` as the parent's metrics, then end the parent with ``status``.
 
-        Raises `TrackingUnavailable` once the store has taken nothing for as long as the writer's patience.
+        Raises `TrackingUnavailable` once the store has taken nothing for as long as the writer's patience, and, when all else is done, if
+        it has forgotten trials that it had: a server may come back with an older database.
         """
         self._insistence.start_clock()
         self._queue.close()
@@ -127,7 +131,10 @@ class SweepWriter:
         insist(lambda: self._parent.measure({**(counts or {}), **(metrics or {})}))
         text = self._log()
         insist(lambda: self._parent.log(text))
-        insist(lambda: self._parent.end(status))
+        put_back = insist(self._parent.was_put_back)
+        insist(lambda: self._parent.end("FAILED" if put_back else status))
+        if put_back:
+            raise TrackingUnavailable(f"{FORGETFUL.format(self._store.display)}; submit again, and they are run again")
 
     def _work(self) -> None:
         again = self._sweep.parent_run_id is not None
@@ -145,6 +152,7 @@ class SweepWriter:
     def _write(self, waiting: Waiting, delivery: Delivery) -> None:
         def write() -> None:
             delivery.write(self._queue.load(waiting), lambda count: self._queue.written(waiting, count))
+            self._parent.mark(self._queue.done)
             self._queue.remove(waiting)
 
         self._insistence.insist(write)
