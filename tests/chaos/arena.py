@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,8 @@ from tests.chaos.sweep import Size
 from tests.processes import MARK, marked, popen
 
 ROOT = Path(__file__).parents[2]
+CLOCK = Path(__file__).parent / "set_clock"
+"""On the path of Python, it lets its clock be set."""
 DISK = 192 << 20
 """Bytes of a disk that can be filled."""
 NODES = 3
@@ -59,11 +62,6 @@ KINDS = (
     Kind("separate storage", separate=True),
 )
 """A schedule's kind is that of its seed, modulo their number."""
-
-
-def fake_clock() -> Path | None:
-    """Return the library by which processes see another time; ``None`` if it is not installed (Debian: apt-get install faketime)."""
-    return next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 
 
 class Arena:
@@ -127,6 +125,13 @@ class Arena:
         with (self.folder / "driver.log").open("ab") as log:
             self.driver = popen(arguments, cwd=self.work, env=self.environment, stdout=log, stderr=log)
 
+    def set_clock(self, seconds: float) -> None:
+        """Let the clock of all processes be wrong by so much from now on."""
+        self.clock.touch()
+        with self.clock.open("r+b") as file:
+            # In its place: they have it in their memory.
+            file.write(struct.pack("d", seconds))
+
     def add_node(self) -> None:
         """Add a node to the cluster."""
         with pytest.MonkeyPatch.context() as patch:
@@ -187,12 +192,9 @@ class Arena:
             # Else workers would have to wait for whatever else runs.
             "RAY_worker_niceness": "0",
         }
-        library = fake_clock()
-        if self.kind.clock and library is not None:
-            self.clock.write_text("+0")
-            # Read anew every second, and no clock that never jumps is made to.
-            faked = {"FAKETIME_TIMESTAMP_FILE": str(self.clock), "FAKETIME_CACHE_DURATION": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
-            kept |= {"LD_PRELOAD": str(library), **faked}
+        if self.kind.clock:
+            self.set_clock(0.0)
+            kept |= {"ORCHESTRATE_TEST_CLOCK": str(self.clock), "PYTHONPATH": f"{CLOCK}{os.pathsep}{ROOT}"}
         return kept
 
     def _start_cluster(self) -> None:

@@ -16,13 +16,13 @@ from random import Random
 import psutil
 
 from orchestrator.cli.options import INTERRUPTED
-from tests.chaos.arena import Arena, fake_clock
+from tests.chaos.arena import Arena
 from tests.chaos.proxy import TROUBLES
 from tests.processes import PATIENCE, eventually
 
 Act = Callable[[Arena, Random], bool]
-CLOCKS = ("-2d", "-1h", "-7", "+0", "+40", "+1h", "+30d")
-"""By how much a clock is wrong, as faketime has it."""
+CLOCKS = (-172_800.0, -3600.0, -7.0, 0.0, 40.0, 3600.0, 2_592_000.0)
+"""By how many seconds a clock is wrong."""
 EXCHANGE = 2
 """Of renameat2: both paths change places."""
 HERE = -100
@@ -160,10 +160,10 @@ def asleep(arena: Arena, rng: Random) -> bool:
     return True
 
 
-@disturbance(4, lambda arena: arena.kind.clock and fake_clock() is not None)
+@disturbance(4, lambda arena: arena.kind.clock)
 def clock(arena: Arena, rng: Random) -> bool:
     """A clock that jumps, by seconds or days, ahead or back; it stays wrong."""
-    arena.clock.write_text(rng.choice(CLOCKS))
+    arena.set_clock(rng.choice(CLOCKS))
     return True
 
 
@@ -178,7 +178,7 @@ def trouble(arena: Arena, rng: Random) -> bool:
     return arena.server.proxy.met > met
 
 
-@disturbance(3, lambda arena: arena.kind.restored)
+@disturbance(5, lambda arena: arena.kind.restored)
 def restored(arena: Arena, rng: Random) -> bool:
     """An MLflow server that comes back with a database as it was some time ago, or with an empty one."""
     assert arena.server is not None
