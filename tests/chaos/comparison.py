@@ -66,6 +66,7 @@ def _differences(found: Tables, expected: Tables) -> Iterator[str]:
             yield f"{column} of {len(wrong)} trials differs, such as {wrong.iloc[0]}"
     if list(runs.columns) != list(true_runs.columns):
         yield f"columns differ: {sorted(set(runs.columns) ^ set(true_runs.columns))}"
+        return
     for name in ("loss", "error", "nuclear", "effective_rank", "cp_rank"):
         if not np.allclose(runs[name], true_runs[name], rtol=1e-6, atol=1e-12, equal_nan=True):
             yield f"final {name} differs"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -52,9 +53,9 @@ def run_schedule(seed: int, folder: Path, expected: Tables, size: Size, kills: i
             schedule.finish()
             if not report.violations:
                 report.violations += [*compared(arena, expected), *remains(arena)]
-        except AssertionError as error:
-            report.violations.append(str(error).partition("\n")[0])
-            report.log += str(error).splitlines()
+        except Exception as error:
+            report.violations.append(f"{type(error).__name__}: {error}".partition("\n")[0])
+            report.log += traceback.format_exc().splitlines()
         report.log += arena.log.splitlines() if report.violations else []
     finally:
         arena.close()

@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 from collections.abc import Mapping
+from contextlib import closing, suppress
 from pathlib import Path
 
 from tests.chaos.proxy import Proxy
@@ -51,12 +52,15 @@ class Server:
         if self._copy is not None:
             return False
         self._copy = self._database.with_name("kept.db")
-        source, target = (sqlite3.connect(path) for path in (self._database, self._copy))
-        with source, target:
+        with closing(sqlite3.connect(self._database)) as source, closing(sqlite3.connect(self._copy)) as target:
             source.backup(target)
-        source.close()
-        target.close()
         return True
+
+    def writes_a_sweep(self) -> bool:
+        """Return whether there is a sweep in the database that has not ended."""
+        with suppress(sqlite3.OperationalError), closing(sqlite3.connect(self._database)) as database:
+            return bool(database.execute("SELECT 1 FROM runs WHERE name LIKE 'sweep-%' AND status = 'RUNNING'").fetchall())
+        return False
 
     def put_back(self, empty: bool) -> None:
         """Let the database be as it was when it was kept, or not be there at all. The server must not run."""
