@@ -67,6 +67,8 @@ class Kind(Section):
     kind: ClassVar[str]
     example: ClassVar[str] = ""
     """How it may stand in a grid file."""
+    seeded: ClassVar[bool] = False
+    """True where the trial's seed changes what it does."""
     registry: ClassVar[Registry[Any]]
 
     @classmethod

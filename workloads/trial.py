@@ -123,6 +123,21 @@ class TrialSpec(BaseModel):
         return self.factorization.shapes(self.shape)
 
     @property
+    def seeded(self) -> bool:
+        """True where ``seed`` changes the numbers. Else all seeds are one trial."""
+        parts = (self.problem, self.factorization, self.init, self.optimizer, self.loss)
+        return any(part is not None and part.seeded for part in parts)
+
+    def settled(self) -> Self:
+        """Return the same trial, with the default in place of each seed that changes nothing."""
+        update: dict[str, Any] = {}
+        if self.seed and not self.seeded:
+            update["seed"] = 0
+        if self.problem.seed and not self.problem.draws:
+            update["problem"] = self.problem.model_copy(update={"seed": 0})
+        return self.model_copy(update=update) if update else self
+
+    @property
     def method(self) -> Optimizer | Factorization:
         """What takes steps: the optimizer, or the factorization where that is solved."""
         return self.factorization if self.optimizer is None else self.optimizer
@@ -150,9 +165,10 @@ class TrialSpec(BaseModel):
         init = self.init.canonical if self.init is not None else "null"
         optimizer = self.optimizer.canonical if self.optimizer is not None else "null"
         factorization = canonical_json(self.factorization.identity(self.shape))
+        seed = self.seed if self.seeded else 0
         return (
             f'{{"dtype":"{self.dtype}","factorization":{factorization},"init":{init},"loss":{self.loss.canonical},'
-            f'"optimizer":{optimizer},"problem":{self.problem.canonical},"seed":{self.seed},"stop":{self.stop.canonical}}}'
+            f'"optimizer":{optimizer},"problem":{self.problem.canonical},"seed":{seed},"stop":{self.stop.canonical}}}'
         )
 
     def flat(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ _AXIS: dict[str, Callable[..., Any]] = {"median": np.median, "mean": np.mean}
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with the ends of its interval, which are equal to it where there is too little to resample."""
+    """A value with the ends of its interval, which are equal to it where there is nothing to resample."""
 
     value: float
     low: float
@@ -33,7 +33,8 @@ class Estimate:
 def difference(one: NDArray[np.float64], other: NDArray[np.float64], statistic: str, confidence: float) -> Estimate:
     """Return a statistic of ``one`` [N] less that of ``other`` [M]: percentile bootstrap, both sides resampled (Efron 1979).
 
-    The same numbers give the same interval: the resampling has a seed.
+    A side of one value, such as a baseline that draws nothing, stays as it is. The same numbers give the same interval: the resampling
+    has a seed.
     """
     of = _AXIS[statistic]
 
@@ -52,9 +53,17 @@ def _interval(samples: tuple[NDArray[np.float64], ...], of: Callable[..., Any], 
     from scipy.stats import bootstrap
 
     value = float(of(*samples, axis=-1))
-    if any(len(sample) < 2 for sample in samples) or not all(np.isfinite(sample).all() for sample in samples):
+    several = [len(sample) > 1 for sample in samples]
+    if not any(several) or not all(np.isfinite(sample).all() for sample in samples):
         return Estimate(value, value, value)
+
+    def resampled(*drawn: NDArray[np.float64], axis: int) -> Any:
+        rest = iter(drawn)
+        return of(*(next(rest) if many else sample for sample, many in zip(samples, several, strict=True)), axis=axis)
+
+    varied = [sample for sample, many in zip(samples, several, strict=True) if many]
+    rng = np.random.default_rng(0)
     found = bootstrap(
-        samples, of, n_resamples=RESAMPLES, confidence_level=confidence, method="percentile", vectorized=True, rng=np.random.default_rng(0)
+        varied, resampled, n_resamples=RESAMPLES, confidence_level=confidence, method="percentile", vectorized=True, rng=rng
     ).confidence_interval
     return Estimate(value, float(found.low), float(found.high))

@@ -27,10 +27,11 @@ class Assignment:
 
 @dataclass(frozen=True, eq=False)
 class Axis:
-    """Points that are gone through one by one; each sets some keys."""
+    """Points that are gone through one by one; each sets some keys. ``left_out`` are those that it does not set any more."""
 
     name: str
     points: tuple[tuple[Assignment, ...], ...]
+    left_out: tuple[str, ...] = ()
 
     @property
     def keys(self) -> dict[str, Path]:
@@ -40,7 +41,9 @@ class Axis:
     def without(self, prefix: str) -> Axis | None:
         """Return the axis without ``prefix`` and the keys below it; ``None`` if it sets nothing else."""
         points = tuple(tuple(a for a in point if not _below(a.key, prefix)) for point in self.points)
-        return Axis(self.name, points) if any(points) else None
+        if points == self.points:
+            return self
+        return Axis(self.name, points, (*self.left_out, prefix)) if any(points) else None
 
 
 def _below(key: str, prefix: str) -> bool:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.grid.axes import MAX_TRIALS, Assignment, Axis, AxisReader, assignments, nearest, shown
@@ -24,6 +25,17 @@ from workloads.trial import Trial, TrialSpec, conflicts
 
 _BAD = object()
 """Stands for a section with a mistake in it, which has been reported."""
+
+
+@dataclass(frozen=True)
+class Extent:
+    """What a grid spans: the dotted ``keys`` that vary, and how many of its points were ``merged``.
+
+    A point is merged into an earlier one that differs from it in seeds alone which make no difference: both are the same trial.
+    """
+
+    keys: tuple[str, ...] = ()
+    merged: int = 0
 
 
 class Expander:
@@ -46,6 +58,8 @@ class Expander:
         self.fixed = self._by_part([*given, *overrides])
         self.points = [[self._by_part(point) for point in axis.points] for axis in self.axes]
         self.touching = {part: [n for n, axis in enumerate(self.points) if any(part in point for point in axis)] for part in PARTS}
+        self._overridden = tuple(override.key for override in overrides)
+        self._merged = 0
         self._sections: dict[tuple[Any, ...], Any] = {}
         self._checked: dict[tuple[Any, ...], bool] = {}
         if "seed" in self.fixed and self.touching["seed"]:
@@ -76,8 +90,9 @@ class Expander:
             return ()
         excludes = self._excludes()
         matched = [False] * len(excludes)
-        out: list[Trial] = []
-        first: dict[str, int] = {}
+        found: dict[str, Trial] = {}
+        first: dict[object, int] = {}
+        seeds = _Seeds(self)
         for place, indices in enumerate(itertools.product(*(range(len(axis)) for axis in self.points))):
             spec = self._spec(indices)
             if spec is None:
@@ -88,22 +103,28 @@ class Expander:
                     matched[n] = left_out = True
             if left_out:
                 continue
+            seeds.note(spec, indices)
             identity = trial_id(spec)
-            if identity in first:
-                self._same(first[identity], place, indices)
+            # As it was written: seeds that make no difference may vary, but not be listed twice.
+            point = identity if spec.seeded and spec.problem.draws else (identity, spec.seed, spec.problem.seed)
+            if point in first:
+                self._same(first[point], place)
                 return ()
-            first[identity] = place
-            out.append(Trial(identity, spec))
+            first[point] = place
+            self._merged += identity in found
+            found.setdefault(identity, Trial(identity, spec.settled()))
         for (path, partial), used in zip(excludes, matched, strict=True):
             if not used and not self.mistakes:
                 self.mistakes.append(Mistake(path, "exclude", f"leaves out nothing: no trial has {shown(partial)}"))
-        if not out and not self.mistakes:
+        if not found and not self.mistakes:
             self.mistakes.append(Mistake(("exclude",), "exclude", "leaves out every trial"))
-        return tuple(out)
+        if not self.mistakes:
+            self.mistakes += seeds.mistakes()
+        return tuple(found.values())
 
-    def varying(self) -> tuple[str, ...]:
-        """Return the keys that differ between trials."""
-        return tuple(key for axis in self.axes if len(axis.points) > 1 for key in axis.keys)
+    def extent(self) -> Extent:
+        """Return the keys that differ between trials, and how many points `trials` has merged."""
+        return Extent(tuple(key for axis in self.axes if len(axis.points) > 1 for key in axis.keys), self._merged)
 
     def _spec(self, indices: tuple[int, ...]) -> TrialSpec | None:
         parts = {part: self._part(part, indices) for part in PARTS}
@@ -170,12 +191,21 @@ class Expander:
 
     def _place(self, key: str, indices: tuple[int, ...]) -> Path:
         """Where the value of ``key`` in this trial was written, or something of its section."""
-        part = key.partition(".")[0]
-        given = [*self.fixed.get(part, ()), *(a for n, i in enumerate(indices) for a in self.points[n][i].get(part, ()))]
+        given = self._given(key, indices)
         plain, _, position = key.partition("[")
         steps = (int(position[:-1]),) if position else ()
         exact = [a.path for a in given if a.key == plain]
         return (*exact[-1], *steps) if exact else given[0].path if given else ("fixed",)
+
+    def _given(self, key: str, indices: tuple[int, ...]) -> list[Assignment]:
+        """Return all that was written of the section of ``key`` in a trial."""
+        part = key.partition(".")[0]
+        return [*self.fixed.get(part, ()), *(a for n, i in enumerate(indices) for a in self.points[n][i].get(part, ()))]
+
+    def written(self, key: str, indices: tuple[int, ...]) -> Path | None:
+        """Return where the value of ``key`` in a trial was written; ``None`` where it was not."""
+        last = next((a for a in reversed(self._given(key, indices)) if a.key == key), None)
+        return None if last is None or last.value is None else last.path
 
     def _excludes(self) -> list[tuple[Path, dict[str, Any]]]:
         listed = self.data.get("exclude") or []
@@ -193,11 +223,64 @@ class Expander:
             out.append((path, {a.key: as_tuple(a.value) for a in leaves}))
         return out
 
-    def _same(self, before: int, after: int, indices: tuple[int, ...]) -> None:
-        points = [point[i] for point, i in zip(self.points, indices, strict=True)]
+    def _same(self, before: int, after: int) -> None:
+        """Report that two points are the same trial, where the axis was written in which they differ."""
+        one, other = (self._indices(place) for place in (before, after))
+        apart = [n for n, (a, b) in enumerate(zip(one, other, strict=True)) if a != b]
+        message = f"points {before + 1} and {after + 1} of the grid are the same trial"
+        for key in self._overridden:
+            if names := [self.axes[n].name for n in apart if key in self.axes[n].left_out]:
+                self.mistakes.append(Mistake(("--set", key), key, f"{message}: it was this key that told them apart in {names[0]}"))
+                return
+        points = [self.points[n][other[n]] for n in apart]
         last = next((a for point in reversed(points) for given in point.values() for a in given), None)
-        message = f"points {before + 1} and {after + 1} of the grid are the same trial: every value of an axis has to make a difference"
+        message += ": every value of an axis has to make a difference"
         self.mistakes.append(Mistake(last.path if last else (), last.key if last else "", message))
+
+    def _indices(self, place: int) -> tuple[int, ...]:
+        """Return the position on each axis of the point at ``place``, of which the last varies fastest."""
+        indices = []
+        for axis in reversed(self.points):
+            place, index = divmod(place, len(axis))
+            indices.append(index)
+        return tuple(reversed(indices))
+
+
+class _Seeds:
+    """Seeds of a grid that are written, and whether any trial that has them draws something by them."""
+
+    KEYS: Mapping[str, tuple[Callable[[TrialSpec], bool], str]] = {
+        "seed": (
+            lambda spec: spec.seeded,
+            "has no effect: the trials that it is set for draw nothing by it, and would be the same for all seeds",
+        ),
+        "problem.seed": (lambda spec: spec.problem.draws, "has no effect: neither the ground truth nor what is seen of it is drawn"),
+    }
+    """How to tell whether a key makes a difference to a trial, and what is wrong where it makes none."""
+
+    def __init__(self, expander: Expander) -> None:
+        self._expander = expander
+        self._matters: dict[str, dict[tuple[int, ...], tuple[bool, tuple[int, ...]]]] = {key: {} for key in self.KEYS}
+
+    def note(self, spec: TrialSpec, indices: tuple[int, ...]) -> None:
+        """Take note of a trial."""
+        for key, (matters, _) in self.KEYS.items():
+            point = tuple(indices[n] for n in self._expander.touching[key.partition(".")[0]])
+            known = self._matters[key].get(point)
+            if known is None or not known[0]:
+                self._matters[key][point] = (matters(spec), indices)
+
+    def mistakes(self) -> Iterator[Mistake]:
+        """Yield each place where a seed was written that makes no difference to any trial."""
+        for key, (_, message) in self.KEYS.items():
+            places: dict[Path, bool] = {}
+            for matters, indices in self._matters[key].values():
+                path = self._expander.written(key, indices)
+                if path is not None:
+                    # Of a list of values, the list.
+                    whole = path[:-1] if isinstance(path[-1], int) else path
+                    places[whole] = places.get(whole, False) or matters
+            yield from (Mistake(path, key, message) for path, matters in places.items() if not matters)
 
 
 def _value(spec: TrialSpec, dotted: str) -> Any:

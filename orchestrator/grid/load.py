@@ -13,7 +13,7 @@ from orchestrator.files import read_file
 from orchestrator.grid.axes import Assignment, nearest, shown
 from orchestrator.grid.claims import CLAIMS, Claim
 from orchestrator.grid.data_files import Files
-from orchestrator.grid.expand import Expander
+from orchestrator.grid.expand import Expander, Extent
 from orchestrator.grid.figures import FIGURES, Figure
 from orchestrator.grid.model import TOP, Record, Resources
 from orchestrator.grid.questions import check_names, columns_of, read_questions
@@ -30,7 +30,7 @@ AXES = ("cases", "grid", "zip", "random")
 class Grid:
     """A loaded grid: its trials in order, and what is to be done with them.
 
-    ``axes`` are the dotted keys that vary; ``files`` maps SHA-256 digests to the content of the data files it names; ``text`` is the file
+    ``extent`` says what varies; ``files`` maps SHA-256 digests to the content of the data files it names; ``text`` is the file
     as it was written and ``overrides`` what changed it; ``file_names`` are the digests of data files by the names they have in the grid.
     """
 
@@ -40,7 +40,7 @@ class Grid:
     trials: tuple[Trial, ...]
     record: Record
     resources: Resources
-    axes: tuple[str, ...] = ()
+    extent: Extent = field(default_factory=Extent)
     figures: Mapping[str, Figure] = field(default_factory=dict)
     claims: Mapping[str, Claim] = field(default_factory=dict)
     files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
@@ -105,7 +105,7 @@ def parse_grid(
     if mistakes or record is None or resources is None:
         raise source.error(mistakes)
     return Grid(
-        title, name, text, trials, record, resources, expander.varying(), figures, claims, files.contents, files.names, tuple(overrides)
+        title, name, text, trials, record, resources, expander.extent(), figures, claims, files.contents, files.names, tuple(overrides)
     )
 
 

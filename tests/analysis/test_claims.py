@@ -195,6 +195,22 @@ def test_intervals_cover_what_is_known():
     assert difference(np.array([2.0]), np.array([1.0]), "median", 0.95).low == 1.0
 
 
+def test_one_baseline_is_enough_for_an_interval():
+    """It is as it is; what is resampled are the seeds of the others."""
+    errors = np.random.default_rng(2).normal(1.0, 0.5, 12)
+    trials = [{"factorization.kind": "cp", "seed": s, "error": e} for s, e in enumerate(errors)]
+    claim = {"kind": "contrast", "of": "error", "group": "factorization.kind == 'cp'", "against": "factorization.kind == 'linear'"}
+    for level in (errors.mean() + 0.05, errors.mean() + 1):
+        several, one = (
+            results([*trials, *({"factorization.kind": "linear", "seed": s, "error": level} for s in range(n))]) for n in (5, 1)
+        )
+        verdicts = [check(made, **claim, statistic="mean", direction="lower") for made in (several, one)]
+        assert [verdict.holds for verdict in verdicts] == [level > errors.mean() + 0.5] * 2
+        assert verdicts[1].found == verdicts[0].found
+    estimate = difference(errors, np.array([1.0]), "mean", 0.95)
+    assert estimate.low < estimate.value < estimate.high
+
+
 def test_a_column_that_is_not_there_is_the_users_to_mend():
     with pytest.raises(UsageError, match="the runs have no eror; did you mean error"):
         check(results(settings(lambda *_: 1.0)), kind="within", of="eror", range=[0, 1])

@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--schedules", type=int, default=60)
     parser.add_argument("--first", type=int, default=0, help="seed of the first schedule")
     parser.add_argument("--kills", type=int, default=10, help="disturbances of each")
-    parser.add_argument("--seeds", type=int, default=40, help="trials of each of the six cases")
+    parser.add_argument("--seeds", type=int, default=40, help="trials of each of the five cases, and that fail")
     parser.add_argument("--longer", type=int, default=4, help="how many times as long the long trials are as in the short part")
     parser.add_argument("--minutes", type=float, default=10.0, help="no schedule begins later than this after the first")
     parser.add_argument("--deadline", type=float, default=DEADLINE, help="seconds after which a schedule is ended, and has failed")

@@ -20,6 +20,7 @@ fixed:
   optimizer: {kind: gd, lr: 0.1}
   stop: {steps: 10}
 """
+IDLE = "has no effect: the trials that it is set for draw nothing by it, and would be the same for all seeds"
 
 
 def errors(text, overrides=(), folder=None):
@@ -84,6 +85,13 @@ def test_the_good_one_is_good():
         (GOOD + "seeds: []\n", "g.yaml:8:1: seeds: is an empty axis: give at least one seed, or leave the key out"),
         (GOOD + "seeds: many\n", "g.yaml:8:1: seeds: must be a whole number of at least 1 or a list of seeds, not 'many'"),
         (GOOD + "seeds: [1, 1]\n", "g.yaml:8:12: seed: points 1 and 2 of the grid are the same trial: every value of an axis has to make a difference"),
+        (swapped("gaussian", "identity") + "seeds: 5\n", f"g.yaml:8:1: seed: {IDLE}"),
+        (swapped("gaussian", "identity") + "seeds: [3]\n", f"g.yaml:8:1: seed: {IDLE}"),
+        (swapped("gaussian", "identity") + "grid: {seed: [1, 2]}\n", f"g.yaml:8:8: seed: {IDLE}"),
+        (swapped("gaussian", "identity") + "  seed: 3\n", f"g.yaml:8:3: seed: {IDLE}"),
+        (GOOD + "cases: [{seed: 1}, {init.kind: identity, seed: 1}]\n", f"g.yaml:8:42: seed: {IDLE}"),
+        (GOOD + "cases: [{optimizer.lr: 1}, {init.kind: identity}]\nseeds: [1, 1]\n", "g.yaml:9:12: seed: points 1 and 2 of the grid are the same trial: every value of an axis has to make a difference"),
+        (GOOD + "cases: [{init.kind: identity}]\ngrid: {init.scale: [1, 1]}\n", "g.yaml:9:24: init.scale: points 1 and 2 of the grid are the same trial: every value of an axis has to make a difference"),
         (GOOD + "seeds: 2000000\n", "g.yaml:8:1: seeds: are more than 1,000,000, which is as many trials as a grid may have"),
         (GOOD + f"seeds: 1000\ngrid: {{optimizer.lr: {[*range(1, 2001)]}}}\n", "g.yaml:1:1: has 2,000,000 trials, more than the 1,000,000 that a grid may have"),
         (GOOD + "random: {samples: 2, optimizer.lr: {normal: [0, 1]}}\n", "g.yaml:8:37: optimizer.lr: unknown distribution 'normal': known are uniform, loguniform, choice, integers"),
@@ -213,6 +221,19 @@ def test_alias_bomb_is_refused_quickly():
 )
 def test_overrides_are_checked_too(override, message):
     assert errors(GOOD, [override]) == [message]
+
+
+def test_an_override_that_makes_trials_the_same_is_what_is_blamed():
+    cases = "cases:\n  - {factorization.depth: 2, optimizer.lr: 0.1}\n  - {factorization.depth: 3, optimizer.lr: 0.1}\n"
+    text = GOOD + cases + "grid: {init.balanced: [false, true]}\n"
+    same = "points 1 and 3 of the grid are the same trial"
+    assert errors(text, ["factorization.depth=4"]) == [
+        f"--set factorization.depth: factorization.depth: {same}: it was this key that told them apart in cases"
+    ]
+    # What an axis says twice is its own fault.
+    assert errors(text.replace("depth: 3", "depth: 2"), ["init.scale=1"]) == [
+        f"g.yaml:10:6: factorization.depth: {same}: every value of an axis has to make a difference"
+    ]
 
 
 @pytest.mark.parametrize("make", ["missing", "folder", "latin", "binary"])

@@ -25,6 +25,9 @@ FIXED = {
     "stop": {"steps": 10},
 }
 
+SOLVED = {"factorization": {"kind": "nuclear_norm", "depth": None}, "init": None, "optimizer": None}
+"""A case that draws nothing."""
+
 
 def grid(overrides=(), **keys):
     return parse_grid(json.dumps({"name": "g", "fixed": FIXED, **keys}), overrides=overrides)
@@ -93,6 +96,8 @@ def test_identity_depends_on_what_changes_the_numbers(key):
 def test_identity_is_pinned():
     # Stored runs are found by it: if this fails, finished trials of all users would run again. Raise SPEC_VERSION only on purpose.
     assert ids(grid()) == ["eb0b5e42aaf06f21"]
+    assert ids(grid(["init.kind=identity"])) == ["700d27c7073b049f"]
+    assert ids(grid(cases=[SOLVED])) == ["62f12847b10bfc6d"]
 
 
 @pytest.mark.parametrize(
@@ -154,6 +159,43 @@ def test_whole_sections_can_be_an_axis():
         grid={"optimizer": [{"kind": "gd", "lr": 0.1}, {"kind": "adam", "lr": 0.2}]},
     )
     assert [t.spec.optimizer.kind for t in loaded.trials] == ["gd", "adam"]
+
+
+@pytest.mark.parametrize("case", [SOLVED, {"init.kind": "identity"}, {"init": {"kind": "file", "file": "w.npz", "scale": None}}])
+def test_what_draws_nothing_is_one_trial_for_all_seeds(tmp_path, case):
+    np.savez(tmp_path / "w.npz", W1=np.eye(3), W2=np.eye(3))
+
+    def of(**keys):
+        return parse_grid(json.dumps({"name": "g", "fixed": FIXED, **keys}), folder=tmp_path)
+
+    loaded = of(cases=[{"optimizer.lr": 0.2}, case], seeds=[3, 4, 5])
+    assert [t.spec.seed for t in loaded.trials] == [3, 4, 5, 0]
+    assert loaded.extent.merged == 2
+    (alone,) = of(cases=[case]).trials
+    assert ids(loaded)[-1] == alone.trial_id
+    assert loaded.trials[-1].spec == alone.spec
+
+
+def test_exclude_is_about_points_as_they_are_written():
+    cases = [{"optimizer.lr": 0.2}, SOLVED]
+    one_seed = [{"factorization.kind": "nuclear_norm", "seed": seed} for seed in (0, 2)]
+    loaded = grid(cases=cases, seeds=3, exclude=one_seed)
+    assert ids(loaded) == ids(grid(cases=cases, seeds=3))
+    assert loaded.extent.merged == 0
+
+
+def test_a_truth_that_is_given_and_seen_as_a_whole_is_the_same_for_all_seeds(tmp_path):
+    np.savez(tmp_path / "a.npz", target=np.eye(3))
+
+    def of(*observed, seeds):
+        problem = {"kind": "matrix_completion", "file": "a.npz"}
+        keys = {"fixed": {**FIXED, "problem": problem}, "grid": {"problem.observed": observed, "problem.seed": seeds}}
+        return parse_grid(json.dumps({"name": "g", **keys}), folder=tmp_path)
+
+    loaded = of(5, 1.0, seeds=[0, 1, 2])
+    assert [(t.spec.problem.observed, t.spec.problem.seed) for t in loaded.trials] == [(5, 0), (5, 1), (5, 2), (1.0, 0)]
+    with pytest.raises(GridError, match=r"problem\.seed: has no effect: neither the ground truth nor what is seen of it is drawn"):
+        of(9, seeds=[0, 1])
 
 
 def test_exclude_leaves_out_what_matches_every_key():

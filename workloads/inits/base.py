@@ -30,6 +30,8 @@ class Init(Kind):
     """Where the factors start. ``balanced`` and ``det_sign`` hold for every kind."""
 
     registry: ClassVar[Registry[Any]] = INITS
+    seeded: ClassVar[bool] = True
+    """False where `draw` takes nothing from its generator."""
 
     balanced: bool = False
     det_sign: Sign | None = None

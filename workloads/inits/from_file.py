@@ -21,6 +21,7 @@ class FromFile(Init):
 
     kind = "file"
     example = "{kind: file, file: data/start.npz}"
+    seeded = False
 
     file: FileRef
 

@@ -16,6 +16,7 @@ class Identity(Scaled):
 
     kind = "identity"
     example = "{kind: identity, scale: 0.1}"
+    seeded = False
 
     def draw(self, factorization: Factorization, shape: Dims, rng: Rng, files: Files) -> list[Matrix]:
         import numpy as np

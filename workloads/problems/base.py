@@ -80,6 +80,16 @@ class Problem(Kind):
         """False where nothing but the observed entries is given."""
         return True
 
+    @property
+    def draws(self) -> bool:
+        """True where ``seed`` changes the ground truth or what is seen of it."""
+        return self.target is not None or (self.file is not None and self.file.count is None)
+
+    @property
+    def canonical_fields(self) -> Any:
+        fields = super().canonical_fields
+        return fields if self.draws else {**fields, "seed": 0}
+
     def sources(self) -> list[str]:
         """Which of the ways to give a ground truth are used."""
         return [name for name in ("entries", "target", "file") if getattr(self, name, None) is not None]

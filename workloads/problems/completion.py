@@ -61,6 +61,11 @@ class Completion(Problem):
     def truth_is_known(self) -> bool:
         return self.entries is None or len(self.entries) == self.size
 
+    @property
+    def draws(self) -> bool:
+        # Of a truth that is given and seen as a whole, the order in which it is seen makes no difference.
+        return super().draws and (self.target is not None or self.observations() != self.size)
+
     def realize(self, files: Mapping[str, bytes]) -> ProblemData:
         """See `Problem.realize`. A larger ``observed`` contains the smaller."""
         import numpy as np

@@ -45,10 +45,12 @@ def show_plan(grid: Grid, workers: int | None, as_json: bool) -> None:
     crew = Crew(workers or default_workers(grid.resources.cpus), "cpu", rates)
     plan = make_plan(grid.trials, recording, grid.resources.engine, [crew])
     if as_json:
-        print_json({"experiment": grid.name, **plan.as_json()})
+        print_json({"experiment": grid.name, "merged": grid.extent.merged, **plan.as_json()})
         return
-    varies = f", varying {', '.join(grid.axes)}" if grid.axes else ""
+    varies = f", varying {', '.join(grid.extent.keys)}" if grid.extent.keys else ""
     click.echo(f"{grid.name}: {plan.trials} trials{varies}")
+    if merged := grid.extent.merged:
+        click.echo(f"{merged} more points of the grid are the same trials: what draws nothing is one trial for all seeds")
     click.echo(f"records {', '.join(('loss', *(m for m in recording.measures if m != 'loss')))}")
     kinds = Counter(
         (p.engine, p.trials[0].spec.factorization.kind, p.trials[0].spec.shape, _parameters(p.trials[0].spec)) for p in plan.packs
