@@ -156,13 +156,26 @@ def test_dry_run_and_plan_create_nothing(folder):
     assert (plan["trials"], sum(p["trials"] for p in plan["packs"])) == (5, 5)
 
 
+def test_the_plan_says_what_is_merged_and_records_what_is_defined(folder):
+    solved = "{factorization: {kind: nuclear_norm, depth: null}, init: null, optimizer: null}"
+    (folder / "grid.yaml").write_text(GRID + f"cases:\n  - {{optimizer.lr: 0.2}}\n  - {solved}\n")
+    (folder / "data.csv").write_text("0,1,2.0\n1,1,1.5\n")
+    said = call(folder, "plan", "grid.yaml").stdout
+    assert "small: 4 trials" in said
+    assert "2 more points of the grid are the same trials" in said
+    assert json.loads(call(folder, "plan", "grid.yaml", "--json").stdout)["merged"] == 2
+    text = GRID.replace("target: {rank: 1}, observed: 5", "file: data.csv").replace("measures: [nuclear, singular_values]", "points: 5")
+    (folder / "csv.yaml").write_text(text.replace("points: 10, points: 5", "points: 5"))
+    assert "records loss, frobenius, effective_rank\n" in call(folder, "plan", "csv.yaml").stdout
+    asked = call(folder, "plan", "csv.yaml", "--set", "record.measures=[error]")
+    assert (asked.returncode, "error needs the whole ground truth, but only what is observed is given" in asked.stderr) == (2, True)
+
+
 def test_failed_trials_give_exit_code_1_and_their_traceback(copied, cluster_address):
     import numpy as np
 
     np.savez(copied / "singular.npz", W1=np.ones((3, 3)), W2=np.ones((3, 3)))
-    text = GRID.replace("{kind: gaussian, scale: 0.1}", "{kind: file, file: singular.npz, det_sign: positive}").replace(
-        "seeds: 3", "seeds: 1"
-    )
+    text = GRID.replace("{kind: gaussian, scale: 0.1}", "{kind: file, file: singular.npz, det_sign: positive}").replace("seeds: 3\n", "")
     (copied / "bad.yaml").write_text(text.replace("name: small", "name: bad"))
     done = call(copied, "submit", "bad.yaml", "--address", cluster_address, "--workers", "1")
     assert done.returncode == 1

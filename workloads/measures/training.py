@@ -21,7 +21,7 @@ def loss(x: Snapshot) -> Tensor:
 
 
 def _truth_is_known(spec: TrialSpec, *_: str) -> str | None:
-    return None if spec.problem.truth_is_known else "needs the whole ground truth, but problem.entries gives only the observed entries"
+    return None if spec.problem.truth_is_known else "needs the whole ground truth, but only what is observed is given"
 
 
 @measure("‖W − W*‖_F / ‖W*‖_F", needs=_truth_is_known)

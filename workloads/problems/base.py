@@ -77,8 +77,8 @@ class Problem(Kind):
 
     @property
     def truth_is_known(self) -> bool:
-        """False where nothing but the observed entries is given."""
-        return True
+        """False where nothing but what is observed is given."""
+        return self.file is None or self.file.count is None or self.file.truth
 
     @property
     def draws(self) -> bool:
@@ -137,7 +137,7 @@ class Problem(Kind):
     def with_data(self, content: bytes, digest: str) -> Self:
         assert self.file is not None
         file = self.read(content)
-        reference = FileRef(path=self.file.path, digest=digest, count=file.count)
+        reference = FileRef(path=self.file.path, digest=digest, count=file.count, truth=file.truth is not None)
         return self.model_copy(update={"file": reference, "shape": tuple(int(n) for n in file.shape)})
 
     def file_conflicts(self) -> Iterator[Conflict]:

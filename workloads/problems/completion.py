@@ -59,7 +59,9 @@ class Completion(Problem):
 
     @property
     def truth_is_known(self) -> bool:
-        return self.entries is None or len(self.entries) == self.size
+        if self.observations() == self.size:
+            return True
+        return self.entries is None and super().truth_is_known
 
     @property
     def draws(self) -> bool:

@@ -51,7 +51,7 @@ def show_plan(grid: Grid, workers: int | None, as_json: bool) -> None:
     click.echo(f"{grid.name}: {plan.trials} trials{varies}")
     if merged := grid.extent.merged:
         click.echo(f"{merged} more points of the grid are the same trials: what draws nothing is one trial for all seeds")
-    click.echo(f"records {', '.join(('loss', *(m for m in recording.measures if m != 'loss')))}")
+    click.echo(f"records {', '.join(dict.fromkeys(name for pack in plan.packs for name in recording.names(pack.trials[0].spec)))}")
     kinds = Counter(
         (p.engine, p.trials[0].spec.factorization.kind, p.trials[0].spec.shape, _parameters(p.trials[0].spec)) for p in plan.packs
     )
