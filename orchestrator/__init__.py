@@ -10,7 +10,8 @@ For notebooks::
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import warnings
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,13 +25,16 @@ def load_runs(sweep: str = "latest", *, tracking_uri: str | None = None) -> pd.D
 
     ``sweep`` is an id, a unique prefix of one, an experiment's name (its newest sweep), or ``latest``. Raises
     `orchestrator.errors.UsageError` if there is no such sweep, `orchestrator.errors.TrackingUnavailable` if the store cannot be read.
+    Trials whose runs were deleted have the outcome ``deleted``, and a warning says how many they are.
     """
     from orchestrator.tracking.read import tables
     from orchestrator.tracking.read.queries import find_sweep
     from orchestrator.tracking.store import open_existing
 
     store = open_existing(tracking_uri)
-    return tables.load_runs(store, find_sweep(store, sweep))
+    runs = tables.load_runs(store, find_sweep(store, sweep))
+    _warn(tables.lost(runs))
+    return runs
 
 
 def load_history(sweep: str = "latest", *, trials: Collection[str] | None = None, tracking_uri: str | None = None) -> pd.DataFrame:
@@ -43,4 +47,13 @@ def load_history(sweep: str = "latest", *, trials: Collection[str] | None = None
     from orchestrator.tracking.store import open_existing
 
     store = open_existing(tracking_uri)
-    return tables.load_history(store, find_sweep(store, sweep), trials)
+    found = find_sweep(store, sweep)
+    history, runs = tables.load_history(store, found, trials), tables.load_runs(store, found)
+    _warn(tables.lost(runs if trials is None else runs[runs["trial_id"].isin(trials)], history))
+    return history
+
+
+def _warn(lost: Iterable[str]) -> None:
+    """Warn of what was deleted."""
+    for text in lost:
+        warnings.warn(text, stacklevel=3)

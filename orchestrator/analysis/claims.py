@@ -34,28 +34,40 @@ class Offender:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a claim holds. It rests on ``trials``; ``held`` says in words what was found.
+    """Whether a claim holds. It rests on ``trials``; ``found`` says in words what was found.
 
-    ``worst`` is there whether the claim holds or not.
+    ``worst`` is there whether the claim holds or not. The verdict is withheld, and ``holds`` is ``None``, if trials that the claim may
+    be about are ``gone``, as their runs or traces were deleted.
     """
 
     name: str
-    holds: bool
+    holds: bool | None
     trials: int
     found: str
     worst: Offender | None
     says: str | None = None
     source: str | None = None
     required: bool = True
+    gone: int = 0
+
+    @property
+    def word(self) -> str:
+        """The verdict in a word."""
+        return "withheld" if self.holds is None else "holds" if self.holds else "broken"
 
     @property
     def broken(self) -> bool:
         """True if the claim is required and does not hold."""
-        return self.required and not self.holds
+        return self.required and self.holds is False
+
+    @property
+    def sound(self) -> bool:
+        """True unless the claim is required and cannot be said to hold."""
+        return bool(self.holds) or not self.required
 
     def as_json(self) -> dict[str, Any]:
         """Return the verdict as plain data."""
-        return asdict(self)
+        return {**asdict(self), "verdict": self.word}
 
 
 @dataclass(frozen=True)
@@ -68,13 +80,23 @@ class _Finding:
 
 def verify(claims: Mapping[str, Claim], results: Results) -> list[Verdict]:
     """Check ``claims`` against the trials that have ended. Raises `orchestrator.errors.UsageError` for a column that is not there."""
-    verdicts = []
-    for name, claim in claims.items():
+    return [_verdict(name, claim, results) for name, claim in claims.items()]
+
+
+def _verdict(name: str, claim: Claim, results: Results) -> Verdict:
+    gone = len(results.gone(claim.where, claim.sides, traced=claim.needs_traces))
+    if gone and not results.ended.any():
+        # Without any trial there are no columns of measures either.
+        finding = _Finding(False, 0, "no trial is left")
+    else:
         trials = results.chosen(claim.where)
         finding = CHECKS[claim.kind](claim, results, trials) if len(trials) else _Finding(False, 0, "no trial is concerned")
-        says = claim.says or claim.words()
-        verdicts.append(Verdict(name, finding.holds, finding.trials, finding.found, finding.worst, says, claim.source, claim.required))
-    return verdicts
+    holds: bool | None = finding.holds
+    found = finding.found
+    if gone:
+        holds, found = None, f"{gone} of the trials that it may be about were deleted; without them: {found}"
+    says = claim.says or claim.words()
+    return Verdict(name, holds, finding.trials, found, finding.worst, says, claim.source, claim.required, gone)
 
 
 def _bound(claim: Bound, results: Results, trials: NDArray[np.intp]) -> _Finding:

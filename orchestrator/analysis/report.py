@@ -17,6 +17,7 @@ from orchestrator.grid.claims import Claim
 from orchestrator.grid.figures import Figure
 from orchestrator.grid.load import parse_questions
 from orchestrator.tracking import layout
+from orchestrator.tracking.read.tables import lost
 
 if TYPE_CHECKING:
     from orchestrator.tracking.read.queries import SweepSummary
@@ -30,18 +31,19 @@ FOLDER = Path("figures")
 class Report:
     """What came of a grid's questions: the files drawn, figures that could not be (with the reason), and the verdicts.
 
-    ``pending`` trials have no outcome yet and were left out.
+    ``pending`` trials have no outcome yet and were left out; ``lost`` says in words what was deleted.
     """
 
     files: tuple[Path, ...]
     undrawn: Mapping[str, str]
     verdicts: tuple[Verdict, ...]
     pending: int
+    lost: tuple[str, ...] = ()
 
     @property
     def sound(self) -> bool:
-        """True if all figures could be drawn and no required claim is broken."""
-        return not self.undrawn and not any(verdict.broken for verdict in self.verdicts)
+        """True if all figures could be drawn and every required claim holds."""
+        return not self.undrawn and all(verdict.sound for verdict in self.verdicts)
 
 
 def questions_of(store: Store, sweep: SweepSummary) -> tuple[dict[str, Figure], dict[str, Claim]]:
@@ -96,9 +98,13 @@ def report(
         if attached:
             store.attach(sweeps[0].parent_run_id, attached)
         if claims:
-            held = sum(verdict.holds for verdict in verdicts)
-            store.measure(sweeps[0].parent_run_id, {"claims_held": held, "claims_broken": sum(v.broken for v in verdicts)})
-    return Report(tuple(folder / name for name in drawn), undrawn, verdicts, int(results.runs["outcome"].isna().sum()))
+            held, withheld = (sum(verdict.word == word for verdict in verdicts) for word in ("holds", "withheld"))
+            counts = {"claims_held": held, "claims_broken": sum(v.broken for v in verdicts), "claims_withheld": withheld}
+            store.measure(sweeps[0].parent_run_id, counts)
+    traced = any(question.needs_traces for question in (*figures.values(), *claims.values()))
+    missing = tuple(lost(results.runs, results.history if traced else None))
+    pending = int(results.runs["outcome"].isna().sum())
+    return Report(tuple(folder / name for name in drawn), undrawn, verdicts, pending, missing)
 
 
 def _verdicts(name: str, claim: Claim, results: Results, *, strict: bool) -> list[Verdict]:

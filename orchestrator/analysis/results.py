@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from orchestrator.errors import UsageError
 from orchestrator.grid.expressions import OVER_TRACE, Expression
 from orchestrator.grid.questions import SEEDS
+from orchestrator.tracking import layout
+from orchestrator.tracking.read.tables import load_history, load_runs, without_trace
 from workloads.factorizations import FACTORIZATIONS
 from workloads.trial import KINDS
 
@@ -38,13 +40,12 @@ class Results:
     @classmethod
     def load(cls, store: Store, sweeps: Sequence[SweepSummary]) -> Results:
         """Return the trials of ``sweeps``, each once, reused ones included; their traces, too."""
-        from orchestrator.tracking.read.tables import load_history, load_runs
-
         tables = [load_runs(store, sweep).assign(sweep=sweep.sweep_id) for sweep in sweeps]
         runs = pd.concat(tables, ignore_index=True) if len(tables) > 1 else tables[0]
         if len(tables) > 1:
-            # Of a trial that is in several sweeps, a run that has ended counts.
-            runs = runs.iloc[runs["outcome"].isna().argsort(kind="stable")].drop_duplicates("trial_id").sort_index()
+            # Of a trial that is in several sweeps, a run that has ended counts, and then one that may.
+            worth = runs["outcome"].map(lambda outcome: 2 if outcome == layout.DELETED else int(outcome is None))
+            runs = runs.iloc[worth.argsort(kind="stable")].drop_duplicates("trial_id").sort_index()
 
         def history() -> pd.DataFrame:
             traces: list[pd.DataFrame] = [load_history(store, sweep) for sweep in sweeps]
@@ -72,10 +73,36 @@ class Results:
         owners: NDArray[np.intp] = pd.Index(self.runs["trial_id"]).get_indexer(pd.Index(self.history["trial_id"]))
         return owners
 
+    @property
+    def deleted(self) -> NDArray[np.bool_]:
+        """Which trials have ended but their runs were deleted [R]."""
+        return (self.runs["outcome"] == layout.DELETED).to_numpy()
+
+    @property
+    def ended(self) -> NDArray[np.bool_]:
+        """Which trials have ended and are there to be looked at [R]."""
+        return self.runs["outcome"].notna().to_numpy() & ~self.deleted
+
     def chosen(self, where: str | None) -> NDArray[np.intp]:
         """Return the rows of the trials that have ended and meet a condition."""
-        ended = self.runs["outcome"].notna().to_numpy()
-        return np.flatnonzero(ended & self.condition(where)) if where else np.flatnonzero(ended)
+        return np.flatnonzero(self.ended & self.condition(where)) if where else np.flatnonzero(self.ended)
+
+    def gone(self, where: str | None, sides: Sequence[str], *, traced: bool) -> NDArray[np.intp]:
+        """Return the rows of trials that were deleted, or, if ``traced``, whose traces were, and that may meet a condition.
+
+        Also one of the conditions ``sides``, if there are any. Of what was deleted the spec alone is known.
+        """
+        gone = self.deleted
+        if traced:
+            gone = gone | without_trace(self.runs, self.history).to_numpy()
+        if gone.any():
+            columns, known = _Runs(self), {*self.keys, "trial_id", "sweep"}
+            may = [np.broadcast_to(Expression(text).may_hold(columns, known), len(self)) for text in (where, *sides) if text]
+            if where:
+                gone = gone & may.pop(0)
+            if may:
+                gone = gone & np.logical_or.reduce(may)
+        return np.flatnonzero(gone)
 
     def condition(self, text: str) -> NDArray[np.bool_]:
         """Which trials meet a condition [R]."""

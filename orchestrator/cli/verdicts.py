@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 def print_verdicts(verdicts: Sequence[Verdict], *, err: bool = False) -> None:
     """Two lines a claim: whether it holds and what was found, then the trial that speaks most against it."""
     for verdict in verdicts:
-        word = "holds" if verdict.holds else "BROKEN" if verdict.required else "does not hold"
+        word = verdict.word if verdict.holds or not verdict.required else verdict.word.upper()
+        word = "does not hold" if word == "broken" else word
         trials = f"{verdict.trials} trial{'s' if verdict.trials != 1 else ''}"
         click.echo(f"{word:>13}  {verdict.name}: {one_line(verdict.says or '')}", err=err)
         click.echo(f"{'':>13}  {verdict.found} (rests on {trials})", err=err)
@@ -41,7 +42,15 @@ def print_figures(files: Sequence[Path], undrawn: Mapping[str, str], *, err: boo
         click.echo(f"not drawn: {name}: {reason}", err=True)
 
 
-def print_pending(count: int) -> None:
-    """Say that some trials are not in what was drawn or checked."""
-    if count:
-        click.echo(f"{count} trial{'s have' if count != 1 else ' has'} not ended and {'are' if count != 1 else 'is'} left out", err=True)
+def print_left_out(pending: int, lost: Iterable[str]) -> None:
+    """Say that some trials are not in what was drawn or checked, because they have not ended or were deleted."""
+    if pending:
+        who = "1 trial has not ended and is" if pending == 1 else f"{pending} trials have not ended and are"
+        click.echo(f"{who} left out", err=True)
+    print_lost(lost)
+
+
+def print_lost(lost: Iterable[str]) -> None:
+    """Say what was deleted."""
+    for text in lost:
+        click.echo(text, err=True)

@@ -22,6 +22,11 @@ class Claim(Question):
     source: str | None = None
     required: bool = True
 
+    @property
+    def sides(self) -> tuple[str, ...]:
+        """Conditions of which a trial that the claim is about meets one; empty if it is about all trials."""
+        return ()
+
     @abstractmethod
     def words(self) -> str:
         """Return the claim in words, where its author gave none."""
@@ -148,6 +153,10 @@ class Contrast(Claim):
     confidence: Annotated[Finite, Field(gt=0, lt=1)] = 0.95
     interval: bool = True
     by: Keys = ()
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        return self.group, self.against
 
     def words(self) -> str:
         return f"{self.of} is {self.direction} where {self.group} than where {self.against}"

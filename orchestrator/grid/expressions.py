@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import operator
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -91,6 +91,13 @@ class Expression:
         with np.errstate(all="ignore"):
             return self._value(self._parsed.tree, columns)
 
+    def may_hold(self, columns: Mapping[str, Any], known: Container[str]) -> Any:
+        """Return where a condition may hold [K] if of ``columns`` only those that are ``known`` have values."""
+        import numpy as np
+
+        with np.errstate(all="ignore"):
+            return self._possible(self._parsed.tree, columns, known)[0]
+
     def margin(self, columns: Mapping[str, Any]) -> Any:
         """By how much a condition holds [K], relative to the size of what is compared; negative where it does not, NaN where undefined."""
         import numpy as np
@@ -125,6 +132,25 @@ class Expression:
             case ast.Call(func=ast.Name(id=name)):
                 return getattr(np, FUNCTIONS[name])(*(_number(self._value(argument, columns)) for argument in node.args))
         raise AssertionError(f"{ast.dump(node)} passed the check")
+
+    def _possible(self, node: ast.expr, columns: Mapping[str, Any], known: Container[str]) -> tuple[Any, Any]:
+        """Return where a condition may be true, and where it may be false."""
+        import numpy as np
+
+        match node:
+            case ast.BoolOp(op=op):
+                parts = [self._possible(value, columns, known) for value in node.values]
+                true, false = (np.broadcast_arrays(*side) for side in zip(*parts, strict=True))
+                every, some = np.logical_and.reduce, np.logical_or.reduce
+                return (every(true), some(false)) if isinstance(op, ast.And) else (some(true), every(false))
+            case ast.UnaryOp(op=ast.Not()):
+                true, false = self._possible(node.operand, columns, known)
+                return false, true
+        names = (self._parsed.columns.get(part.id) for part in ast.walk(node) if isinstance(part, ast.Name))
+        if any(name is not None and name not in known for name in names):
+            return np.True_, np.True_
+        value = _truth(self._value(node, columns))
+        return value, np.logical_not(value)
 
     def _pairs(self, node: ast.Compare, columns: Mapping[str, Any]) -> Iterator[tuple[ast.cmpop, Any, Any]]:
         values = [self._value(side, columns) for side in (node.left, *node.comparators)]

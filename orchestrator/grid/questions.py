@@ -69,6 +69,18 @@ class Question(Section):
             else:
                 yield from ((name, inner) for inner in ((value,) if isinstance(value, str) else value))
 
+    def is_traced(self, field: str) -> bool:
+        """Return whether a field's expressions are taken at every recorded step."""
+        return field in self.over_trace and getattr(self, "at", None) != "end" and getattr(self, "along", "step") == "step"
+
+    @property
+    def needs_traces(self) -> bool:
+        """True if an expression is over traces."""
+        return any(
+            self.is_traced(field) or any(name.partition("(")[0] in OVER_TRACE for name in Expression(text).names if "(" in name)
+            for field, text in self.expressions()
+        )
+
     def own_conflicts(self) -> Iterator[tuple[str, str]]:
         """Yield ``(field, message)`` for what the fields' types alone cannot refuse."""
         return iter(())
@@ -108,8 +120,7 @@ def columns_of(specs: Iterable[TrialSpec], names: Collection[str]) -> tuple[set[
 def unknown_names(question: Question, trace: Collection[str], runs: Collection[str]) -> Iterator[tuple[str, str, Collection[str]]]:
     """Yield ``(field, name, what it could be)`` for every name in an expression that is no column."""
     for field, text in question.expressions():
-        over = field in question.over_trace and getattr(question, "at", None) != "end" and getattr(question, "along", "step") == "step"
-        known = {*trace, *runs} if over else set(runs)
+        known = {*trace, *runs} if question.is_traced(field) else set(runs)
         if is_pattern(text):
             if not any(name.startswith(text[:-1]) for name in known):
                 yield field, text, known

@@ -75,6 +75,9 @@ ERROR_FILE = "error.txt"
 FIGURES_FOLDER = "figures"
 CLAIMS_FILE = "claims.json"
 
+DELETED = "deleted"
+"""What stands in place of its outcome for a trial whose run was deleted."""
+
 TERMINAL = frozenset({"FINISHED", "FAILED", "KILLED"})
 """Statuses of a run that nobody writes to any more."""
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from orchestrator.analysis.claims import verify
+from orchestrator.analysis.results import Results
 from orchestrator.analysis.statistics import difference, typical
 from orchestrator.errors import UsageError
 from orchestrator.grid.claims import CLAIMS
@@ -91,6 +92,44 @@ def test_a_diverged_trial_breaks_a_bound_and_an_undefined_measure_does_not():
     made.runs.loc[1, "outcome"] = "diverged"
     verdict = check(made, kind="bound", that="loss < 2")
     assert (verdict.holds, verdict.worst.trial_id, verdict.worst.step) == (False, "trial1", 1)
+
+
+def test_a_verdict_is_withheld_if_what_it_needs_was_deleted():
+    made = results([*GROWING, {"factor": 1.0, "seed": 3}], decaying)
+    made.runs.loc[3, "outcome"] = "deleted"
+    made.runs.loc[3, ["loss", "norm", "det"]] = np.nan
+    verdict = check(made, kind="bound", that="norm > 0")
+    assert (verdict.holds, verdict.word, verdict.gone, verdict.trials) == (None, "withheld", 1, 3)
+    assert verdict.found == "1 of the trials that it may be about were deleted; without them: in 3 of 3 trials"
+    assert not verdict.broken
+    assert not verdict.sound
+    assert check(made, kind="bound", that="norm > 0", required=False).sound
+    assert verdict.as_json()["verdict"] == "withheld"
+    # Of a deleted trial its spec is known, and nothing else.
+    for where, holds in (("seed < 3", True), ("seed >= 3", None), ("norm > 0", None), ("seed < 3 and norm > 0", True)):
+        assert check(made, kind="bound", that="norm > 0", where=where).holds is holds, where
+    assert check(made, kind="bound", that="norm > 0", where="not (seed >= 3 or norm > 0)").holds is False
+    sides = {"kind": "contrast", "of": "norm", "direction": "higher", "interval": False}
+    assert check(made, **sides, group="seed == 1", against="seed == 0").holds is True
+    assert check(made, **sides, group="seed == 1", against="seed in [0, 3]").holds is None
+
+
+def test_a_verdict_is_withheld_if_all_was_deleted():
+    made = results([{"seed": 0, "outcome": "deleted"}])
+    verdict = check(made, kind="within", of="error", range=[0, 1], where="error < 2")
+    assert (verdict.holds, verdict.trials) == (None, 0)
+    assert verdict.found == "1 of the trials that it may be about were deleted; without them: no trial is left"
+
+
+def test_a_verdict_about_traces_is_withheld_if_those_were_deleted():
+    made = results(GROWING, decaying)
+    rest = made.history[made.history["trial_id"] != "trial1"]
+    made = Results(made.runs, lambda: rest)
+    assert check(made, kind="bound", that="norm > 0").holds is None
+    assert check(made, kind="bound", that="highest(norm) > 0", at="end").holds is None
+    assert check(made, kind="monotone", of="norm", direction="rising").holds is None
+    assert check(made, kind="bound", that="norm > 0", where="seed != 1").holds is True
+    assert check(made, kind="bound", that="norm > 0", at="end").holds is True
 
 
 def test_keeps_sign():

@@ -10,6 +10,7 @@ import mlflow
 import pandas as pd
 import pytest
 
+import orchestrator
 from tests.cli.commands import call, run
 
 GRID = """\
@@ -135,3 +136,35 @@ def test_a_broken_claim_is_exit_code_1_of_submit_and_reused_trials_count(asked, 
     assert (work / "moved.svg").read_text().startswith("<svg")
     table = call(work, "compare", "asked", "asked", "--format", "json", "--measure", "error")
     assert {(row["measure"], row["moved"], row["median"]) for row in json.loads(table.stdout)} == {("error", False, 0.0)}
+
+
+def test_what_was_deleted_is_said_everywhere_and_verdicts_are_withheld(asked, tmp_path):
+    work = shutil.copytree(asked[0], tmp_path / "work")
+    uri = f"sqlite:///{work}/mlflow.db"
+    runs = json.loads(call(work, "runs", "asked", "--format", "json").stdout)
+    mlflow.MlflowClient(uri).delete_run(next(run["run_id"] for run in runs if run["factorization.depth"] == 2))
+    lost = "the runs of 1 of 7 trials were deleted in MLflow"
+    said = {
+        ("runs", "asked"): 0,
+        ("history", "asked"): 0,
+        ("figures", "asked", "--only", "errors", "--format", "svg"): 0,
+        ("verify", "asked"): 1,
+        ("compare", "asked", "asked"): 0,
+    }
+    for command, code in said.items():
+        done = call(work, *command)
+        assert done.returncode == code, done.stderr
+        assert lost in done.stderr, command
+        assert "not ended" not in done.stderr
+    assert lost in call(work, "status", "asked").stdout
+    assert json.loads(call(work, "status", "asked", "--json").stdout)["deleted"] == 1
+    assert "deleted" in [run["outcome"] for run in json.loads(call(work, "runs", "asked", "--format", "json").stdout)]
+    verdicts = call(work, "verify", "asked")
+    assert "WITHHELD  falls: loss is falling along step" in verdicts.stdout
+    assert "withheld  least: " in verdicts.stdout
+    assert [(v["holds"], v["verdict"]) for v in json.loads(call(work, "verify", "asked", "--json").stdout)] == [(None, "withheld")] * 2
+    other = call(work, "verify", "asked", "--claim", "{kind: bound, that: loss >= 0, where: factorization.depth == 3}")
+    assert (other.returncode, "holds  claim" in other.stdout) == (0, True)
+    for load in (orchestrator.load_runs, orchestrator.load_history):
+        with pytest.warns(UserWarning, match=lost):
+            load("asked", tracking_uri=uri)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from mlflow.tracking._tracking_service.utils import _get_store
 
 from orchestrator.errors import UsageError
 from orchestrator.tracking.read.queries import find_finished, find_sweep, list_sweeps
-from orchestrator.tracking.read.tables import failures, load_history, load_runs
+from orchestrator.tracking.read.tables import count_deleted, failures, load_history, load_runs, lost
 from orchestrator.tracking.store import Store
 from orchestrator.tracking.write.parent import SweepInfo
 from orchestrator.tracking.write.writer import SweepWriter
@@ -23,11 +25,11 @@ MakeSweep = Callable[..., SweepInfo]
 MakeResult = Callable[..., TrialResult]
 
 
-def write(store: Store, sweep: SweepInfo, *results: TrialResult) -> None:
+def write(store: Store, sweep: SweepInfo, *results: TrialResult, status: str = "FINISHED") -> None:
     counts = {outcome.value: sum(result.outcome is outcome for result in results) for outcome in Outcome}
     with SweepWriter(store, sweep) as writer:
         writer.add("pack-0", results)
-        writer.close("FINISHED", {"trials": len(sweep.trials), **counts})
+        writer.close(status, {"trials": len(sweep.trials), **counts})
 
 
 def test_runs_and_history_with_reuse(store: Store, make_sweep: MakeSweep, make_result: MakeResult, experiment: str) -> None:
@@ -37,7 +39,7 @@ def test_runs_and_history_with_reuse(store: Store, make_sweep: MakeSweep, make_r
     reused = find_finished(store, experiment, {"a", "b", "c"}, first.record)
     assert set(reused) == {"a", "b"}
     second = make_sweep("c a d b", reused=reused)
-    write(store, second, results["c"])
+    write(store, second, results["c"], status="KILLED")
 
     sweep = find_sweep(store, second.sweep_id)
     runs = load_runs(store, sweep)
@@ -96,6 +98,71 @@ def test_a_sweep_whose_process_died(store: Store, make_sweep: MakeSweep, make_re
     assert (trial_id, traceback) == ("b", "Traceback\nValueError: no")
     assert store.client.get_run(run_id).info.status == "FAILED"
     writer.close("KILLED")
+
+
+def test_what_was_deleted_is_said(store: Store, make_sweep: MakeSweep, make_result: MakeResult, experiment: str) -> None:
+    results = {name: make_result(name) for name in "abcd"}
+    first = make_sweep("a b")
+    write(store, first, results["a"], results["b"])
+    reused = find_finished(store, experiment, {"a", "b"}, first.record)
+    second = make_sweep("a b c d", reused=reused)
+    write(store, second, results["c"], results["d"])
+    sweep = find_sweep(store, second.sweep_id)
+    whole = load_runs(store, sweep)
+    assert list(lost(whole, load_history(store, sweep))) == []
+    assert count_deleted(store, sweep) == 0
+    for trial in (0, 2):
+        store.client.delete_run(whole["run_id"][trial])
+
+    runs, history = load_runs(store, sweep), load_history(store, sweep)
+    assert runs["outcome"].tolist() == ["deleted", "converged", "deleted", "converged"]
+    assert runs["run_id"].tolist() == whole["run_id"].tolist(), "they may be restored"
+    assert runs["seed"].tolist() == whole["seed"].tolist()
+    assert runs["loss"].isna().tolist() == [True, False, True, False]
+    assert set(history["trial_id"]) == {"b", "d"}
+    (text,) = lost(runs, history)
+    assert text.startswith("the runs of 2 of 4 trials were deleted in MLflow: ")
+    assert [count_deleted(store, find_sweep(store, one.sweep_id)) for one in (first, second)] == [1, 2]
+
+
+def test_what_was_deleted_for_good_is_said(local: Store, make_sweep: MakeSweep, make_result: MakeResult, experiment: str) -> None:
+    results = {name: make_result(name) for name in "abc"}
+    first = make_sweep("a b")
+    write(local, first, results["a"], results["b"])
+    second = make_sweep("a b c", reused=find_finished(local, experiment, {"a", "b"}, first.record))
+    write(local, second, results["c"])
+    sweep = find_sweep(local, second.sweep_id)
+    whole = load_runs(local, sweep)
+    # The sweep that ran them, and with it their traces; then a reused run, and one of the sweep's own.
+    remove(local, find_sweep(local, first.sweep_id).parent_run_id)
+    runs, history = load_runs(local, sweep), load_history(local, sweep)
+    assert runs.equals(whole)
+    assert set(history["trial_id"]) == {"c"}
+    assert list(lost(runs, history)) == ["the traces of 2 of 3 trials were deleted in MLflow, with the sweep that ran them"]
+    remove(local, *whole["run_id"][[0, 2]])
+    runs = load_runs(local, sweep)
+    assert runs["outcome"].tolist() == ["deleted", "converged", "deleted"]
+    assert runs["run_id"].tolist() == [whole["run_id"][0], whole["run_id"][1], None]
+    assert count_deleted(local, sweep) == 2
+
+
+def remove(store: Store, *run_ids: str) -> None:
+    """Delete runs as `mlflow gc` does, which takes half a minute to be imported."""
+    for run_id in run_ids:
+        shutil.rmtree(store.client.get_run(run_id).info.artifact_uri)
+        _get_store(store.uri)._hard_delete_run(run_id)
+
+
+def test_what_never_ended_was_not_deleted(store: Store, make_sweep: MakeSweep, make_result: MakeResult) -> None:
+    sweep = make_sweep("a b c")
+    write(store, sweep, make_result("a"), status="KILLED")
+    summary = find_sweep(store, sweep.sweep_id)
+    (ended,) = load_runs(store, summary)["run_id"].dropna()
+    tags = {key: value for key, value in store.client.get_run(ended).data.tags.items() if key != "mlflow.runName"}
+    begun = store.client.create_run(summary.experiment_id, tags={**tags, "orchestrate.trial_id": "b"})
+    for run_id in (ended, begun.info.run_id):
+        store.client.delete_run(run_id)
+    assert load_runs(store, summary)["outcome"].tolist() == ["deleted", None, None]
 
 
 def test_a_sweep_before_its_first_result(store: Store, make_sweep: MakeSweep) -> None:

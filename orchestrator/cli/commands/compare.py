@@ -9,6 +9,7 @@ import click
 
 from orchestrator.cli.options import output_option, tracking_option, write_frame
 from orchestrator.cli.output import print_table
+from orchestrator.cli.verdicts import print_lost
 
 if TYPE_CHECKING:
     from orchestrator.analysis.compare import Comparison
@@ -48,6 +49,7 @@ def command(
     from orchestrator.analysis.results import Results
     from orchestrator.files import write_file
     from orchestrator.tracking.read.queries import find_sweep
+    from orchestrator.tracking.read.tables import lost
     from orchestrator.tracking.store import open_existing
 
     if figure is not None and figure.suffix[1:] not in FORMATS:
@@ -57,6 +59,8 @@ def command(
     store = open_existing(tracking_uri)
     sweeps = [find_sweep(store, reference) for reference in (a, b)]
     first, second = (Results.load(store, [sweep]) for sweep in sweeps)
+    for sweep, results in zip(sweeps, (first, second), strict=True):
+        print_lost(f"sweep {sweep.sweep_id}: {text}" for text in lost(results.runs))
     found = compare(first, second, measures, by or None)
     names = (f"A {sweeps[0].sweep_id}", f"B {sweeps[1].sweep_id}")
     if figure is not None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from orchestrator.cli.options import tracking_option
-from orchestrator.cli.verdicts import print_figures, print_pending
+from orchestrator.cli.verdicts import print_figures, print_left_out
 
 FORMATS = ("html", "png", "svg", "pdf")
 
@@ -64,5 +64,5 @@ def command(
         )
     done = report(store, found, figures, {}, output or folder_of(found), formats=formats or FORMATS, log=inline is None)
     print_figures(done.files, done.undrawn)
-    print_pending(done.pending)
+    print_left_out(done.pending, done.lost)
     raise click.exceptions.Exit(0 if done.sound else 1)

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from orchestrator.cli.options import output_option, sweep_argument, tracking_option, write_frame
+from orchestrator.cli.verdicts import print_lost
 
 
 @click.command("history")
@@ -26,8 +27,12 @@ def command(sweep: str, form: str, trials: tuple[str, ...], output: Path | None,
       orchestrate history latest --format parquet -o history.parquet
     """
     from orchestrator.tracking.read.queries import find_sweep
-    from orchestrator.tracking.read.tables import load_history
+    from orchestrator.tracking.read.tables import load_history, load_runs, lost
     from orchestrator.tracking.store import open_existing
 
     store = open_existing(tracking_uri)
-    write_frame(load_history(store, find_sweep(store, sweep), list(trials) or None), form, output)
+    found = find_sweep(store, sweep)
+    frame = load_history(store, found, list(trials) or None)
+    runs = load_runs(store, found)
+    print_lost(lost(runs[runs["trial_id"].isin(trials)] if trials else runs, frame))
+    write_frame(frame, form, output)

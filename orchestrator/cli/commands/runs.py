@@ -9,6 +9,7 @@ import click
 
 from orchestrator.cli.options import output_option, sweep_argument, tracking_option, write_frame
 from orchestrator.cli.output import print_table
+from orchestrator.cli.verdicts import print_lost
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +24,7 @@ def command(sweep: str, form: str, output: Path | None, tracking_uri: str | None
     """Print one line per trial of SWEEP: its outcome, its spec and its final measures.
 
     SWEEP is an id, a unique prefix of one, an experiment's name (its newest sweep), or latest. The table leaves out what is the same
-    for all trials; the other formats have every column.
+    for all trials; the other formats have every column. A trial whose run was deleted in MLflow has the outcome `deleted`.
 
     \b
     Example:
@@ -31,11 +32,12 @@ def command(sweep: str, form: str, output: Path | None, tracking_uri: str | None
       orchestrate runs figure1 --format csv -o runs.csv
     """
     from orchestrator.tracking.read.queries import find_sweep
-    from orchestrator.tracking.read.tables import load_runs
+    from orchestrator.tracking.read.tables import load_runs, lost
     from orchestrator.tracking.store import open_existing
 
     store = open_existing(tracking_uri)
     frame = load_runs(store, find_sweep(store, sweep))
+    print_lost(lost(frame))
     if form != "table":
         write_frame(frame, form, output)
         return

@@ -27,19 +27,22 @@ def command(sweep: str, tracking_uri: str | None, as_json: bool, show_all: bool)
     """
     from orchestrator.sweeps.resume import is_alive
     from orchestrator.tracking.read.queries import find_sweep
-    from orchestrator.tracking.read.tables import failures
+    from orchestrator.tracking.read.tables import count_deleted, failures, lost_runs
     from orchestrator.tracking.store import open_existing
 
     store = open_existing(tracking_uri)
     found = find_sweep(store, sweep)
     failed = failures(store, found) if found.counts.get("failed") else []
+    deleted = count_deleted(store, found)
     if as_json:
         listed = [{"trial_id": trial, "run_id": run, "traceback": text} for trial, run, text in failed]
-        print_json({**summary_json(found), "failures": listed})
+        print_json({**summary_json(found), "deleted": deleted, "failures": listed})
         return
     ended = sum(found.counts.values()) + found.reused
     click.echo(f"sweep {found.sweep_id} of {found.experiment}: {found.status.lower()}, started {started_text(found.started)}")
     click.echo(f"{ended} of {found.trials} trials have an outcome: {counts_text(found) or 'none yet'}")
+    if deleted:
+        click.echo(lost_runs(deleted, found.trials))
     if found.ended is not None:
         click.echo(f"took {found.ended - found.started:.1f} s")
     if found.status == "RUNNING" and is_alive(found) is False:

@@ -11,7 +11,7 @@ import click
 
 from orchestrator.cli.options import INTERRUPTED, grid_argument, json_option, running_options, set_option
 from orchestrator.cli.output import unread
-from orchestrator.cli.verdicts import print_figures, print_verdicts
+from orchestrator.cli.verdicts import print_figures, print_lost, print_verdicts
 
 if TYPE_CHECKING:
     from orchestrator.analysis.report import Report
@@ -90,6 +90,7 @@ def _show(summary: Summary, answers: Report | None, as_json: bool) -> None:
     if answers is not None:
         print_figures(answers.files, answers.undrawn, err=as_json)
         print_verdicts(answers.verdicts, err=as_json)
+        print_lost(answers.lost)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(summary)))
     else:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from orchestrator.cli.options import json_option, print_json, sweep_argument, tracking_option
-from orchestrator.cli.verdicts import print_pending, print_verdicts
+from orchestrator.cli.verdicts import print_left_out, print_verdicts
 
 
 @click.command("verify")
@@ -17,7 +17,8 @@ from orchestrator.cli.verdicts import print_pending, print_verdicts
 @tracking_option
 @json_option
 def command(sweep: str, grid: Path | None, claim: str | None, tracking_uri: str | None, as_json: bool) -> None:
-    """Check the claims of SWEEP's grid against its runs. Exits with 1 if one that is required does not hold.
+    """Check the claims of SWEEP's grid against its runs. Exits with 1 if one that is required does not hold, or
+    cannot be judged because trials that it is about were deleted.
 
     SWEEP is an id, a unique prefix of one, an experiment's name (its newest sweep), or latest.
 
@@ -47,5 +48,5 @@ def command(sweep: str, grid: Path | None, claim: str | None, tracking_uri: str 
         print_json([verdict.as_json() for verdict in done.verdicts])
     else:
         print_verdicts(done.verdicts)
-    print_pending(done.pending)
+    print_left_out(done.pending, done.lost)
     raise click.exceptions.Exit(0 if done.sound else 1)

@@ -138,6 +138,13 @@ def attempts_made(store: Store, sweep: SweepSummary, runs: Mapping[str, Run]) ->
     return made
 
 
+def deleted_runs(store: Store, sweep: SweepSummary) -> dict[str, str]:
+    """Return the runs of a sweep's own trials that had ended and were deleted, by trial id; those that MLflow still has."""
+    runs = search(store, [sweep.experiment_id], tag_is(layout.PARENT, sweep.parent_run_id), deleted=True)
+    # What was never completed the sweep has deleted itself.
+    return {run.data.tags.get(layout.TRIAL_ID, ""): run.info.run_id for run in runs if run.info.status in layout.TERMINAL}
+
+
 def runs_by_id(store: Store, experiment_id: str, run_ids: Iterable[str]) -> dict[str, Run]:
     """Return runs of an experiment, by run id; those that were deleted are missing."""
     ids = list(run_ids)
