@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from orchestrator.analysis.results import Results
-from orchestrator.analysis.statistics import Estimate, difference
+from orchestrator.analysis.statistics import Estimate, difference, number
 from orchestrator.grid.claims import Bound, Claim, Contrast, KeepsSign, Monotone, Within
 
 STATISTICS: dict[str, Callable[[NDArray[np.float64]], float]] = {
@@ -80,7 +80,8 @@ class _Finding:
 
 def verify(claims: Mapping[str, Claim], results: Results) -> list[Verdict]:
     """Check ``claims`` against the trials that have ended. Raises `orchestrator.errors.UsageError` for a column that is not there."""
-    return [_verdict(name, claim, results) for name, claim in claims.items()]
+    with np.errstate(all="ignore"):
+        return [_verdict(name, claim, results) for name, claim in claims.items()]
 
 
 def _verdict(name: str, claim: Claim, results: Results) -> Verdict:
@@ -100,24 +101,25 @@ def _verdict(name: str, claim: Claim, results: Results) -> Verdict:
 
 
 def _bound(claim: Bound, results: Results, trials: NDArray[np.intp]) -> _Finding:
+    shows = lambda n: f"{claim.that} by a margin of {number(margins[n], 2)}"  # noqa: E731
     if claim.at == "end":
-        margins, owners, steps = results.margins(claim.that, traced=False)[trials], trials, None
-    else:
-        rows = results.rows(trials, claim.when)
-        margins, owners = results.margins(claim.that, traced=True)[rows], results.owners[rows]
-        steps = results.history["step"].to_numpy()[rows]
-    return _each(claim.share, results, owners, steps, margins, lambda n: f"{claim.that} by a margin of {margins[n]:.2g}")
+        margins = results.margins(claim.that, traced=False)[trials]
+        over = results.diverged[trials] & results.is_measured(claim.that)
+        return _each(claim.share, results, trials, None, margins, over, shows)
+    rows = results.rows(trials, claim.when)
+    margins = results.margins(claim.that, traced=True)[rows]
+    return _each_step(claim.share, results, rows, margins, results.is_measured(claim.that), shows)
 
 
 def _keeps_sign(claim: KeepsSign, results: Results, trials: NDArray[np.intp]) -> _Finding:
     rows = results.rows(trials, claim.when)
     values, owners = np.asarray(results.traced(claim.of)[rows], dtype=np.float64), results.owners[rows]
-    steps = results.history["step"].to_numpy()[rows]
     first = pd.Series(values).groupby(owners).transform("first").to_numpy()
     largest = pd.Series(np.abs(values)).groupby(owners).transform("max").to_numpy()
     # How far the value is on its first side, relative to the trial's largest; zero is on no side.
     margins = np.where(values == 0, -np.finfo(np.float64).tiny, values * np.sign(first) / np.where(largest > 0, largest, 1.0))
-    return _each(claim.share, results, owners, steps, margins, lambda n: f"{claim.of} = {values[n]:.3g} after {first[n]:.3g}")
+    shows = lambda n: f"{claim.of} = {number(values[n])} after {number(first[n])}"  # noqa: E731
+    return _each_step(claim.share, results, rows, margins, results.is_measured(claim.of), shows)
 
 
 def _monotone(claim: Monotone, results: Results, trials: NDArray[np.intp]) -> _Finding:
@@ -126,11 +128,18 @@ def _monotone(claim: Monotone, results: Results, trials: NDArray[np.intp]) -> _F
         return _monotone_along_key(claim, sign, results, trials)
     rows = results.rows(trials, claim.when)
     values, owners = np.asarray(results.traced(claim.of)[rows], dtype=np.float64), results.owners[rows]
-    steps = results.history["step"].to_numpy()[rows]
     best = sign * pd.Series(sign * values).groupby(owners).cummax().to_numpy()
-    margins = claim.tolerance - _relative(sign * (best - values), best)
-    shows = lambda n: f"{claim.of} = {values[n]:.4g} after {best[n]:.4g}"  # noqa: E731
-    return _each(claim.share or 1.0, results, owners, steps, margins, shows)
+    margins = claim.tolerance - _back(sign, values, best)
+    shows = lambda n: f"{claim.of} = {number(values[n], 4)} after {number(best[n], 4)}"  # noqa: E731
+    return _each_step(claim.share or 1.0, results, rows, margins, results.is_measured(claim.of), shows)
+
+
+def _each_step(
+    share: float, results: Results, rows: NDArray[np.intp], margins: NDArray[np.float64], measured: bool, shows: Callable[[int], str]
+) -> _Finding:
+    """Judge a claim about each of some recorded steps, made of measures or of the spec alone."""
+    steps, over = results.history["step"].to_numpy()[rows], results.divergences[rows] & measured
+    return _each(share, results, results.owners[rows], steps, margins, over, shows)
 
 
 def _each(
@@ -139,19 +148,23 @@ def _each(
     owners: NDArray[np.intp],
     steps: NDArray[np.int64] | None,
     margins: NDArray[np.float64],
+    over: NDArray[np.bool_],
     shows: Callable[[int], str],
 ) -> _Finding:
-    """Judge a claim about each trial by the margin with which it holds in each row. Where that is undefined, a diverged trial breaks it."""
-    diverged = (results.runs["outcome"] == "diverged").to_numpy()[owners]
-    undefined = np.isnan(margins)
-    margins = np.where(undefined & diverged, -np.inf, margins)
+    """Judge a claim about each trial by the margin with which it holds in each row.
+
+    A diverged trial breaks it where it is ``over`` with it, and where the margin is undefined.
+    """
+    over = over | (np.isnan(margins) & results.diverged[owners])
+    margins = np.where(over, -np.inf, margins)
     known = np.flatnonzero(~np.isnan(margins))
     if not len(known):
         return _Finding(False, 0, "no trial is concerned")
     worst = pd.Series(margins[known]).groupby(owners[known]).min()
     held, total = int((worst >= 0).sum()), len(worst)
     place = int(known[np.argmin(margins[known])])
-    offender = _offender(results, int(owners[place]), shows(place), None if steps is None else int(steps[place]))
+    text = "it diverged" if over[place] else shows(place)
+    offender = _offender(results, int(owners[place]), text, None if steps is None else int(steps[place]))
     wanted = "" if share == 1 else f", {share:.0%} are asked for"
     return _Finding(held >= share * total, total, f"in {held} of {total} trials{wanted}", offender)
 
@@ -161,8 +174,11 @@ def _offender(results: Results, trial: int, shows: str, step: int | None = None)
     return Offender(str(row["trial_id"]), str(row["run_id"]), shows, step)
 
 
-def _relative(gap: NDArray[Any], size: NDArray[Any]) -> NDArray[np.float64]:
-    return np.where(gap == 0, 0.0, gap / np.where(size == 0, 1.0, np.abs(size)))
+def _back(sign: float, values: NDArray[np.float64], best: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return how far values are back from the best before, relative to its size; ``sign`` is 1 where the higher is the better."""
+    gap = sign * (best - values)
+    relative = np.where(np.isinf(gap), gap, gap / np.where(best == 0, 1.0, np.abs(best)))
+    return np.where(values == best, 0.0, relative)
 
 
 # ------------------------------------------------------------------------------------------------------ claims about groups
@@ -170,26 +186,35 @@ def _relative(gap: NDArray[Any], size: NDArray[Any]) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class _Group:
-    """Trials that agree in some keys, their rows in the table, and a value of each."""
+    """Trials that agree in some keys, their rows in the table, a value of each, and which of them have diverged."""
 
     label: str
     trials: NDArray[np.intp]
     values: NDArray[np.float64]
+    diverged: NDArray[np.bool_]
+
+    def pick(self, places: NDArray[Any]) -> _Group:
+        """Return some of the trials as a group."""
+        return _Group(self.label, self.trials[places], self.values[places], self.diverged[places])
 
     def nearest(self, value: float) -> int:
         """Return the trial whose value is nearest."""
-        return int(self.trials[np.argmin(np.abs(self.values - value))])
+        return int(self.trials[np.argmin(np.where(self.values == value, 0.0, np.abs(self.values - value)))])
+
+    def says(self, level: float, digits: int = 3) -> str:
+        """Return a statistic of the values in words, with how many diverged if any have."""
+        count = int(self.diverged.sum())
+        return number(level, digits) + (f" ({count} of {len(self.trials)} diverged)" if count else "")
 
 
 def _groups(results: Results, trials: NDArray[np.intp], of: str, by: Sequence[str]) -> Iterator[_Group]:
-    """Yield the trials by the values of some keys. An undefined value counts as infinite for trials that diverged, else not at all."""
-    values = np.asarray(results.values(of), dtype=np.float64)
-    diverged = (results.runs["outcome"] == "diverged").to_numpy()
-    values = np.where(np.isnan(values) & diverged, np.inf, values)
+    """Yield the trials by the values of some keys. What is undefined counts not at all."""
+    values = results.finals(of)
     some = trials[~np.isnan(values[trials])]
+    whole = _Group("", some, values[some], results.diverged[some])
     if not by:
         if len(some):
-            yield _Group("", some, values[some])
+            yield whole
         return
     table = results.runs.iloc[some].reset_index(drop=True)
     missing = [key for key in by if key not in table.columns]
@@ -198,7 +223,7 @@ def _groups(results: Results, trials: NDArray[np.intp], of: str, by: Sequence[st
     for key, places in table.groupby(list(by), dropna=False, sort=True).indices.items():
         parts = key if isinstance(key, tuple) else (key,)
         label = ", ".join(f"{name} {_short(part)}" for name, part in zip(by, parts, strict=True) if not pd.isna(part))
-        yield _Group(label, some[places], values[some[places]])
+        yield replace(whole.pick(places), label=label)
 
 
 def _short(value: object) -> str:
@@ -215,17 +240,16 @@ def _monotone_along_key(claim: Monotone, sign: float, results: Results, trials: 
         if len(places) < 2:
             continue
         count, total = count + 1, total + len(group.trials)
-        steps = [group.values[along[group.trials] == place] for place in places]
-        levels = np.array([statistic(values) for values in steps])
+        steps = [group.pick(along[group.trials] == place) for place in places]
+        levels = np.array([statistic(step.values) for step in steps])
         best = sign * np.maximum.accumulate(sign * levels)
-        margins = claim.tolerance - _relative(sign * (best - levels), best)
+        margins = np.nan_to_num(claim.tolerance - _back(sign, levels, best), nan=-np.inf, posinf=np.inf, neginf=-np.inf)
         broken += bool((margins < 0).any())
         place = int(np.argmin(margins))
-        if margins[place] < least:
+        if worst is None or margins[place] < least:
             least = margins[place]
-            here = _Group(group.label, group.trials[along[group.trials] == places[place]], steps[place])
-            text = f"{claim.of} = {levels[place]:.3g} at {claim.along} {places[place]:g} after {best[place]:.3g}"
-            worst = _offender(results, here.nearest(levels[place]), _at(group.label, text))
+            text = f"{claim.of} = {steps[place].says(levels[place])} at {claim.along} {places[place]:g} after {number(best[place])}"
+            worst = _offender(results, steps[place].nearest(levels[place]), _at(group.label, text))
     if not count:
         return _Finding(False, 0, f"no trials differ in {claim.along}")
     return _Finding(not broken, total, f"in {count - broken} of {count} groups of trials", worst)
@@ -241,12 +265,13 @@ def _within(claim: Within, results: Results, trials: NDArray[np.intp]) -> _Findi
         levels.append(statistic(group.values))
     if not groups:
         return _Finding(False, 0, "no trial is concerned")
-    margins = [min(level - low, high - level) for level in levels]
+    # What is infinite lies in no range, be it open or not.
+    margins = [min(level - low, high - level) if np.isfinite(level) else -np.inf for level in levels]
     place = int(np.argmin(margins))
     held, total = sum(margin >= 0 for margin in margins), sum(len(group.trials) for group in groups)
     group, level = groups[place], levels[place]
-    worst = _offender(results, group.nearest(level), _at(group.label, f"{claim.statistic} of {claim.of} = {level:.4g}"))
-    span = f"from {min(levels):.3g} to {max(levels):.3g}" if len(groups) > 1 else f"it is {level:.4g}"
+    worst = _offender(results, group.nearest(level), _at(group.label, f"{claim.statistic} of {claim.of} = {group.says(level, 4)}"))
+    span = f"from {number(min(levels))} to {number(max(levels))}" if len(groups) > 1 else f"it is {group.says(level, 4)}"
     where = f"in {held} of {len(groups)} groups of trials, " if len(groups) > 1 else ""
     return _Finding(held == len(groups), total, where + span, worst)
 
@@ -263,12 +288,17 @@ def _contrast(claim: Contrast, results: Results, trials: NDArray[np.intp]) -> _F
         estimate = difference(sides[0][label].values, sides[1][label].values, claim.statistic, claim.confidence)
         near = (estimate.low if sign > 0 else estimate.high) if claim.interval else estimate.value
         found.append((sign * near, label, estimate))
-    _, label, worst = min(found, key=lambda entry: entry[0])
+    _, label, worst = min(found, key=lambda entry: -np.inf if np.isnan(entry[0]) else entry[0])
     held = sum(entry[0] > 0 for entry in found)
     total = sum(len(sides[side][name].trials) for side in (0, 1) for name in shared)
     levels = [STATISTICS[claim.statistic](sides[side][label].values) for side in (0, 1)]
-    shows = f"{claim.statistic} {levels[0]:.3g} against {levels[1]:.3g}, difference {worst}"
-    where = f"in {held} of {len(shared)} groups of trials" if len(shared) > 1 else f"{shows}"
+    one_says, other_says = (sides[side][label].says(levels[side]) for side in (0, 1))
+    shows = f"{claim.statistic} {one_says} against {other_says}"
+    if np.isfinite(worst.value):
+        shows += f", difference {worst}"
+    where = f"in {held} of {len(shared)} groups of trials" if len(shared) > 1 else shows
+    if apart := len(sides[0].keys() ^ sides[1].keys()):
+        where += f"; {apart} more have trials on one side only"
     return _Finding(held == len(shared), total, where, _offender(results, sides[0][label].nearest(levels[0]), _at(label, shows)))
 
 

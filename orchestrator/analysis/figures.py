@@ -43,7 +43,7 @@ def draw(figure: Figure, results: Results) -> alt.TopLevelMixin:
     chart = alt.concat(*panels, columns=columns) if len(panels) > 1 else panels[0]
     shared = {} if len(figure.panels) > 1 else {"x": "shared", "y": "shared"}
     if len(panels) > 1:
-        chart = chart.resolve_scale(color="shared", shape="shared", **shared)
+        chart = chart.resolve_scale(color="shared", shape="shared", size="shared", **shared)
     if figure.title:
         chart = chart.properties(title=alt.TitleParams(figure.title, anchor="middle"))
     return chart.configure_axis(labelFontSize=12, titleFontSize=13, gridOpacity=0.5).configure_legend(

@@ -1,4 +1,8 @@
-"""The trials of one or more sweeps with their traces, and expressions evaluated over them."""
+"""The trials of one or more sweeps with their traces, and expressions evaluated over them.
+
+A trial diverged when its loss was not finite any more. What else it measured then is an accident of floating point, some of it huge, some
+infinite, some not a number; here all of it counts as infinite, at the end and in the last row of its trace.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,7 @@ from orchestrator.grid.questions import SEEDS
 from orchestrator.tracking import layout
 from orchestrator.tracking.read.tables import load_history, load_runs, without_trace
 from workloads.factorizations import FACTORIZATIONS
+from workloads.training.trial_state import Outcome
 from workloads.trial import KINDS
 
 if TYPE_CHECKING:
@@ -65,6 +70,13 @@ class Results:
         """The traces, of trials that are in ``runs``."""
         frame = self._history()
         known: pd.DataFrame = frame[frame["trial_id"].isin(self.runs["trial_id"])].reset_index(drop=True)
+        ends = known["trial_id"].isin(self.runs["trial_id"][self.diverged]) & ~known["trial_id"].duplicated(keep="last")
+        if ends.any():
+            measures = known.columns.drop(["trial_id", "step"])
+            known[measures] = known[measures].astype(np.float64)
+            # A measure that is not defined for a trial has no value at any step.
+            defined = known[measures].notna().groupby(known["trial_id"]).transform("any")
+            known[measures] = known[measures].mask(defined.where(ends, False), np.inf)
         return known
 
     @cached_property
@@ -72,6 +84,16 @@ class Results:
         """The row in ``runs`` that each row of `history` belongs to [K]."""
         owners: NDArray[np.intp] = pd.Index(self.runs["trial_id"]).get_indexer(pd.Index(self.history["trial_id"]))
         return owners
+
+    @property
+    def diverged(self) -> NDArray[np.bool_]:
+        """Which trials have diverged [R]."""
+        return (self.runs["outcome"] == Outcome.DIVERGED.value).to_numpy()
+
+    @property
+    def divergences(self) -> NDArray[np.bool_]:
+        """The recorded steps at which trials diverged, the last of each [K]."""
+        return self.diverged[self.owners] & ~self.history["trial_id"].duplicated(keep="last").to_numpy()
 
     @property
     def deleted(self) -> NDArray[np.bool_]:
@@ -112,6 +134,15 @@ class Results:
     def values(self, text: str) -> NDArray[Any]:
         """Return an expression once a trial [R]: keys of the spec, and measures at the end."""
         return np.broadcast_to(Expression(text).evaluate(_Runs(self)), len(self))
+
+    def finals(self, text: str) -> NDArray[np.float64]:
+        """Return a number once a trial [R], as `values`: infinite where it is made of what a diverged trial measured and is undefined."""
+        values = np.asarray(self.values(text), dtype=np.float64)
+        return np.where(np.isnan(values) & self.diverged & self.is_measured(text), np.inf, values)
+
+    def is_measured(self, text: str) -> bool:
+        """Return whether an expression is made of measures, rather than of the spec alone."""
+        return any(name in self.measures or name.partition("(")[0] in OVER_TRACE for name in Expression(text).names)
 
     def traced(self, text: str) -> NDArray[Any]:
         """Return an expression at every recorded step [K]; keys of the spec are those of the step's trial."""
@@ -200,7 +231,8 @@ class _Runs(_Columns):
             return getattr(grouped, _REDUCTIONS[function])().reindex(range(len(runs))).to_numpy()  # type: ignore[no-any-return]
         if name not in runs.columns:
             raise _missing(name, runs)
-        return plain(runs[name])
+        values = plain(runs[name])
+        return np.where(self.results.diverged, np.inf, values) if name in self.results.measures else values
 
 
 class _Rows(_Columns):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,7 @@ class Estimate:
     high: float
 
     def __str__(self) -> str:
-        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
+        return f"{number(self.value)} [{number(self.low)}, {number(self.high)}]"
 
     @property
     def clear(self) -> bool:
@@ -30,11 +31,18 @@ class Estimate:
         return self.low > 0 or self.high < 0
 
 
+def number(value: float, digits: int = 3) -> str:
+    """Return a number as a sentence has it."""
+    if np.isfinite(value):
+        return f"{value:.{digits}g}"
+    return "undefined" if np.isnan(value) else "infinite" if value > 0 else "minus infinite"
+
+
 def difference(one: NDArray[np.float64], other: NDArray[np.float64], statistic: str, confidence: float) -> Estimate:
     """Return a statistic of ``one`` [N] less that of ``other`` [M]: percentile bootstrap, both sides resampled (Efron 1979).
 
-    A side of one value, such as a baseline that draws nothing, stays as it is. The same numbers give the same interval: the resampling
-    has a seed.
+    A side of one value, such as a baseline that draws nothing, stays as it is. Infinite values are resampled like others; where that leaves
+    the difference undefined, the interval reaches as far as it may. The same numbers give the same interval: the resampling has a seed.
     """
     of = _AXIS[statistic]
 
@@ -50,11 +58,12 @@ def typical(values: NDArray[np.float64], statistic: str, confidence: float) -> E
 
 
 def _interval(samples: tuple[NDArray[np.float64], ...], of: Callable[..., Any], confidence: float) -> Estimate:
-    from scipy.stats import bootstrap
+    from scipy.stats import DegenerateDataWarning, bootstrap
 
-    value = float(of(*samples, axis=-1))
+    with np.errstate(all="ignore"):
+        value = float(of(*samples, axis=-1))
     several = [len(sample) > 1 for sample in samples]
-    if not any(several) or not all(np.isfinite(sample).all() for sample in samples):
+    if not any(several):
         return Estimate(value, value, value)
 
     def resampled(*drawn: NDArray[np.float64], axis: int) -> Any:
@@ -63,7 +72,16 @@ def _interval(samples: tuple[NDArray[np.float64], ...], of: Callable[..., Any], 
 
     varied = [sample for sample, many in zip(samples, several, strict=True) if many]
     rng = np.random.default_rng(0)
-    found = bootstrap(
-        varied, resampled, n_resamples=RESAMPLES, confidence_level=confidence, method="percentile", vectorized=True, rng=rng
-    ).confidence_interval
-    return Estimate(value, float(found.low), float(found.high))
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        # Where both sides are infinite their difference is undefined, which is dealt with below.
+        warnings.simplefilter("ignore", DegenerateDataWarning)
+        found = bootstrap(
+            varied, resampled, n_resamples=RESAMPLES, confidence_level=confidence, method="percentile", vectorized=True, rng=rng
+        )
+    values = found.bootstrap_distribution
+    if np.isfinite(values).all():
+        return Estimate(value, float(found.confidence_interval.low), float(found.confidence_interval.high))
+    # Between a number and infinity there is nothing to interpolate.
+    ends = ((1 - confidence) / 2, -np.inf), ((1 + confidence) / 2, np.inf)
+    low, high = (np.quantile(np.where(np.isnan(values), least, values), share, method="inverted_cdf") for share, least in ends)
+    return Estimate(value, float(low), float(high))

@@ -132,6 +132,75 @@ def test_a_verdict_about_traces_is_withheld_if_those_were_deleted():
     assert check(made, kind="bound", that="norm > 0", at="end").holds is True
 
 
+@pytest.mark.parametrize("end", [np.inf, -np.inf, np.nan, 1e200])
+def test_a_diverged_trial_counts_as_infinite_whatever_it_measured_at_last(end):
+    """It is an accident of floating point whether that is infinite, huge, or not a number."""
+    trials = [{"seed": s, "outcome": "diverged" if s else "converged"} for s in range(3)]
+    made = results(trials, lambda trial: {"loss": [1.0, 2.0, end if trial["seed"] else 3.0]})
+    for claim in (
+        {"kind": "bound", "that": "loss > 0"},
+        {"kind": "bound", "that": "loss > 0", "at": "end"},
+        {"kind": "bound", "that": "abs(loss) + 1 > 0 or loss < 0"},
+        {"kind": "keeps_sign", "of": "loss"},
+        {"kind": "monotone", "of": "loss", "direction": "rising"},
+    ):
+        verdict = check(made, **claim)
+        assert (verdict.holds, verdict.found) == (False, "in 1 of 3 trials"), claim
+        assert (verdict.worst.shows, verdict.worst.trial_id) == ("it diverged", "trial1")
+        assert verdict.worst.step == (None if claim.get("at") else 2)
+    assert check(made, kind="bound", that="loss > 0", when="step < 2").holds
+    assert check(made, kind="bound", that="steps > 0", at="end").holds
+    verdict = check(made, kind="within", of="loss", range=[1, None])
+    assert (verdict.holds, verdict.found) == (False, "it is infinite (2 of 3 diverged)")
+    assert check(made, kind="within", of="1 / loss - loss / loss", range=[-9, 9]).found == "it is infinite (2 of 3 diverged)"
+    assert check(made, kind="within", of="loss", range=[1, None], where="loss < inf").holds
+
+
+def test_monotone_along_a_key_with_what_is_infinite():
+    def made(*diverged):
+        return results(
+            [{"problem.observed": n, "error": 1 / n, "outcome": "diverged" if n in diverged else "converged"} for n in (1, 2, 3, 4)]
+        )
+
+    claim = {"kind": "monotone", "of": "error", "along": "problem.observed", "direction": "falling"}
+    assert check(made(1), **claim).holds
+    assert check(made(1, 2), **claim).holds
+    verdict = check(made(3), **claim)
+    assert not verdict.holds
+    assert verdict.worst.shows == "error = infinite (1 of 1 diverged) at problem.observed 3 after 0.5"
+
+
+def test_a_contrast_says_plainly_what_is_infinite():
+    def made(*diverged):
+        """Twenty seeds of each side, of which so many have diverged."""
+        return results(
+            [
+                {"init.scale": side, "seed": s, "error": side + 0.012 * s, "outcome": "diverged" if s < n else "converged"}
+                for side, n in zip((1.0, 2.0), diverged, strict=True)
+                for s in range(20)
+            ]
+        )
+
+    claim = {"kind": "contrast", "of": "error", "group": "init.scale == 1", "against": "init.scale == 2", "direction": "lower"}
+    verdict = check(made(0, 15), **claim)
+    assert (verdict.holds, verdict.found) == (True, "median 1.11 against infinite (15 of 20 diverged)")
+    verdict = check(made(15, 0), **claim)
+    assert (verdict.holds, verdict.found) == (False, "median infinite (15 of 20 diverged) against 2.11")
+    assert not check(made(15, 15), **claim).holds
+    assert not check(made(15, 15), **{**claim, "direction": "higher"}).holds
+    # Some diverged: the interval is that of resampling all the same, and reaches as far as it may.
+    verdict = check(made(7, 0), **claim)
+    assert verdict.found == "median 1.2 (7 of 20 diverged) against 2.11, difference -0.916 [-0.982, infinite]"
+    assert (verdict.holds, check(made(1, 0), **claim).holds) == (False, True)
+    assert not any("inf " in text or "inf," in text or "inf]" in text for text in (verdict.found, verdict.worst.shows))
+
+
+def test_groups_with_trials_on_one_side_only_are_counted():
+    made = results([{"init.scale": side, "seed": s, "error": side} for side, seeds in ((1, 5), (2, 1)) for s in range(seeds)])
+    claim = {"kind": "contrast", "of": "error", "group": "init.scale == 1", "against": "init.scale == 2", "direction": "lower"}
+    assert check(made, **claim, by="seed").found == "median 1 against 2, difference -1 [-1, -1]; 4 more have trials on one side only"
+
+
 def test_keeps_sign():
     made = results([{"factor": 1.0, "end": 0.5}, {"factor": 1.0, "end": -0.2}, {"factor": 1.0, "end": 0.01}], decaying)
     verdict = check(made, kind="keeps_sign", of="det")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -185,3 +186,111 @@ def test_too_many_panels_are_refused():
     made = results([{"seed": s} for s in range(40)], falling)
     with pytest.raises(UsageError, match="has 40 panels, more than 36"):
         chart(made, kind="trajectories", y="loss", facet="seed")
+
+
+LARGEST = sys.float_info.max
+ENDS = (np.inf, np.nan, 1e200, -np.inf)
+"""What a measure may be when a trial diverges: an accident of floating point."""
+
+
+def ending(trial):
+    """A measure that falls, or one that ends in whatever the trial diverged with."""
+    return {"loss": [1.0, 0.5, trial["end"] if trial["outcome"] == "diverged" else 0.25]}
+
+
+def diverging(counts, ends=ENDS):
+    """Five seeds for each step size, of which so many diverged."""
+    return results(
+        [
+            {
+                "optimizer.lr": lr,
+                "init.kind": "gaussian",
+                "seed": s,
+                "outcome": "diverged" if s < n else "converged",
+                "end": ends[s % len(ends)],
+            }
+            for lr, n in counts.items()
+            for s in range(5)
+        ],
+        ending,
+    )
+
+
+def crosses_of(spec):
+    """The rows that are marked by a cross with a place in the legend, and where each layer has them."""
+    layers = (layer for panel in panels(spec) for layer in panel.get("layer", []))
+    marked = [layer for layer in layers if "size" in layer["encoding"] and layer["mark"]["color"] == "black"]
+    return [(rows(layer, spec), {c: layer["encoding"][c] for c in ("x", "y")}) for layer in marked]
+
+
+def test_points_of_diverged_trials_are_at_the_edge():
+    made = diverging({0.1: 0, 1.0: 4})
+    spec = chart(made, kind="points", x="optimizer.lr", y="loss", log=["x", "y"])
+    assert [row["y"] for row in rows(spec, spec)] == [0.25] * 6
+    ((found, places),) = crosses_of(spec)
+    assert [(row["trial"], row["over"]) for row in found] == [(f"trial{n}", "diverged") for n in (5, 6, 7, 8)]
+    assert places["y"] == {"value": 6}
+    assert places["x"]["field"] == "x"
+    ((_, places),) = crosses_of(chart(made, kind="points", x="loss", y="loss", reverse=["y"], width=300, height=200))
+    assert places == {"x": {"value": 294}, "y": {"value": 194}}
+    # What is no measure of theirs has its place.
+    assert crosses_of(chart(made, kind="points", x="optimizer.lr", y="steps")) == []
+    assert crosses_of(chart(made, kind="points", x="optimizer.lr", y="loss", where="outcome != 'diverged'")) == []
+
+
+def test_medians_count_the_diverged():
+    spec = chart(diverging({0.1: 0, 0.5: 1, 1.0: 4}), kind="medians", x="optimizer.lr", y="loss", bars="range")
+    assert [(row["y"], row["trials"], row["infinite"]) for row in rows(spec, spec)] == [(0.25, 5, 0), (0.25, 5, 1), (None, 5, 4)]
+    ((found, places),) = crosses_of(spec)
+    assert [(row["x"], row["over"]) for row in found] == [(0.5, "some diverged"), (1.0, "half or more diverged")]
+    assert places["y"] == {"value": 6}
+    (open_bars,) = [layer for layer in spec["layer"] if layer["encoding"].get("y2") == {"value": 6}]
+    assert [(row["x"], row["low"]) for row in rows(open_bars, spec)] == [(0.5, 0.25), (1.0, 0.25)]
+
+
+def test_a_quartile_beside_what_is_infinite_is_a_number():
+    spec = chart(diverging({0.1: 1}), kind="medians", x="optimizer.lr", y="loss")
+    assert [(row["low"], row["y"], row["high"]) for row in rows(spec, spec)] == [(0.25, 0.25, 0.25)]
+
+
+def test_cells_of_a_map_count_the_diverged():
+    spec = chart(diverging({0.1: 0, 0.5: 1, 1.0: 5}), kind="heatmap", x="optimizer.lr", y="init.kind", color="loss")
+    assert [(row["x"], row["value"], row["infinite"]) for row in rows(spec, spec)] == [("0.1", 0.25, 0), ("0.5", 0.25, 1)]
+    ((found, _),) = crosses_of(spec)
+    assert [(row["x"], row["over"]) for row in found] == [("0.5", "some diverged"), ("1", "half or more diverged")]
+
+
+def test_a_trace_ends_in_a_cross_where_it_diverged():
+    spec = chart(diverging({1.0: 4}), kind="trajectories", y="loss", color="seed", log="y")
+    assert len(rows(spec, spec)) == 4 * 2 + 3
+    ((found, places),) = crosses_of(spec)
+    assert [(row["trial"], row["step"], row["over"]) for row in found] == [(f"trial{n}", 2, "diverged") for n in range(4)]
+    assert places["y"] == {"value": 6}
+
+
+def test_what_is_infinite_without_divergence_is_called_so():
+    made = results([{"seed": s, "error": float(s)} for s in range(3)])
+    ((found, _),) = crosses_of(chart(made, kind="points", x="seed", y="1 / error"))
+    assert [row["over"] for row in found] == ["infinite"]
+
+
+@pytest.mark.parametrize("kind", ["points", "medians", "heatmap", "trajectories"])
+@pytest.mark.parametrize("counts", [{0.1: 0, 1.0: 4}, {0.1: 5, 1.0: 5}])
+@pytest.mark.parametrize("log", [True, False])
+def test_diverged_trials_are_drawn(kind, counts, log):
+    """The largest number too, of which a logarithmic axis has no place to leave room above."""
+    made = diverging(counts, ends=(LARGEST, np.inf, np.nan, -LARGEST))
+    keys = {
+        "points": {"x": "optimizer.lr", "y": "loss"},
+        "medians": {"x": "optimizer.lr", "y": "loss"},
+        "heatmap": {"x": "optimizer.lr", "y": "seed", "color": "loss"},
+        "trajectories": {"x": "loss", "y": "loss", "color": "step"},
+    }[kind]
+    scales = (["color"] if kind == "heatmap" else ["y"]) if log else []
+    figure = FIGURES[kind].model_validate({"kind": kind, **keys, "log": scales})
+    assert rendered(draw(figure, made), ["svg"])["svg"].startswith(b"<svg")
+    huge = results([{"seed": s, "error": value} for s, value in enumerate((1.0, LARGEST))])
+    other = {"points": {"x": "seed", "y": "error"}, "medians": {"x": "seed", "y": "error"}}.get(kind)
+    if other:
+        figure = FIGURES[kind].model_validate({"kind": kind, **other, "log": ["y"]})
+        assert rendered(draw(figure, huge), ["svg"])["svg"].startswith(b"<svg")

@@ -19,7 +19,7 @@ from orchestrator.tracking.write.parent import SweepInfo
 from orchestrator.tracking.write.writer import SweepWriter
 from tests.processes import eventually
 from workloads.training.results import TrialResult
-from workloads.training.trial_state import Outcome
+from workloads.training.trial_state import Outcome, Trace
 
 MakeSweep = Callable[..., SweepInfo]
 MakeResult = Callable[..., TrialResult]
@@ -215,6 +215,17 @@ def test_the_latest_sweep_is_the_newest_of_all_experiments(local: Store, make_sw
         with SweepWriter(local, sweep):
             pass
         assert find_sweep(local, "latest").sweep_id == sweep.sweep_id
+
+
+def test_infinity_is_read_as_infinity(store: Store, make_sweep: MakeSweep, make_result: MakeResult) -> None:
+    values = np.array([[1.0, 2.0, 3.0], [np.inf, -np.inf, np.nan]])
+    trace = Trace(("loss", "det", "nuclear"), np.array([0, 7]), values)
+    sweep = make_sweep("a")
+    write(store, sweep, make_result("a", Outcome.DIVERGED, trace=trace))
+    summary = find_sweep(store, sweep.sweep_id)
+    (row,) = load_runs(store, summary)[["loss", "det", "nuclear"]].to_numpy()
+    np.testing.assert_array_equal(row, values[1])
+    np.testing.assert_array_equal(load_history(store, summary)[["loss", "det", "nuclear"]].to_numpy(), values)
 
 
 def test_missing_values_keep_their_types(

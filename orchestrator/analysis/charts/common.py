@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -87,7 +88,8 @@ def continuous(figure: Figure) -> alt.Scale:
 
 def large(values: NDArray[Any]) -> bool:
     """Return whether numbers are read more easily as 10k and 1M."""
-    return float(np.nanmax(values)) >= 10_000
+    finite = values[np.isfinite(values)]
+    return len(finite) > 0 and float(finite.max()) >= 10_000
 
 
 def as_category(frame: Frame, column: str) -> Frame:
@@ -109,13 +111,16 @@ def scaled_axis(
 ) -> dict[str, Any]:
     """Arguments ``scale`` and ``axis`` of a channel for ``values``: logarithmic with a number every decade, or linear."""
     finite = values[np.isfinite(values)]
+    if not len(finite):
+        # All is at the edge.
+        finite = np.ones(1)
     low, high = (float(end) for end in (finite.min(), finite.max()))
     if span is not None:
         low, high = (low if span[0] is None else span[0]), (high if span[1] is None else span[1])
     scale: dict[str, Any] = {"type": "log" if log else "linear", "zero": False, "reverse": reverse}
     axis: dict[str, Any] = {"labelOverlap": True, "tickCount": 6}
     if log:
-        low, high = (low, high) if span else (low / 1.15, high * 1.15)
+        low, high = (low, high) if span else (low / 1.15, min(high * 1.15, sys.float_info.max))
         scale |= {"domain": [low, high], "nice": False}
         axis |= {"values": _log_ticks(low, high), "labelExpr": _LOG_LABEL}
     elif span is not None:
@@ -173,8 +178,8 @@ def headed(chart: Any, figure: Figure, heading: str | None) -> Any:
 
 
 def drawable(frame: Frame, figure: Figure) -> Frame:
-    """Return the rows that have a place in the picture, and a colour if there are any."""
-    keep = np.isfinite(frame["x"].to_numpy()) & np.isfinite(frame["y"].to_numpy())
+    """Return the rows that have a place in the picture or, being infinite, at its edge, and a colour if there are any."""
+    keep = ~np.isnan(frame["x"].to_numpy()) & ~np.isnan(frame["y"].to_numpy())
     for channel in ("x", "y"):
         if channel in figure.log:
             keep &= frame[channel].to_numpy() > 0

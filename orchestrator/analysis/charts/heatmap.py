@@ -22,6 +22,7 @@ from orchestrator.analysis.charts.common import (
     order_of,
     title_of,
 )
+from orchestrator.analysis.charts.edges import all_diverged, grouped_values, outlined, partly
 from orchestrator.analysis.results import Results
 from orchestrator.grid.figures import Heatmap
 
@@ -32,9 +33,9 @@ def panels(figure: Heatmap, results: Results, trials: NDArray[np.intp]) -> Itera
     """Yield the panels of a heat map."""
     keys = [channel for channel in ("x", "y", "facet") if getattr(figure, channel) is not None]
     base = {channel: grouped(getattr(figure, channel), results, traced=False)[trials] for channel in keys}
-    frame = pd.DataFrame({**base, "value": np.asarray(results.values(figure.color)[trials], dtype=np.float64)})
-    frame = frame[np.isfinite(frame["value"]) & frame[keys].notna().all(axis=1)]
-    table = frame.groupby(keys, sort=False)["value"].agg(value="median", trials="size").reset_index().infer_objects()
+    frame = pd.DataFrame({**base, "value": results.finals(figure.color)[trials]}).assign(diverged=results.diverged[trials])
+    frame = frame[frame["value"].notna() & frame[keys].notna().all(axis=1)]
+    table = grouped_values(frame, keys, {"value": 0.5})
     if "color" in figure.log:
         table = table[table["value"] > 0]
     if not len(table):
@@ -49,7 +50,15 @@ def panels(figure: Heatmap, results: Results, trials: NDArray[np.intp]) -> Itera
         table = as_category(table, channel)
     legend = alt.Legend(format="~s" if large(table["value"].to_numpy()) else "~g")
     color = alt.Color("value:Q", title=title_of(figure, "color", figure.color), scale=continuous(figure), legend=legend)
-    for heading, some in facets_of(figure, table):
-        chart = alt.Chart(data_of(some[["x", "y", "value", "trials"]])).mark_rect()
-        chart = chart.encode(**axes, color=color, tooltip=["x:O", "y:O", "value:Q", "trials:Q"])
+    texts, sizes = partly(table["infinite"].to_numpy(), np.isinf(table["value"].to_numpy()), all_diverged(frame))
+    table = table.assign(over=texts)
+    for heading, panel in facets_of(figure, table):
+        some = panel[["x", "y", "value", "trials", "infinite", "over"]]
+        tips = ["x:O", "y:O", "value:Q", "trials:Q", *(["infinite:Q"] if sizes else [])]
+        known = some[np.isfinite(some["value"])].drop(columns="over")
+        chart = alt.Chart(data_of(known)).mark_rect().encode(**axes, color=color, tooltip=tips)
+        if sizes:
+            # A cell without a number is grey, and crossed like those in which only some trials have none.
+            grey = alt.Chart(data_of(some[np.isinf(some["value"])])).mark_rect(color="#dddddd").encode(**axes, tooltip=tips)
+            chart = alt.layer(chart, grey, *outlined(some[some["over"] != ""], sizes, **axes, tooltip=tips))
         yield headed(chart, figure, heading)

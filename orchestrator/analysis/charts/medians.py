@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import altair as alt
@@ -24,6 +24,7 @@ from orchestrator.analysis.charts.common import (
     sized,
     title_of,
 )
+from orchestrator.analysis.charts.edges import all_diverged, cross, edge, grouped_values, partly
 from orchestrator.analysis.results import Results
 from orchestrator.grid.figures import Medians
 
@@ -35,26 +36,24 @@ def panels(figure: Medians, results: Results, trials: NDArray[np.intp]) -> Itera
     keys = [channel for channel in ("x", "color", "facet") if getattr(figure, channel) is not None]
     base = {channel: grouped(getattr(figure, channel), results, traced=False)[trials] for channel in keys}
     for place, formula in enumerate(figure.y):
-        values = np.asarray(results.values(formula)[trials], dtype=np.float64)
         log = formula in figure.log or "y" in figure.log
-        frame = pd.DataFrame({**base, "value": values})
-        frame = frame[np.isfinite(values) & frame[keys].notna().all(axis=1)]
-        groups = frame.groupby(keys, sort=False)["value"]
-        low, high = (groups.min(), groups.max()) if figure.bars == "range" else (groups.quantile(0.25), groups.quantile(0.75))
-        columns = {"y": groups.median(), "low": low, "high": high, "trials": groups.size()}
-        table: Frame = pd.DataFrame(columns).reset_index()
+        frame = pd.DataFrame({**base, "value": results.finals(formula)[trials]}).assign(diverged=results.diverged[trials])
+        frame = frame[frame["value"].notna() & frame[keys].notna().all(axis=1)]
+        ends = (0.0, 1.0) if figure.bars == "range" else (0.25, 0.75)
+        table = grouped_values(frame, keys, {"y": 0.5, "low": ends[0], "high": ends[1]})
         if log:
             # A bar that ends at nothing ends at its point.
             table["low"] = table["low"].where(table["low"] > 0, table["y"])
         table = table[(table["y"] > 0) | (not log)]
-        if "x" in figure.log:
-            table = table[table["x"] > 0]
+        if table["x"].dtype.kind in "if":
+            table = table[np.isfinite(table["x"]) & ((table["x"] > 0) | ("x" not in figure.log))]
         if not len(table):
             raise NothingToDraw(f"no trial has a value of {formula} that could be drawn")
-        yield from _median_panels(figure, formula, table.infer_objects(), log, place * MAX_PANELS)
+        texts, sizes = partly(table["infinite"].to_numpy(), np.isinf(table["y"].to_numpy()), all_diverged(frame))
+        yield from _median_panels(figure, formula, table.assign(over=texts), sizes, log, place * MAX_PANELS)
 
 
-def _median_panels(figure: Medians, formula: str, table: Frame, log: bool, first: int) -> Iterator[Any]:
+def _median_panels(figure: Medians, formula: str, table: Frame, sizes: Mapping[str, int], log: bool, first: int) -> Iterator[Any]:
     x = position_of(figure, "x", figure.x, table["x"].to_numpy(), "x" in figure.log)
     if table["x"].dtype.kind not in "if":
         table = as_category(table, "x")
@@ -66,17 +65,33 @@ def _median_panels(figure: Medians, formula: str, table: Frame, log: bool, first
     if figure.color is not None:
         color, kind = color_of(figure, table, figure.color)
         table = as_category(table, "color") if kind == "N" else table
-    for number, (heading, some) in enumerate(facets_of(figure, table), first):
-        data = data_of(some[[c for c in some.columns if c != "facet"]])
-        tips = [alt.Tooltip(c) for c in (x.shorthand, "y:Q", "low:Q", "high:Q", "trials:Q", *(["color:N"] if color else []))]
-        base = alt.Chart(data).encode(x=x, tooltip=tips)
-        if color is not None:
-            base = base.encode(color=color)
-        layers = [base.mark_line(strokeWidth=1.5).encode(y=y), base.mark_point(filled=True, size=45, opacity=1).encode(y=y)]
+    shown = (x.shorthand, "y:Q", "low:Q", "high:Q", "trials:Q", *(["infinite:Q"] if sizes else []), *(["color:N"] if color else []))
+    encoding = {"tooltip": [alt.Tooltip(c) for c in shown]} | ({} if color is None else {"color": color})
+    for number, (heading, panel) in enumerate(facets_of(figure, table), first):
+        some = panel[[c for c in panel.columns if c != "facet"]]
+        base = alt.Chart(data_of(some.drop(columns="over"))).encode(x=x, **encoding)
+        # A median that is infinite has no point, and the line is broken there.
+        line = base.mark_line(strokeWidth=1.5, invalid="break-paths-filter-domains").encode(y=y)
+        layers = [line, base.mark_point(filled=True, size=45, opacity=1, invalid="filter").encode(y=y)]
         if figure.bars != "none":
-            layers.insert(1, base.mark_rule(strokeWidth=1.5).encode(y=alt.Y("low:Q", **height), y2="high:Q"))
+            layers[1:1] = _bars(figure, some, y=alt.Y("low:Q", **height), x=x, **encoding)
+        if sizes:
+            # Of one axis only: x may be a category.
+            upper = alt.value(edge(figure, "y", high=True))
+            layers.append(cross(some[some["over"] != ""], sizes).encode(x=x, y=upper, **encoding))
         for name, at in figure.lines.get(formula, {}).items():
             line = alt.Chart(data_of(pd.DataFrame({"y": [at], "line": [name]})))
             dash = alt.StrokeDash("line:N", title=None, scale=alt.Scale(range=[DASHED]))
             layers.append(line.mark_rule(color="black", strokeWidth=1.3).encode(y=y, strokeDash=dash))
         yield sized(layers, figure, heading, number)
+
+
+def _bars(figure: Medians, table: Frame, **encoding: Any) -> Iterator[Any]:
+    """Yield the bars; one without a number for its upper end goes up to the edge."""
+    known = np.isfinite(table["low"])
+    for rows, end in (
+        (table[known & np.isfinite(table["high"])], "high:Q"),
+        (table[known & np.isinf(table["high"])], alt.value(edge(figure, "y", high=True))),
+    ):
+        if len(rows):
+            yield alt.Chart(data_of(rows)).mark_rule(strokeWidth=1.5).encode(y2=end, **encoding)

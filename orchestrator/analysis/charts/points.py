@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from orchestrator.analysis.charts.common import as_category, color_of, data_of, drawable, facets_of, grouped, position_of, sized
+from orchestrator.analysis.charts.edges import crosses, inside, labels_of, off_scale
 from orchestrator.analysis.results import Results
 from orchestrator.grid.figures import Points
 
@@ -25,14 +26,15 @@ def panels(figure: Points, results: Results, trials: NDArray[np.intp]) -> Iterat
         if grouping is not None:
             base[channel] = grouped(grouping, results, traced=False)[trials]
     for channel in ("x", "y"):
-        base[channel] = base[channel].astype(np.float64)
-    frame = drawable(pd.DataFrame(base), figure)
+        base[channel] = results.finals(getattr(figure, channel))[trials]
+    frame = drawable(off_scale(pd.DataFrame(base), results.diverged[trials]), figure)
     color = None
     if figure.color is not None:
         color, kind = color_of(figure, frame, figure.color)
         frame = as_category(frame, "color") if kind == "N" else frame
     axes = {c: position_of(figure, c, getattr(figure, c), frame[c].to_numpy(), c in figure.log) for c in ("x", "y")}
+    encoding = {"tooltip": ["trial:N", "x:Q", "y:Q"]} | ({} if color is None else {"color": color})
     for number, (heading, some) in enumerate(facets_of(figure, frame)):
-        chart = alt.Chart(data_of(some[[c for c in some.columns if c != "facet"]])).mark_circle(size=30, opacity=0.8)
-        chart = chart.encode(**axes, tooltip=["trial:N", "x:Q", "y:Q"])
-        yield sized([chart.encode(color=color) if color is not None else chart], figure, heading, number)
+        rows = some[[c for c in some.columns if c != "facet"]]
+        chart = alt.Chart(data_of(inside(rows))).mark_circle(size=30, opacity=0.8).encode(**axes, **encoding)
+        yield sized([chart, *crosses(figure, rows, axes, labels_of(frame["over"]), **encoding)], figure, heading, number)

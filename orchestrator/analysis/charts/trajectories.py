@@ -24,6 +24,7 @@ from orchestrator.analysis.charts.common import (
     sized,
     title_of,
 )
+from orchestrator.analysis.charts.edges import crosses, inside, labels_of, off_scale
 from orchestrator.analysis.results import Results
 from orchestrator.errors import UsageError
 from orchestrator.grid.expressions import Expression
@@ -53,8 +54,8 @@ def panels(figure: Trajectories, results: Results, trials: NDArray[np.intp]) -> 
         part = pd.DataFrame({**base, "y": np.asarray(results.traced(name), dtype=np.float64)[rows]})
         parts.append(part.assign(color=name) if len(formulas) > 1 else part)
     grouping = dict.fromkeys(formulas, "") if len(formulas) > 1 else figure.color
-    frame = drawable(pd.concat(parts, ignore_index=True), figure)
-    frame = _thinned(frame)
+    frame = off_scale(pd.concat(parts, ignore_index=True), np.tile(results.divergences[rows], len(parts)))
+    frame = _thinned(drawable(frame, figure))
     along = isinstance(grouping, str) and any(name in history.columns for name in Expression(grouping).names)
     color = None
     if grouping is not None:
@@ -67,8 +68,9 @@ def panels(figure: Trajectories, results: Results, trials: NDArray[np.intp]) -> 
     label = title_of(figure, "y", ", ".join(figure.y))
     y = alt.Y("y:Q", **axis_of(figure, "y", "y" in figure.log, frame["y"].to_numpy(), label))
     mark = figure.mark if figure.mark != "auto" else "point" if along or figure.shape is not None else "line"
-    for number, (heading, some) in enumerate(facets_of(figure, frame)):
-        chart = alt.Chart(data_of(some[[c for c in some.columns if c != "facet"]])).encode(x=x, y=y)
+    for number, (heading, panel) in enumerate(facets_of(figure, frame)):
+        some = panel[[c for c in panel.columns if c != "facet"]]
+        chart = alt.Chart(data_of(inside(some))).encode(x=x, y=y)
         chart = chart.encode(tooltip=[alt.Tooltip(f"{c}:{'N' if c in ('trial', 'shape') else 'Q'}") for c in ("trial", "step", "x", "y")])
         if color is not None:
             chart = chart.encode(color=color)
@@ -80,7 +82,10 @@ def panels(figure: Trajectories, results: Results, trials: NDArray[np.intp]) -> 
             chart = chart.mark_point(filled=True, size=22, opacity=0.9).encode(shape=shape)
         else:
             chart = chart.mark_circle(size=16, opacity=0.9)
-        layers = [chart, *_curves(figure, frame["x"].to_numpy(), x, y)]
+        # What changes along a curve has no value at its end, where the trial diverged.
+        marked = {"tooltip": ["trial:N", "step:Q"]} | ({} if color is None or along else {"color": color})
+        over = crosses(figure, some, {"x": x, "y": y}, labels_of(frame["over"]), **marked)
+        layers = [chart, *over, *_curves(figure, inside(frame)["x"].to_numpy(), x, y)]
         yield sized(layers, figure, heading, number)
 
 
@@ -97,13 +102,15 @@ def _thinned(frame: Frame) -> Frame:
         return frame
     every = math.ceil(len(frame) / MAX_ROWS)
     place = frame.groupby("trial", sort=False).cumcount(ascending=False).to_numpy()
-    thinned: Frame = frame[place % every == 0].reset_index(drop=True)
+    thinned: Frame = frame[(place % every == 0) | (frame["over"] != "")].reset_index(drop=True)
     return thinned
 
 
 def _curves(figure: Trajectories, values: NDArray[Any], x: alt.X, y: alt.Y) -> Iterator[Any]:
     """Yield the formulas in x, dashed, each with its name at its end."""
     for name, formula in figure.curves.items():
+        if not len(values):
+            return
         low, high = float(values.min()), float(values.max())
         xs = np.geomspace(low, high, 200) if "x" in figure.log else np.linspace(low, high, 200)
         ys = np.broadcast_to(np.asarray(Expression(formula).evaluate({figure.x: xs}), dtype=np.float64), len(xs))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
@@ -52,7 +54,7 @@ def load_runs(store: Store, sweep: SweepSummary) -> pd.DataFrame:
         columns[_SPEC_COLUMN.get(key, key)] = _typed([spec.get(key) for spec in specs])
     metrics = [run.data.metrics if run is not None else {} for run in ended]
     for key in sorted({key for metric in metrics for key in metric}, key=_loss_first):
-        columns[key] = pd.Series([metric.get(key) for metric in metrics], dtype="float64")
+        columns[key] = _infinite(pd.Series([metric.get(key) for metric in metrics], dtype="float64"))
     return pd.DataFrame(columns)
 
 
@@ -192,6 +194,11 @@ def _typed(values: list[Any]) -> pd.Series[Any]:
         if present and all(type(value) is kind for value in present):
             return pd.Series(plain, dtype=dtype)
     return pd.Series(plain, dtype="object")
+
+
+def _infinite(column: pd.Series[Any]) -> pd.Series[Any]:
+    """Return a column of metrics with infinity where MLflow, which has no word for it, keeps the largest number there is."""
+    return column.where(column.abs() < sys.float_info.max, column * math.inf)
 
 
 def _loss_first(name: str) -> tuple[bool, list[str | int]]:
