@@ -46,6 +46,8 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[Finite, Field(gt=0)]
 Shape = Annotated[tuple[Count, ...], BeforeValidator(as_tuple), Field(min_length=2, max_length=MAX_ORDER), AfterValidator(_dense)]
 
+MADE = "_made"
+"""Where a section keeps what it has made for others, beside what it has made for itself."""
 Conflict = tuple[str, str]
 """A dotted key, and what is wrong with its value beside the others: keys without effect, sizes that do not fit."""
 UNSET = ": where it is set for other trials, null takes it away"
@@ -63,8 +65,9 @@ class Section(BaseModel):
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         copied = super().model_copy(update=update, deep=deep)
-        # It would be that of the original.
-        vars(copied).pop("canonical", None)
+        # They would be those of the original.
+        for name in ("canonical", MADE):
+            vars(copied).pop(name, None)
         return copied
 
     @property

@@ -21,7 +21,7 @@ from workloads.kinds import Registry
 from workloads.losses import LOSSES, Loss
 from workloads.optimizers import OPTIMIZERS, Optimizer
 from workloads.problems import PROBLEMS, Problem
-from workloads.section import UNSET, Conflict, Seed, canonical_json, flatten
+from workloads.section import UNSET, Conflict, Seed, flatten
 from workloads.stop import Stop
 
 if TYPE_CHECKING:
@@ -143,6 +143,12 @@ class TrialSpec(BaseModel):
         return self.factorization if self.optimizer is None else self.optimizer
 
     @property
+    def sections(self) -> tuple[object, ...]:
+        """What specs that share their sections, as those of a grid do, have in common: as long as they are there, specs of which this is
+        equal differ in start, step size, stop and seed alone, and what follows from all else has to be found out for one of them only."""
+        return (id(self.problem), id(self.factorization), type(self.optimizer), self.dtype)
+
+    @property
     def lane_key(self) -> tuple[object, ...]:
         """Trials with equal keys can be lanes of one program: same arithmetic, whatever their data, seeds, starts and step sizes."""
         shapes = tuple(self.factor_shapes.values())
@@ -164,7 +170,7 @@ class TrialSpec(BaseModel):
         """Return JSON that is equal for two specs exactly when their numbers are."""
         init = self.init.canonical if self.init is not None else "null"
         optimizer = self.optimizer.canonical if self.optimizer is not None else "null"
-        factorization = canonical_json(self.factorization.identity(self.shape))
+        factorization = self.factorization.canonical_in(self.shape)
         seed = self.seed if self.seeded else 0
         return (
             f'{{"dtype":"{self.dtype}","factorization":{factorization},"init":{init},"loss":{self.loss.canonical},'

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import click
@@ -13,12 +13,14 @@ import click
 from workloads.training.trial_state import Outcome
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
     from orchestrator.execution.progress import Reporter, State
 
 LINE_SECONDS = 10.0
 """A pipe gets a line this often."""
+QUIET_SECONDS = 1.0
+"""What takes less is not worth a word."""
 
 
 @contextmanager
@@ -39,6 +41,26 @@ def _live() -> Iterator[Progress]:
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=28), TextColumn("{task.fields[text]}"))
     with Progress(*columns, console=Console(stderr=True), transient=True, refresh_per_second=8) as progress:
         yield progress
+
+
+@contextmanager
+def counted(what: str, *, after: float = QUIET_SECONDS) -> Iterator[Callable[[int, int], None]]:
+    """Provide what shows on a terminal how far something is that takes longer than ``after`` seconds."""
+    if not sys.stderr.isatty():
+        yield lambda *_: None
+        return
+    shown: list[tuple[Progress, TaskID]] = []
+    began = time.monotonic()
+    with ExitStack() as stack:
+
+        def advanced(done: int, count: int) -> None:
+            if not shown and time.monotonic() - began >= after:
+                progress = stack.enter_context(_live())
+                shown.append((progress, progress.add_task(what, text="")))
+            for progress, task in shown:
+                progress.update(task, completed=done, total=count, text=f"{done:,} of {count:,} trials")
+
+        yield advanced
 
 
 class _Live:

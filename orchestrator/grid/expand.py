@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,8 +22,10 @@ from orchestrator.grid.sections import PARTS, REQUIRED, build_scalar, build_sect
 from orchestrator.grid.source import MAX_DEPTH, Mistake, Path
 from workloads.kinds import Kind
 from workloads.section import as_tuple
-from workloads.trial import Trial, TrialSpec, conflicts
+from workloads.trial import DEFAULT_LOSS, Trial, TrialSpec, conflicts
 
+TOLD = 1000
+"""Trials between two words on how far expanding is."""
 _BAD = object()
 """Stands for a section with a mistake in it, which has been reported."""
 
@@ -60,7 +63,11 @@ class Expander:
         self.touching = {part: [n for n, axis in enumerate(self.points) if any(part in point for point in axis)] for part in PARTS}
         self._overridden = tuple(override.key for override in overrides)
         self._merged = 0
-        self._sections: dict[tuple[Any, ...], Any] = {}
+        # Which points of the axes a part depends on, and what was built for them.
+        self._places: dict[str, Callable[[tuple[int, ...]], Any]] = {
+            part: operator.itemgetter(*axes) if axes else (lambda _: None) for part, axes in self.touching.items()
+        }
+        self._sections: dict[str, dict[Any, Any]] = {part: {} for part in PARTS}
         self._checked: dict[tuple[Any, ...], bool] = {}
         if "seed" in self.fixed and self.touching["seed"]:
             clash = self.fixed["seed"][0]
@@ -82,8 +89,8 @@ class Expander:
                 self.mistakes.append(Mistake(assignment.path[: depth + 1], part, f"unknown key{hint}"))
         return dict(parts)
 
-    def trials(self) -> tuple[Trial, ...]:
-        """All trials, in order. Empty if something about the grid is wrong."""
+    def trials(self, advanced: Callable[[int, int], None] = lambda *_: None) -> tuple[Trial, ...]:
+        """All trials, in order. Empty if something about the grid is wrong. ``advanced`` is told how many are done, and of how many."""
         count = math.prod(len(axis) for axis in self.points)
         if count > MAX_TRIALS:
             self.mistakes.append(Mistake((), "", f"has {count:,} trials, more than the {MAX_TRIALS:,} that a grid may have"))
@@ -94,6 +101,8 @@ class Expander:
         first: dict[object, int] = {}
         seeds = _Seeds(self)
         for place, indices in enumerate(itertools.product(*(range(len(axis)) for axis in self.points))):
+            if place % TOLD == 0:
+                advanced(place, count)
             spec = self._spec(indices)
             if spec is None:
                 continue
@@ -137,15 +146,16 @@ class Expander:
             self._checked[key] = self._check(parts, indices)
         if not self._checked[key]:
             return None
-        return TrialSpec.model_construct(**{name: value for name, value in parts.items() if value is not None})
+        # Pydantic would copy the default of every trial.
+        return TrialSpec.model_construct(**{"loss": DEFAULT_LOSS, **{name: value for name, value in parts.items() if value is not None}})
 
     def _part(self, part: str, indices: tuple[int, ...]) -> Any:
         """One part of a spec, built once for the points of the axes that touch it."""
-        key = (part, *(indices[n] for n in self.touching[part]))
-        if key not in self._sections:
+        built, place = self._sections[part], self._places[part](indices)
+        if place not in built:
             given = [*self.fixed.get(part, ()), *(a for n in self.touching[part] for a in self.points[n][indices[n]].get(part, ()))]
-            self._sections[key] = self._build(part, self._without_nulls(given))
-        return self._sections[key]
+            built[place] = self._build(part, self._without_nulls(given))
+        return built[place]
 
     def _without_nulls(self, given: Sequence[Assignment]) -> list[Assignment]:
         """Return what is left when each null has taken away what was set before it: its key, or all keys of its section."""

@@ -48,10 +48,13 @@ class Grid:
     overrides: tuple[str, ...] = ()
 
 
-def load_grid(path: str | Path, overrides: Sequence[str] = ()) -> Grid:
-    """Load a grid file; ``overrides`` are ``key=value`` texts. Raises `GridError` with everything that is wrong."""
+def load_grid(path: str | Path, overrides: Sequence[str] = (), advanced: Callable[[int, int], None] = lambda *_: None) -> Grid:
+    """Load a grid file; ``overrides`` are ``key=value`` texts. Raises `GridError` with everything that is wrong.
+
+    ``advanced`` is told again and again how many trials there are so far, and of how many.
+    """
     path = Path(path)
-    return parse_grid(_read(path), str(path), path.parent, overrides)
+    return parse_grid(_read(path), str(path), path.parent, overrides, advanced=advanced)
 
 
 def _read(path: Path) -> str:
@@ -70,6 +73,7 @@ def parse_grid(
     folder: Path = Path(),
     overrides: Sequence[str] = (),
     contents: Mapping[str, Callable[[], bytes]] | None = None,
+    advanced: Callable[[int, int], None] = lambda *_: None,
 ) -> Grid:
     """Load a grid from its text. Raises `GridError` with everything that is wrong.
 
@@ -94,7 +98,7 @@ def parse_grid(
     files = Files(folder, contents)
     expander = Expander(data, settings, files, mistakes)
     # A broken axis would be reported over and over by the sections it feeds.
-    trials = expander.trials() if not any(p.path[:1] in {(a,) for a in AXES} for p in mistakes) else ()
+    trials = expander.trials(advanced) if not any(p.path[:1] in {(a,) for a in AXES} for p in mistakes) else ()
     figures = read_questions("figures", FIGURES, data, mistakes)
     claims = read_questions("claims", CLAIMS, data, mistakes)
     if record is not None and trials and not mistakes:

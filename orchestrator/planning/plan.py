@@ -8,13 +8,13 @@ from __future__ import annotations
 import heapq
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from orchestrator.errors import UsageError
 from orchestrator.planning.pack import Crew, Pack, steps_left
-from workloads.engines.choice import chosen, why_not_fused
+from workloads.engines.choice import chosen, distinct, why_not_fused
 from workloads.engines.costs import engine_seconds
 from workloads.training.recording import Recording
 from workloads.trial import Trial, TrialSpec, lane_cost, measurement_bytes
@@ -92,14 +92,23 @@ def make_plan(trials: Sequence[Trial], recording: Recording, engine: str, crews:
     Trials whose programs have the same shape and that record the same measures share a pack, up to `PACK_TRIALS`, and go to the
     device that is through with them first. Packs are split for as long as that lets the last worker finish noticeably earlier.
     """
-    groups: dict[tuple[object, ...], list[Trial]] = defaultdict(list)
-    for trial in trials:
-        groups[_pack_key(trial.spec, recording)].append(trial)
-    parts = [group[i : i + PACK_TRIALS] for group in groups.values() for i in range(0, len(group), PACK_TRIALS)]
+    parts = [group[i : i + PACK_TRIALS] for group in _groups(trials, recording) for i in range(0, len(group), PACK_TRIALS)]
     drafts = [min((_draft(engine, part, crew) for crew in crews), key=lambda d: d.seconds / d.crew.workers) for part in parts]
     split = [d for crew in crews for d in _split([d for d in drafts if d.crew is crew], crew.workers)]
     packs = tuple(_pack(f"pack-{place:04d}", draft) for place, draft in enumerate(sorted(split, key=lambda d: -d.seconds)))
     return Plan(packs, len(trials) + reused, reused, tuple(crews))
+
+
+def _groups(trials: Sequence[Trial], recording: Recording) -> Iterable[list[Trial]]:
+    """Return trials that may be in one pack. Those of a grid share their sections, and so the work to tell which those are."""
+    groups: dict[tuple[object, ...], list[Trial]] = defaultdict(list)
+    keys: dict[tuple[object, ...], list[Trial]] = {}
+    for trial in trials:
+        sections = trial.spec.sections
+        if sections not in keys:
+            keys[sections] = groups[_pack_key(trial.spec, recording)]
+        keys[sections].append(trial)
+    return groups.values()
 
 
 def _pack_key(spec: TrialSpec, recording: Recording) -> tuple[object, ...]:
@@ -111,7 +120,7 @@ def _draft(asked: str, trials: list[Trial], crew: Crew) -> _Draft:
     specs = [t.spec for t in trials]
     cuda = crew.device == "cuda"
     engine = chosen(asked, specs, crew.rates, cuda=cuda)
-    reason = next(filter(None, (why_not_fused(spec, cuda=cuda) for spec in specs)), None) if asked == engine == "fused" else None
+    reason = next(filter(None, (why_not_fused(spec, cuda=cuda) for spec in distinct(specs))), None) if asked == engine == "fused" else None
     if reason:
         raise UsageError(f"resources.engine: fused cannot train every trial of this grid: {reason}; use auto")
     return _Draft(engine, trials, crew)

@@ -63,6 +63,17 @@ def test_axes_multiply_in_order(cases, depths, lrs, samples, seeds):
     assert ids(grid(**keys)) == ids(loaded)
 
 
+def test_trials_share_what_they_have_in_common_and_tell_how_many_there_are():
+    told = []
+    fixed = FIXED | {"factorization": {"kind": "deep_matrix"}}
+    text = json.dumps({"name": "g", "fixed": fixed, "grid": {"factorization.depth": [2, 3]}, "seeds": 1200})
+    trials = parse_grid(text, advanced=lambda done, count: told.append((done, count))).trials
+    assert told == [(0, 2400), (1000, 2400), (2000, 2400)]
+    for part in ("problem", "init", "loss", "optimizer", "stop"):
+        assert len({id(getattr(trial.spec, part)) for trial in trials}) == 1, part
+    assert len({trial.spec.sections for trial in trials}) == 2
+
+
 def test_trials_are_what_the_models_accept():
     for path in CONFIGS.glob("*.yaml"):
         for trial in load_grid(path).trials[::37]:

@@ -7,8 +7,10 @@ import json
 import pytest
 
 from orchestrator.errors import UsageError
+from orchestrator.grid import parse_grid
 from orchestrator.planning.pack import PACK_BYTES, Crew
 from orchestrator.planning.plan import make_plan
+from tests.cli.commands import GRID
 from tests.specs import OPTIMIZERS, spec, trials
 from workloads.engines.choice import on_device
 from workloads.engines.rates import DEFAULTS
@@ -54,6 +56,26 @@ def test_what_differs_only_in_numbers_shares_a_pack(other):
 )
 def test_what_needs_another_program_gets_another_pack(other):
     assert len(plan([spec(), other]).packs) == 2
+
+
+class Counting(Recording):
+    """Counts how often it is asked what it records."""
+
+    asked = 0
+
+    def names(self, spec):
+        type(self).asked += 1
+        return super().names(spec)
+
+
+def test_trials_that_share_their_sections_are_looked_at_once():
+    text = (
+        GRID.replace("seeds: 3", "seeds: 50").replace("depth: 2}", "}") + "grid: {factorization.depth: [2, 3], optimizer.lr: [0.1, 0.2]}\n"
+    )
+    grid = parse_grid(text)
+    made = make_plan(grid.trials, Counting(("nuclear",)), "auto", [Crew(1)])
+    assert sorted(len(pack.trials) for pack in made.packs) == [100, 100]
+    assert Counting.asked == 2
 
 
 def test_what_records_other_measures_gets_another_pack():

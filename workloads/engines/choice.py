@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 
 from workloads.engines.costs import engine_seconds
@@ -31,6 +31,11 @@ def _has_warp() -> bool:
     return importlib.util.find_spec("warp") is not None
 
 
+def distinct(specs: Iterable[TrialSpec]) -> Iterable[TrialSpec]:
+    """Return those of ``specs`` that an engine could think differently of: a pack of ten thousand has few."""
+    return {spec.sections: spec for spec in specs}.values()
+
+
 def chosen(asked: str, specs: Sequence[TrialSpec], rates: Rates = CORE, *, cuda: bool = False) -> str:
     """Return the engine for a pack if ``asked`` is its name, or ``auto`` for the fastest. What is solved has an engine of its own."""
     if specs[0].factorization.solved:
@@ -40,7 +45,7 @@ def chosen(asked: str, specs: Sequence[TrialSpec], rates: Rates = CORE, *, cuda:
 
 def choose(specs: Sequence[TrialSpec], rates: Rates = CORE, *, cuda: bool = False) -> str:
     """Return the fastest engine for a pack of ``specs``, which share a lane key, on a core or, with ``cuda``, on a GPU."""
-    if any(why_not_fused(spec, cuda=cuda) for spec in specs):
+    if any(why_not_fused(spec, cuda=cuda) for spec in distinct(specs)):
         return "batched"
     return min(("fused", "batched"), key=lambda engine: engine_seconds(engine, specs, rates) - (rates.compile if engine == "fused" else 0))
 

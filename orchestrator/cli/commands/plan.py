@@ -27,9 +27,12 @@ def command(grid: Path, overrides: tuple[str, ...], workers: int | None, as_json
       orchestrate plan configs/depth-vs-init.yaml
       orchestrate plan configs/depth-vs-init.yaml --set seeds=50 --workers 64
     """
+    from orchestrator.cli.progress import counted
     from orchestrator.grid import load_grid
 
-    show_plan(load_grid(grid, overrides), workers, as_json)
+    with counted("expanding the grid") as advanced:
+        loaded = load_grid(grid, overrides, advanced)
+    show_plan(loaded, workers, as_json)
 
 
 def show_plan(grid: Grid, workers: int | None, as_json: bool) -> None:

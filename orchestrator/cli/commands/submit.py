@@ -46,9 +46,11 @@ def command(
 
     With --json the last line of standard output is one object with the sweep's id and its counts by outcome.
     """
+    from orchestrator.cli.progress import counted
     from orchestrator.grid import load_grid
 
-    loaded = load_grid(grid, overrides)
+    with counted("expanding the grid") as advanced:
+        loaded = load_grid(grid, overrides, advanced)
     if dry_run:
         from orchestrator.cli.commands.plan import show_plan
 
