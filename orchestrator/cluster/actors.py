@@ -32,7 +32,7 @@ PROCESSES = re.compile(r"\s*(Considered workers|Top \d+ memory users|PID\s)")
 
 @dataclass(frozen=True)
 class _Missing:
-    """A worker that did not come up: when to start another one, and what it asks of the cluster."""
+    """A worker that did not come up or has died: when to start another one, and what it asks of the cluster."""
 
     due: float
     allotment: Allotment
@@ -80,8 +80,12 @@ class Actors:
         self.allotments[worker] = allotment
         self.coming[worker.warm.remote()] = worker
 
+    def start_soon(self, allotment: Allotment) -> None:
+        """Let `start_missing` start a worker."""
+        self._missing.append(_Missing(time.monotonic(), allotment))
+
     def start_missing(self) -> None:
-        """Start workers anew that did not come up, when it is time to."""
+        """Start the workers whose time it is: instead of those that did not come up, or have died."""
         now = time.monotonic()
         due, self._missing = [m for m in self._missing if m.due <= now], [m for m in self._missing if m.due > now]
         for missing in due:

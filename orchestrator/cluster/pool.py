@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from orchestrator.cluster.actors import Actors, RemoteWorker, cause_of, words_of
+from orchestrator.cluster.lifelines import Lifeline, lifelines
 from orchestrator.cluster.sharing import Change, Staff, changes
 from orchestrator.cluster.sizing import Allotment
 from orchestrator.errors import RayUnavailable, one_line
@@ -41,10 +42,18 @@ class _Stream:
 class Workers:
     """Worker processes on a cluster. Use as a context manager: leaving it ends them.
 
-    Where other sweeps want workers, too, there are as many as are a fair share, unless ``share`` is false. ``worker`` is their class.
+    Where other sweeps want workers, too, there are as many as are a fair share, unless ``share`` is false. ``worker`` is their class, and
+    ``lines`` what they hang on, unless it is what this process does.
     """
 
-    def __init__(self, crews: Sequence[tuple[Allotment, int]], share: bool = True, worker: type[RemoteWorker] | None = None) -> None:
+    def __init__(
+        self,
+        crews: Sequence[tuple[Allotment, int]],
+        share: bool = True,
+        worker: type[RemoteWorker] | None = None,
+        lines: Sequence[Lifeline] | None = None,
+    ) -> None:
+        self._lines = lifelines() if lines is None else lines
         self._actors = Actors(worker)
         self._streams: dict[Any, _Stream] = {}
         self._idle: dict[Any, float] = {}
@@ -96,7 +105,7 @@ class Workers:
 
         With `HandedOver` comes the new pack that was made of it, and with every pack's end `Ended` or, if a worker died or training
         failed, `Lost`; whoever reads that may put packs back on the board. A worker that dies is replaced. Raises `RayUnavailable`
-        if no worker comes up at all. At its end, all workers are gone.
+        if no worker comes up at all, or if the cluster's head or our own raylet is gone. At its end, all workers are gone.
         """
         import ray
 
@@ -106,10 +115,12 @@ class Workers:
             board.joined(worker)
         self._worked = time.monotonic()
         while self._streams or not (board.done or self._stopping):
-            self._actors.start_missing()
+            there = all(line.holds() for line in self._lines)
+            if there:
+                self._actors.start_missing()
             notices = [self._standstill()]
             if not self._stopping:
-                notices.append(self._share(board))
+                notices.append(self._share(board) if there else None)
                 self._assign(board, recording, shared, checkpointing)
             yield from ((None, notice) for notice in notices if notice)
             waited_for = [*self._streams, *self._actors.coming]
@@ -252,5 +263,5 @@ class Workers:
         allotment, replaced = self._actors.allotments[stream.worker], stream.worker not in self._retiring
         self._dismiss(stream.worker)
         if replaced and not self._stopping:
-            self._actors.start(allotment)
+            self._actors.start_soon(allotment)
         return Lost(left, cause_of(error), words_of(error))

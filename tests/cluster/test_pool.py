@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import tempfile
 import time
 from contextlib import suppress
@@ -15,6 +16,7 @@ import pytest
 
 from orchestrator.cluster.actors import RemoteWorker
 from orchestrator.cluster.connection import Cluster, Node
+from orchestrator.cluster.lifelines import Lifeline, lifelines
 from orchestrator.cluster.pool import Workers
 from orchestrator.cluster.sizing import Allotment, crews_for
 from orchestrator.errors import RayUnavailable
@@ -31,7 +33,7 @@ from tests.held import HeldUntilAsked
 from tests.processes import PATIENCE
 from workloads.engines.calibration import processor
 from workloads.training.recording import Recording
-from workloads.training.results import Finished, HandedOver, TrialResult
+from workloads.training.results import Finished, HandedOver, Progress, TrialResult
 from workloads.training.trial_state import Outcome
 
 pytestmark = pytest.mark.ray
@@ -115,6 +117,31 @@ zip: {seed: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 1
                    10, 70000, 10, 90000, 1000, 50000, 10, 100, 80000, 10, 90000, 20000]}
 record: {points: 10, measures: []}
 """
+
+
+def test_without_a_head_nobody_is_started_and_the_sweep_is_given_up(embedded):
+    nothing = Recording((), 0)
+    board: Board[Any] = Board(make_plan(parse_grid(ENDLESS % 10**12).trials, nothing, "batched", [Crew(1)]).packs, time.monotonic)
+    clock, lost = [0.0], []
+    assert all(line.holds() for line in lifelines())
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        line = Lifeline("the head", f"127.0.0.1:{nobody.getsockname()[1]}", 30.0, lambda: clock[0])
+
+    def disturbed(workers: Workers) -> None:
+        for pack, event in workers.run(board, nothing, {}):
+            running = _processes("RemoteWorker")
+            if isinstance(event, Lost):
+                lost.append(pack)
+                board.put(pack)
+            elif lost:
+                assert running == [], "nobody is there to start one"
+                clock[0] = 60.0
+            elif isinstance(event, Progress):
+                os.kill(running[0], signal.SIGKILL)
+
+    with Workers([(Allotment(1, 0), 1)], lines=[line]) as workers, pytest.raises(RayUnavailable, match=r"the head at .* is gone"):
+        disturbed(workers)
+    assert len(lost) == 1
 
 
 def test_a_trial_has_the_same_bits_whoever_trains_it(embedded):
