@@ -30,6 +30,8 @@ def tables(arena: Arena) -> Tables:
     """The sweep's runs and traces."""
     import orchestrator
 
+    if arena.server is not None:
+        arena.server.wait()
     return orchestrator.load_runs("chaos", tracking_uri=arena.store), orchestrator.load_history("chaos", tracking_uri=arena.store)
 
 
