@@ -24,6 +24,8 @@ ENDED = (0, 1)
 """Exit codes of a sweep that says it is complete: its failing trials make it 1."""
 STOPPED = (UnavailableError.exit_code, INTERRUPTED, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT)
 """Those of one that is to be gone on with."""
+STARTED = "started: orchestrate"
+"""What the lines begin with that say that a driver was started."""
 STOPS = 5
 """How often a sweep that is not disturbed any more may stop short: it may have been hit just before."""
 
@@ -117,7 +119,7 @@ class Schedule:
     def _start(self, command: str, *options: str) -> None:
         if self.arena.server is not None:
             self.arena.server.wait()
-        self.note(" ".join([command, *options]))
+        self.note(" ".join([STARTED, command, *options]))
         self.arena.start(command, *options)
         self._await_phase()
 
@@ -131,8 +133,10 @@ class Schedule:
         time.sleep(self.rng.uniform(0, 2))
 
     def _has_ended(self) -> bool:
+        """Whether the sweep says that it is complete. A driver that is gone without a word has not ended like that."""
         assert self.arena.driver is not None
-        return self.arena.driver.poll() in ENDED
+        said = self._said()
+        return self.arena.driver.poll() in ENDED and ("look at them: " in said or "is complete" in said)
 
     def _has_stopped(self) -> bool:
         """Whether the driver is gone, and may be."""
@@ -149,4 +153,4 @@ class Schedule:
 
     def _said(self) -> str:
         """What the driver has said since it was last started."""
-        return self.arena.log.rpartition("----- submit")[2]
+        return self.arena.log.rpartition(STARTED)[2]
