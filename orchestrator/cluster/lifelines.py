@@ -17,8 +17,8 @@ HEAD_SECONDS = 30.0
 """How long a head may be gone, which some clusters start again. Ray gives it twice as long."""
 RAYLET_SECONDS = 2.0
 """How long a raylet may be, which nobody starts again. Ray takes it for dead after a quarter of a minute."""
-EVERY = 1.0
-"""Seconds between two looks."""
+EVERY = 0.1
+"""Seconds between two looks. What Ray is asked for meanwhile may still be asked of somebody who has just gone."""
 ANSWER_SECONDS = 2.0
 """How long a connection may take."""
 
@@ -32,7 +32,7 @@ class Lifeline:
         self._holds = True
 
     def holds(self) -> bool:
-        """Return whether somebody takes connections, as far as was to be seen a second ago. Raises `RayUnavailable` if given up."""
+        """Return whether somebody takes connections, as far as was to be seen a moment ago. Raises `RayUnavailable` if given up."""
         if self._now() >= self._looked + EVERY:
             self._holds = self._takes_connections()
             self._looked = self._now()
