@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -50,7 +51,11 @@ def entered(report: Report, path: Path) -> Line:
     if report.violations:
         kept = path.with_suffix("") / f"{date[:19].replace(':', '')}-{report.seed}.log"
         kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text("".join(f"{line}\n" for line in report.log))
+        said = "".join(f"{line}\n" for line in report.log)
+        # Whoever reads it has them elsewhere.
+        for place, name in ((str(ledger.ROOT), "."), (sys.prefix, "<python>"), (sys.base_prefix, "<python>")):
+            said = said.replace(place, name)
+        kept.write_text(said)
         log = str(kept.relative_to(path.parent))
     line = Line(date, ledger.commit(), report.seed, report.kind, dict(report.kills), round(report.seconds), verdict, log)
     ledger.append(path, line)

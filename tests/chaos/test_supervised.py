@@ -55,7 +55,7 @@ def test_the_report_of_a_schedule_comes_back_from_its_process(tmp_path):
 def test_a_line_for_each_schedule_and_a_log_for_each_violation(tmp_path, capsys):
     path = tmp_path / "x" / "chaos.jsonl"
     entered(Report(1, "proxy", Counter(worker=2, trouble=1), 61.4), path)
-    entered(Report(2, "clock", Counter(worker=3), 5.0, ["lost", "stray"], ["why"]), path)
+    entered(Report(2, "clock", Counter(worker=3), 5.0, ["lost", "stray"], ["why", f"in {ledger.ROOT}/tests"]), path)
     entered(Report(3, "clock", Counter(clock=4), 5.0), path)
     lines = ledger.read(path, Line)
     assert [(line.seed, line.kind, line.seconds, line.verdict) for line in lines] == [
@@ -63,7 +63,7 @@ def test_a_line_for_each_schedule_and_a_log_for_each_violation(tmp_path, capsys)
         (2, "clock", 5, "lost; stray"),
         (3, "clock", 5, "as undisturbed"),
     ]
-    assert (path.parent / lines[1].log).read_text() == "why\n"
+    assert (path.parent / lines[1].log).read_text() == "why\nin ./tests\n"
     assert lines[0].log == ""
     assert str(sums(lines)) == "3 schedules, 10 disturbances (worker 5, clock 4, trouble 1), 1 violations"
     assert str(sums(lines, since="9")) == "0 schedules, 0 disturbances (none), 0 violations"
