@@ -101,14 +101,13 @@ def _verdict(name: str, claim: Claim, results: Results) -> Verdict:
 
 
 def _bound(claim: Bound, results: Results, trials: NDArray[np.intp]) -> _Finding:
+    measured, traced = results.is_measured(claim.that), claim.at == "every_step"
+    rows = results.rows(trials, claim.when) if traced else trials
+    margins = results.margins(claim.that, traced=traced)[rows]
     shows = lambda n: f"{claim.that} by a margin of {number(margins[n], 2)}"  # noqa: E731
-    if claim.at == "end":
-        margins = results.margins(claim.that, traced=False)[trials]
-        over = results.diverged[trials] & results.is_measured(claim.that)
-        return _each(claim.share, results, trials, None, margins, over, shows)
-    rows = results.rows(trials, claim.when)
-    margins = results.margins(claim.that, traced=True)[rows]
-    return _each_step(claim.share, results, rows, margins, results.is_measured(claim.that), shows)
+    if traced:
+        return _each_step(claim.share, results, rows, margins, measured, shows)
+    return _each(claim.share, results, trials, None, margins, results.diverged[trials] & measured, shows)
 
 
 def _keeps_sign(claim: KeepsSign, results: Results, trials: NDArray[np.intp]) -> _Finding:
@@ -128,7 +127,7 @@ def _monotone(claim: Monotone, results: Results, trials: NDArray[np.intp]) -> _F
         return _monotone_along_key(claim, sign, results, trials)
     rows = results.rows(trials, claim.when)
     values, owners = np.asarray(results.traced(claim.of)[rows], dtype=np.float64), results.owners[rows]
-    best = sign * pd.Series(sign * values).groupby(owners).cummax().to_numpy()
+    best = np.asarray(sign * pd.Series(sign * values).groupby(owners).cummax(), dtype=np.float64)
     margins = claim.tolerance - _back(sign, values, best)
     shows = lambda n: f"{claim.of} = {number(values[n], 4)} after {number(best[n], 4)}"  # noqa: E731
     return _each_step(claim.share or 1.0, results, rows, margins, results.is_measured(claim.of), shows)
@@ -223,7 +222,7 @@ def _groups(results: Results, trials: NDArray[np.intp], of: str, by: Sequence[st
     for key, places in table.groupby(list(by), dropna=False, sort=True).indices.items():
         parts = key if isinstance(key, tuple) else (key,)
         label = ", ".join(f"{name} {_short(part)}" for name, part in zip(by, parts, strict=True) if not pd.isna(part))
-        yield replace(whole.pick(places), label=label)
+        yield replace(whole.pick(np.asarray(places)), label=label)
 
 
 def _short(value: object) -> str:

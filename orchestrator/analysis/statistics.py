@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, SupportsFloat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +31,9 @@ class Estimate:
         return self.low > 0 or self.high < 0
 
 
-def number(value: float, digits: int = 3) -> str:
+def number(found: SupportsFloat, digits: int = 3) -> str:
     """Return a number as a sentence has it."""
+    value = float(found)
     if np.isfinite(value):
         return f"{value:.{digits}g}"
     return "undefined" if np.isnan(value) else "infinite" if value > 0 else "minus infinite"

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from orchestrator.errors import UsageError
 from orchestrator.files import MAX_NAME
 from orchestrator.grid.axes import Assignment, nearest, shown
 from orchestrator.grid.expressions import OVER_TRACE, Expression, ExpressionError
@@ -30,6 +31,14 @@ def _condition(text: str) -> str:
     if not Expression(_expression(text)).is_condition:
         raise ValueError(f"{shown(text)} is a number, not a condition: compare it with something, such as {text[:60]} > 0")
     return text
+
+
+def read_condition(text: str) -> str:
+    """Return a condition that did not come with a grid. Raises `orchestrator.errors.UsageError` if it is none."""
+    try:
+        return _condition(text)
+    except ValueError as error:
+        raise UsageError(f"where: {error}") from error
 
 
 def listed(value: object) -> object:

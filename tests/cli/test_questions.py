@@ -98,6 +98,8 @@ def test_verify_says_what_holds_and_who_speaks_against_it(asked):
         (["figures", "asked", "--draw", "{kind: points, x: error}"], "figures.figure.y: is missing"),
         (["figures", "asked", "--draw", "{", "--format", "png"], "is not valid YAML"),
         (["compare", "asked", "nothing"], "error: there is no sweep or experiment 'nothing'"),
+        (["compare", "asked", "asked", "--where", "error"], "error: where: 'error' is a number, not a condition"),
+        (["compare", "asked", "asked", "--where", "eror < 1"], "error: the runs have no eror; did you mean error"),
         (["compare", "asked", "asked", "--measure", "rank"], "error: rank is not in both sweeps; in both are"),
     ],
 )
@@ -134,6 +136,11 @@ def test_a_broken_claim_is_exit_code_1_of_submit_and_reused_trials_count(asked, 
     compared = call(work, "compare", "asked", json.loads(asked[1].stdout.splitlines()[-1])["sweep_id"], "--figure", "moved.svg")
     assert compared.returncode == 0, compared.stderr
     assert (work / "moved.svg").read_text().startswith("<svg")
+    assert "matched: 7 trials of A" in compared.stdout
+    assert "7 runs are in both sweeps: between those nothing can have moved" in compared.stdout
+    only = call(work, "compare", "asked", "asked", "--where", "factorization.depth == 3", "--measure", "error")
+    assert "matched: 4 trials of A" in only.stdout
+    assert "same runs" in only.stdout
     table = call(work, "compare", "asked", "asked", "--format", "json", "--measure", "error")
     assert {(row["measure"], row["moved"], row["median"]) for row in json.loads(table.stdout)} == {("error", False, 0.0)}
 

@@ -6,8 +6,8 @@ What a diverged trial measured at its end counts as infinite (`orchestrator.anal
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, cast
 
 import altair as alt
 import numpy as np
@@ -44,7 +44,8 @@ def crosses(figure: Figure, frame: Frame, axes: Mapping[str, Any], sizes: Mappin
     """
     some = frame[frame["over"] != ""]
     sides = [np.where(np.isinf(some[c].to_numpy(np.float64)), np.sign(some[c].to_numpy(np.float64)), 0.0) for c in ("x", "y")]
-    for (x, y), rows in some.groupby(sides, sort=True):
+    for key, rows in some.groupby(sides, sort=True):
+        x, y = cast(tuple[float, float], key)
         places = {c: axes[c] if not side else alt.value(edge(figure, c, side > 0)) for c, side in (("x", x), ("y", y))}
         yield cross(rows, sizes).encode(**places, **encoding)
 
@@ -69,7 +70,7 @@ def edge(figure: Figure, channel: str, high: bool) -> int:
     return length - INSET if far else INSET
 
 
-def labels_of(texts: Sequence[str]) -> dict[str, int]:
+def labels_of(texts: Iterable[str]) -> dict[str, int]:
     """Return the sizes of marks that stand for one trial each, by what is said of them."""
     return {text: LARGE for text in ("diverged", "infinite") if text in set(texts)}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 @click.argument("a")
 @click.argument("b")
 @click.option("--measure", "measures", multiple=True, metavar="NAME", help="Compare only this measure; may be repeated.")
+@click.option("--where", metavar="CONDITION", help="Compare only trials that meet this, such as 'factorization.depth == 3'.")
 @click.option("--by", multiple=True, metavar="KEY", help="Group by this key of the spec; may be repeated [default: all that vary].")
 @click.option("--format", "form", type=click.Choice(["table", "csv", "json", "parquet"]), default="table", show_default=True)
 @output_option
@@ -28,6 +30,7 @@ def command(
     a: str,
     b: str,
     measures: tuple[str, ...],
+    where: str | None,
     by: tuple[str, ...],
     form: str,
     output: Path | None,
@@ -36,18 +39,20 @@ def command(
 ) -> None:
     """Compare the final measures of sweeps A and B: trials with matching specs, over seeds.
 
-    What differs between the sweeps as a whole is what was changed; all other keys have to agree. The interval is a 95 % bootstrap
-    interval of the median difference B - A, of pairs of the same seed where there are such; a measure has moved if it leaves out zero.
+    Trials match if they agree in all keys but seeds; of the rest, those that agree in all but what differs between the rest of A and of B
+    as a whole, which is what was changed. Runs that are in both sweeps are set aside if there is anything else to compare. The interval is
+    a 95 % bootstrap interval of the median difference B - A, of pairs of the same seed where one side has all seeds of the other; a measure
+    has moved if it leaves out zero. What a diverged trial measured counts as infinite.
 
     \b
     Example:
       orchestrate compare 1f3a 9c2e
       orchestrate compare before after --measure error --by factorization.depth --figure moved.pdf
+      orchestrate compare before after --where "factorization.kind == 'cp'"
     """
-    from orchestrator.analysis.compare import compare, draw_comparison
-    from orchestrator.analysis.figures import FORMATS, rendered
+    from orchestrator.analysis.compare import compare
+    from orchestrator.analysis.figures import FORMATS
     from orchestrator.analysis.results import Results
-    from orchestrator.files import write_file
     from orchestrator.tracking.read.queries import find_sweep
     from orchestrator.tracking.read.tables import lost
     from orchestrator.tracking.store import open_existing
@@ -61,29 +66,57 @@ def command(
     first, second = (Results.load(store, [sweep]) for sweep in sweeps)
     for sweep, results in zip(sweeps, (first, second), strict=True):
         print_lost(f"sweep {sweep.sweep_id}: {text}" for text in lost(results.runs))
-    found = compare(first, second, measures, by or None)
+    found = compare(first, second, measures, by or None, where)
     names = (f"A {sweeps[0].sweep_id}", f"B {sweeps[1].sweep_id}")
     if figure is not None:
-        drawn = rendered(draw_comparison(found), [figure.suffix[1:]])
-        write_file(figure, drawn[figure.suffix[1:]])
+        _draw(found, figure)
+    for text in _notes(found, names):
+        click.echo(text, err=form != "table")
     if form == "table":
-        _print(found, names)
+        _print(found)
     else:
         write_frame(found.table, form, output)
 
 
-def _print(found: Comparison, names: tuple[str, str]) -> None:
+def _draw(found: Comparison, path: Path) -> None:
+    from orchestrator.analysis.compare import draw_comparison
+    from orchestrator.analysis.figures import rendered
+    from orchestrator.files import write_file
+
+    form = path.suffix[1:]
+    write_file(path, rendered(draw_comparison(found), [form])[form])
+
+
+def _notes(found: Comparison, names: tuple[str, str]) -> Iterator[str]:
+    """Yield what was changed, matched and left out."""
     for key, (before, after) in found.differs.items():
-        click.echo(f"{key}: {before} in {names[0]}, {after} in {names[1]}")
-    for name, left_out in zip(names, found.unmatched, strict=True):
-        if left_out:
-            click.echo(f"{left_out} trials of {name} have no counterpart and are left out", err=True)
-    header = (*found.keys, "measure", "trials", "A", "B", "mean of B-A", "median of B-A", "95 % interval", "moved")
+        yield f"{key}: {_text(before)} in {names[0]}, {_text(after)} in {names[1]}"
+    yield "matched: " + ", ".join(f"{count} trials of {name}" for count, name in zip(found.matched, names, strict=True))
+    for name, count in zip(names, found.unmatched, strict=True):
+        if count:
+            yield f"left out: {count} trials of {name}, which have no counterpart"
+    if found.same:
+        yield f"{found.same} runs are in both sweeps{', and are left out' if found.set_aside else ': between those nothing can have moved'}"
+
+
+def _text(value: object) -> str:
+    return "nothing" if value is None else str(value)
+
+
+def _print(found: Comparison) -> None:
+    import pandas as pd
+
+    from orchestrator.analysis.statistics import number
+
+    diverged = ("diverged",) if (found.table[["diverged_a", "diverged_b"]] > 0).any(axis=None) else ()
+    header = (*found.keys, "measure", "trials", *diverged, "A", "B", "mean of B-A", "median of B-A", "95 % interval", "moved")
     rows = []
     for row in found.table.to_dict("records"):
-        numbers = [f"{row[name]:.4g}" for name in ("a", "b", "mean", "median")]
+        numbers = [number(row[name], 4) for name in ("a", "b", "mean", "median")]
         count = f"{row['trials']}{' pairs' if row['paired'] else ''}"
-        keys = ["" if row[key] is None else str(row[key]) for key in found.keys]
-        interval = f"[{row['low']:.4g}, {row['high']:.4g}]"
-        rows.append((*keys, row["measure"], count, *numbers, interval, "yes" if row["moved"] else "no"))
-    print_table(header, rows, empty="no measure is finite in both sweeps")
+        keys = ["" if pd.isna(row[key]) else str(row[key]) for key in found.keys]
+        interval = f"[{number(row['low'], 4)}, {number(row['high'], 4)}]"
+        moved = "same runs" if row["same"] else "yes" if row["moved"] else "no"
+        over = [f"{row['diverged_a']} and {row['diverged_b']}"] if diverged else []
+        rows.append((*keys, row["measure"], count, *over, *numbers, interval, moved))
+    print_table(header, rows, empty="no measure has a value in both sweeps")
