@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 
 import numpy as np
@@ -294,3 +295,9 @@ def test_diverged_trials_are_drawn(kind, counts, log):
     if other:
         figure = FIGURES[kind].model_validate({"kind": kind, **other, "log": ["y"]})
         assert rendered(draw(figure, huge), ["svg"])["svg"].startswith(b"<svg")
+
+
+def test_numbers_for_which_there_is_no_prefix_are_short():
+    made = results([{"seed": s, "error": value} for s, value in enumerate((1.0, 1e300))])
+    drawn = rendered(draw(FIGURES["points"].model_validate({"kind": "points", "x": "seed", "y": "error", "log": "y"}), made), ["svg"])
+    assert b"000000" not in b"".join(re.findall(rb">([^<]+)</text>", drawn["svg"]))

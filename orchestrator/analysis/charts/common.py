@@ -20,7 +20,8 @@ MAX_PANELS = 36
 CATEGORIES = 10
 """Numbers of which there are more values than this get a continuous scale of colours."""
 DASHED = [5, 4]
-_LOG_LABEL = "format(datum.value, datum.value >= 10000 ? '~s' : datum.value >= 0.01 ? '~g' : '.0e')"
+_LOG_LABEL = "format(datum.value, datum.value >= 1e27 ? '.0e' : datum.value >= 10000 ? '~s' : datum.value >= 0.01 ? '~g' : '.0e')"
+"""There are prefixes up to yotta, 1e24."""
 
 Frame = pd.DataFrame
 
