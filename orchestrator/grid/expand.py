@@ -106,11 +106,9 @@ class Expander:
             spec = self._spec(indices)
             if spec is None:
                 continue
-            left_out = False
-            for n, (_, partial) in enumerate(excludes):
-                if all(_value(spec, key) == value for key, value in partial.items()):
-                    matched[n] = left_out = True
-            if left_out:
+            fits = [all(_value(spec, key) == value for key, value in partial.items()) for _, partial in excludes]
+            matched = list(map(operator.or_, matched, fits))
+            if any(fits):
                 continue
             seeds.note(spec, indices)
             identity = trial_id(spec)
