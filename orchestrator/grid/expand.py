@@ -64,10 +64,9 @@ class Expander:
         self._overridden = tuple(override.key for override in overrides)
         self._merged = 0
         # Which points of the axes a part depends on, and what was built for them.
-        self._places: dict[str, Callable[[tuple[int, ...]], Any]] = {
-            part: operator.itemgetter(*axes) if axes else (lambda _: None) for part, axes in self.touching.items()
+        self._sections: dict[str, tuple[Callable[[tuple[int, ...]], Any], dict[Any, Any]]] = {
+            part: (operator.itemgetter(*axes) if axes else (lambda _: None), {}) for part, axes in self.touching.items()
         }
-        self._sections: dict[str, dict[Any, Any]] = {part: {} for part in PARTS}
         self._checked: dict[tuple[Any, ...], bool] = {}
         if "seed" in self.fixed and self.touching["seed"]:
             clash = self.fixed["seed"][0]
@@ -149,7 +148,8 @@ class Expander:
 
     def _part(self, part: str, indices: tuple[int, ...]) -> Any:
         """One part of a spec, built once for the points of the axes that touch it."""
-        built, place = self._sections[part], self._places[part](indices)
+        place_of, built = self._sections[part]
+        place = place_of(indices)
         if place not in built:
             given = [*self.fixed.get(part, ()), *(a for n in self.touching[part] for a in self.points[n][indices[n]].get(part, ()))]
             built[place] = self._build(part, self._without_nulls(given))
