@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import contextvars
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from typing import ParamSpec, TypeVar
+
+HEARING_SECONDS = 0.2
+"""After what time at most a signal is heard."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -33,7 +37,11 @@ def within(seconds: float, call: Callable[P, T], *arguments: P.args, **named: P.
 
     The call goes on in its thread. A signal to this one is heard meanwhile.
     """
-    future = in_background(call, *arguments, **named)
-    if not wait([future], seconds).done:
-        raise TimeoutError(f"timed out after {seconds:g} s")
+    future, until = in_background(call, *arguments, **named), time.monotonic() + seconds
+    while not future.done():
+        left = until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError(f"timed out after {seconds:g} s")
+        # In short waits: of a signal that comes just before one Python hears at its end.
+        wait([future], min(left, HEARING_SECONDS))
     return future.result()

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from orchestrator.cluster.access import check_access
 from orchestrator.cluster.connection import Cluster
 from orchestrator.cluster.pool import Workers
 from orchestrator.cluster.sizing import LARGE_PACK_BYTES, Allotment, crews_for
@@ -46,10 +47,14 @@ def connected(
     from orchestrator.tracking.store import open_store
     from orchestrator.tracking.uris import resolve
 
-    local = (options.address or os.environ.get("RAY_ADDRESS") or "local") == "local"
+    address = options.address or os.environ.get("RAY_ADDRESS") or "local"
+    local = address == "local"
     if local:
         # Starting Ray takes seconds, which a wrong address need not cost.
         preflight.check_place(resolve(options.tracking_uri))
+    else:
+        # As joining it does; but here, where nothing has begun, a signal need not wait for the answer.
+        check_access(address)
     with ExitStack() as stack:
         with stop.deferring():
             opening: Future[Store] | None = in_background(open_store, options.tracking_uri) if local else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from orchestrator.sweeps import hire as crews
 from orchestrator.sweeps.submit import recording_of
 from tests.cli.commands import GRID
 from tests.forked import Forked
-from tests.processes import communicate, eventually, popen
+from tests.processes import PATIENCE, communicate, eventually, popen
 
 
 @pytest.fixture(autouse=True)
@@ -88,6 +89,7 @@ class Joined:
 def test_a_signal_while_a_cluster_is_joined_waits_until_it_is_and_then_leaves_it(monkeypatch, tmp_path, template, address):
     shutil.copy(template, tmp_path)
     monkeypatch.setattr(crews, "Cluster", Joined(steps := []))
+    monkeypatch.setattr(crews, "check_access", lambda _: None)
     options = Options(address, f"sqlite:///{tmp_path}/mlflow.db")
     grid = parse_grid(GRID)
     with stoppable() as stop, pytest.raises(KeyboardInterrupt), crews.connected(grid, recording_of(grid), options, None, stop):
@@ -161,3 +163,17 @@ def test_a_signal_ends_a_command_that_waits_for_a_server_at_once(number):
     _, errors = communicate(process)
     assert process.returncode == INTERRUPTED
     assert "Traceback" not in errors
+
+
+def test_a_signal_ends_a_sweep_that_waits_for_the_head_of_a_cluster(tmp_path):
+    (tmp_path / "grid.yaml").write_text(GRID)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        address = f"127.0.0.1:{mute.getsockname()[1]}"
+        sweep = Forked(["submit", "grid.yaml", "--address", address], cwd=tmp_path, env=os.environ)
+        mute.settimeout(PATIENCE)
+        # The first only looks whether somebody listens.
+        asked = [mute.accept()[0] for _ in range(2)]
+        assert asked[1].recv(1)
+        sweep.terminate()
+        _, errors = communicate(sweep)
+    assert sweep.returncode == INTERRUPTED, errors
