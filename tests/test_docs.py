@@ -9,10 +9,13 @@ import pytest
 
 from orchestrator.cli.main import COMMANDS, cli
 from orchestrator.grid import load_grid, parse_grid
+from tests import ledger
+from tests.chaos.record import LEDGER, Line, sums
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 GUIDE = (ROOT / "docs/grid.md").read_text()
+RELIABILITY = (ROOT / "docs/reliability.md").read_text()
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -50,3 +53,12 @@ def test_every_example_grid_loads(text):
 def test_links_lead_somewhere(path):
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text()):
         assert (path.parent / target).exists(), target
+
+
+def test_no_more_is_said_of_the_chaos_suite_than_its_ledger_has():
+    (said,) = re.findall(r"([\d,]+) schedules, ([\d,]+) disturbances .*?, ([\d,]+) violations", RELIABILITY, re.DOTALL)
+    schedules, disturbances, violations = (int(number.replace(",", "")) for number in said)
+    there = sums(ledger.read(LEDGER, Line))
+    assert schedules <= there.schedules
+    assert disturbances <= there.kills.total()
+    assert violations >= there.violations, "a violation that is in the ledger is in the document, too"

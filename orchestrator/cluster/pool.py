@@ -13,6 +13,7 @@ from orchestrator.cluster.actors import Actors, RemoteWorker, cause_of, words_of
 from orchestrator.cluster.lifelines import Lifeline, lifelines
 from orchestrator.cluster.sharing import Change, Staff, changes
 from orchestrator.cluster.sizing import Allotment
+from orchestrator.deadline import within
 from orchestrator.errors import RayUnavailable, one_line
 from orchestrator.execution.events import Broken, Cause, Ended, Lost, PackEvent, WorkerEvent
 from orchestrator.execution.scheduler import Board
@@ -24,6 +25,8 @@ from workloads.training.results import Notice
 
 SHARE_SECONDS = 2.0
 """How often workers are held to their share of a cluster."""
+ANSWER_SECONDS = 5.0
+"""How long a head is waited for that is asked who shares the cluster: it is asked again."""
 IDLE_SECONDS = 10.0
 """How long a worker without work is kept that another sweep waits for."""
 WAITING_NOTICE = 15.0
@@ -182,11 +185,12 @@ class Workers:
 
         actors = self._actors
         try:
-            others = [name for name in actors.names() if name.driver != actors.driver]
-            there = ray.cluster_resources()
-        except (ray.exceptions.RayError, RuntimeError):
-            # A head that does not answer now will, or the workers' streams will tell.
+            names, there = within(ANSWER_SECONDS, lambda: (actors.names(), ray.cluster_resources()))
+        except (ray.exceptions.RayError, RuntimeError, TimeoutError):
+            # A head that does not answer now will, or its lifeline and the workers' streams will tell. Ray itself would wait for it for a
+            # minute and then end this process.
             return {}
+        others = [name for name in names if name.driver != actors.driver]
         now = time.monotonic()
         up = Counter(actors.allotments[worker] for worker in actors.machines if worker not in self._retiring)
         coming = Counter(actors.awaited)
