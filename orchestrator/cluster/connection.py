@@ -56,16 +56,12 @@ class Cluster:
         machine has. Raises `RayUnavailable` within seconds when nobody answers, `UsageError` for an address of another form.
         """
         address = address or os.environ.get("RAY_ADDRESS") or "local"
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        # Whatever the log says, a driver writes what raylets say of dead workers and nodes to its standard output, which is ours.
-        os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^")
-        # A worker that asks for no GPU must see none.
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
         if address == "local":
             # Ray's own default, said aloud: a process of another user must not be able to talk to an embedded cluster.
             os.environ.setdefault("RAY_AUTH_MODE", "token")
+            _set_up_environment()
         else:
-            check_access(address)
+            check_cluster(address)
         import ray
 
         if address == "local":
@@ -102,6 +98,21 @@ class Cluster:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+
+def check_cluster(address: str) -> None:
+    """Check that a cluster answers at ``address`` and lets us in, without joining it. Raises as `Cluster.connect` does."""
+    _set_up_environment()
+    check_access(address)
+
+
+def _set_up_environment() -> None:
+    """Tell Ray, which reads it when it is imported, how to behave in a process of ours."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Whatever the log says, a driver writes what raylets say of dead workers and nodes to its standard output, which is ours.
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^")
+    # A worker that asks for no GPU must see none.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
 
 
 def _start(options: dict[str, Any]) -> None:
