@@ -60,7 +60,7 @@ class Size:
     """How much there is to disturb: trials of each of the five cases and that fail, how many times as many steps the long ones take, and figures or none."""
 
     seeds: int = 40
-    longer: int = 1
+    longer: float = 1
     drawn: bool = False
 
     @property
@@ -72,4 +72,4 @@ class Size:
         """Return the grid file."""
         failing = "".join(FAILING % (1000 + n) for n in range(self.seeds))
         text = GRID.replace("seeds: 40", f"{failing}seeds: {self.seeds}")
-        return re.sub(r"(?<=steps: )\d{6,}", lambda match: str(int(match[0]) * self.longer), text) + (QUESTIONS if self.drawn else "")
+        return re.sub(r"(?<=steps: )\d{6,}", lambda match: str(int(int(match[0]) * self.longer)), text) + (QUESTIONS if self.drawn else "")

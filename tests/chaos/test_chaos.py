@@ -9,7 +9,7 @@ from tests.chaos.comparison import undisturbed
 from tests.chaos.schedule import run_schedule
 from tests.chaos.sweep import Size
 
-SMALL = Size(seeds=6)
+SMALL = Size(seeds=6, longer=0.25)
 ALWAYS = ("embedded, server", "small disk")
 
 

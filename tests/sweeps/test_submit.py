@@ -261,7 +261,8 @@ def command(folder, *arguments):
     return Forked(arguments, cwd=folder, env=environment)
 
 
-def test_an_interrupt_keeps_what_has_ended(tmp_path, cluster_address):
+def test_an_interrupt_keeps_what_has_ended(tmp_path, template, cluster_address):
+    shutil.copy(template, tmp_path)
     (tmp_path / "long.yaml").write_text(LONG)
     process = command(tmp_path, "submit", "long.yaml")
     database = tmp_path / "mlflow.db"
@@ -292,7 +293,8 @@ def _finished(database):
         return 0
 
 
-def test_two_processes_at_once_leave_one_finished_run_per_trial(tmp_path, cluster_address):
+def test_two_processes_at_once_leave_one_finished_run_per_trial(tmp_path, template, cluster_address):
+    shutil.copy(template, tmp_path)
     text = LONG.replace("  - {stop: {steps: 1000000000000}, dtype: float32}\n", "").replace("seeds: 2", "seeds: 6")
     (tmp_path / "grid.yaml").write_text(text)
     processes = [command(tmp_path, "submit", "grid.yaml", "--json", "--address", cluster_address, "--workers", "1") for _ in range(2)]
