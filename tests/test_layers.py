@@ -29,7 +29,6 @@ HOMES = {
 """Where a library may be imported, besides what is listed in `EXCEPTIONS`."""
 EXCEPTIONS = {
     ("torch", "orchestrator/execution/worker.py"),  # sets threads and the device
-    ("torch", "orchestrator/cli/commands/doctor.py"),  # looks at GPUs
 }
 
 
@@ -49,7 +48,7 @@ LAYERS = [
     *("workloads.trial", "workloads.engines", "workloads.measures", "workloads.training"),
     *("orchestrator.errors", "orchestrator.options", "orchestrator.files", "orchestrator.liveness", "orchestrator.deadline"),
     *("orchestrator.planning", "orchestrator.storage", "orchestrator.grid", "orchestrator.tracking", "orchestrator.analysis"),
-    *("orchestrator.execution", "orchestrator.cluster", "orchestrator.sweeps", "orchestrator.cli"),
+    *("orchestrator.execution", "orchestrator.cluster", "orchestrator.diagnosis", "orchestrator.sweeps", "orchestrator.cli"),
 ]
 """From the bottom to the top: a package may import those before it."""
 

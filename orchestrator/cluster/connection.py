@@ -19,6 +19,8 @@ STARTS = 4
 """How often an embedded Ray is started that takes too long to."""
 SLOW_START = "timed out during startup"
 """What Ray says then."""
+OTHER_VERSIONS = "Version mismatch"
+"""What it says, over several lines, of a cluster of other versions."""
 SOCKET_BYTES = 107 - len("/orchestrate-12345678/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store_1")
 """How long the path of a folder may be in which an embedded Ray makes its sockets: the kernel takes names of 107 bytes."""
 
@@ -88,8 +90,7 @@ class Cluster:
                         ray.init(address=address, **options)
                 there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
             except Exception as error:  # Ray raises whatever class there is where it cannot start, and none of its own
-                first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                raise RayUnavailable(f"Ray at {address!r} cannot be used: {one_line(first)}") from error
+                raise RayUnavailable(f"Ray at {address!r} cannot be used: {_words(error)}") from error
             nodes = [Node(resources.get("CPU", 0.0), resources.get("GPU", 0.0)) for resources in there]
             return cls(address, nodes, address != "local" and private.scales(), stack.pop_all())
 
@@ -113,6 +114,13 @@ def _set_up_environment() -> None:
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^")
     # A worker that asks for no GPU must see none.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
+
+
+def _words(error: Exception) -> str:
+    """Return what Ray says, in a line."""
+    if OTHER_VERSIONS in str(error):
+        return f"{one_line(' '.join(str(error).split()))}; install the same versions on both sides"
+    return one_line((str(error).strip().splitlines() or [type(error).__name__])[0])
 
 
 def _start(options: dict[str, Any]) -> None:

@@ -10,7 +10,8 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+import uuid
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -63,9 +64,7 @@ class Order:
         (folder / "grid.yaml").write_text(grid.text)
         for digest, content in grid.files.items():
             (folder / "files" / digest).write_bytes(content)
-        # Ray keeps this mode where it unpacks the folder: on every node, until it clears its packages away.
-        (folder / JOB_FILE).touch(mode=0o600)
-        (folder / JOB_FILE).write_text(json.dumps(asdict(self)))
+        _write_secretly(folder / JOB_FILE, asdict(self))
 
     @classmethod
     def read(cls, folder: Path) -> Order:
@@ -80,6 +79,33 @@ class Order:
 
         contents = {name: (lambda digest=digest: (folder / "files" / digest).read_bytes()) for name, digest in self.files.items()}
         return parse_grid((folder / "grid.yaml").read_text(), self.grid_path, folder, self.overrides, contents)
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What a job is to look at that examines the cluster: the storage, the store and its passwords in ``environment``, and the versions of
+    the ``client``."""
+
+    storage: str | None
+    environment: Mapping[str, str] = field(repr=False)
+    client: Mapping[str, str]
+
+    def write(self, folder: Path) -> None:
+        """Put it into ``folder``."""
+        _write_secretly(folder / JOB_FILE, asdict(self))
+
+    @classmethod
+    def read(cls, folder: Path) -> Examination:
+        """Return the one of the job in whose folder we are, which then holds no passwords any more."""
+        examination = cls(**json.loads((folder / JOB_FILE).read_text()))
+        (folder / JOB_FILE).unlink()
+        return examination
+
+
+def _write_secretly(path: Path, content: Mapping[str, Any]) -> None:
+    # Ray keeps this mode where it unpacks the folder: on every node, until it clears its packages away.
+    path.touch(mode=0o600)
+    path.write_text(json.dumps(content))
 
 
 class _NoSuchJob(RayUnavailable):
@@ -104,34 +130,48 @@ class Jobs:
                 os.environ["RAY_ADDRESS"] = before
 
     def send(self, order: Order, grid: Grid) -> str:
-        """Send a job on its way. Returns its id."""
-        import orchestrator
-        import workloads
-
+        """Send a sweep on its way, as a job. Returns the job's id."""
         size = sum(map(len, grid.files.values()))
         if size > LARGEST:
             raise UsageError(
                 f"the data files have {size >> 20} MiB, and no more than {LARGEST >> 20} MiB may travel with a job: "
                 "put them where all nodes see them, and run orchestrate there"
             )
+        metadata = {"experiment": grid.name, "sweep": order.sweep_id}
+        return self._send(job_id(order.sweep_id), "orchestrator.cli.job", lambda folder: order.write(folder, grid), metadata, size)
+
+    def examine(self, examination: Examination) -> str:
+        """Send for a look at the cluster's nodes, as a job that says in a line of JSON what it has found. Returns the job's id."""
+        return self._send(f"orchestrate-doctor-{uuid.uuid4().hex[:8]}", "orchestrator.diagnosis.job", examination.write, {})
+
+    def _send(self, job: str, module: str, fill: Callable[[Path], None], metadata: dict[str, str], size: int = 0) -> str:
+        """Send a job that runs a ``module`` of this package, in a folder that ``fill`` puts ``size`` bytes into."""
+        import orchestrator
+        import workloads
+
         # What a .gitignore names would be left out without a word.
         os.environ["RAY_RUNTIME_ENV_IGNORE_GITIGNORE"] = "1"
-        packages = [str(Path(module.__file__ or "").parent) for module in (orchestrator, workloads)]
+        packages = [str(Path(package.__file__ or "").parent) for package in (orchestrator, workloads)]
         with tempfile.TemporaryDirectory(prefix="orchestrate-") as folder, _explained(self.address):
-            order.write(Path(folder), grid)
+            fill(Path(folder))
             sent: str = within(
                 self._seconds + size / SLOWEST,
                 self._client.submit_job,
-                entrypoint="python -m orchestrator.cli.job",
-                submission_id=job_id(order.sweep_id),
+                entrypoint=f"python -m {module}",
+                submission_id=job,
                 runtime_env={
                     "working_dir": folder,
                     "py_modules": packages,
                     "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS), "PYTHONUNBUFFERED": "1"},
                 },
-                metadata={"experiment": grid.name, "sweep": order.sweep_id},
+                metadata=metadata,
             )
         return sent
+
+    def forget(self, job: str) -> None:
+        """Let the cluster forget a job that has ended."""
+        with _explained(self.address):
+            within(self._seconds, self._client.delete_job, job)
 
     def status(self, job: str) -> str | None:
         """``PENDING``, ``RUNNING``, ``STOPPED``, ``SUCCEEDED`` or ``FAILED``; ``None`` if the cluster knows of no such job."""
@@ -183,19 +223,23 @@ class Jobs:
 
 def order_for(grid: Grid, options: Options, sweep_id: str, as_json: bool) -> Order:
     """Return what to send for a sweep. Raises `UsageError` for a store or storage that a cluster cannot reach."""
-    uri = options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    environment = sent_environment(options.tracking_uri)
+    sent = replace(options, address="auto", tracking_uri=None)
+    return Order(
+        sweep_id, job_server(options.address or ""), grid.path, list(grid.overrides), grid.file_names, asdict(sent), environment, as_json
+    )
+
+
+def sent_environment(tracking_uri: str | None) -> dict[str, str]:
+    """Return what a job has to know of the MLflow store. Raises `UsageError` for one that a cluster cannot reach."""
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
     if uri is not None and not is_http(uri) and ("://" not in uri or sqlite_path(resolve(uri)) is not None or uri.startswith("file:")):
         raise UsageError(
             f"a sweep on a cluster cannot write to {redact(uri)} of this machine: give the address of an MLflow server or of a database "
             "that the cluster reaches as --tracking-uri, or set MLFLOW_TRACKING_URI on its nodes"
         )
     environment = {name: os.environ[name] for name in SECRETS if name in os.environ}
-    if uri is not None:
-        environment["MLFLOW_TRACKING_URI"] = uri
-    sent = replace(options, address="auto", tracking_uri=None)
-    return Order(
-        sweep_id, job_server(options.address or ""), grid.path, list(grid.overrides), grid.file_names, asdict(sent), environment, as_json
-    )
+    return environment | ({"MLFLOW_TRACKING_URI": uri} if uri is not None else {})
 
 
 @contextmanager

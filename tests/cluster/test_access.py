@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from orchestrator.cluster.scratch import scratch_folder
 from tests import forked
-from tests.processes import communicate, popen
+from tests.processes import communicate, popen, run
 
 ROOT = Path(__file__).parents[2]
 GRID = """
@@ -154,3 +154,19 @@ def test_what_is_no_ray_head(folder):
         server.shutdown()
     with socket.create_server(("127.0.0.1", 0)) as mute:
         explained(submit(folder, f"127.0.0.1:{mute.getsockname()[1]}", {}), "it takes connections and says nothing: is it a Ray head?")
+
+
+@pytest.mark.ray
+def test_a_cluster_of_another_version_is_a_line_that_names_both(cluster_address):
+    program = (
+        "import ray; ray.__version__ = '2.3.4'; from orchestrator.cluster.connection import Cluster; from orchestrator.errors import *\n"
+        f"try: Cluster.connect({cluster_address!r})\n"
+        "except RayUnavailable as error: print(error)"
+    )
+    done = run([sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": str(ROOT)})
+    import ray
+
+    (line,) = done.stdout.splitlines()
+    assert f"Ray: {ray.__version__}" in line
+    assert "Ray: 2.3.4" in line
+    assert line.endswith("install the same versions on both sides")

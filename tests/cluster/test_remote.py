@@ -142,6 +142,15 @@ def test_a_sweep_is_sent_and_runs_there_and_no_password_shows(cluster, client, s
     assert (summary(again)["reused"], summary(again)["trials"]) == (8, 8)
 
 
+def test_the_doctor_looks_at_every_node_from_outside(cluster, client, store, work):
+    looked = orchestrate(client, work, "doctor", "--json", *address(client, store), "--storage", str(cluster.state / "shared"))
+    checks = json.loads(looked.stdout)
+    assert looked.returncode == 0, checks
+    told = {check["name"]: check["found"] for check in checks}
+    assert told["nodes"] == "all 2 answer"
+    assert told["mlflow"] == f"every node reaches {store} and uploads to it"
+
+
 def test_a_node_dies_cancel_from_outside_saves_and_resume_goes_on(cluster, client, store, work):
     sent = orchestrate(client, work, "submit", "endless.yaml", "--detach", "--json", "--checkpoint-every", "1", *address(client, store))
     assert sent.returncode == 0, sent.stderr
