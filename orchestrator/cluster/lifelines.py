@@ -24,16 +24,19 @@ ANSWER_SECONDS = 2.0
 
 
 class Lifeline:
-    """Somebody, ``what`` says who, at ``address`` (host:port), who is given up once nobody has been there for as long as ``patience``."""
+    """Somebody, ``what`` says who, at ``address`` (host:port), who is given up once nobody has been there for as long as ``patience``.
 
-    def __init__(self, what: str, address: str, patience: float, now: Callable[[], float] = time.monotonic) -> None:
-        self.what, self.address, self._patience, self._now = what, address, patience, now
+    Without one who is ``vital``, nothing at all may be asked of Ray: looked for each time, and not every tenth of a second.
+    """
+
+    def __init__(self, what: str, address: str, patience: float, now: Callable[[], float] = time.monotonic, *, vital: bool = False) -> None:
+        self.what, self.address, self.vital, self._patience, self._now = what, address, vital, patience, now
         self._seen, self._looked = now(), -math.inf
         self._holds = True
 
     def holds(self) -> bool:
         """Return whether somebody takes connections, as far as was to be seen a moment ago. Raises `RayUnavailable` if given up."""
-        if self._now() >= self._looked + EVERY:
+        if self.vital or self._now() >= self._looked + EVERY:
             self._holds = self._takes_connections()
             self._looked = self._now()
             if self._holds:
@@ -59,5 +62,5 @@ def lifelines() -> tuple[Lifeline, ...]:
     own = next(node for node in ray.nodes() if node["NodeID"] == context.get_node_id())
     return (
         Lifeline("the head of the Ray cluster", context.gcs_address, HEAD_SECONDS),
-        Lifeline("Ray's raylet on this machine", f"{own['NodeManagerAddress']}:{own['NodeManagerPort']}", RAYLET_SECONDS),
+        Lifeline("Ray's raylet on this machine", f"{own['NodeManagerAddress']}:{own['NodeManagerPort']}", RAYLET_SECONDS, vital=True),
     )

@@ -118,6 +118,10 @@ class Workers:
             board.joined(worker)
         self._worked = time.monotonic()
         while self._streams or not (board.done or self._stopping):
+            if not self._vital():
+                time.sleep(poll)
+                yield None, None
+                continue
             there = all(line.holds() for line in self._lines)
             if there:
                 self._actors.start_missing()
@@ -126,15 +130,12 @@ class Workers:
                 notices.append(self._share(board) if there else None)
                 self._assign(board, recording, shared, checkpointing)
             yield from ((None, notice) for notice in notices if notice)
-            waited_for = [*self._streams, *self._actors.coming]
-            if waited_for:
-                ready, _ = ray.wait(waited_for, num_returns=1, timeout=poll, fetch_local=False)
-            else:
-                ready = []
-                time.sleep(poll)
+            ready = self._ready(poll)
             if not ready:
                 yield None, None
             for reference in ready:
+                if not self._vital():
+                    break
                 if reference in self._actors.coming:
                     self._arrive(reference, board)
                     continue
@@ -142,6 +143,21 @@ class Workers:
                 event, given = self._receive(reference, board)
                 yield given or pack, event
         self._dismiss_all()
+
+    def _ready(self, poll: float) -> Sequence[Any]:
+        """Return which streams have something to say and which workers have come up, waiting ``poll`` seconds at most for one."""
+        import ray
+
+        waited_for = [*self._streams, *self._actors.coming]
+        if not waited_for:
+            time.sleep(poll)
+            return []
+        ready: list[Any] = ray.wait(waited_for, num_returns=1, timeout=poll, fetch_local=False)[0]
+        return ready
+
+    def _vital(self) -> bool:
+        """Return whether there is all without which Ray ends this process at the next question. Raises `RayUnavailable` if given up."""
+        return all(line.holds() for line in self._lines if line.vital)
 
     def _arrive(self, reference: Any, board: Board[Any]) -> None:
         worker = self._actors.arrive(reference)

@@ -144,6 +144,19 @@ def test_without_a_head_nobody_is_started_and_the_sweep_is_given_up(embedded):
     assert len(lost) == 1
 
 
+def test_nothing_is_asked_of_ray_without_a_raylet(embedded):
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        address = f"127.0.0.1:{nobody.getsockname()[1]}"
+    line = Lifeline("Ray's raylet", address, 0.5, vital=True)
+    grid = parse_grid(UNEQUAL)
+    board: Board[Any] = Board(make_plan(grid.trials, Recording((), 10), "fused", [Crew(1)]).packs, time.monotonic)
+    waiting = board.waiting
+    with Workers([(Allotment(1, 0), 1)], lines=[line]) as workers:
+        with pytest.raises(RayUnavailable, match=r"Ray's raylet at .* is gone"):
+            assert set(workers.run(board, Recording((), 10), {}, poll=0.01)) == {(None, None)}
+        assert board.waiting == waiting, "no worker was given anything"
+
+
 def test_a_trial_has_the_same_bits_whoever_trains_it(embedded):
     grid, recording = parse_grid(UNEQUAL), Recording((), 10)
     # One pack for each case, whatever the number of workers: the others have to be given theirs.
