@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,7 +45,7 @@ def await_port(port: int, process: subprocess.Popen[Any] | None = None, log: Pat
     processes.eventually(listening, f"nobody listens on port {port}")
 
 
-def mlflow_command(host: str, port: int, backend: str, artifacts: Path, *options: str, workers: int = 1) -> list[str]:
+def mlflow_command(host: str, port: int, backend: str, artifacts: Path | str, *options: str, workers: int = 1) -> list[str]:
     """The command line of an MLflow server that also hands out artifacts."""
     command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", str(workers)]
     return [*command, "--backend-store-uri", backend, "--artifacts-destination", str(artifacts), *options]
@@ -60,11 +60,16 @@ class MlflowServer:
 
 
 @contextmanager
-def mlflow_server(folder: Path, backend: str, *, password: bool = False, workers: int = 1) -> Iterator[MlflowServer]:
-    """An MLflow server on the database ``backend`` whose files are in ``folder``; with ``password`` nobody gets in without one."""
+def mlflow_server(
+    folder: Path, backend: str, *, password: bool = False, workers: int = 1, artifacts: str = "", settings: Mapping[str, str] | None = None
+) -> Iterator[MlflowServer]:
+    """An MLflow server on the database ``backend`` whose files are in ``folder``, and artifacts there or in ``artifacts``.
+
+    With ``password`` nobody gets in without one. ``settings`` are put over its environment.
+    """
     port = free_port()
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "PYTEST_"))}
-    environment |= SERVER_ENVIRONMENT
+    environment |= SERVER_ENVIRONMENT | dict(settings or {})
     credentials, options = {}, []
     if password:
         credentials = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": secrets.token_hex(12)}
@@ -78,12 +83,37 @@ def mlflow_server(folder: Path, backend: str, *, password: bool = False, workers
         )
         environment |= {"MLFLOW_AUTH_CONFIG_PATH": str(settings), "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(16)}
         options = ["--app-name", "basic-auth"]
-    command = mlflow_command("127.0.0.1", port, backend, folder / "artifacts", *options, workers=workers)
+    command = mlflow_command("127.0.0.1", port, backend, artifacts or folder / "artifacts", *options, workers=workers)
     with (folder / "server.log").open("wb") as log:
         process = processes.popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
     try:
         await_port(port, process, folder / "server.log")
         yield MlflowServer(f"http://127.0.0.1:{port}", credentials)
+    finally:
+        process.terminate()
+        processes.communicate(process)
+
+
+@contextmanager
+def bucket_server(folder: Path) -> Iterator[dict[str, str]]:
+    """An S3-compatible server with a bucket called ``bucket``. Yields what tools find in their environment to reach it."""
+    import boto3
+
+    port = free_port()
+    environment = {
+        "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": secrets.token_hex(12),
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    with (folder / "bucket.log").open("wb") as log:
+        process = processes.popen([sys.executable, "-m", "moto.server", "-p", str(port)], cwd=folder, stdout=log, stderr=log)
+    try:
+        await_port(port, process, folder / "bucket.log")
+        named = {"endpoint_url": "AWS_ENDPOINT_URL_S3", "aws_access_key_id": "AWS_ACCESS_KEY_ID"}
+        named |= {"aws_secret_access_key": "AWS_SECRET_ACCESS_KEY", "region_name": "AWS_DEFAULT_REGION"}
+        boto3.client("s3", **{name: environment[variable] for name, variable in named.items()}).create_bucket(Bucket="bucket")
+        yield environment
     finally:
         process.terminate()
         processes.communicate(process)

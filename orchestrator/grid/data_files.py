@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from orchestrator.files import read_file
 from orchestrator.grid.source import Mistake, Path
+from orchestrator.storage.base import is_object, read_object
 from workloads.kinds import Kind
 from workloads.section import FileRef
 
@@ -49,7 +50,10 @@ class Files:
             # Before it is opened: a grid from elsewhere may name anything.
             raise ValueError(f"{name}: data files are {' or '.join(DATA_FILES)}")
         if name not in self.names:
-            content = self._given[name]() if name in self._given else read_file(self.folder / name, MAX_FILE)
+            content = self._given[name]() if name in self._given else self._read_anew(name)
             digest = hashlib.sha256(content).hexdigest()
             self.names[name], self.contents[digest] = digest, content
         return self.names[name]
+
+    def _read_anew(self, name: str) -> bytes:
+        return read_object(name, MAX_FILE) if is_object(name) else read_file(self.folder / name, MAX_FILE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -14,6 +15,10 @@ from orchestrator.errors import StorageUnavailable, UsageError
 from orchestrator.files import make_folder, state_folder, write_file
 
 VARIABLE = "ORCHESTRATE_STORAGE"
+SHOWN_STORES = ("s3", "gs")
+OBJECT_STORES = (*SHOWN_STORES, "gcs", "az", "abfs", "memory")
+"""What fsspec knows of object stores. A grid from elsewhere must not make it fetch anything from anywhere."""
+CREDENTIALS = "a URL must not hold credentials: they come from the environment, as the object store's tools read them"
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
 
 
@@ -56,8 +61,40 @@ def open_storage(url: str | None = None) -> Storage:
             raise StorageUnavailable(f"the storage {path} is not a folder")
         return LocalStorage(path.resolve())
     if "@" in chosen.partition("://")[2].partition("/")[0]:
-        raise UsageError("--storage must not hold credentials: they come from the environment, as the object store's tools read them")
+        raise UsageError(f"--storage: {CREDENTIALS}")
     return ObjectStorage(chosen.rstrip("/"))
+
+
+def is_object(name: str) -> bool:
+    """Return whether a data file's name is a URL, of a bucket say, and not a path."""
+    return _SCHEME.match(name) is not None
+
+
+def read_object(url: str, limit: int) -> bytes:
+    """Return an object of up to ``limit`` bytes in one of `OBJECT_STORES`; credentials come from the environment.
+
+    Raises `OSError` if it is not there or too large, `ValueError` for a URL of something else or with credentials in it, and
+    `StorageUnavailable` where nobody answers.
+    """
+    import fsspec
+
+    scheme = url.partition("://")[0].lower()
+    if scheme not in OBJECT_STORES:
+        raise ValueError(f"{url}: a data file is a path, or a URL that begins with {', '.join(f'{one}://' for one in SHOWN_STORES)}")
+    if "@" in url.partition("://")[2].partition("/")[0]:
+        raise ValueError(f"{scheme}://…: {CREDENTIALS}")
+    try:
+        files, path = fsspec.core.url_to_fs(url)
+    except ImportError as error:
+        raise ValueError(f"{url}: {error}; `pip install 'orchestrate[s3]'` or `'orchestrate[gcs]'`") from None
+    size = 0
+    with _failing(f"cannot read {url}"), contextlib.suppress(FileNotFoundError):
+        size = files.info(path)["size"]
+        if size <= limit:
+            return bytes(files.cat_file(path))
+    if size:
+        raise OSError(errno.EFBIG, f"it is larger than the {limit >> 20:,} MiB allowed")
+    raise OSError(errno.ENOENT, "there is no such object")
 
 
 class LocalStorage:

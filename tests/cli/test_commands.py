@@ -54,7 +54,7 @@ def copied(swept, folder):
         (["submit", "grid.yaml", "--address", "ftp://127.0.0.1:9"], 2, "a Ray address is host:port, auto, local or http://head:8265"),
         (["submit", "grid.yaml", "--detach"], 2, "--detach needs --address http://head:8265"),
         (["submit", "grid.yaml", "--storage", "grid.yaml"], 3, "the storage grid.yaml is not a folder"),
-        (["submit", "grid.yaml", "--storage", "s3://me:secret@bucket/x"], 2, "--storage must not hold credentials"),
+        (["submit", "grid.yaml", "--storage", "s3://me:secret@bucket/x"], 2, "--storage: a URL must not hold credentials"),
         (["submit", "grid.yaml", "--storage", "nowhere://bucket/x"], 2, "--storage nowhere://bucket/x: "),
         (["resume"], 2, "there is no MLflow database"),
         (["cancel"], 2, "there is no MLflow database"),

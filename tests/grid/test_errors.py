@@ -7,8 +7,8 @@ import os
 import numpy as np
 import pytest
 
-from orchestrator.errors import GridError
-from orchestrator.grid import load_grid, parse_grid
+from orchestrator.errors import GridError, StorageUnavailable
+from orchestrator.grid import data_files, load_grid, parse_grid
 from workloads.optimizers import OPTIMIZERS
 
 GOOD = """\
@@ -368,3 +368,36 @@ def test_only_data_files_are_opened(tmp_path):
         (line,) = errors(swapped("target: {rank: 1}, observed: 5", f"file: {name}, observed: 3"), folder=tmp_path)
         assert line.startswith("g.yaml:3:53: problem.file: ")
         assert reason in line
+
+
+def test_data_files_in_a_bucket(monkeypatch):
+    import fsspec
+
+    bucket = fsspec.filesystem("memory")
+    bucket.pipe_file("/bucket/d.csv", b"0,1,2.0\n1,2,1\n")
+    text = swapped("target: {rank: 1}, observed: 5", "file: 'memory://bucket/d.csv'")
+    grid = parse_grid(text, "g.yaml")
+    (digest,) = grid.files
+    assert grid.file_names == {"memory://bucket/d.csv": digest}
+    assert grid.trials[0].spec.problem.file.count == 2
+    monkeypatch.setattr(data_files, "MAX_FILE", 10)
+    for name, reason in (
+        ("memory://bucket/d.csv", "cannot read memory://bucket/d.csv: it is larger than the 0 MiB allowed"),
+        ("memory://bucket/e.csv", "cannot read memory://bucket/e.csv: there is no such object"),
+        ("http://host/d.csv", "http://host/d.csv: a data file is a path, or a URL that begins with s3://, gs://"),
+        ("s3://me:secret@bucket/d.csv", "s3://…: a URL must not hold credentials"),
+    ):
+        (line,) = errors(text.replace("memory://bucket/d.csv", name))
+        assert line.startswith(f"g.yaml:3:53: problem.file: {reason}")
+        assert "secret" not in line
+
+
+def test_a_bucket_that_cannot_be_reached_is_no_mistake_of_the_grid(monkeypatch):
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Access Denied")
+
+    monkeypatch.setattr(MemoryFileSystem, "info", refuse)
+    with pytest.raises(StorageUnavailable, match=r"^cannot read memory://bucket/d.csv: Access Denied$"):
+        parse_grid(swapped("target: {rank: 1}, observed: 5", "file: 'memory://bucket/d.csv'"), "g.yaml")
