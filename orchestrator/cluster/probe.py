@@ -79,7 +79,9 @@ def look(asked: Mapping[str, Any]) -> dict[str, Any]:
 
             storage = open_storage(asked["storage"])
             found["shared"] = storage.read(f"{asked['folder']}/here") is not None
-            storage.write(f"{asked['folder']}/{asked['name']}", b"here")
+            # In a folder of its own nothing is written: workers send what they save through the driver.
+            if found["shared"]:
+                storage.write(f"{asked['folder']}/{asked['name']}", b"here")
 
         found["storage"] = attempt(write)
     if asked.get("store"):

@@ -60,9 +60,7 @@ def judged(nodes: Sequence[Node], asked: Mapping[str, Any], client: Mapping[str,
     yield from _each("versions", answered, lambda node: _other_versions(node.found["versions"], client), "as here on every node")
     yield from _each("gpus", answered, _missing_gpus, _all_gpus(answered))
     if "storage" in asked:
-        yield from _each(
-            "storage", answered, lambda node: _storage(node, asked["storage"]), f"every node reads and writes {asked['storage']}"
-        )
+        yield from _each("storage", answered, _storage, _shared(answered, asked["storage"]))
     if "store" in asked:
         shown = redact(asked["store"])
         yield from _each("mlflow", answered, lambda node: _mlflow(node, shown), f"every node reaches {shown} and uploads to it")
@@ -102,12 +100,16 @@ def _all_gpus(nodes: Sequence[Node]) -> str:
     return f"torch sees {gpu_names(found)}{unused}" if found else "none, and none offered"
 
 
-def _storage(node: Node, url: str) -> str:
-    if node.found["storage"]:
-        return one_line(redact(node.found["storage"]))
-    if not node.found["shared"]:
-        return f"{url} is a folder of its own there: checkpoints are lost with the node; give --storage a folder that all share, or a URL"
-    return ""
+def _storage(node: Node) -> str:
+    return one_line(redact(node.found["storage"]))
+
+
+def _shared(nodes: Sequence[Node], url: str) -> str:
+    apart = sum(not node.found.get("shared") for node in nodes)
+    if apart:
+        advice = "their checkpoints go through the driver; a folder that all share, or a bucket, is faster"
+        return f"{apart} of {len(nodes)} nodes do not see {url}: {advice}"
+    return f"every node reads and writes {url}"
 
 
 def _mlflow(node: Node, shown: str) -> str:

@@ -206,6 +206,7 @@ def ec2(monkeypatch, tmp_path):
         yield boto3.resource("ec2", region_name="us-west-2")
 
 
+@pytest.mark.slow
 def test_ray_starts_machines_on_aws_with_it_spot_workers_and_nothing_open_but_ssh(ec2):
     from ray.autoscaler._private.aws.config import bootstrap_aws
     from ray.autoscaler._private.aws.node_provider import AWSNodeProvider

@@ -72,6 +72,7 @@ def test_a_database_that_is_not_named_is_one_line(tmp_path):
         settings({}, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.server
 def test_the_server_wants_its_password_and_is_asked_by_its_own_names(secrets, tmp_path):
     import requests

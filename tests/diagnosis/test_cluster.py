@@ -47,7 +47,6 @@ def test_where_all_is_well_a_line_says_so_for_each_thing():
         ({"found": FOUND | {"versions": HERE | {"torch": "2.4.0"}}}, "versions", "torch 2.4.0, here 2.13.0; install there"),
         ({"found": FOUND | {"versions": HERE | {"orchestrate": ""}}}, "versions", "orchestrate missing; install there"),
         ({"found": FOUND | {"storage": "cannot write /shared: Read-only file system"}}, "storage", "Read-only file system"),
-        ({"found": FOUND | {"shared": False}}, "storage", "a folder of its own there"),
         ({"found": FOUND | {"mlflow": "refused at http://u:secret@mlflow:5000"}}, "mlflow", "refused at http://u:***@mlflow:5000"),
     ],
 )
@@ -58,6 +57,11 @@ def test_what_is_wrong_on_one_node_is_said_of_it_alone(change, name, words):
     assert found.startswith("10.0.0.8 (n8): ")
     assert words in found
     assert "secret" not in found
+
+
+def test_a_node_that_does_not_see_the_folder_is_served_by_the_driver():
+    apart = replace(GOOD, found=FOUND | {"shared": False})
+    assert ("storage", True) in [(name, ok) for name, ok, found in told(GOOD, apart) if found.startswith("1 of 2 nodes do not see /shared")]
 
 
 def test_of_many_nodes_some_are_named():
