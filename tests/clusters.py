@@ -17,10 +17,10 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ import pytest
 
 from orchestrator.cluster.scratch import scratch_folder
 from tests import processes
+from tests.certificates import certificate, tls
 from tests.forked import ForkServer
 
 ROOT = Path(__file__).parents[1]
@@ -160,6 +161,14 @@ class Network:
         _ip("-n", namespace, "route", "add", "default", "dev", "eth0")
         self._hosts[host] = address
 
+    def close(self, host: str, but: Iterable[int]) -> None:
+        """Let a host reach no port of the others ``but`` some, as if a firewall stood before them."""
+        everywhere = ("to", "10.77.0.0/24")
+        for port in but:
+            _ip("-n", self.namespace(host), "rule", "add", "pref", "1", *everywhere, "ipproto", "tcp", "dport", str(port), "lookup", "main")
+        # Before the rules that are there.
+        _ip("-n", self.namespace(host), "rule", "add", "pref", "2", *everywhere, "unreachable")
+
     def unplug(self, host: str) -> None:
         """Cut the cable: what others send is lost without an answer, as when a machine loses power."""
         _ip("-n", self._switch, "link", "set", f"to-{host}", "down")
@@ -179,6 +188,8 @@ class NetworkCluster:
     network: Network
     token: str
     folder: Path
+    tls: Mapping[str, str] = field(default_factory=dict)
+    """Settings of Ray's processes, if they speak TLS with each other."""
 
     @property
     def head(self) -> str:
@@ -295,14 +306,14 @@ class NetworkCluster:
                 *options,
             ],
             namespace=host,
-            env=env,
+            env={**self.tls, **(env or {})},
         )
         if started.returncode:
             raise RuntimeError(f"Ray does not start on {host}:\n{started.stdout}{started.stderr}")
 
     def wait_for_nodes(self, count: int) -> None:
         """Wait until as many nodes have joined: ``ray start`` returns before."""
-        self.run([sys.executable, "-c", WAIT_FOR_NODES, self.gcs_address, str(count)]).check_returncode()
+        self.run([sys.executable, "-c", WAIT_FOR_NODES, self.gcs_address, str(count)], "head", self.tls).check_returncode()
 
     def logs(self, node: int) -> list[Path]:
         """The log files of a node."""
@@ -360,13 +371,23 @@ def scaling_cluster(most: int = 2) -> Iterator[NetworkCluster]:
 
 @contextmanager
 def network_cluster(
-    nodes: int = 3, cpus: float = 1, env: Mapping[str, str | None] | None = None, settings: Mapping[str, Any] = SOON
+    nodes: int = 3,
+    cpus: float = 1,
+    env: Mapping[str, str | None] | None = None,
+    settings: Mapping[str, Any] = SOON,
+    *,
+    encrypted: bool = False,
 ) -> Iterator[NetworkCluster]:
     """A cluster of ``nodes`` network namespaces, with a job server and a Ray client server on the head.
 
-    ``env`` is for Ray's processes, and what they start, on all nodes; ``settings`` are Ray's internal ones.
+    ``env`` is for Ray's processes, and what they start, on all nodes; ``settings`` are Ray's internal ones. If ``encrypted``, they speak
+    TLS with each other.
     """
     with _hosts((*(f"node{node}" if node else "head" for node in range(nodes)), "client")) as cluster:
+        if encrypted:
+            authority = certificate(cluster.folder, "authority")
+            certificate(cluster.folder, "machine", authority, map(cluster.network.address, cluster.network.hosts))
+            cluster.tls = tls(cluster.folder)
         cluster.start_node(0, cpus, {**{f"RAY_{name}": str(value) for name, value in settings.items()}, **(env or {})})
         with ThreadPoolExecutor() as threads:
             list(threads.map(lambda node: cluster.start_node(node, cpus, env), range(1, nodes)))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
 import http.server
-import ipaddress
 import os
 import socket
 import subprocess
@@ -13,12 +11,10 @@ import threading
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
 
 from orchestrator.cluster.scratch import scratch_folder
 from tests import forked
+from tests.certificates import certificate, tls
 from tests.processes import communicate, popen, run
 
 ROOT = Path(__file__).parents[2]
@@ -43,32 +39,6 @@ sys.stdin.read()
 """
 
 
-def certificate(folder, name, issuer=None):
-    """A key and a certificate for this machine's addresses, signed by ``issuer`` or by itself. Returns both and writes them."""
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    now = datetime.datetime.now(datetime.UTC)
-    builder = x509.CertificateBuilder().subject_name(subject).public_key(key.public_key()).serial_number(x509.random_serial_number())
-    builder = builder.not_valid_before(now - datetime.timedelta(hours=1)).not_valid_after(now + datetime.timedelta(days=1))
-    builder = builder.issuer_name(issuer[1].subject if issuer else subject)
-    builder = builder.add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
-    own = {ipaddress.ip_address(entry[4][0].partition("%")[0]) for entry in socket.getaddrinfo(socket.gethostname(), None)}
-    names = [x509.DNSName("localhost"), *(x509.IPAddress(a) for a in own | {ipaddress.ip_address("127.0.0.1"), _address()})]
-    builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-    made = builder.sign(issuer[0] if issuer else key, hashes.SHA256())
-    plain = (serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption())
-    (folder / f"{name}.key").write_bytes(key.private_bytes(*plain))
-    (folder / f"{name}.crt").write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    return key, made
-
-
-def _address():
-    """This machine's address, as Ray finds it."""
-    import ray
-
-    return ipaddress.ip_address(ray.util.get_node_ip_address())
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("access")
@@ -78,11 +48,6 @@ def folder(tmp_path_factory):
     certificate(folder, "stranger")
     (folder / "token").write_text("a1" * 32)
     return folder
-
-
-def tls(folder, authority="authority"):
-    files = {"SERVER_CERT": "machine.crt", "SERVER_KEY": "machine.key", "CA_CERT": f"{authority}.crt"}
-    return {"RAY_USE_TLS": "1", **{f"RAY_TLS_{name}": str(folder / file) for name, file in files.items()}}
 
 
 def token(folder):

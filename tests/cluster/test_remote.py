@@ -1,4 +1,7 @@
-"""Sweeps sent as jobs to a cluster on other machines, which share nothing with the one that sends them but the network."""
+"""Sweeps sent as jobs to a cluster on other machines, which share nothing with the one that sends them but the network.
+
+Those speak TLS with each other, and of their ports two alone are open: the job server's and MLflow's.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,8 @@ resources: {engine: batched}
 
 @pytest.fixture(scope="module")
 def cluster():
-    with network_cluster(nodes=2) as cluster:
+    with network_cluster(nodes=2, encrypted=True) as cluster:
+        cluster.network.close("client", but=(8265, 5000))
         yield cluster
 
 
@@ -149,6 +153,16 @@ def test_the_doctor_looks_at_every_node_from_outside(cluster, client, store, wor
     told = {check["name"]: check["found"] for check in checks}
     assert told["nodes"] == "all 2 answer"
     assert told["mlflow"] == f"every node reaches {store} and uploads to it"
+
+
+def test_from_where_ports_are_closed_or_without_certificates_nobody_joins(cluster, client, work):
+    joined = orchestrate(client, work, "submit", "grid.yaml", "--address", cluster.gcs_address)
+    assert joined.returncode == 3
+    assert joined.stderr.startswith(f"error: no Ray cluster answers at {cluster.gcs_address}: ")
+    command = [sys.executable, "-m", "orchestrator.cli.main", "doctor", "--address", cluster.gcs_address]
+    plain = cluster.run(command, "node1", {"PYTHONPATH": str(ROOT)}, cwd=work)
+    assert plain.returncode == 3
+    assert "if it wants TLS, set RAY_USE_TLS=1, RAY_TLS_CA_CERT" in plain.stdout
 
 
 def test_a_node_dies_cancel_from_outside_saves_and_resume_goes_on(cluster, client, store, work):
