@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 UNFINISHED = ".{}.{}.{}.unfinished"
 """The name of a database while it is made: its own, this machine's, and the process's number."""
+PROXIED = dict.fromkeys(("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD"), "false")
+"""Files go through a server, whose address was given to us: it would send us to its bucket, which may be where we cannot reach it."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def open_store(uri: str | None = None) -> Store:
     # Before MLflow is imported: no telemetry, and no run URLs on standard output, which may belong to ``--json``.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    for name, value in DEFAULTS.items():
+    for name, value in (*DEFAULTS.items(), *PROXIED.items()):
         os.environ.setdefault(name, value)
     resolved = resolve(uri)
     preflight.check(resolved)

@@ -22,7 +22,7 @@ from mlflow import MlflowClient
 from orchestrator.errors import TrackingUnavailable, UsageError
 from orchestrator.tracking import preflight
 from orchestrator.tracking.bounded import RETRIES, TIMEOUT, BoundedClient, call_seconds
-from orchestrator.tracking.store import Store, open_existing, open_store, translated
+from orchestrator.tracking.store import PROXIED, Store, open_existing, open_store, translated
 from orchestrator.tracking.uris import redact, resolve
 from tests.processes import communicate, popen
 
@@ -277,6 +277,19 @@ def test_credentials_are_sent(answer: tuple[str, dict[str, object]], monkeypatch
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "abc")
     open_store(uri.replace("me:secret@", ""))
     assert told["authorization"] == "Bearer abc"
+
+
+def test_files_come_from_the_server_and_not_from_its_bucket(answer: tuple[str, dict[str, object]], monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
+
+    for name in PROXIED:
+        monkeypatch.delenv(name, raising=False)
+    uri, told = answer
+    told["body"] = b'{"multipart_uploads_enabled": true, "multipart_downloads_enabled": true}'
+    open_store(uri)
+    files = MlflowArtifactsRepository("mlflow-artifacts:/1", tracking_uri=uri)
+    assert not files._is_multipart_download_enabled()
+    assert not files._is_multipart_upload_enabled()
 
 
 def test_servers_that_are_not_there() -> None:
