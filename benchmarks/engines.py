@@ -34,6 +34,9 @@ from workloads.trial import Trial, TrialSpec
 
 REPEATS = 3
 FOREVER = 1 << 40
+MOST_STARTS = 1024
+"""So many lanes start each from a place of their own; what starts anywhere takes as long."""
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,7 @@ def matrix_product_rate(dtype: torch.dtype) -> float:
     size = 1024
     a, b = (torch.randn(size, size, dtype=dtype) for _ in range(2))
     out = torch.empty_like(a)
-    return 2 * size**3 * _median_rate(lambda calls: [torch.mm(a, b, out=out) for _ in range(calls)], 0.3)
+    return 2 * size**3 * median_rate(lambda calls: [torch.mm(a, b, out=out) for _ in range(calls)], 0.3)
 
 
 def plain_rate(spec: TrialSpec) -> float:
@@ -145,14 +148,17 @@ def plain_rate(spec: TrialSpec) -> float:
             loss.backward()
             optimizer.step()
 
-    return _median_rate(steps, 0.3)
+    return median_rate(steps, 0.3)
 
 
-def engine_rate(spec: TrialSpec, count: int, engine: str, seconds: float, barrier: Any = None) -> tuple[float, float]:
-    """Trial-steps per second of ``count`` lanes on one core, and the seconds until the first step, compiling included."""
+def engine_rate(
+    spec: TrialSpec, count: int, engine: str, seconds: float, barrier: Any = None, device: torch.device = CPU
+) -> tuple[float, float]:
+    """Trial-steps per second of ``count`` lanes on one core, or on a GPU, and the seconds until the first step, compiling included."""
     torch.set_num_threads(1)
     preparer = Preparer({})
-    lanes = Lanes([preparer.prepare(Trial("", spec.model_copy(update={"seed": n}))) for n in range(count)], torch.device("cpu"))
+    starts = [preparer.prepare(Trial("", spec.model_copy(update={"seed": n}))) for n in range(min(count, MOST_STARTS))]
+    lanes = Lanes([starts[n % len(starts)] for n in range(count)], device)
     machine, never = create(engine), np.full(count, -np.inf)
 
     def steps(number: int) -> None:
@@ -167,10 +173,10 @@ def engine_rate(spec: TrialSpec, count: int, engine: str, seconds: float, barrie
     first = time.perf_counter() - began
     if barrier is not None:
         barrier.wait()
-    return count * _median_rate(steps, seconds), first
+    return count * median_rate(steps, seconds), first
 
 
-def _median_rate(work: Callable[[int], object], seconds: float) -> float:
+def median_rate(work: Callable[[int], object], seconds: float) -> float:
     """Repetitions per second: the number that takes about ``seconds`` is found first."""
     number = 1
     while True:

@@ -186,3 +186,14 @@ def pairs(*, trained: bool = False) -> list[tuple[str, str]]:
         for factorization, held in FACTORIZATIONS.items()
         if row.order in held.keys and not (trained and held.product is None)
     ]
+
+
+TRAINED = [(*pair, optimizer, loss) for pair in pairs(trained=True) for optimizer in OPTIMIZERS for loss in LOSSES]
+"""Every problem, factorization, optimizer and loss that go together: what each engine has to train as the plain loop does."""
+
+
+def beside(one: TrialSpec) -> TrialSpec:
+    """The trial of another lane, whose problem, start and step size differ."""
+    assert one.optimizer is not None
+    slower = one.optimizer.model_copy(update={"lr": one.optimizer.lr / 2})
+    return one.model_copy(update={"problem": one.problem.model_copy(update={"seed": 9}), "seed": 3, "optimizer": slower})

@@ -24,7 +24,7 @@ from orchestrator.grid.source import parse
 from orchestrator.planning.pack import Crew
 from orchestrator.planning.plan import make_plan
 from tests.contract import references
-from tests.contract.references import FACTORIZATIONS, INITS, LOSSES, OPTIMIZERS, PROBLEMS, SHAPES, pairs, spec
+from tests.contract.references import FACTORIZATIONS, INITS, LOSSES, OPTIMIZERS, PROBLEMS, SHAPES, TRAINED, beside, pairs, spec
 from tests.specs import trials
 from tests.workloads import oracle, test_measures
 from tests.workloads.test_engines import advance, lanes_of
@@ -44,7 +44,6 @@ GUIDE = (ROOT / "docs" / "grid.md").read_text()
 REFERENCES = {"problem": PROBLEMS, "factorization": FACTORIZATIONS, "init": INITS, "optimizer": OPTIMIZERS, "loss": LOSSES}
 REGISTRIES = {**KINDS, "loss": LOSS_KINDS}
 ROWS = [(part, kind) for part, kinds in REGISTRIES.items() for kind in kinds]
-TRAINED = [(*pair, optimizer, loss) for pair in pairs(trained=True) for optimizer in OPTIMIZERS for loss in LOSSES]
 STEPS = 60
 SCHEMA = jsonschema.Draft202012Validator(json_schema())
 
@@ -123,12 +122,7 @@ def test_every_engine_trains_as_the_plain_loop(problem, factorization, optimizer
     for engine in ("autograd", "batched", "fused"):
         if engine == "fused" and why_not_fused(one):
             continue
-        # Beside another lane, whose problem, start and step size differ.
-        seen = one.problem.model_copy(update={"seed": 9})
-        other = one.model_copy(
-            update={"problem": seen, "seed": 3, "optimizer": one.optimizer.model_copy(update={"lr": one.optimizer.lr / 2})}
-        )
-        lanes = advance(create(engine), lanes_of([one, other]), STEPS)
+        lanes = advance(create(engine), lanes_of([one, beside(one)]), STEPS)
         assert lanes.loss[0] == pytest.approx(truth.losses[-1], rel=1e-9), engine
         np.testing.assert_allclose(one.factorization.products(lanes.params)[0], truth.product, rtol=1e-8, atol=1e-12, err_msg=engine)
 

@@ -29,11 +29,12 @@ PART_FLOPS = 500_000
 
 
 class BatchedEngine:
-    """Trains R lanes side by side (`workloads.engines.base.Engine`)."""
+    """Trains R lanes side by side (`workloads.engines.base.Engine`). ``graphs``: on a GPU blocks of steps are replayed as graphs."""
 
     name = "batched"
 
-    def __init__(self) -> None:
+    def __init__(self, *, graphs: bool = True) -> None:
+        self._graphs = graphs
         self._parts: list[_Part] = []
         self._params: list[Tensor] | None = None
 
@@ -42,7 +43,7 @@ class BatchedEngine:
         """See `workloads.engines.base.Engine.advance`. Each part goes on until one of its lanes has arrived."""
         if self._params is not lanes.params:
             self.release()
-            self._parts = [_Part(lanes, slice(start, stop)) for start, stop in pairwise(_cuts(lanes))]
+            self._parts = [_Part(lanes, slice(start, stop), self._graphs) for start, stop in pairwise(_cuts(lanes))]
             self._params = lanes.params
         reached = np.zeros(len(lanes), dtype=np.bool_)
         for part in self._parts:
@@ -110,7 +111,7 @@ class _Steps:
 class _Part:
     """Some neighbouring lanes, advanced many steps before the next ones."""
 
-    def __init__(self, lanes: Lanes, where: slice) -> None:
+    def __init__(self, lanes: Lanes, where: slice, graphs: bool) -> None:
         self.lanes, self.where = lanes, where
         self.steps = _Steps(lanes, where)
         self.tensors = [t[where] for t in lanes.tensors]
@@ -123,7 +124,7 @@ class _Part:
         """Sums of squared residuals of the present parameters, once ``fresh``."""
         self.fresh = False
         self.block = 1
-        self.graphs: dict[int, torch.cuda.CUDAGraph | None] | None = {} if lanes.device.type == "cuda" else None
+        self.graphs: dict[int, torch.cuda.CUDAGraph | None] | None = {} if graphs and lanes.device.type == "cuda" else None
 
     def advance(self, until_step: NDArray[np.int64], until_loss: NDArray[np.float64], limit: int) -> NDArray[np.bool_]:
         """`BatchedEngine.advance` for these lanes."""

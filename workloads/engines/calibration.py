@@ -16,8 +16,6 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from platformdirs import user_cache_path
-
 from workloads.engines.rates import DEFAULTS, Rates
 
 if TYPE_CHECKING:
@@ -48,6 +46,9 @@ class Machine:
 
 def cache_file() -> Path:
     """Where measured rates are kept: ``orchestrate/rates.json`` in the user's cache folder."""
+    # Whoever measures without keeping needs nothing but torch.
+    from platformdirs import user_cache_path
+
     return user_cache_path("orchestrate") / "rates.json"
 
 
@@ -67,7 +68,7 @@ def measured_rates(device: torch.device, name: str, timer: Timer | None = None) 
     """Return the rates of ``device``, called ``name``: those kept, or measured now, by ``timer`` or else `step_timed`, and kept."""
     rates = known_rates(device.type, name)
     if rates is None:
-        rates = _probe(device, name, timer or step_timed)
+        rates = probe(device, name, timer or step_timed)
         # A home that cannot be written to costs a probe each time, not the sweep.
         with suppress(OSError):
             _keep(_key(device.type, name), rates)
@@ -111,8 +112,8 @@ def _keep(key: str, rates: Rates) -> None:
     part.replace(path)
 
 
-def _probe(device: torch.device, name: str, timer: Timer) -> Rates:
-    """Time engines on problems that each show one constant above all."""
+def probe(device: torch.device, name: str, timer: Timer) -> Rates:
+    """Return the rates of ``device``, called ``name``, from the times of engines on problems that each show one constant above all."""
     import torch
 
     from workloads.engines.choice import why_not_fused

@@ -42,9 +42,14 @@ def _seconds(engine: str, specs: Sequence[TrialSpec], steps: Sequence[int], rate
         assert kernel is not None, "asked of what has a kernel"
         return kernel.seconds(specs, steps, rates)
     products = spec.factorization.cost(spec.shape).products
-    per_step = rates.call * (products + 2 * len(spec.factor_shapes) + 5)
+    per_step = rates.call * calls(spec)
     precision = ITEM_BYTES[spec.dtype] / 8
     return longest * per_step + total * (products * rates.product + lane_cost(spec).flops * rates.batched * precision)
+
+
+def calls(spec: TrialSpec) -> int:
+    """Return about how many calls into PyTorch a step of the batched engine takes: on a GPU each starts a kernel."""
+    return spec.factorization.cost(spec.shape).products + 2 * len(spec.factor_shapes) + 5
 
 
 def splits_well(

@@ -1,0 +1,28 @@
+"""Trials of every kind at a size that counts: those whose memory is held to what is planned."""
+
+from __future__ import annotations
+
+from tests.contract.references import FACTORIZATIONS, LARGER, LOSSES, OPTIMIZERS, pairs, spec
+from workloads.trial import TrialSpec
+
+SIZES = {
+    **{"-".join((*pair, loss)): spec(*pair, loss=loss) for pair in pairs() for loss in LOSSES},
+    **{
+        f"{factorization}-{optimizer}": spec("matrix_completion" if 2 in row.keys else "tensor_completion", factorization, optimizer)
+        for factorization, row in FACTORIZATIONS.items()
+        for optimizer in OPTIMIZERS
+        if row.product is not None
+    },
+    "float32": spec("matrix_completion", "deep_matrix", dtype="float32"),
+    "depth1": spec("matrix_completion", "deep_matrix", loss="mse", keys={"depth": 1}),
+    "large": spec("tensor_completion", "cp", keys={"components": 100}),
+}
+"""A small trial for each way of taking memory."""
+
+
+def larger(name: str, count: int) -> list[TrialSpec]:
+    """Trials at a size that counts, with a data set of their own each: nothing is shared."""
+    one = SIZES[name]
+    shape = FACTORIZATIONS[one.factorization.kind].shape(len(one.shape), LARGER)
+    problem = one.problem.model_copy(update={"shape": shape, "observed": 45})
+    return [one.model_copy(update={"seed": n, "problem": problem.model_copy(update={"seed": n})}) for n in range(count)]
