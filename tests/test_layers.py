@@ -118,6 +118,7 @@ def test_the_check_itself_finds_offenders(path, source):
         ("from orchestrator.cli.main import cli; cli.main(['status', '--help'], standalone_mode=False)", {"torch", "ray", "mlflow", "pandas"}),
         ("import orchestrator.sweeps.submit, orchestrator.cluster.pool, orchestrator.cluster.connection", {"torch", "ray", "mlflow"}),
         ("import orchestrator.tracking.write.writer, orchestrator.tracking.read.queries", {"mlflow", "torch", "ray"}),
+        ("from benchmarks.gpu import __main__, running; import torch; [section.cases(torch.device('cpu'))[0].look() for section in map(running.SECTIONS.get, ('limits', 'speed', 'halving'))]", {"ray", "mlflow", "click", "yaml", "pandas", "pyarrow", "scipy", "platformdirs", "fsspec", "safetensors", "psutil", "rich", "pytest"}),
     ],
 )  # fmt: skip
 def test_what_starts_fast_imports_nothing_heavy(statement, light):
