@@ -66,6 +66,10 @@ def rates(device: torch.device) -> Rates:
     return probe(device, device.type, step_timed)
 
 
+def _constant(device: torch.device, name: str) -> float:
+    return float(getattr(rates(device), name))
+
+
 def limit(spec: TrialSpec, lanes: int, engine: str, device: torch.device) -> tuple[float, str]:
     """Seconds that a step of ``lanes`` takes at least, and what bounds it.
 
@@ -120,7 +124,7 @@ def _cases(device: torch.device) -> Sequence[Case]:
         Case("launch of a kernel in a graph" if device.type == "cuda" else "call", said(partial(launch_seconds, device), "µs", 1e-6))
     )
     constants = ("call", "product", "batched", "fused", "latency")
-    found += [Case(f"cost model: {name}", said(lambda name=name: getattr(rates(device), name), "ns", 1e-9)) for name in constants]
+    found += [Case(f"cost model: {name}", said(partial(_constant, device, name), "ns", 1e-9)) for name in constants]
     return found
 
 
