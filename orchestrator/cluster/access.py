@@ -77,7 +77,9 @@ def _refusal(address: str, certificates: list[bytes] | None) -> str:
 
     token = private.token_header()
     credentials = grpc.ssl_channel_credentials(*certificates) if certificates else None
-    with grpc.secure_channel(address, credentials) if credentials else grpc.insecure_channel(address) as channel:
+    # As Ray does: on many a cluster the web is reached through a proxy, which knows nothing of nodes.
+    options = (("grpc.enable_http_proxy", 0),)
+    with grpc.secure_channel(address, credentials, options) if credentials else grpc.insecure_channel(address, options) as channel:
         try:
             channel.unary_unary(CHECK_ALIVE)(b"", metadata=token, timeout=PROBE_SECONDS)
         except grpc.RpcError as error:

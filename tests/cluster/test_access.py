@@ -103,6 +103,14 @@ def test_settings_that_a_plain_cluster_does_not_take(cluster_address, folder):
     explained(submit(folder, cluster_address, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "b2" * 32}), "it does not accept this token")
 
 
+@pytest.mark.cluster
+def test_a_head_is_asked_directly_whatever_the_web_is_reached_through(cluster_address, folder):
+    proxy = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
+    explained(
+        submit(folder, cluster_address, proxy | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "b2" * 32}), "it does not accept this token"
+    )
+
+
 def test_a_file_of_tls_that_is_missing_is_named(folder):
     settings = tls(folder) | {"RAY_TLS_SERVER_KEY": str(folder / "nowhere.key")}
     done = submit(folder, "127.0.0.1:6379", settings)
