@@ -66,6 +66,37 @@ def storage_option(command: Command) -> Command:
     return click.option("--storage", metavar="DIR_OR_URL", help=text)(command)
 
 
+def workers_option(command: Command) -> Command:
+    """``--workers``."""
+    text = "Packs that run at once [default: as many as there is room for]."
+    return click.option("--workers", type=click.IntRange(min=1), metavar="N", help=text)(command)
+
+
+def every_option(command: Command) -> Command:
+    """``--checkpoint-every``."""
+    return click.option(
+        "--checkpoint-every",
+        "every",
+        type=click.FloatRange(min=0.1),
+        default=30.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="Time between checkpoints: less where they are cheap, more where they would take over 2 % of the time.",
+    )(command)
+
+
+def patience_option(command: Command) -> Command:
+    """``--patience``."""
+    return click.option(
+        "--patience",
+        type=click.FloatRange(min=0.0),
+        default=120.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="How long to wait, once all is computed, for an MLflow that takes nothing.",
+    )(command)
+
+
 def running_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Return what commands that run trials share, as one `orchestrator.options.Options` called ``options``, and ``--detach``."""
 
@@ -76,28 +107,8 @@ def running_options(command: Callable[..., Any]) -> Callable[..., Any]:
         given = {name: rest.pop(name) for name in ("tracking_uri", "storage", "workers", "every", "patience")}
         return command(options=Options(address or os.environ.get("RAY_ADDRESS"), **given), **rest)
 
-    every = click.option(
-        "--checkpoint-every",
-        "every",
-        type=click.FloatRange(min=0.1),
-        default=30.0,
-        show_default=True,
-        metavar="SECONDS",
-        help="Time between checkpoints: less where they are cheap, more where they would take over 2 % of the time.",
-    )
-    patience = click.option(
-        "--patience",
-        type=click.FloatRange(min=0.0),
-        default=120.0,
-        show_default=True,
-        metavar="SECONDS",
-        help="How long to wait, once all is computed, for an MLflow that takes nothing.",
-    )
-    workers = click.option(
-        "--workers", type=click.IntRange(min=1), metavar="N", help="Packs that run at once [default: as many as there is room for]."
-    )
     detach = click.option("--detach", is_flag=True, help="With --address http://…: come back once the sweep is on its way.")
-    return address_option(tracking_option(storage_option(workers(detach(every(patience(run)))))))
+    return address_option(tracking_option(storage_option(workers_option(detach(every_option(patience_option(run)))))))
 
 
 def json_option(command: Command) -> Command:

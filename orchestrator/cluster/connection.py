@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
 from orchestrator.cluster import private
 from orchestrator.cluster.access import check_access
-from orchestrator.cluster.scratch import scratch_folder
+from orchestrator.cluster.scratch import scratch_folder, socket_base
 from orchestrator.errors import RayUnavailable, one_line
 
 STARTS = 4
@@ -21,8 +19,6 @@ SLOW_START = "timed out during startup"
 """What Ray says then."""
 OTHER_VERSIONS = "Version mismatch"
 """What it says, over several lines, of a cluster of other versions."""
-SOCKET_BYTES = 107 - len("/orchestrate-12345678/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store_1")
-"""How long the path of a folder may be in which an embedded Ray makes its sockets: the kernel takes names of 107 bytes."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +74,7 @@ class Cluster:
         with ExitStack() as stack:
             try:
                 if address == "local":
-                    folder = stack.enter_context(scratch_folder(_socket_base()))
+                    folder = stack.enter_context(scratch_folder(socket_base()))
                     # Ray's session and all that its processes leave behind is in there, and goes with it.
                     options["_temp_dir"] = str(folder)
                     stack.callback(ray.shutdown)
@@ -142,11 +138,6 @@ def _start(options: dict[str, Any]) -> None:
                 raise RuntimeError(f"it did not start in {STARTS} times half a minute: is the machine too busy?") from error
         else:
             return
-
-
-def _socket_base() -> Path | None:
-    """Where an embedded Ray's folder is made: `None` for the usual place for temporary files, unless its path is too long for sockets."""
-    return Path("/tmp") if len(os.fsencode(tempfile.gettempdir())) > SOCKET_BYTES else None  # noqa: S108
 
 
 @contextmanager

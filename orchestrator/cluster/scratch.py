@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from filelock import FileLock, Timeout
 PREFIX = "orchestrate-"
 LOCK = "lock"
 """The file in a folder that its owner holds locked. The operating system lets go of it when the owner dies."""
+SOCKET_BYTES = 107 - len("/orchestrate-12345678/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store_1")
+"""How long the path of a folder may be in which Ray makes its sockets: the kernel takes names of 107 bytes."""
 
 
 @contextmanager
@@ -41,3 +44,8 @@ def remove_abandoned(base: Path) -> None:
         # Another user's cannot be opened; another process may be removing it, too.
         with suppress(Timeout, OSError), FileLock(path, timeout=0):
             shutil.rmtree(path.parent, ignore_errors=True)
+
+
+def socket_base() -> Path | None:
+    """Return where to make a folder for Ray: `None` for the usual place for temporary files, unless its path is too long for sockets."""
+    return Path("/tmp") if len(os.fsencode(tempfile.gettempdir())) > SOCKET_BYTES else None  # noqa: S108
