@@ -6,6 +6,7 @@ OrchestratorError             exit code
 │   └── BusyError                 another process is at it
 └── UnavailableError          3   something outside cannot be used
     ├── RayUnavailable            the Ray cluster
+    ├── SlurmUnavailable          Slurm
     ├── TrackingUnavailable       the MLflow store
     ├── LeaseLost                 the experiment: another process has taken over
     └── StorageUnavailable        a folder or object store
@@ -58,6 +59,10 @@ class UnavailableError(OrchestratorError):
 
 class RayUnavailable(UnavailableError):
     """The Ray cluster cannot be reached, or lacks the resources asked for."""
+
+
+class SlurmUnavailable(UnavailableError):
+    """There is no Slurm here, or it cannot be reached."""
 
 
 class TrackingUnavailable(UnavailableError):

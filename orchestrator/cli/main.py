@@ -29,7 +29,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 LEAVING_SECONDS = 5.0
 """How long what libraries do at the end of a process may take after an error or a signal."""
 FIRST = (
-    *("submit", "resume", "cancel", "logs", "sync", "plan", "status", "list"),
+    *("submit", "resume", "cancel", "logs", "sync", "plan", "slurm", "status", "list"),
     *("runs", "history", "figures", "verify", "compare", "ui", "schema", "doctor"),
 )
 """The order in which help lists commands. Those that are not here come last."""

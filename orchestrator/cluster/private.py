@@ -24,6 +24,16 @@ def running_address() -> str:
         return ""
 
 
+def alive_nodes(address: str) -> int:
+    """Return how many nodes the head at ``address`` has, without joining its cluster; none if it does not say."""
+    import ray
+
+    try:
+        return sum(node.state == 0 for node in ray._raylet.GcsClient(address).get_all_node_info().values())
+    except Exception:  # Ray raises what it likes where a head is busy or gone
+        return 0
+
+
 def token_header() -> list[tuple[str, str]]:
     """Return the header by which Ray shows its token; empty where it has none, or is not to show it."""
     import ray

@@ -19,6 +19,7 @@ SOURCE = Path(inspect.getfile(private)).read_text()
     ("owner", "name"),
     [
         ("ray._raylet.Config", "initialize"),
+        ("ray._raylet", "GcsClient"),
         ("ray._private.services", "canonicalize_bootstrap_address"),
         ("ray._raylet.AuthenticationTokenLoader", "instance"),
         ("ray._private.utils", "set_sigterm_handler"),
@@ -52,6 +53,7 @@ def test_on_a_cluster(cluster_address):
     with Cluster.connect(cluster_address) as cluster:
         assert signal.getsignal(signal.SIGTERM) is handler, "Ray installs its handler of SIGTERM in another way"
         assert cluster.scales is False
+        assert private.alive_nodes(cluster_address) == 1
         status = ray._private.worker.global_worker.gcs_client.internal_kv_get(b"__autoscaling_status", None)
         assert status is None or isinstance(status, bytes), "the autoscaler leaves its status elsewhere"
         header = dict(private.token_header())
