@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any, Self
 
 from orchestrator.cluster import private
@@ -13,6 +16,8 @@ from orchestrator.cluster.access import check_access
 from orchestrator.cluster.scratch import scratch_folder, socket_base
 from orchestrator.errors import RayUnavailable, one_line
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Those that end a process."""
 STARTS = 4
 """How often an embedded Ray is started that takes too long to."""
 SLOW_START = "timed out during startup"
@@ -77,11 +82,11 @@ class Cluster:
                     folder = stack.enter_context(scratch_folder(socket_base()))
                     # Ray's session and all that its processes leave behind is in there, and goes with it.
                     options["_temp_dir"] = str(folder)
-                    stack.callback(ray.shutdown)
+                    stack.callback(_shut_down)
                     with _environment("TMPDIR", str(folder)), private.own_signals():
                         _start(options)
                 else:
-                    stack.callback(ray.shutdown)
+                    stack.callback(_shut_down)
                     with private.own_signals():
                         ray.init(address=address, **options)
                 there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -110,6 +115,41 @@ def _set_up_environment() -> None:
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^")
     # A worker that asks for no GPU must see none.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
+
+
+def _shut_down() -> None:
+    """Disconnect, and end an embedded cluster. Interrupted in it, Ray ends the process by SIGABRT when it is asked again at the exit."""
+    import ray
+
+    # Signals are heard in the main thread alone.
+    main = threading.current_thread() is threading.main_thread()
+    with ExitStack() as stack:
+        if main:
+            stack.enter_context(_signals_later())
+        ray.shutdown()
+
+
+@contextmanager
+def _signals_later() -> Iterator[None]:
+    """Hear a signal that ends processes when this is over; a second one ends this one at once."""
+    heard: list[int] = []
+
+    def hear(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        if heard:
+            os._exit(128 + number)
+        heard.append(number)
+
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number, handler in before.items():
+        if callable(handler):
+            signal.signal(number, hear)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if heard:
+            signal.raise_signal(heard[0])
 
 
 def _words(error: Exception) -> str:

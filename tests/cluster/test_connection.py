@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 import ray
@@ -57,3 +58,26 @@ def test_what_else_is_wrong_is_said_at_once_in_one_line(starts, kind):
         Cluster.connect("local")
     assert len(str(caught.value).splitlines()) == 1
     assert starts == [None]
+
+
+def test_a_signal_while_ray_ends_is_heard_when_it_has(starts, monkeypatch):
+    ended = []
+
+    def shutdown():
+        os.kill(os.getpid(), signal.SIGTERM)
+        ended.append(True)
+
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    starts.append(None)
+    monkeypatch.setattr(ray, "shutdown", shutdown)
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        cluster = Cluster.connect("local")
+        with pytest.raises(KeyboardInterrupt):
+            cluster.__exit__()
+        assert ended == [True]
+        assert signal.getsignal(signal.SIGTERM) is interrupt
+    finally:
+        signal.signal(signal.SIGTERM, before)
