@@ -182,12 +182,16 @@ def test_what_slurm_puts_back_by_itself_goes_on_and_what_is_cancelled_ends(work,
 
 @pytest.mark.slow
 def test_at_the_time_limit_it_is_saved_and_goes_on_when_its_turn_comes_again(work, cluster):
-    job = work.submit("limited", "--time", "3", "--margin", "30")
+    job = work.submit("limited", "--time", "30", "--margin", "60")
     work.await_held("limited", job)
+    # However long it has taken until here, the limit is a minute or two away.
+    hours, minutes, _ = map(int, cluster.job(job)["RunTime"].split(":"))
+    cluster.run("scontrol", "update", f"jobid={job}", f"timelimit={60 * hours + minutes + 2}")
     eventually(lambda: cluster.job(job)["JobState"] == "PENDING", lambda: work.log(job), every=0.5)
     eventually(lambda: not of_job(job), lambda: of_job(job), seconds=60)
     assert "interrupted with 8 trials to go" in work.log(job)
     assert "the job goes back into the queue" in work.log(job)
+    cluster.run("scontrol", "update", f"jobid={job}", "timelimit=30")
     work.gate("limited").touch()
     work.restart(job)
     work.check("limited", job)
