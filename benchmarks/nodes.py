@@ -16,6 +16,7 @@ import resource
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,8 +53,11 @@ fixed:
 """
 
 
-def idle_worker(events: int) -> type[RemoteWorker]:
-    """Return a class of workers that say ``events`` times that they have come further, and then that their trials have failed."""
+def idle_worker(events: int, gate: Path) -> type[RemoteWorker]:
+    """Return a class of workers that say ``events`` times that they have come further, and then that their trials have failed.
+
+    None begins before the file ``gate`` is there.
+    """
 
     class Idle(RemoteWorker):
         def __init__(self, cpus: float, gpus: float) -> None:
@@ -71,6 +75,8 @@ def idle_worker(events: int) -> type[RemoteWorker]:
         def run(
             self, pack: Pack, recording: Recording, files: Mapping[str, bytes], checkpointing: Checkpointing | None
         ) -> Iterator[WorkerEvent]:
+            while not gate.exists():
+                time.sleep(0.05)
             for _ in range(events):
                 yield Progress(1000, len(pack.trials))
             if self._asked.is_set():
@@ -81,18 +87,21 @@ def idle_worker(events: int) -> type[RemoteWorker]:
     return Idle
 
 
-def measured(cluster: Any, count: int, packs: int, events: int) -> dict[str, Any]:
+def measured(cluster: Any, count: int, packs: int, events: int, gate: Path) -> dict[str, Any]:
     """Return a row of the table: a sweep of so many ``packs`` a node, on a cluster of ``count`` nodes to which we are connected."""
+    seen = before = 0
+    used = first = up = 0.0
     (pack,) = make_plan(parse_grid(GRID).trials, NOTHING, "batched", [Crew(1)]).packs
     board: Board[Any] = Board([replace(pack, name=f"pack-{n}", key=f"{n}") for n in range(packs * count)], time.monotonic)
     began = time.perf_counter()
-    with Workers([(Allotment(1, 0), count)], worker=idle_worker(events)) as workers:
-        seen, used, first = 0, 0.0, 0.0
+    with Workers([(Allotment(1, 0), count)], worker=idle_worker(events, gate)) as workers:
         for _, event in workers.run(board, NOTHING, {}):
             if event is not None:
                 seen += 1
             if not first and len(workers._actors.machines) == count:
-                up, first, before, used = time.perf_counter() - began, time.perf_counter(), seen, _processor_seconds()
+                up, before = time.perf_counter() - began, seen
+                gate.touch()
+                first, used = time.perf_counter(), _processor_seconds()
         seconds = time.perf_counter() - first
         through = max(seen - before, 1)
         used = _processor_seconds() - used
@@ -117,10 +126,13 @@ def _processor_seconds() -> float:
 
 
 def _node_megabytes(cluster: Any) -> float:
-    """Return what the processes of the last node take that nobody else shares, in MB."""
-    started = [info.process.pid for infos in list(cluster.worker_nodes)[-1].all_processes.values() for info in infos]
-    below = [child for pid in started for child in psutil.Process(pid).children(recursive=True) if "Idle" not in " ".join(child.cmdline())]
-    return sum(process.memory_full_info().uss for process in [*map(psutil.Process, started), *below]) / 1e6
+    """Return what the processes of the last node take that nobody else shares, in MB. Its worker is none of Ray's."""
+    started = [psutil.Process(info.process.pid) for infos in list(cluster.worker_nodes)[-1].all_processes.values() for info in infos]
+    taken = 0
+    for process in [*started, *(child for parent in started for child in parent.children(recursive=True))]:
+        with suppress(psutil.Error):
+            taken += 0 if "Idle" in " ".join(process.cmdline()) else process.memory_full_info().uss
+    return taken / 1e6
 
 
 def main() -> None:
@@ -147,7 +159,7 @@ def main() -> None:
                     cluster.add_node(wait=False, num_cpus=1, object_store_memory=STORE_BYTES, temp_dir=str(folder))
                 there = count
                 cluster.wait_for_nodes(timeout=300)
-                rows.append(measured(cluster, count, args.packs, args.events))
+                rows.append(measured(cluster, count, args.packs, args.events, folder / f"gate-{count}"))
                 print(rows[-1], flush=True)
         finally:
             ray.shutdown()
