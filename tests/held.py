@@ -28,6 +28,21 @@ from workloads.training.trial_state import Paused
 GATE = "ORCHESTRATE_TEST_GATE"
 HELD_SECONDS = 480.0
 """After these a worker goes on in any case: the test has failed."""
+LONG = """
+name: long
+fixed:
+  problem: {kind: matrix_completion, target: {rank: 1, frobenius: 8}, observed: 40}
+  factorization: {kind: deep_matrix, depth: 3}
+  init: {kind: gaussian, scale: 1e-2}
+  optimizer: {kind: gd, lr: 1e-5}
+  stop: {steps: 20000}
+grid:
+  problem.shape: [[8, 8], [9, 9]]
+seeds: 4
+record: {points: 20, measures: [nuclear]}
+resources: {engine: batched}
+"""
+"""A checkpoint is made after a tenth of a second: workers hold there, long before the end on any machine."""
 
 
 class HeldAtCheckpoint(RemoteWorker):

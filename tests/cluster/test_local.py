@@ -13,28 +13,13 @@ import pytest
 
 from tests.clusters import local_cluster, no_network_cluster, scaling_cluster
 from tests.forked import PROGRAM, Forked
-from tests.held import GATE
+from tests.held import GATE, LONG
 from tests.processes import communicate, eventually
 
 pytestmark = pytest.mark.cluster
 
 ROOT = Path(__file__).parents[2]
 HELD = "tests.held"
-# A checkpoint is made after a tenth of a second: workers hold there, long before the end on any machine.
-LONG = """
-name: long
-fixed:
-  problem: {kind: matrix_completion, target: {rank: 1, frobenius: 8}, observed: 40}
-  factorization: {kind: deep_matrix, depth: 3}
-  init: {kind: gaussian, scale: 1e-2}
-  optimizer: {kind: gd, lr: 1e-5}
-  stop: {steps: 20000}
-grid:
-  problem.shape: [[8, 8], [9, 9]]
-seeds: 4
-record: {points: 20, measures: [nuclear]}
-resources: {engine: batched}
-"""
 SHORT = LONG.replace("long", "short").replace("20000", "200").replace("seeds: 4", "seeds: 5")
 
 

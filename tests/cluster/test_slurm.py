@@ -21,31 +21,17 @@ from orchestrator.cluster.slurm.script import Request, script_of, seconds_of
 from orchestrator.errors import RayUnavailable, UsageError
 from tests import processes
 from tests.cli.commands import call
+from tests.held import LONG
 from tests.processes import eventually
 
 ROOT = Path(__file__).parents[2]
-# A checkpoint is made after a tenth of a second: workers hold there, long before the end on any machine.
-GRID = """
-name: long
-fixed:
-  problem: {kind: matrix_completion, target: {rank: 1, frobenius: 8}, observed: 40}
-  factorization: {kind: deep_matrix, depth: 3}
-  init: {kind: gaussian, scale: 1e-2}
-  optimizer: {kind: gd, lr: 1e-5}
-  stop: {steps: 20000}
-grid:
-  problem.shape: [[8, 8], [9, 9]]
-seeds: 4
-record: {points: 20, measures: [nuclear]}
-resources: {engine: batched}
-"""
 
 
 @pytest.fixture
 def folder(tmp_path):
     work = tmp_path / "work"
     work.mkdir()
-    (work / "grid.yaml").write_text(GRID)
+    (work / "grid.yaml").write_text(LONG)
     return work
 
 
