@@ -64,7 +64,7 @@ class Cluster:
             os.environ.setdefault("RAY_AUTH_MODE", "token")
             _set_up_environment()
         else:
-            check_cluster(address)
+            check_reachable(address)
         import ray
 
         if address == "local":
@@ -102,7 +102,7 @@ class Cluster:
         self._stack.close()
 
 
-def check_cluster(address: str) -> None:
+def check_reachable(address: str) -> None:
     """Check that a cluster answers at ``address`` and lets us in, without joining it. Raises as `Cluster.connect` does."""
     _set_up_environment()
     check_access(address)
@@ -136,7 +136,7 @@ def _signals_later() -> Iterator[None]:
 
     def hear(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
         if heard:
-            os._exit(128 + number)
+            os._exit(128 + signal.SIGINT)
         heard.append(number)
 
     before = {number: signal.getsignal(number) for number in SIGNALS}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from orchestrator.cluster import probe
@@ -16,7 +16,7 @@ CLOCK_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
-class Node:
+class NodeReport:
     """A node of the cluster: its id, its address with its host's name, the GPUs that it offers, and what `probe.look` found there.
 
     ``failure`` says why nothing was found; ``ahead`` is by how many seconds its clock is ahead of ours, as far as that can be told.
@@ -30,7 +30,7 @@ class Node:
     ahead: float = 0.0
 
 
-def ask_nodes(asked: Mapping[str, Any], seconds: float = LOOK_SECONDS) -> list[Node]:
+def ask_nodes(asked: Mapping[str, Any], seconds: float = LOOK_SECONDS) -> list[NodeReport]:
     """Let every node that is up look at itself, all at once, for ``seconds`` at most. This process is connected to their cluster."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -39,7 +39,7 @@ def ask_nodes(asked: Mapping[str, Any], seconds: float = LOOK_SECONDS) -> list[N
     ray.cloudpickle.register_pickle_by_value(probe)
     looking, telling = ray.remote(probe.look), ray.remote(probe.clock)
     nodes = [
-        Node(node["NodeID"], f"{node['NodeManagerAddress']} ({node['NodeManagerHostname']})", node["Resources"].get("GPU", 0.0))
+        NodeReport(node["NodeID"], f"{node['NodeManagerAddress']} ({node['NodeManagerHostname']})", node["Resources"].get("GPU", 0.0))
         for node in ray.nodes()
         if node["Alive"]
     ]
@@ -53,19 +53,19 @@ def ask_nodes(asked: Mapping[str, Any], seconds: float = LOOK_SECONDS) -> list[N
     return [_timed(node, telling.options(**options)) if not node.failure else node for node, options in zip(looked, there, strict=True)]
 
 
-def _looked(node: Node, answer: Any, seconds: float) -> Node:
+def _looked(node: NodeReport, answer: Any, seconds: float) -> NodeReport:
     import ray
 
     try:
-        return Node(node.id, node.name, node.gpus, ray.get(answer, timeout=0.1))
+        return replace(node, found=ray.get(answer, timeout=0.1))
     except ray.exceptions.GetTimeoutError:
-        return Node(node.id, node.name, node.gpus, failure=f"has not answered for {seconds:g} s; `ray status` on the head says how it is")
+        return replace(node, failure=f"has not answered for {seconds:g} s; `ray status` on the head says how it is")
     except Exception as error:  # of Ray's, or what a process there raises that has other packages
         first = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-        return Node(node.id, node.name, node.gpus, failure=f"runs nothing: {one_line(first)}")
+        return replace(node, failure=f"runs nothing: {one_line(first)}")
 
 
-def _timed(node: Node, telling: Any) -> Node:
+def _timed(node: NodeReport, telling: Any) -> NodeReport:
     """Return the node with how far its clock is ahead, at least: what may have passed on the way counts for it."""
     import ray
 
@@ -76,4 +76,4 @@ def _timed(node: Node, telling: Any) -> Node:
         return node
     after = time.time()
     ahead = there - after if there > after else min(0.0, there - before)
-    return Node(node.id, node.name, node.gpus, node.found, ahead=ahead)
+    return replace(node, ahead=ahead)

@@ -10,7 +10,7 @@ from typing import Any
 
 from orchestrator.cluster.connection import Cluster
 from orchestrator.cluster.jobs import SECRETS
-from orchestrator.cluster.nodes import Node, ask_nodes
+from orchestrator.cluster.nodes import NodeReport, ask_nodes
 from orchestrator.cluster.probe import versions
 from orchestrator.diagnosis.check import Check
 from orchestrator.diagnosis.machine import gpu_names
@@ -51,7 +51,7 @@ def check_cluster(
         yield from judged(nodes, asked, client or versions())
 
 
-def judged(nodes: Sequence[Node], asked: Mapping[str, Any], client: Mapping[str, str]) -> Iterator[Check]:
+def judged(nodes: Sequence[NodeReport], asked: Mapping[str, Any], client: Mapping[str, str]) -> Iterator[Check]:
     """Yield what to think of what nodes have found: a line for each thing where all is well, or one for each node where it is not."""
     yield from _each("nodes", nodes, lambda node: node.failure, f"all {len(nodes)} answer" if len(nodes) != 1 else "it answers")
     answered = [node for node in nodes if not node.failure]
@@ -67,7 +67,7 @@ def judged(nodes: Sequence[Node], asked: Mapping[str, Any], client: Mapping[str,
     yield from _each("clocks", answered, _skew, f"within {SKEW_SECONDS:g} s of this machine's")
 
 
-def _each(name: str, nodes: Sequence[Node], judge: Callable[[Node], str], fine: str) -> Iterator[Check]:
+def _each(name: str, nodes: Sequence[NodeReport], judge: Callable[[NodeReport], str], fine: str) -> Iterator[Check]:
     wrong = [(node, words) for node in nodes if (words := judge(node))]
     if not wrong:
         yield Check(name, True, fine)
@@ -84,7 +84,7 @@ def _other_versions(there: Mapping[str, str], client: Mapping[str, str]) -> str:
     return "; ".join(words) + advice if words else ""
 
 
-def _missing_gpus(node: Node) -> str:
+def _missing_gpus(node: NodeReport) -> str:
     found = node.found["gpus"]
     if isinstance(found, str):
         return f"torch sees no GPU: {one_line(found)}"
@@ -93,18 +93,18 @@ def _missing_gpus(node: Node) -> str:
     return ""
 
 
-def _all_gpus(nodes: Sequence[Node]) -> str:
+def _all_gpus(nodes: Sequence[NodeReport]) -> str:
     found = [gpu for node in nodes if not isinstance(node.found["gpus"], str) for gpu in node.found["gpus"]]
     offered = sum(node.gpus for node in nodes)
     unused = f"; Ray offers {offered:g} of them: start it with --num-gpus" if offered < len(found) else ""
     return f"torch sees {gpu_names(found)}{unused}" if found else "none, and none offered"
 
 
-def _storage(node: Node) -> str:
+def _storage(node: NodeReport) -> str:
     return one_line(redact(node.found["storage"]))
 
 
-def _shared(nodes: Sequence[Node], url: str) -> str:
+def _shared(nodes: Sequence[NodeReport], url: str) -> str:
     apart = sum(not node.found.get("shared") for node in nodes)
     if apart:
         advice = "their checkpoints go through the driver; a folder that all share, or a bucket, is faster"
@@ -112,11 +112,11 @@ def _shared(nodes: Sequence[Node], url: str) -> str:
     return f"every node reads and writes {url}"
 
 
-def _mlflow(node: Node, shown: str) -> str:
+def _mlflow(node: NodeReport, shown: str) -> str:
     return f"{one_line(redact(node.found['mlflow']))}; can it reach {shown}?" if node.found["mlflow"] else ""
 
 
-def _skew(node: Node) -> str:
+def _skew(node: NodeReport) -> str:
     if abs(node.ahead) <= SKEW_SECONDS:
         return ""
     return f"its clock is {abs(node.ahead):.0f} s {'ahead of' if node.ahead > 0 else 'behind'} this machine's: set it by NTP, say chrony"

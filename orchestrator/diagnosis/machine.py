@@ -1,4 +1,4 @@
-"""What a sweep needs of this machine: versions, cores, GPUs, disk, MLflow, and Ray."""
+"""What a sweep needs of this machine: versions, cores, GPUs, disk, MLflow."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _torch() -> Check:
 
 
 def _mlflow(tracking_uri: str | None) -> str:
-    """Reach the store; a database that does not exist yet is tried in a folder of its own, so that looking creates nothing."""
+    """Reach the store. One that does not exist yet is not created."""
     from orchestrator.tracking.preflight import check
     from orchestrator.tracking.store import open_store
     from orchestrator.tracking.uris import redact, resolve, sqlite_path

@@ -28,8 +28,9 @@ def check_remote(address: str, tracking_uri: str | None, storage: str | None) ->
     for line in jobs.follow(job):
         said = line
     try:
-        yield from (Check(**check) for check in json.loads(said))
+        found = [Check(**check) for check in json.loads(said)]
     except (ValueError, TypeError):
         raise RayUnavailable(f"job {job} of {jobs.address} ended without a word of its own: {jobs.message(job)}") from None
     with suppress(OrchestratorError):
         jobs.forget(job)
+    yield from found

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from orchestrator.cluster.connection import Cluster, check_cluster
+from orchestrator.cluster.connection import Cluster, check_reachable
 from orchestrator.cluster.pool import Workers
 from orchestrator.cluster.sizing import LARGE_PACK_BYTES, Allotment, crews_for
 from orchestrator.deadline import in_background
@@ -53,7 +53,7 @@ def connected(
         preflight.check_place(resolve(options.tracking_uri))
     else:
         # As joining it does; but here, where nothing has begun, a signal need not wait for the answer.
-        check_cluster(address)
+        check_reachable(address)
     with ExitStack() as stack:
         with stop.deferring():
             opening: Future[Store] | None = in_background(open_store, options.tracking_uri) if local else None

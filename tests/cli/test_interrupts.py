@@ -89,7 +89,7 @@ class Joined:
 def test_a_signal_while_a_cluster_is_joined_waits_until_it_is_and_then_leaves_it(monkeypatch, tmp_path, template, address):
     shutil.copy(template, tmp_path)
     monkeypatch.setattr(crews, "Cluster", Joined(steps := []))
-    monkeypatch.setattr(crews, "check_cluster", lambda _: None)
+    monkeypatch.setattr(crews, "check_reachable", lambda _: None)
     options = Options(address, f"sqlite:///{tmp_path}/mlflow.db")
     grid = parse_grid(GRID)
     with stoppable() as stop, pytest.raises(KeyboardInterrupt), crews.connected(grid, recording_of(grid), options, None, stop):

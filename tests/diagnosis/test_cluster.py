@@ -11,14 +11,14 @@ import pytest
 import ray
 
 from orchestrator.cluster import probe
-from orchestrator.cluster.nodes import Node, _timed
+from orchestrator.cluster.nodes import NodeReport, _timed
 from orchestrator.diagnosis.cluster import EXPERIMENT, SHOWN, check_cluster, judged
 from tests.processes import run
 
 HERE = {"Python": "3.11.7", "orchestrate": "1.0", "torch": "2.13.0", "mlflow": ""}
 ASKED = {"storage": "/shared", "store": "http://u:secret@mlflow:5000"}
 FOUND = {"versions": HERE, "cores": 8, "gpus": [["H200", 1 << 30, 2 << 30]] * 2, "storage": "", "shared": True, "mlflow": ""}
-GOOD = Node("a1", "10.0.0.7 (n7)", 2.0, FOUND)
+GOOD = NodeReport("a1", "10.0.0.7 (n7)", 2.0, FOUND)
 
 
 def told(*nodes):

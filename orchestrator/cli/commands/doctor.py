@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -31,6 +32,7 @@ def command(address: str | None, tracking_uri: str | None, storage: str | None, 
     checks: list[Check] = []
     for check in _checks(address, tracking_uri, storage):
         if check in checks:
+            # A store that cannot be reached is found out twice.
             continue
         checks.append(check)
         if not as_json:
@@ -41,8 +43,6 @@ def command(address: str | None, tracking_uri: str | None, storage: str | None, 
 
 
 def _checks(address: str | None, tracking_uri: str | None, storage: str | None) -> Iterator[Check]:
-    import os
-
     from orchestrator.cluster.addresses import is_job_address
     from orchestrator.diagnosis.check import Check
     from orchestrator.diagnosis.cluster import check_cluster
