@@ -13,8 +13,7 @@ import pytest
 
 import orchestrator
 from tests import processes
-from tests.cluster.test_slurm import GRID
-from tests.held import GATE
+from tests.held import GATE, LONG
 from tests.processes import eventually
 from tests.slurm import no_slurm, slurm
 
@@ -31,7 +30,7 @@ class Work:
         self.uri = f"sqlite:///{folder}/mlflow.db"
         self.environment = os.environ | cluster.environment | {"MLFLOW_TRACKING_URI": self.uri, "XDG_STATE_HOME": str(folder / "state")}
 
-    def submit(self, name, *arguments, grid=GRID, held=True):
+    def submit(self, name, *arguments, grid=LONG, held=True):
         """Submit a grid, and return its job; its workers hold at their first checkpoints until the gate is open, if they are to be ``held``."""
         (self.folder / f"{name}.yaml").write_text(grid.replace("name: long", f"name: {name}"))
         command = [sys.executable, "-m", "orchestrator.cli.main", "slurm", f"{name}.yaml", "--nodes", "2", "--checkpoint-every", "0.1"]
@@ -114,7 +113,7 @@ def work(tmp_path, template, cluster):
 
 def test_a_sweep_runs_on_all_nodes_and_the_job_ends_as_it_does(work):
     claim = "claims:\n  wrong: {kind: within, of: steps, range: [null, 1]}\n"
-    job = work.submit("plain", grid=GRID + claim, held=False)
+    job = work.submit("plain", grid=LONG + claim, held=False)
     work.check("plain", job, code="1:0")
     assert "Ray is up on 2 of 2 nodes" in work.log(job)
     assert "2 at once (2 cores on 2 nodes)" in work.log(job)
