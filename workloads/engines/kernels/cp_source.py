@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from inspect import signature
 from typing import Any
 
 from workloads.engines.kernels.cp_key import CpKey
@@ -24,40 +25,13 @@ def cp_kernel(key: CpKey) -> Any:
     """
     import warp as wp
 
-    def advance(
-        weights: Any,
-        state: Any,
-        numbers: Any,
-        scratch: Any,
-        hyper: Any,
-        until: Any,
-        steps: Any,
-        losses: Any,
-        values: Any,
-        index: Any,
-        child: Any,
-        roots: Any,
-        lane: Any,
-    ) -> None: ...
+    def advance(weights, state, numbers, scratch, hyper, until, steps, losses, values, index, child, roots, lane): ...  # type: ignore[no-untyped-def]
 
-    def train(
-        weights: Any,
-        state: Any,
-        numbers: Any,
-        scratch: Any,
-        hyper: Any,
-        until: Any,
-        steps: Any,
-        losses: Any,
-        values: Any,
-        index: Any,
-        child: Any,
-        roots: Any,
-    ) -> None:
+    def train(weights, state, numbers, scratch, hyper, until, steps, losses, values, index, child, roots):  # type: ignore[no-untyped-def]
         native(weights, state, numbers, scratch, hyper, until, steps, losses, values, index, child, roots, wp.tid())
 
     # Warp reads an argument's type from its annotation; these depend on the key.
-    types = dict.fromkeys(train.__annotations__, wp.array(dtype=getattr(wp, key.dtype)))
+    types = dict.fromkeys(signature(train).parameters, wp.array(dtype=getattr(wp, key.dtype)))
     counts = dict.fromkeys(("steps", "index", "child", "roots"), wp.array(dtype=wp.int32))
     train.__annotations__ = types | counts | {"return": None}
     advance.__annotations__ = train.__annotations__ | {"lane": int}
