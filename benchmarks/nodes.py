@@ -24,7 +24,7 @@ from typing import Any
 import psutil
 
 from benchmarks.report import report
-from orchestrator.cluster.actors import RemoteWorker
+from orchestrator.cluster.actors import Actors, RemoteWorker
 from orchestrator.cluster.pool import Workers
 from orchestrator.cluster.scratch import scratch_folder
 from orchestrator.cluster.sizing import Allotment
@@ -60,7 +60,7 @@ def idle_worker(events: int, gate: Path) -> type[RemoteWorker]:
     """
 
     class Idle(RemoteWorker):
-        def __init__(self, cpus: float, gpus: float) -> None:
+        def __init__(self, *_: float) -> None:
             self._asked = threading.Event()
 
         def warm(self) -> Machine:
@@ -98,7 +98,7 @@ def measured(cluster: Any, count: int, packs: int, events: int, gate: Path) -> d
         for _, event in workers.run(board, NOTHING, {}):
             if event is not None:
                 seen += 1
-            if not first and len(workers._actors.machines) == count:
+            if not first and workers.up == count:
                 up, before = time.perf_counter() - began, seen
                 gate.touch()
                 first, used = time.perf_counter(), _processor_seconds()
@@ -106,7 +106,7 @@ def measured(cluster: Any, count: int, packs: int, events: int, gate: Path) -> d
         through = max(seen - before, 1)
         used = _processor_seconds() - used
         asked = time.perf_counter()
-        workers._actors.names()
+        Actors().names()
         asked = time.perf_counter() - asked
     return {
         "nodes": count,

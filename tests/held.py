@@ -50,8 +50,8 @@ class HeldAtCheckpoint(RemoteWorker):
 
     gate: Path
 
-    def __init__(self, cpus: float, gpus: float) -> None:
-        super().__init__(cpus, gpus)
+    def __init__(self, *arguments: float) -> None:
+        super().__init__(*arguments)
         self._stopped = threading.Event()
 
     def stop(self) -> None:
@@ -74,8 +74,8 @@ class HeldUntilAsked(RemoteWorker):
     Says that it is so slow that giving half away is always worth it.
     """
 
-    def __init__(self, cpus: float, gpus: float) -> None:
-        super().__init__(cpus, gpus)
+    def __init__(self, *arguments: float) -> None:
+        super().__init__(*arguments)
         self._was_asked = threading.Event()
 
     def warm(self) -> Machine:

@@ -22,6 +22,8 @@ from orchestrator.tracking.uris import redact
 from workloads.engines.calibration import Machine
 from workloads.training.recording import Recording
 
+PROGRESS_SECONDS = 0.2
+"""How often a worker tells how far it is, where there are few."""
 MISSES = 6
 """Workers in a row that may fail to come up before no more are tried."""
 SAID = 12
@@ -41,11 +43,13 @@ class _Missing:
 class Actors:
     """The worker processes of a sweep: those that are ``coming``, by what tells of their arrival, and those that are up, by `machines`.
 
-    ``worker`` is their class. All handles are Ray's.
+    ``worker`` is their class; each tells its progress every ``progress_seconds``. All handles are Ray's.
     """
 
-    def __init__(self, worker: type[RemoteWorker] | None = None) -> None:
+    def __init__(self, worker: type[RemoteWorker] | None = None, progress_seconds: float = PROGRESS_SECONDS) -> None:
         import ray
+
+        self._progress_seconds = progress_seconds
 
         # Two groups: a worker must hear a request while it trains.
         self._class = ray.remote(concurrency_groups={"requests": 1})(worker or RemoteWorker)
@@ -76,7 +80,7 @@ class Actors:
             max_restarts=0,
             name=WorkerName(self.driver, allotment, next(self._serial)).name,
             namespace=NAMESPACE,
-        ).remote(allotment.cpus, allotment.gpus)
+        ).remote(allotment.cpus, allotment.gpus, self._progress_seconds)
         self.allotments[worker] = allotment
         self.coming[worker.warm.remote()] = worker
 
@@ -185,7 +189,7 @@ def words_of(error: Exception) -> str:
 class RemoteWorker:
     """`orchestrator.execution.worker.Worker` in a process of Ray's. Imported there and not above: the driver does without torch."""
 
-    def __init__(self, cpus: float, gpus: float) -> None:
+    def __init__(self, cpus: float, gpus: float, progress_seconds: float) -> None:
         # Compilers leave files behind, and this process is killed in the end. Where no folder can be made, nothing says that they need one.
         self._scratch = scratch_folder()
         with suppress(OSError):
@@ -193,10 +197,11 @@ class RemoteWorker:
         # Looking for garbage takes a fifth of the time of these imports and finds none.
         gc.disable()
         from orchestrator.execution.worker import Worker
+        from workloads.training.policy import Policy
 
         gc.freeze()
         gc.enable()
-        self._worker = Worker(max(1, int(cpus)), gpus)
+        self._worker = Worker(max(1, int(cpus)), gpus, Policy(progress_seconds=progress_seconds))
 
     def warm(self) -> Machine:
         return self._worker.warm()

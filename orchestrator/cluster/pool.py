@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from orchestrator.cluster.actors import Actors, RemoteWorker, cause_of, words_of
+from orchestrator.cluster.actors import PROGRESS_SECONDS, Actors, RemoteWorker, cause_of, words_of
 from orchestrator.cluster.lifelines import Lifeline, lifelines
 from orchestrator.cluster.sharing import Change, Staff, changes
 from orchestrator.cluster.sizing import Allotment
@@ -29,6 +29,8 @@ ANSWER_SECONDS = 5.0
 """How long a head is waited for that is asked who shares the cluster: it is asked again."""
 IDLE_SECONDS = 10.0
 """How long a worker without work is kept that another sweep waits for."""
+PROGRESS_EVENTS = 100
+"""How often all workers together tell that, in events a second: a driver takes about a thousand of all kinds."""
 WAITING_NOTICE = 15.0
 """Seconds without a worker after which a person is told what the sweep waits for."""
 
@@ -57,7 +59,7 @@ class Workers:
         lines: Sequence[Lifeline] | None = None,
     ) -> None:
         self._lines = lifelines() if lines is None else lines
-        self._actors = Actors(worker)
+        self._actors = Actors(worker, max(PROGRESS_SECONDS, sum(count for _, count in crews) / PROGRESS_EVENTS))
         self._streams: dict[Any, _Stream] = {}
         self._idle: dict[Any, float] = {}
         """Workers without a pack, and since when."""
@@ -85,6 +87,11 @@ class Workers:
         self._idle.pop(worker, None)
         self._retiring.discard(worker)
         self._actors.dismiss(worker)
+
+    @property
+    def up(self) -> int:
+        """How many workers can be given packs, or have one."""
+        return len(self._actors.machines)
 
     def machines(self, seconds: float) -> list[tuple[Machine, Allotment]]:
         """Return what workers compute on: the first to answer of each allotment, waiting ``seconds`` at most for one of them."""
@@ -153,6 +160,9 @@ class Workers:
             time.sleep(poll)
             return []
         ready: list[Any] = ray.wait(waited_for, num_returns=1, timeout=poll, fetch_local=False)[0]
+        if ready and len(waited_for) > 1:
+            # All that have something to say at once, where there are many: a round looks at every worker.
+            ready = ray.wait(waited_for, num_returns=len(waited_for), timeout=0, fetch_local=False)[0]
         return ready
 
     def _vital(self) -> bool:

@@ -10,7 +10,7 @@ from tests.chaos.schedule import run_schedule
 from tests.chaos.sweep import Size
 
 SMALL = Size(seeds=6, longer=0.25)
-ALWAYS = ("embedded, server", "small disk")
+ALWAYS = ("embedded, server", pytest.param("small disk", marks=pytest.mark.slow))
 
 
 @pytest.fixture(scope="module")

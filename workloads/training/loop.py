@@ -85,7 +85,7 @@ class _Loop:
                 yield self._shrink(error)
                 continue
             now = self.clock()
-            if now - told > self.policy.call_seconds:
+            if now - told > self.policy.progress_seconds:
                 told = now
                 yield self._progress()
             yield from self._answer(self._half)

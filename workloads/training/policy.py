@@ -16,15 +16,16 @@ Splits = Callable[[str, Sequence[TrialSpec], Sequence[int], Rates], bool]
 class Policy:
     """What makes no difference to any number, only to when and where it is computed.
 
-    ``call_seconds`` is about how long one call of the engine may take: progress, time budgets and requests are looked at in between; with
-    ``steps`` each call takes so many instead. Recorded lanes are measured once they are ``pending_rows`` or ``pending_bytes``. Measures
-    that are computed at the end only are computed for ``final_numbers`` numbers at once: in between, some may go to another worker.
-    Finished trials are handed on every ``report_seconds``. Places of finished lanes are closed or filled once they are one in
-    ``gaps`` of a device: on a GPU they cost less than making its graphs anew. ``splits`` tells whether two workers would end trials sooner
-    that have so many steps left.
+    ``call_seconds`` is about how long one call of the engine may take: time budgets and requests are looked at in between; with ``steps``
+    each call takes so many instead. Progress is told every ``progress_seconds``. Recorded lanes are measured once they are ``pending_rows``
+    or ``pending_bytes``. Measures that are computed at the end only are computed for ``final_numbers`` numbers at once: in between, some
+    may go to another worker. Finished trials are handed on every ``report_seconds``. Places of finished lanes are closed or filled once
+    they are one in ``gaps`` of a device: on a GPU they cost less than making its graphs anew. ``splits`` tells whether two workers would
+    end trials sooner that have so many steps left.
     """
 
     call_seconds: float = 0.2
+    progress_seconds: float = 0.2
     steps: int | None = None
     pending_rows: int = 1024
     pending_bytes: int = 64 << 20
