@@ -55,7 +55,7 @@ def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_p
                 monkeypatch.setenv(name, value)
             return open_store(found.uri)
         case "client":
-            monkeypatch.setattr("orchestrator.tracking.write.bulk.BulkRunWriter.fits", lambda: False)
+            monkeypatch.setattr("orchestrator.tracking.write.bulk.BulkRunWriter.fits", lambda _: False)
     opened: Store = request.getfixturevalue("local")
     return opened
 

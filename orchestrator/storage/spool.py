@@ -28,7 +28,8 @@ class Batch:
     """Trials of one pack that have ended, with all that MLflow is to know of them.
 
     ``specs`` are flat, with dotted keys, by trial id; ``tags`` are put on every run; of each trace ``points`` rows become history;
-    ``attempts`` says of trials that had ended in this sweep before, and were run again, how often this now is.
+    ``attempts`` says of trials that had ended in this sweep before, and were run again, how often this now is; ``places`` are those of
+    trials in their sweep.
     """
 
     pack: str
@@ -37,12 +38,14 @@ class Batch:
     tags: Mapping[str, str] = field(default_factory=dict)
     points: int = 30
     attempts: Mapping[str, int] = field(default_factory=dict)
+    places: Mapping[str, int] = field(default_factory=dict)
 
     def encoded(self) -> bytes:
         """Return the batch as bytes."""
         about = {"pack": self.pack, "tags": json.dumps(dict(self.tags)), "points": str(self.points)}
         about["attempts"] = json.dumps({r.trial_id: self.attempts[r.trial_id] for r in self.results if r.trial_id in self.attempts})
-        return encode([_row(result, self.specs[result.trial_id]) for result in self.results], about)
+        rows = [_row(result, self.specs[result.trial_id], self.places.get(result.trial_id, 0)) for result in self.results]
+        return encode(rows, about)
 
     @classmethod
     def decoded(cls, content: bytes) -> Batch:
@@ -56,6 +59,7 @@ class Batch:
                 json.loads(about["tags"]),
                 int(about["points"]),
                 json.loads(about["attempts"]),
+                {row.trial_id: int(row.numbers["place"]) for row in rows},
             )
         except (KeyError, ValueError) as error:
             raise CorruptRows(f"is not a batch of trials: {error}") from error
@@ -104,8 +108,9 @@ class Spool:
         self._sizes.pop(name, None)
 
 
-def _row(result: TrialResult, spec: Mapping[str, Any]) -> Row:
+def _row(result: TrialResult, spec: Mapping[str, Any], place: int) -> Row:
     numbers = {
+        "place": place,
         "outcome": list(Outcome).index(result.outcome),
         "steps": result.steps,
         "started": float(result.started),

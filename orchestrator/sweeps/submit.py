@@ -184,7 +184,7 @@ class _Beginning:
 
         grid, found = self.grid, self.found
         pack_of = {trial.trial_id: pack.name for pack in plan.packs for trial in pack.trials}
-        rows = [TrialRow(t.trial_id, t.spec, pack_of.get(t.trial_id), found.reused.get(t.trial_id)) for t in grid.trials]
+        rows = [TrialRow(t.trial_id, t.spec, pack_of.get(t.trial_id), found.reused.get(t.trial_id)) for t in self._trials()]
         info = SweepInfo(
             grid.name, self.sweep_id, grid.text, plan.as_json(), rows, self.record, self._tags(cluster), attempts=found.attempts
         )
@@ -192,6 +192,15 @@ class _Beginning:
             info = replace(info, parent_run_id=found.sweep.parent_run_id, attempt=int(found.sweep.tags.get(layout.ATTEMPT, 1)) + 1)
         patience = self.options.patience
         return SweepWriter(self.store, info, turn=turn, spool=folder.spool, patience=patience, tell=log.note, log=lambda: log.text)
+
+    def _trials(self) -> Sequence[Trial]:
+        """Return the trials in grid order, or, of a sweep that is taken up, in the order in which it has them: places tell their runs."""
+        from orchestrator.tracking.read.tables import trial_order
+
+        if self.found.sweep is None:
+            return self.grid.trials
+        places = {key: place for place, key in enumerate(trial_order(self.store, self.found.sweep.parent_run_id))}
+        return sorted(self.grid.trials, key=lambda trial: places.get(trial.trial_id, len(places)))
 
     def _tags(self, cluster: Cluster) -> dict[str, str]:
         fresh = {layout.FRESH: "true"} if self.options.fresh else {}

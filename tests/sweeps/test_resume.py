@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,12 @@ import pytest
 
 from orchestrator import liveness
 from orchestrator.errors import TrackingUnavailable, UsageError
+from orchestrator.options import Options
 from orchestrator.storage.base import LocalStorage
 from orchestrator.storage.folder import Description, SweepFolder
 from orchestrator.storage.spool import Batch
-from orchestrator.sweeps.resume import find, grid_of, settle, sync, to_take_up
-from orchestrator.sweeps.submit import _budget
+from orchestrator.sweeps.resume import Found, find, grid_of, settle, sync, to_take_up
+from orchestrator.sweeps.submit import _Beginning, _budget
 from orchestrator.tracking import layout
 from orchestrator.tracking.read import queries, tables
 from orchestrator.tracking.store import Store
@@ -187,6 +189,15 @@ def test_whoever_has_the_turn_takes_up_what_runs_nowhere(died: Died, store: Stor
     found = to_take_up(store, sweep.experiment, sweep.digest, tag)
     assert found is not None
     assert (found.sweep_id, found.status) == (sweep.sweep_id, "KILLED")
+
+
+def test_a_sweep_that_is_taken_up_keeps_its_order(died: Died, store: Store) -> None:
+    sweep, _, _ = died("a b c", written="a")
+    found = find(store, died.storage, sweep.experiment, ALONE, names(sweep), RECORD, fresh=False)
+    turned = SimpleNamespace(trials=list(reversed(sweep.trials)))
+    for known, order in ((found, "a b c"), (Found(), "c b a")):
+        beginning = _Beginning(turned, Options(), store, died.storage, RECORD, known)  # type: ignore[arg-type]
+        assert [trial.trial_id for trial in beginning._trials()] == order.split()
 
 
 # -------------------------------------------------------------------------------------------------------------- half a sweep

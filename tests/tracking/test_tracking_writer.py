@@ -375,3 +375,19 @@ def test_nothing_is_added_to_a_closed_writer(local: Store, make_sweep: MakeSweep
         writer.add("p", [])
     with pytest.raises(RuntimeError, match="closed"):
         writer.add("p", [make_result("a")])
+
+
+def test_runs_have_ids_in_the_order_of_their_places_whenever_they_are_written(
+    local: Store, make_sweep: MakeSweep, make_result: MakeResult
+) -> None:
+    names = "d a c b e"
+    with SweepWriter(local, make_sweep(names)) as writer:
+        for some in ("e c", "b a d"):
+            writer.add("p", [make_result(name) for name in some.split()])
+    runs = queries.trial_runs(local, queries.find_sweep(local, writer.sweep_id))
+    by_id = sorted(runs, key=lambda name: runs[name].info.run_id)
+    assert by_id == names.split()
+    started = local.client.get_run(writer.parent_run_id).info.start_time
+    ids = {layout.run_id(writer.parent_run_id, started, place, name, 1): name for place, name in enumerate(names.split())}
+    assert ids == {run.info.run_id: name for name, run in runs.items()}
+    assert len({layout.run_id(writer.parent_run_id, started, 0, "d", attempt) for attempt in (1, 2, 257)}) == 3

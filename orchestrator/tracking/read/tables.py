@@ -89,6 +89,14 @@ def load_history(store: Store, sweep: SweepSummary, trials: Collection[str] | No
     return frame[["trial_id", "step", *measures]]
 
 
+def trial_order(store: Store, parent_run_id: str) -> list[str]:
+    """Return the ids of a sweep's trials in the order in which it lists them; none if its list is missing."""
+    with translated(store.display):
+        if layout.TRIALS_FILE not in {file.path for file in store.client.list_artifacts(parent_run_id)}:
+            return []
+        return [str(trial_id) for trial_id in _read(store, parent_run_id, layout.TRIALS_FILE)["trial_id"].to_pylist()]
+
+
 def count_deleted(store: Store, sweep: SweepSummary) -> int:
     """Return how many trials had ended whose runs were deleted."""
     with translated(store.display):

@@ -1,41 +1,49 @@
-"""Writes runs into MLflow's SQLite tables in bulk: the same rows, ten times as fast.
+"""Writes runs into the tables of MLflow's database in bulk: the same rows, many times as fast.
 
-MLflow's store builds an object per metric value and looks the run up several times a request; that, not SQLite, is what a fast sweep
-waits for. Here a batch of runs is a handful of inserts in one transaction, so that a run is either there, complete, or not at all.
+MLflow's store builds an object per metric value and looks the run up several times a request; that, not the database, is what a fast sweep
+waits for. Here some hundred runs are a handful of inserts in one transaction, so that a run is either there, complete, or not at all. Rows
+go in the order of the tables' primary keys, on a connection that is kept, so that they come to lie beside each other.
 The tables are MLflow's own definitions. Should a later version want columns that are not known here, `BulkRunWriter.fits` says so
 and the client is used.
 """
 
 from __future__ import annotations
 
+import gc
+import math
 import sys
-from collections.abc import Iterator, Sequence
-from math import isinf, isnan
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.tracking import layout
+from orchestrator.tracking.uris import sqlite_path
 from orchestrator.tracking.write.artifacts import put_files
-from orchestrator.tracking.write.run_record import MetricPoint, RunRecord
+from orchestrator.tracking.write.run_record import RunRecord
+from orchestrator.tracking.write.tables import Columns, insert
 
 if TYPE_CHECKING:
-    from sqlalchemy import Table
+    from sqlalchemy import Connection, Table
 
 _PATIENCE = 60.0
 """Seconds to wait while another process writes to the file."""
-_RUN = frozenset(
-    {
-        *("run_uuid", "name", "source_type", "source_name", "entry_point_name", "user_id", "status", "start_time", "end_time"),
-        *("deleted_time", "source_version", "lifecycle_stage", "artifact_uri", "experiment_id"),
-    }
+_CACHE = 128 << 10
+"""KiB of a file's pages that are kept: all that one transaction changes, so that readers are held up by its end alone."""
+_TRIES = 500
+"""Ids that one query asks for."""
+_RUN: Columns = (
+    *("run_uuid", "name", "source_type", "source_name", "entry_point_name", "user_id", "status", "start_time", "end_time"),
+    *("deleted_time", "source_version", "lifecycle_stage", "artifact_uri", "experiment_id"),
 )
-_PAIR = frozenset({"run_uuid", "key", "value"})
-_METRIC = _PAIR | {"timestamp", "step", "is_nan"}
+_PAIR: Columns = ("key", "value", "run_uuid")
+_METRIC: Columns = ("key", "value", "timestamp", "step", "run_uuid", "is_nan")
+_LARGEST = sys.float_info.max
 
 
 class BulkRunWriter:
-    """Writes runs of one experiment into a SQLite file."""
+    """Writes runs of one experiment into a database: a SQLite file, or PostgreSQL."""
 
-    at_once = 64
+    at_once = 512
 
     def __init__(self, uri: str, experiment_id: str, artifact_location: str) -> None:
         import sqlalchemy
@@ -43,77 +51,90 @@ class BulkRunWriter:
         self._uri = uri
         self._experiment_id = int(experiment_id)
         self._location = artifact_location
-        self._tables = {table.name: table for table, _ in _tables()}
-        self._engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool, connect_args={"timeout": _PATIENCE})
+        self._runs, *self._others = (table for table, _ in _tables())
+        local = sqlite_path(uri) is not None
+        self._engine = sqlalchemy.create_engine(uri, pool_size=1, max_overflow=0, connect_args={"timeout": _PATIENCE} if local else {})
+        if local:
+            sqlalchemy.event.listen(self._engine, "connect", lambda raw, _: raw.execute(f"PRAGMA cache_size = -{_CACHE}"))
 
     @staticmethod
-    def fits() -> bool:
-        """Return whether the tables of the installed MLflow are the ones known here."""
-        return all(keys <= set(table.columns.keys()) and not _required(table) - keys for table, keys in _tables())
+    def fits(uri: str) -> bool:
+        """Return whether runs can be written into the database at ``uri``: the tables of the installed MLflow are the ones known here."""
+        if sqlite_path(uri) is None and not uri.startswith("postgresql"):
+            return False
+        return all(set(keys) <= set(table.columns.keys()) and not _required(table) - set(keys) for table, keys in _tables())
 
     def write(self, records: Sequence[RunRecord]) -> None:
         """Write runs in one transaction, those that are not there already. Their files come first."""
         from mlflow.utils.uri import append_to_uri_path
 
-        present = self._present([record.run_id for record in records])
-        rows: dict[str, list[dict[str, Any]]] = {name: [] for name in self._tables}
-        for record in records:
-            run_id = record.run_id
-            if run_id in present:
-                # Written by somebody who could not say so any more.
-                continue
-            artifact_uri = append_to_uri_path(self._location, run_id, "artifacts")
-            put_files(artifact_uri, record.files, self._uri)
-            rows["runs"].append(self._run(record, run_id, artifact_uri))
-            tags = {**record.tags, layout.RUN_NAME: record.name}
-            rows["tags"].extend({"run_uuid": run_id, "key": key, "value": value} for key, value in tags.items())
-            rows["params"].extend({"run_uuid": run_id, "key": key, "value": value} for key, value in record.params.items())
-            metrics = [_metric(run_id, point) for point in record.metrics]
-            rows["metrics"].extend(metrics)
-            # Points of a measure are in order of steps, so the last one is the latest.
-            rows["latest_metrics"].extend({row["key"]: row for row in metrics}.values())
-        with self._engine.begin() as connection:
-            for name, table in self._tables.items():
-                if rows[name]:
-                    connection.execute(table.insert(), rows[name])
+        with self._engine.connect() as connection, _no_garbage():
+            # Those that are there were written by somebody who could not say so any more.
+            present = self._present(connection, [record.run_id for record in records])
+            new = sorted((record for record in records if record.run_id not in present), key=lambda record: record.run_id)
+            places = {record.run_id: append_to_uri_path(self._location, record.run_id, "artifacts") for record in new}
+            # No transaction waits for files.
+            connection.rollback()
+            for record in new:
+                put_files(places[record.run_id], record.files, self._uri)
+            with connection.begin():
+                insert(connection, self._runs, _RUN, (self._run(record, places[record.run_id]) for record in new))
+                for table, columns, rows in zip(self._others, (_PAIR, _PAIR, _METRIC, _METRIC), _rows(new), strict=True):
+                    insert(connection, table, columns, rows)
 
-    def _present(self, run_ids: list[str]) -> set[str]:
+    def _present(self, connection: Connection, run_ids: Sequence[str]) -> set[str]:
         import sqlalchemy
 
-        runs = self._tables["runs"].c
-        with self._engine.connect() as connection:
-            return set(connection.scalars(sqlalchemy.select(runs.run_uuid).where(runs.run_uuid.in_(run_ids))))
+        column = self._runs.c.run_uuid
+        found: set[str] = set()
+        for start in range(0, len(run_ids), _TRIES):
+            found.update(connection.scalars(sqlalchemy.select(column).where(column.in_(run_ids[start : start + _TRIES]))))
+        return found
 
-    def _run(self, record: RunRecord, run_id: str, artifact_uri: str) -> dict[str, Any]:
-        return {
-            "run_uuid": run_id,
-            "name": record.name,
-            "source_type": "UNKNOWN",
-            "source_name": "",
-            "entry_point_name": "",
-            "user_id": record.tags.get(layout.USER, "unknown"),
-            "status": record.status,
-            "start_time": record.started,
-            "end_time": record.ended,
-            "deleted_time": None,
-            "source_version": "",
-            "lifecycle_stage": "active",
-            "artifact_uri": artifact_uri,
-            "experiment_id": self._experiment_id,
-        }
+    def _run(self, record: RunRecord, artifact_uri: str) -> tuple[Any, ...]:
+        user = record.tags.get(layout.USER, "unknown")
+        times = (record.started, record.ended)
+        return (
+            *(record.run_id, record.name, "UNKNOWN", "", "", user, record.status, *times),
+            *(None, "", "active", artifact_uri, self._experiment_id),
+        )
 
 
-def _metric(run_id: str, point: MetricPoint) -> dict[str, Any]:
-    value, undefined = point.value, isnan(point.value)
-    if undefined:
-        # As MLflow stores them: a NaN has a column of its own, an infinity is the largest float.
-        value = 0.0
-    elif isinf(value):
-        value = sys.float_info.max if value > 0 else -sys.float_info.max
-    return {"run_uuid": run_id, "key": point.key, "value": value, "timestamp": point.timestamp, "step": point.step, "is_nan": undefined}
+def _rows(records: Sequence[RunRecord]) -> tuple[Iterable[tuple[Any, ...]], ...]:
+    """Return the rows of tags, params, metrics and latest metrics, each in the order of its table's primary key."""
+    tags = [(key, value, r.run_id) for r in records for key, value in (*r.tags.items(), (layout.RUN_NAME, r.name))]
+    params = [(key, value, r.run_id) for r in records for key, value in r.params.items()]
+    metrics = [(key, *_stored(value), time, step, r.run_id) for r in records for key, value, time, step in r.metrics]
+    # By key, time, step and run; Python's sort is stable, and the records are in order.
+    metrics.sort(key=lambda row: (row[0], row[3], row[4]))
+    rows = [(key, value, time, step, run_id, undefined) for key, value, undefined, time, step, run_id in metrics]
+    # Points of a measure are in order of steps, so the last one is the latest.
+    latest = {(key, run_id): (key, value, time, step, run_id, undefined) for key, value, time, step, run_id, undefined in rows}
+    return sorted(tags), sorted(params), rows, [latest[pair] for pair in sorted(latest)]
 
 
-def _tables() -> Iterator[tuple[Table, frozenset[str]]]:
+def _stored(value: float) -> tuple[float, bool]:
+    """Return a value as MLflow stores it: a NaN has a column of its own, an infinity is the largest float."""
+    if math.isfinite(value):
+        return value, False
+    if math.isnan(value):
+        return 0.0, True
+    return math.copysign(_LARGEST, value), False
+
+
+@contextmanager
+def _no_garbage() -> Iterator[None]:
+    """Let Python look for no garbage meanwhile: among rows by the hundred thousand it looks for long, and there is none."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _tables() -> Iterator[tuple[Table, Columns]]:
     """MLflow's tables, in the order in which they refer to each other, with the columns that are written here."""
     from mlflow.store.tracking.dbmodels import models
 

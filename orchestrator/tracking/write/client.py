@@ -1,4 +1,4 @@
-"""Writes complete child runs: through MLflow's client wherever it is, and for a SQLite file in bulk.
+"""Writes complete child runs: through MLflow's client wherever it is, and for a database in bulk.
 
 Both leave the same in MLflow; the tests read it back with MLflow's own client. Both may be given a run again, after an error or by a
 process that goes on with a sweep whose writer died, and leave one.
@@ -13,7 +13,6 @@ from typing import Protocol
 from orchestrator.tracking import layout
 from orchestrator.tracking.read import queries
 from orchestrator.tracking.store import Store
-from orchestrator.tracking.uris import sqlite_path
 from orchestrator.tracking.write.artifacts import put_files
 from orchestrator.tracking.write.bulk import BulkRunWriter
 from orchestrator.tracking.write.run_record import RunRecord
@@ -82,7 +81,7 @@ class ClientRunWriter:
         run_id = run.info.run_id
         put_files(run.info.artifact_uri, record.files, self._store.uri)
         params = iter(Param(key, value) for key, value in record.params.items())
-        metrics = iter(Metric(point.key, point.value, point.timestamp, point.step) for point in record.metrics)
+        metrics = iter(Metric(*point) for point in record.metrics)
         while True:
             some = list(islice(params, _PARAMS_PER_REQUEST))
             more = list(islice(metrics, _METRICS_PER_REQUEST - len(some)))
@@ -95,6 +94,6 @@ class ClientRunWriter:
 
 def run_writer(store: Store, experiment_id: str, *, again: bool = False) -> RunWriter:
     """Return the fastest run writer that the store allows; ``again`` if some of what it will be given may have been written before."""
-    if sqlite_path(store.uri) is not None and BulkRunWriter.fits():
+    if BulkRunWriter.fits(store.uri):
         return BulkRunWriter(store.uri, experiment_id, store.client.get_experiment(experiment_id).artifact_location)
     return ClientRunWriter(store, experiment_id, again=again)

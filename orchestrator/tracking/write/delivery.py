@@ -81,7 +81,8 @@ class Delivery:
         tags = {**batch.tags, layout.ATTEMPT: str(attempt)}
         if len(result.trace.steps):
             tags[layout.TRACE] = path
-        name = layout.run_id(self._parent.run_id, result.trial_id, attempt)
+        place = batch.places.get(result.trial_id, 0)
+        name = layout.run_id(self._parent.run_id, self._parent.start_time, place, result.trial_id, attempt)
         return run_record(name, result, batch.specs[result.trial_id], tags, batch.points)
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import compress, repeat
 from typing import Any
 
 import numpy as np
@@ -16,15 +16,8 @@ from orchestrator.tracking.uris import redact
 from workloads.training.results import TrialResult
 from workloads.training.trial_state import Outcome, Trace
 
-
-@dataclass(frozen=True, slots=True)
-class MetricPoint:
-    """One value of one measure. ``timestamp`` is in milliseconds since the epoch."""
-
-    key: str
-    value: float
-    timestamp: int
-    step: int
+MetricPoint = tuple[str, float, int, int]
+"""One value of one measure: its name, the value, milliseconds since the epoch, and the step. There are hundreds a run."""
 
 
 @dataclass(frozen=True)
@@ -91,15 +84,17 @@ def _history(result: TrialResult, points: int) -> Iterator[MetricPoint]:
     # Timestamps follow from the step, so that writing a trial again writes the same rows.
     start, span, last = _milliseconds(result.started), 1000 * result.seconds, max(steps[-1], 1)
     times = [start + round(span * step / last) for step in steps]
-    for key, column in zip(trace.columns, trace.values[chosen].T.tolist(), strict=True):
-        written = False
-        for row, value in enumerate(column):
-            # An undefined value is left out, unless an earlier one would then pass for the final one.
-            # A loss that is not a number is what a diverged trial has to tell.
-            if math.isnan(value) and key != "loss" and not (written and row == len(column) - 1):
-                continue
-            written = True
-            yield MetricPoint(key, value, times[row], steps[row])
+    values = trace.values[chosen]
+    undefined = np.isnan(values)
+    kept = ~undefined
+    # An undefined value is left out, unless an earlier one would then pass for the final one.
+    kept[-1] |= kept[:-1].any(0)
+    # A loss that is not a number is what a diverged trial has to tell.
+    kept[:, [key == "loss" for key in trace.columns]] = True
+    whole = np.all(kept, axis=0)
+    for n, (key, column) in enumerate(zip(trace.columns, values.T.tolist(), strict=True)):
+        rows = zip(repeat(key), column, times, steps)
+        yield from rows if whole[n] else compress(rows, kept[:, n].tolist())
 
 
 def _param(value: Any) -> str:

@@ -51,7 +51,7 @@ class SweepWriter:
         self._store, self._sweep, self._turn, self._log = store, sweep, turn, log
         self._queue = BatchQueue(spool, queue_limit, spool_bytes, tell)
         self._insistence = Insistence(store, turn, self._queue, patience, tell, first_wait)
-        self._specs: dict[str, dict[str, object]] | None = None
+        self._places = {trial.trial_id: place for place, trial in enumerate(sweep.trials)}
         self._taken: Mapping[str, str] = {}
         self._parent: ParentRun
         self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
@@ -107,11 +107,10 @@ class SweepWriter:
         """
         if not results:
             return
-        if self._specs is None:
-            self._specs = {trial.trial_id: trial.spec.flat() for trial in self._sweep.trials if trial.reused_run_id is None}
-        specs = {result.trial_id: self._specs[result.trial_id] for result in results}
+        sweep, places = self._sweep, {result.trial_id: self._places[result.trial_id] for result in results}
+        specs = {trial_id: sweep.trials[place].spec.flat() for trial_id, place in places.items()}
         own = {**(tags or {}), **self._parent.shared_tags}
-        batch = Batch(pack, tuple(results), specs, own, self._sweep.history_points, self._sweep.attempts)
+        batch = Batch(pack, tuple(results), specs, own, sweep.history_points, sweep.attempts, places)
         self._queue.add(batch, refused=self._insistence.trouble is not None)
 
     def close(self, status: str = "FINISHED", counts: Mapping[str, int] | None = None, metrics: Mapping[str, float] | None = None) -> None:
