@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from mlflow.entities import Run
 
+from orchestrator.tracking import layout
+from orchestrator.tracking.read.results import Source
+from orchestrator.tracking.read.runs import search, tag_is
 from orchestrator.tracking.store import Store, open_store
 from orchestrator.tracking.write.parent import SweepInfo, TrialRow, new_sweep_id
 from tests.servers import MlflowServer, no_postgresql
@@ -100,12 +104,19 @@ def make_result() -> Callable[..., TrialResult]:
 
 @pytest.fixture
 def make_sweep(experiment: str, make_spec: Callable[..., TrialSpec]) -> Callable[..., SweepInfo]:
-    """A sweep of the given trials, one seed each, in the test's experiment; ``reused`` maps trial ids to run ids."""
+    """A sweep of the given trials, one seed each, in the test's experiment; ``reused`` says where trials are, by id."""
 
-    def make(trials: str, reused: dict[str, str] | None = None, **fields: Any) -> SweepInfo:
+    def make(trials: str, reused: Mapping[str, Source] | None = None, **fields: Any) -> SweepInfo:
         earlier = reused or {}
         rows = [TrialRow(name, make_spec(seed), None, earlier.get(name)) for seed, name in enumerate(trials.split())]
-        rows = [row if row.reused_run_id else replace(row, pack="pack-0") for row in rows]
+        rows = [row if row.reused else replace(row, pack="pack-0") for row in rows]
         return SweepInfo(experiment, new_sweep_id(), "name: x\n", {"packs": 1}, rows, **{"record": RECORD, **fields})
 
     return make
+
+
+def trial_runs(store: Store, parent_run_id: str) -> dict[str, Run]:
+    """The runs of a sweep's trials that were not deleted, by trial; of several, the newest."""
+    experiment = store.client.get_run(parent_run_id).info.experiment_id
+    found = list(search(store, [experiment], tag_is(layout.PARENT, parent_run_id)))
+    return {run.data.tags[layout.TRIAL_ID]: run for run in reversed(found)}

@@ -19,6 +19,7 @@ from workloads.training.trial_state import Paused
 if TYPE_CHECKING:
     from orchestrator.grid import Grid
     from orchestrator.tracking.read.queries import SweepSummary
+    from orchestrator.tracking.read.results import Source
     from orchestrator.tracking.store import Store
     from orchestrator.tracking.turns import Turn
     from workloads.trial import Trial
@@ -29,7 +30,7 @@ class Found:
     """What there is already of a sweep that is about to begin.
 
     ``sweep`` is the one to be taken up, if one of the same trials stopped short, and ``outcomes`` counts what it had finished.
-    ``finished`` and ``reused`` are run ids by trial id: of all trials that need not be run, and of those that other sweeps ran.
+    ``finished`` are the trials that need not be run, by id, and ``reused`` says of those that other sweeps ran where they are.
     ``states`` are trials that had been begun. ``attempts`` says of trials that failed in the sweep, or whose runs were deleted, how often
     they will have been run. ``folders`` are those of sweeps that stopped short, and ``unknown`` are sweeps whose results wait for a store
     that does not have them any more.
@@ -37,8 +38,8 @@ class Found:
 
     sweep: SweepSummary | None = None
     outcomes: Mapping[str, int] = field(default_factory=dict)
-    finished: Mapping[str, str] = field(default_factory=dict)
-    reused: Mapping[str, str] = field(default_factory=dict)
+    finished: Collection[str] = ()
+    reused: Mapping[str, Source] = field(default_factory=dict)
     states: Mapping[str, Paused] = field(default_factory=dict)
     attempts: Mapping[str, int] = field(default_factory=dict)
     folders: Sequence[SweepFolder] = ()
@@ -75,7 +76,8 @@ def find(
     Raises `orchestrator.errors.UnavailableError`.
     """
     from orchestrator.tracking import layout
-    from orchestrator.tracking.read.queries import attempts_made, find_finished, trial_runs
+    from orchestrator.tracking.read.queries import attempts_made, find_finished, own_trials
+    from orchestrator.tracking.read.results import finished
     from orchestrator.tracking.write.parent import digest_of
 
     folders, unknown = settle(store, storage, experiment, turn)
@@ -83,21 +85,21 @@ def find(
         return Found(unknown=unknown)
     tag = layout.recording_tag(record)
     sweep = to_take_up(store, experiment, digest_of(trials), tag)
-    children = {} if sweep is None else trial_runs(store, sweep)
-    own = {key: run for key, run in children.items() if run.info.status == "FINISHED"}
+    attempts = None if sweep is None else own_trials(store, sweep, attempts=True)
+    own = None if attempts is None else finished(attempts)["outcome"].groupby(level=0).last()
     reused = {} if sweep is not None and layout.FRESH in sweep.tags else find_finished(store, experiment, list(trials), record)
-    reused = {key: run_id for key, run_id in reused.items() if key not in own}
-    finished = reused | {key: run.info.run_id for key, run in own.items()}
+    reused = {key: source for key, source in reused.items() if own is None or key not in own.index}
+    done = {*reused, *([] if own is None else own.index)}
     states: dict[str, Paused] = {}
     for folder in folders:
-        furthest(states, folder.checkpoints(tag).load_all({k: t for k, t in trials.items() if k not in finished}).values())
+        furthest(states, folder.checkpoints(tag).load_all({k: t for k, t in trials.items() if k not in done}).values())
     return Found(
         sweep,
-        Counter(run.data.tags[layout.OUTCOME] for run in own.values()),
-        finished,
+        {} if own is None else Counter(own),
+        done,
         reused,
         states,
-        {} if sweep is None else {key: made + 1 for key, made in attempts_made(store, sweep, children).items()},
+        {} if attempts is None else {key: made + 1 for key, made in attempts_made(attempts).items()},
         folders,
         unknown,
     )

@@ -28,6 +28,11 @@ DEVICE = "orchestrate.device"
 """Tags of a child run: the engine that trained it, and the name of the processor or GPU."""
 TRACE = "orchestrate.trace"
 """Tag of a child run: path of the parquet, among its parent's artifacts, that holds its trace."""
+FACTORS = "orchestrate.factors"
+"""Tag of a child run: path of the file, among its parent's artifacts, that holds its final factors, where they are none of its own."""
+FORMAT = "orchestrate.format"
+"""Tag of a parent run: how it keeps what its trials come to. From `WITH_RESULTS` on, there are tables of it."""
+WITH_RESULTS = 2
 ERROR = "orchestrate.error"
 """Tag of a failed child run: the last line of its traceback."""
 ATTEMPT = "orchestrate.attempt"
@@ -67,6 +72,7 @@ SOURCE_NAME = "mlflow.source.name"
 GRID_FILE = "grid.yaml"
 PLAN_FILE = "plan.json"
 TRIALS_FILE = "trials.parquet"
+RESULTS_FOLDER = "results"
 TRACES_FOLDER = "traces"
 CHECKPOINTS_FOLDER = "checkpoints"
 LOGS_FOLDER = "logs"
@@ -74,6 +80,22 @@ FACTORS_FILE = "factors.safetensors"
 ERROR_FILE = "error.txt"
 FIGURES_FOLDER = "figures"
 CLAIMS_FILE = "claims.json"
+
+RESULT = {
+    "trial_id": "object",
+    "run_id": "object",
+    "attempt": "int64",
+    "outcome": "object",
+    "steps": "int64",
+    "seconds": "float64",
+    "trace": "object",
+    "factors": "object",
+    "error": "object",
+}
+"""Columns of the tables of what trials have come to, with pandas' types: a trial's run, and the paths of its trace and factors among the
+sweep's artifacts, are null where there is none."""
+MEASURE = "measure/"
+"""What comes before a measure's name in them."""
 
 DELETED = "deleted"
 """What stands in place of its outcome for a trial whose run was deleted."""
@@ -97,6 +119,8 @@ _SCHEDULE_LENGTH = 2000
 _CHECKPOINTS = ("checkpoint_steps", "checkpoint_losses")
 
 
+NOTHING = '{"measures": [], "points": null, "steps": null}'
+"""What is recorded by a run that says nothing of it."""
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 """Makes MLflow's page show runs and charts rather than what it has for language models."""
 
@@ -120,7 +144,16 @@ def covers(recorded: str, asked: str) -> bool:
 
 def trace_path(pack: str, trial_ids: Iterable[str]) -> str:
     """Artifact path of the traces of some trials of a pack; the same for the same trials, so that writing them again leaves one file."""
-    return f"{TRACES_FOLDER}/{pack}-{hashlib.sha256(' '.join(trial_ids).encode()).hexdigest()[:8]}.parquet"
+    return f"{TRACES_FOLDER}/{_batch_name(pack, trial_ids)}.parquet"
+
+
+def results_path(pack: str, trial_ids: Iterable[str]) -> str:
+    """Artifact path of what some trials of a pack have come to; the same for the same trials."""
+    return f"{RESULTS_FOLDER}/{_batch_name(pack, trial_ids)}.parquet"
+
+
+def _batch_name(pack: str, trial_ids: Iterable[str]) -> str:
+    return f"{pack}-{hashlib.sha256(' '.join(trial_ids).encode()).hexdigest()[:8]}"
 
 
 def checkpoint_path(name: str) -> str:

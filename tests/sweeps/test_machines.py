@@ -13,6 +13,7 @@ import pytest
 
 from orchestrator.tracking import layout
 from orchestrator.tracking.read import queries
+from orchestrator.tracking.read.runs import search, tag_is
 from orchestrator.tracking.store import open_store
 from tests.processes import communicate, eventually, popen
 
@@ -77,7 +78,7 @@ def finished(server: str, experiment: str) -> Counter[str]:
     found = store.client.get_experiment_by_name(experiment)
     if found is None:
         return Counter()
-    runs = queries.search(store, [found.experiment_id], f"attributes.status = 'FINISHED' AND {queries.tag_is(layout.KIND, layout.TRIAL)}")
+    runs = search(store, [found.experiment_id], f"attributes.status = 'FINISHED' AND {tag_is(layout.KIND, layout.TRIAL)}")
     return Counter(run.data.tags[layout.TRIAL_ID] for run in runs)
 
 

@@ -25,13 +25,14 @@ from orchestrator.sweeps.resume import Found, find, grid_of, settle, sync, to_ta
 from orchestrator.sweeps.submit import _Beginning, _budget
 from orchestrator.tracking import layout
 from orchestrator.tracking.read import queries, tables
+from orchestrator.tracking.read.runs import search, tag_is
 from orchestrator.tracking.store import Store
 from orchestrator.tracking.turns import ALONE
 from orchestrator.tracking.write import parent_run
 from orchestrator.tracking.write.parent import SweepInfo
 from orchestrator.tracking.write.writer import SweepWriter
 from tests import forked
-from tests.stores import RECORD
+from tests.stores import RECORD, trial_runs
 from workloads.training.results import TrialResult
 from workloads.trial import Trial, TrialSpec
 
@@ -77,9 +78,7 @@ def died(store: Store, tmp_path: Path, make_sweep: MakeSweep, make_result: MakeR
 
 def finished(store: Store, experiment: str) -> Counter[str]:
     """How many finished runs each trial has."""
-    runs = queries.search(
-        store, [store.experiment(experiment)], f"attributes.status = 'FINISHED' AND {queries.tag_is(layout.KIND, layout.TRIAL)}"
-    )
+    runs = search(store, [store.experiment(experiment)], f"attributes.status = 'FINISHED' AND {tag_is(layout.KIND, layout.TRIAL)}")
     return Counter(run.data.tags[layout.TRIAL_ID] for run in runs)
 
 
@@ -93,7 +92,7 @@ def names(sweep: SweepInfo) -> dict[str, Any]:
 
 def test_a_trial_whose_run_was_deleted_is_run_and_written_again(died: Died, store: Store, make_result: MakeResult) -> None:
     sweep, writer, _ = died("a b c", written="a b")
-    runs = queries.trial_runs(store, queries.find_sweep(store, sweep.sweep_id))
+    runs = trial_runs(store, writer.parent_run_id)
     store.client.delete_run(runs["a"].info.run_id)
     found = find(store, died.storage, sweep.experiment, ALONE, names(sweep), RECORD, fresh=False)
     assert found.sweep is not None

@@ -15,6 +15,7 @@ from pyarrow import parquet
 from safetensors.numpy import load_file
 
 from orchestrator.tracking import layout
+from orchestrator.tracking.read.results import Source
 from orchestrator.tracking.store import Store
 from orchestrator.tracking.write.parent import SweepInfo, TrialRow
 from orchestrator.tracking.write.run_record import run_record, thinned
@@ -45,7 +46,7 @@ def child(store: Store, parent: str, trial_id: str) -> Any:
 
 
 def test_parent_run(store: Store, make_sweep: MakeSweep, make_result: MakeResult, tmp_path: Path) -> None:
-    sweep = make_sweep("a b", reused={"b": "0" * 32}, tags={"grid": "g.yaml"})
+    sweep = make_sweep("a b", reused={"b": Source("1" * 32, "0" * 32)}, tags={"grid": "g.yaml"})
     parent = write(store, sweep, make_result("a"))
 
     run = store.client.get_run(parent)
@@ -59,7 +60,8 @@ def test_parent_run(store: Store, make_sweep: MakeSweep, make_result: MakeResult
     assert Path(folder, "grid.yaml").read_text() == "name: x\n"
     assert json.loads(Path(folder, "plan.json").read_text()) == {"packs": 1}
     rows = parquet.read_table(Path(folder, "trials.parquet")).to_pylist()
-    assert [(row["trial_id"], row["pack"], row["reused_run_id"]) for row in rows] == [("a", "pack-0", None), ("b", None, "0" * 32)]
+    told = [(row["trial_id"], row["pack"], row["reused_run_id"], row["reused_from"]) for row in rows]
+    assert told == [("a", "pack-0", None, None), ("b", None, "0" * 32, "1" * 32)]
     assert json.loads(rows[0]["spec"]) == sweep.trials[0].spec.flat()
 
 

@@ -45,7 +45,7 @@ def test_runs_and_history_with_reuse(store: Store, make_sweep: MakeSweep, make_r
     runs = load_runs(store, sweep)
     assert runs["trial_id"].tolist() == ["c", "a", "d", "b"]
     assert runs["outcome"].tolist() == ["converged", "converged", None, "converged"]
-    assert runs["run_id"].tolist()[1::2] == [reused["a"], reused["b"]]
+    assert runs["run_id"].tolist()[1::2] == [reused["a"].run_id, reused["b"].run_id]
     assert runs["seed"].tolist() == [0, 1, 2, 3]
     for name in "abc":
         row = runs.set_index("trial_id").loc[name]
@@ -142,7 +142,7 @@ def test_what_was_deleted_for_good_is_said(local: Store, make_sweep: MakeSweep, 
     remove(local, *whole["run_id"][[0, 2]])
     runs = load_runs(local, sweep)
     assert runs["outcome"].tolist() == ["deleted", "converged", "deleted"]
-    assert runs["run_id"].tolist() == [whole["run_id"][0], whole["run_id"][1], None]
+    assert runs["run_id"].tolist() == whole["run_id"].tolist()
     assert count_deleted(local, sweep) == 2
 
 
@@ -177,12 +177,12 @@ def test_a_run_that_never_ended_does_not_count(store: Store, make_sweep: MakeSwe
     sweep = make_sweep("a")
     write(store, sweep, make_result("a"))
     (done,) = find_finished(store, experiment, {"a"}, sweep.record).values()
-    run = store.client.get_run(done)
+    run = store.client.get_run(done.run_id)
     tags = {key: value for key, value in run.data.tags.items() if key != "mlflow.runName"}
     store.client.create_run(run.info.experiment_id, tags=tags)
 
     assert find_finished(store, experiment, {"a"}, sweep.record) == {"a": done}
-    assert load_runs(store, find_sweep(store, sweep.sweep_id))["run_id"].tolist() == [done]
+    assert load_runs(store, find_sweep(store, sweep.sweep_id))["run_id"].tolist() == [done.run_id]
 
 
 def test_find_sweep(store: Store, make_sweep: MakeSweep, experiment: str) -> None:

@@ -16,6 +16,7 @@ from orchestrator.storage.base import LocalStorage
 from orchestrator.storage.spool import Batch, Spool
 from orchestrator.tracking import layout
 from orchestrator.tracking.read import queries
+from orchestrator.tracking.read.runs import search, tag_is
 from orchestrator.tracking.store import Store
 from orchestrator.tracking.turns import ALONE
 from orchestrator.tracking.write import delivery
@@ -25,6 +26,7 @@ from orchestrator.tracking.write.parent import SweepInfo
 from orchestrator.tracking.write.run_record import RunRecord
 from orchestrator.tracking.write.writer import SweepWriter
 from tests.processes import PATIENCE, eventually
+from tests.stores import trial_runs
 from workloads.training.results import TrialResult
 from workloads.training.trial_state import Outcome
 
@@ -42,11 +44,12 @@ class Gate:
         self.error: Exception | None = None
         self.written: list[str] = []
 
-    def write(self, records: Sequence[RunRecord]) -> None:
+    def write(self, records: Sequence[RunRecord]) -> list[str]:
         assert self.open.wait(PATIENCE)
         if self.error is not None:
             raise self.error
         self.written += [record.name for record in records]
+        return [record.run_id for record in records]
 
 
 @pytest.fixture
@@ -65,7 +68,7 @@ def runs_of(store: Store, parent: str) -> dict[str, list[str]]:
     """Statuses of the runs of a sweep that have not been deleted, by trial."""
     found: dict[str, list[str]] = {}
     experiment = store.client.get_run(parent).info.experiment_id
-    for run in queries.search(store, [experiment], queries.tag_is(layout.PARENT, parent)):
+    for run in search(store, [experiment], tag_is(layout.PARENT, parent)):
         found.setdefault(run.data.tags[layout.TRIAL_ID], []).append(run.info.status)
     return found
 
@@ -161,15 +164,16 @@ class Trickle:
         self.written: list[str] = []
         self._tired = False
 
-    def write(self, records: Sequence[RunRecord]) -> None:
+    def write(self, records: Sequence[RunRecord]) -> list[str]:
         eventually(lambda: self.writer._queue.closed)
         (record,) = records
         if record.name in self.written:
-            return
+            return [record.run_id]
         self._tired = not self._tired
         if not self._tired:
             raise OSError("connection reset")
         self.written.append(record.name)
+        return [record.run_id]
 
 
 def test_a_store_that_takes_some_of_a_batch_at_a_time_has_taken_something(
@@ -272,21 +276,23 @@ def test_whatever_is_lost_on_the_way_every_trial_has_one_run(
     object.__setattr__(store, "client", faulty)
     write = BulkRunWriter.write
 
-    def faulty_write(self: BulkRunWriter, records: Sequence[RunRecord]) -> None:
+    def faulty_write(self: BulkRunWriter, records: Sequence[RunRecord]) -> list[str]:
         faulty.calls += 1
+        run_ids = []
         for moment in (False, True):
             if moment:
-                write(self, records)
+                run_ids = write(self, records)
             if after == moment and faulty.calls % 2:
                 faulty.faults += 1
                 raise OSError("disk I/O error")
+        return run_ids
 
     monkeypatch.setattr(BulkRunWriter, "write", faulty_write)
     for start in (0, 2, 4):
         writer.add("p", [results[name] for name in names.split()[start : start + 2]])
     writer.close()
     assert runs_of(store, writer.parent_run_id) == {name: ["FINISHED"] for name in results}
-    for run in queries.trial_runs(store, queries.find_sweep(store, writer.sweep_id)).values():
+    for run in trial_runs(store, writer.parent_run_id).values():
         result = results[run.data.tags[layout.TRIAL_ID]]
         assert run.data.metrics["nuclear"] == result.trace.final()["nuclear"]
         history = store.client.get_metric_history(run.info.run_id, "loss")
@@ -384,7 +390,7 @@ def test_runs_have_ids_in_the_order_of_their_places_whenever_they_are_written(
     with SweepWriter(local, make_sweep(names)) as writer:
         for some in ("e c", "b a d"):
             writer.add("p", [make_result(name) for name in some.split()])
-    runs = queries.trial_runs(local, queries.find_sweep(local, writer.sweep_id))
+    runs = trial_runs(local, writer.parent_run_id)
     by_id = sorted(runs, key=lambda name: runs[name].info.run_id)
     assert by_id == names.split()
     started = local.client.get_run(writer.parent_run_id).info.start_time

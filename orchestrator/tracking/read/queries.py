@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import UsageError
 from orchestrator.tracking import layout
+from orchestrator.tracking.read.results import Source, ended_trials, sources
+from orchestrator.tracking.read.runs import search, tag_is
 from orchestrator.tracking.store import Store, translated
 from workloads.training.trial_state import Outcome
 
 if TYPE_CHECKING:
+    import pandas as pd
     from mlflow.entities import Experiment, Run
 
-_PAGE = 2000
-"""Runs a request. Each page repeats the search up to its offset, so pages are large; a server keeps one in memory at a time."""
-_IDS_PER_REQUEST = 250
 _CANDIDATES = 8
 """Sweeps named in an error message."""
 
@@ -43,37 +42,34 @@ class SweepSummary:
     tags: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
-def find_finished(store: Store, experiment: str, trial_ids: Collection[str], record: Mapping[str, Any]) -> dict[str, str]:
-    """Which of the trials need not be run again: run ids, by trial id, of settled runs that recorded all that ``record`` asks for.
+def find_finished(store: Store, experiment: str, trial_ids: Collection[str], record: Mapping[str, Any]) -> dict[str, Source]:
+    """Which of the trials need not be run again: where they are, by trial id, with all that ``record`` asks for.
 
-    A run counts if its steps are recorded by the same schedule and its measures include the ones asked for.
+    A trial counts if its steps are recorded by the same schedule and its measures include the ones asked for.
     """
     with translated(store.display):
         found = store.client.get_experiment_by_name(experiment)
-    if found is None or not trial_ids:
-        return {}
-    wanted, finished = frozenset(trial_ids), _finished(store, found.experiment_id, layout.recording_tag(record))
-    return {trial_id: run.info.run_id for trial_id, run in finished.items() if trial_id in wanted}
+    return {} if found is None else _finished(store, found, layout.recording_tag(record), frozenset(trial_ids))
 
 
-def finished_by_others(store: Store, experiment_id: str, parent_id: str, record: str) -> dict[str, str]:
-    """Return run ids of trials that other sweeps than that of ``parent_id`` finished, with all that the tag ``record`` asks for."""
-    finished = _finished(store, experiment_id, record, but=parent_id)
-    return {trial_id: run.info.run_id for trial_id, run in finished.items()}
+def finished_by_others(store: Store, experiment_id: str, parent_id: str, record: str) -> dict[str, Source]:
+    """Return where trials are that other sweeps than that of ``parent_id`` finished, with all that the tag ``record`` asks for."""
+    with translated(store.display):
+        return _finished(store, store.client.get_experiment(experiment_id), record, None, but=parent_id)
 
 
-def _finished(store: Store, experiment_id: str, record: str, but: str = "") -> dict[str, Run]:
-    finished: dict[str, Run] = {}
-    fits: dict[str | None, bool] = {None: False}
-    for run in search(store, [experiment_id], f"attributes.status = 'FINISHED' AND {tag_is(layout.KIND, layout.TRIAL)}"):
-        tags = run.data.tags
-        recorded = tags.get(layout.RECORD)
-        if recorded not in fits:
-            fits[recorded] = layout.covers(recorded, record)
-        if fits[recorded] and tags.get(layout.PARENT) != but:
-            # Newest first, so the newest stays.
-            finished.setdefault(tags[layout.TRIAL_ID], run)
-    return finished
+def _finished(store: Store, experiment: Experiment, record: str, wanted: frozenset[str] | None, but: str = "") -> dict[str, Source]:
+    made: dict[str, Source] = {}
+    for parent in _parents(store, {experiment.experiment_id: experiment}, deleted=True):
+        if wanted is not None and len(made) == len(wanted):
+            break
+        if parent.info.run_id == but or not layout.covers(parent.data.tags.get(layout.RECORD, layout.NOTHING), record):
+            continue
+        with translated(store.display):
+            ended = ended_trials(store, parent, measures=False)
+        # Newest first, so the newest stays.
+        made = {**sources(ended, parent.info.run_id, wanted), **made}
+    return made
 
 
 def list_sweeps(store: Store, experiment: str | None = None, *, count: bool = True) -> list[SweepSummary]:
@@ -116,62 +112,16 @@ def _match(reference: str, ids: Sequence[str], experiments: Sequence[str]) -> in
     raise UsageError(f"{problem}: {names}{more}")
 
 
-def trial_runs(store: Store, sweep: SweepSummary) -> dict[str, Run]:
-    """Return the runs that a sweep made itself, by trial id. Of several, a finished one counts, else the newest."""
-    runs: dict[str, Run] = {}
-    for run in search(store, [sweep.experiment_id], tag_is(layout.PARENT, sweep.parent_run_id)):
-        trial_id = run.data.tags.get(layout.TRIAL_ID)
-        if trial_id is not None and (trial_id not in runs or (run.info.status == "FINISHED" != runs[trial_id].info.status)):
-            runs[trial_id] = run
-    return runs
+def own_trials(store: Store, sweep: SweepSummary, *, measures: bool = False, attempts: bool = False) -> pd.DataFrame:
+    """Return the trials that a sweep ran itself and that have ended, as `orchestrator.tracking.read.results.ended_trials` has them."""
+    with translated(store.display):
+        return ended_trials(store, store.client.get_run(sweep.parent_run_id), measures=measures, attempts=attempts)
 
 
-def attempts_made(store: Store, sweep: SweepSummary, runs: Mapping[str, Run]) -> dict[str, int]:
-    """Return how often trials of a sweep, whose ``runs`` are `trial_runs`, were run to no avail: they failed, or were deleted since."""
-    deleted = search(store, [sweep.experiment_id], tag_is(layout.PARENT, sweep.parent_run_id), deleted=True)
-    vain = [run for run in runs.values() if run.info.status == "FAILED"]
-    made: dict[str, int] = {}
-    for run in [*vain, *(run for run in deleted if run.info.status in layout.TERMINAL)]:
-        tags = run.data.tags
-        if layout.TRIAL_ID in tags:
-            made[tags[layout.TRIAL_ID]] = max(made.get(tags[layout.TRIAL_ID], 0), int(tags.get(layout.ATTEMPT, 1)))
-    return made
-
-
-def deleted_runs(store: Store, sweep: SweepSummary) -> dict[str, str]:
-    """Return the runs of a sweep's own trials that had ended and were deleted, by trial id; those that MLflow still has."""
-    runs = search(store, [sweep.experiment_id], tag_is(layout.PARENT, sweep.parent_run_id), deleted=True)
-    # What was never completed the sweep has deleted itself.
-    return {run.data.tags.get(layout.TRIAL_ID, ""): run.info.run_id for run in runs if run.info.status in layout.TERMINAL}
-
-
-def runs_by_id(store: Store, experiment_id: str, run_ids: Iterable[str]) -> dict[str, Run]:
-    """Return runs of an experiment, by run id; those that were deleted are missing."""
-    ids = list(run_ids)
-    found = {}
-    for start in range(0, len(ids), _IDS_PER_REQUEST):
-        some = ", ".join(f"'{run_id}'" for run_id in ids[start : start + _IDS_PER_REQUEST])
-        found.update({run.info.run_id: run for run in search(store, [experiment_id], f"attributes.run_id IN ({some})")})
-    return found
-
-
-def search(store: Store, experiment_ids: Sequence[str], filter_string: str, *, deleted: bool = False) -> Iterator[Run]:
-    """All runs that match and are active, or else ``deleted``, newest first, page by page."""
-    from mlflow.entities import ViewType
-
-    token, view = None, ViewType.DELETED_ONLY if deleted else ViewType.ACTIVE_ONLY
-    while True:
-        with translated(store.display):
-            page = store.client.search_runs(list(experiment_ids), filter_string, view, _PAGE, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
-
-
-def tag_is(tag: str, value: str) -> str:
-    """Return a filter of MLflow's search."""
-    return f"tags.`{tag}` = '{value}'"
+def attempts_made(trials: pd.DataFrame) -> dict[str, int]:
+    """Return how often trials, which are all attempts that a sweep made, were run to no avail: they failed, or were deleted since."""
+    vain = trials[(trials["outcome"] == Outcome.FAILED.value) | trials["gone"]]
+    return {str(key): int(count) for key, count in vain["attempt"].groupby(level=0).max().items()}
 
 
 def _experiments(store: Store, name: str | None) -> dict[str, Experiment]:
@@ -187,10 +137,12 @@ def _experiments(store: Store, name: str | None) -> dict[str, Experiment]:
             return experiments
 
 
-def _parents(store: Store, experiments: Mapping[str, Experiment]) -> list[Run]:
+def _parents(store: Store, experiments: Mapping[str, Experiment], *, deleted: bool = False) -> list[Run]:
+    """Return the runs of sweeps, newest first; with those that were ``deleted``, whose trials may still be there."""
     if not experiments:
         return []
-    runs = search(store, list(experiments), tag_is(layout.KIND, layout.SWEEP))
+    kind = tag_is(layout.KIND, layout.SWEEP)
+    runs = [run for view in ((False, True) if deleted else (False,)) for run in search(store, list(experiments), kind, deleted=view)]
     return sorted(runs, key=lambda run: run.info.start_time, reverse=True)
 
 
@@ -212,6 +164,7 @@ def _summary(store: Store, run: Run, experiment: Experiment, *, count: bool = Tr
     if sweep.counts or not count:
         return sweep
     # Still running, or ended without a word: count what is there.
-    ended = (child for child in trial_runs(store, sweep).values() if child.info.status in layout.TERMINAL)
-    counts = Counter(child.data.tags.get(layout.OUTCOME, "") for child in ended)
-    return replace(sweep, counts={outcome.value: counts[outcome.value] for outcome in Outcome})
+    with translated(store.display):
+        ended = ended_trials(store, run, measures=False)
+    counts = ended["outcome"][~ended["gone"]].value_counts()
+    return replace(sweep, counts={outcome.value: int(counts.get(outcome.value, 0)) for outcome in Outcome})

@@ -6,21 +6,22 @@ import json
 import math
 import re
 import sys
-import tempfile
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from orchestrator.errors import UsageError
+from orchestrator.errors import TrackingUnavailable, UsageError
 from orchestrator.tracking import layout
-from orchestrator.tracking.read.queries import SweepSummary, deleted_runs, runs_by_id, trial_runs
+from orchestrator.tracking.read.artifacts import Artifacts
+from orchestrator.tracking.read.queries import SweepSummary
+from orchestrator.tracking.read.results import ended_trials, from_runs
+from orchestrator.tracking.read.runs import runs_by_id
 from orchestrator.tracking.store import Store, translated
+from workloads.training.trial_state import Outcome
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from mlflow.entities import Run
 
 _SPEC_COLUMN = {"loss": "spec.loss"}
@@ -36,25 +37,20 @@ def load_runs(store: Store, sweep: SweepSummary) -> pd.DataFrame:
     """
     with translated(store.display):
         found = _find(store, sweep)
-    trials, runs = found.trials, [found.runs.get(trial_id) for trial_id in found.trials["trial_id"]]
-    ended = [run if run is not None and run.info.status in layout.TERMINAL else None for run in runs]
-    tags = [run.data.tags if run is not None else {} for run in ended]
-    ids = trials["trial_id"]
-    outcomes = (layout.DELETED if key in found.deleted else tag.get(layout.OUTCOME) for key, tag in zip(ids, tags, strict=True))
-    run_ids = (found.deleted.get(key) if run is None else run.info.run_id for key, run in zip(ids, runs, strict=True))
+    ended = found.ended
     columns: dict[str, pd.Series[Any]] = {
-        "trial_id": ids,
-        "run_id": _objects(run_ids),
-        "outcome": _objects(outcomes),
-        "steps": _typed([int(tag[layout.STEPS]) if layout.STEPS in tag else None for tag in tags]),
-        "seconds": pd.Series([float(tag.get(layout.SECONDS, "nan")) for tag in tags], dtype="float64"),
+        "trial_id": found.trials["trial_id"],
+        "run_id": _texts(ended["run_id"]),
+        "outcome": _texts(ended["outcome"]),
+        "steps": _typed([None if math.isnan(steps) else int(steps) for steps in ended["steps"]]),
+        "seconds": ended["seconds"].astype("float64"),
     }
-    specs = [json.loads(spec) for spec in trials["spec"]]
+    specs = [json.loads(spec) for spec in found.trials["spec"]]
     for key in dict.fromkeys(key for spec in specs for key in spec):
         columns[_SPEC_COLUMN.get(key, key)] = _typed([spec.get(key) for spec in specs])
-    metrics = [run.data.metrics if run is not None else {} for run in ended]
-    for key in sorted({key for metric in metrics for key in metric}, key=_loss_first):
-        columns[key] = _infinite(pd.Series([metric.get(key) for metric in metrics], dtype="float64"))
+    measures = {name.removeprefix(layout.MEASURE): name for name in ended.columns if name.startswith(layout.MEASURE)}
+    for key in sorted(measures, key=_loss_first):
+        columns[key] = _infinite(ended[measures[key]].astype("float64"))
     return pd.DataFrame(columns)
 
 
@@ -66,25 +62,24 @@ def load_history(store: Store, sweep: SweepSummary, trials: Collection[str] | No
     import pyarrow as pa
 
     with translated(store.display):
-        found = _find(store, sweep)
-        listed = found.trials
-        order = {trial_id: position for position, trial_id in enumerate(listed["trial_id"])}
-        unknown = sorted(set(trials or ()) - set(order))
+        found = _find(store, sweep, measures=False)
+        listed = found.trials["trial_id"]
+        unknown = sorted(set(trials or ()) - set(listed))
         if unknown:
             raise UsageError(f"sweep {sweep.sweep_id} has no trial {', '.join(unknown[:5])}")
-        files: dict[tuple[str, str], list[str]] = defaultdict(list)
-        for trial_id, run in found.runs.items():
-            tags = run.data.tags
-            if layout.TRACE in tags and run.info.status in layout.TERMINAL and (trials is None or trial_id in trials):
-                files[tags[layout.PARENT], tags[layout.TRACE]].append(trial_id)
-        traces = (_trace(store, run_id, path, ids) for (run_id, path), ids in files.items())
+        traced = found.ended["trace"].notna() & (found.ended["outcome"] != layout.DELETED)
+        if trials is not None:
+            traced &= listed.isin(trials)
+        files = found.ended[traced].assign(trial_id=listed[traced]).groupby(["parent", "trace"], sort=False)["trial_id"]
+        traces = (found.artifacts(store, str(parent)).table(str(path), None, ids) for (parent, path), ids in files)
         tables = [table for table in traces if table is not None]
     if not tables:
         return pd.DataFrame({"trial_id": pd.Series(dtype="object"), "step": pd.Series(dtype="int64")})
     frame: pd.DataFrame = pa.concat_tables(tables, promote_options="default").to_pandas()
-    frame["trial_id"] = frame["trial_id"].astype(object)
     # Rows of a trial are in order of steps already, and a stable sort leaves them so.
-    frame = frame.sort_values("trial_id", key=lambda ids: ids.map(order), kind="stable", ignore_index=True)
+    places = pd.Index(listed).get_indexer(frame["trial_id"])
+    frame = frame.iloc[places.argsort(kind="stable")].reset_index(drop=True)
+    frame["trial_id"] = frame["trial_id"].astype(object)
     measures = sorted(frame.columns.drop(["trial_id", "step"]), key=_loss_first)
     return frame[["trial_id", "step", *measures]]
 
@@ -94,13 +89,13 @@ def trial_order(store: Store, parent_run_id: str) -> list[str]:
     with translated(store.display):
         if layout.TRIALS_FILE not in {file.path for file in store.client.list_artifacts(parent_run_id)}:
             return []
-        return [str(trial_id) for trial_id in _read(store, parent_run_id, layout.TRIALS_FILE)["trial_id"].to_pylist()]
+        return [str(trial_id) for trial_id in _trials(store, store.client.get_run(parent_run_id))["trial_id"]]
 
 
 def count_deleted(store: Store, sweep: SweepSummary) -> int:
     """Return how many trials had ended whose runs were deleted."""
     with translated(store.display):
-        return len(_find(store, sweep).deleted)
+        return int((_find(store, sweep, measures=False).ended["outcome"] == layout.DELETED).sum())
 
 
 def lost(runs: pd.DataFrame, history: pd.DataFrame | None = None) -> Iterator[str]:
@@ -126,70 +121,93 @@ def without_trace(runs: pd.DataFrame, history: pd.DataFrame) -> pd.Series[Any]:
 
 
 def failures(store: Store, sweep: SweepSummary) -> list[tuple[str, str, str]]:
-    """``(trial id, run id, traceback)`` of every failed trial, in grid order."""
+    """``(trial id, run id, traceback)`` of every failed trial, in grid order; without a run of its own, its sweep's."""
     with translated(store.display):
-        order = list(_trials(store, sweep)["trial_id"])
-        runs = trial_runs(store, sweep)
-        failed = [(trial_id, runs[trial_id]) for trial_id in order if trial_id in runs and runs[trial_id].info.status == "FAILED"]
-        return [(trial_id, run.info.run_id, _traceback(store, run)) for trial_id, run in failed]
+        found = _find(store, sweep, measures=False)
+    failed = found.ended["outcome"] == Outcome.FAILED.value
+    rows = zip(found.trials["trial_id"][failed], found.ended["run_id"][failed], found.ended["error"][failed], strict=True)
+    return [(trial_id, sweep.parent_run_id if run_id is None else run_id, error or "") for trial_id, run_id, error in rows]
 
 
-def _trials(store: Store, sweep: SweepSummary) -> pd.DataFrame:
-    return _read(store, sweep.parent_run_id, layout.TRIALS_FILE).to_pandas()
+def _trials(store: Store, parent: Run) -> pd.DataFrame:
+    """Return the trials of a sweep as it lists them. Raises `TrackingUnavailable` if the list is missing."""
+    table = Artifacts(store, parent).table(layout.TRIALS_FILE)
+    if table is None:
+        raise TrackingUnavailable(f"{layout.TRIALS_FILE} of the sweep with the run {parent.info.run_id} is missing in {store.display}")
+    frame: pd.DataFrame = table.to_pandas()
+    return frame if "reused_from" in frame else frame.assign(reused_from=None)
 
 
 @dataclass(frozen=True)
 class _Found:
-    """The trials of a sweep as it lists them, with their runs, its own or reused ones; of those ``deleted``, the ids as far as known."""
+    """The trials of a sweep as it lists them and, row by row, what they have come to, wherever: as
+    `orchestrator.tracking.read.results.ended_trials` has it, with the outcome ``deleted`` for those that are gone, and ``parent``, the run
+    among whose artifacts a trace is. ``parents`` are such runs by id.
+    """
 
     trials: pd.DataFrame
-    runs: dict[str, Run]
-    deleted: dict[str, str | None]
+    ended: pd.DataFrame
+    parents: Mapping[str, Run]
+
+    def artifacts(self, store: Store, parent: str) -> Artifacts:
+        return Artifacts(store, self.parents[parent])
 
 
-def _find(store: Store, sweep: SweepSummary) -> _Found:
-    trials = _trials(store, sweep)
-    listed = zip(trials["trial_id"], trials["reused_run_id"], strict=True)
-    reused = {trial_id: run_id for trial_id, run_id in listed if isinstance(run_id, str)}
-    earlier = runs_by_id(store, sweep.experiment_id, reused.values())
-    runs = trial_runs(store, sweep) | {trial_id: earlier[run_id] for trial_id, run_id in reused.items() if run_id in earlier}
-    missing = [trial_id for trial_id in trials["trial_id"] if trial_id not in runs]
-    # Only of a sweep that is complete is it known that a trial without a run had one.
-    known = {**deleted_runs(store, sweep), **reused} if missing else reused
-    deleted = {key: known.get(key) for key in missing if key in known or sweep.status == "FINISHED"}
-    return _Found(trials, runs, deleted)
+def _find(store: Store, sweep: SweepSummary, *, measures: bool = True) -> _Found:
+    own = store.client.get_run(sweep.parent_run_id)
+    trials, parents = _trials(store, own), {sweep.parent_run_id: own}
+    parts = [ended_trials(store, own, measures=measures).assign(parent=sweep.parent_run_id)]
+    # Those that other sweeps ran, sweep by sweep.
+    reused = trials[trials["reused_from"].notna() | trials["reused_run_id"].notna()]
+    for source, some in reused.groupby(reused["reused_from"].fillna("")):
+        parent = _run(store, str(source))
+        if parent is not None:
+            parents[str(source)] = parent
+            theirs = ended_trials(store, parent, measures=measures)
+            parts.append(theirs[theirs.index.isin(some["trial_id"])].assign(parent=str(source)))
+        left = some[~some["trial_id"].isin(parts[-1].index)] if parent is not None else some
+        parts.append(_by_run(store, sweep.experiment_id, left, parents))
+    known = pd.concat([part for part in parts if len(part)] or parts[:1])
+    ended = known[~known.index.duplicated()].reindex(trials["trial_id"]).reset_index(drop=True)
+    # Of what was deleted the ids alone are left.
+    gone = ended["gone"].eq(True)
+    for name in ended.columns.drop(["run_id", "parent"]):
+        ended[name] = ended[name].mask(gone)
+    ended["outcome"] = ended["outcome"].astype(object).mask(gone, layout.DELETED)
+    return _Found(trials, ended, parents)
 
 
-def _trace(store: Store, run_id: str, path: str, trial_ids: Collection[str]) -> pa.Table | None:
-    """Return the traces of some trials; ``None`` if the sweep that recorded them was deleted for good, or the file was."""
+def _by_run(store: Store, experiment_id: str, trials: pd.DataFrame, parents: dict[str, Run]) -> pd.DataFrame:
+    """Return what trials have come to whose sweep was deleted for good, from their runs; ``gone`` are those without one."""
+    runs = runs_by_id(store, experiment_id, trials["reused_run_id"].dropna())
+    there = from_runs(runs.values()).set_index("trial_id").assign(gone=False)
+    there["parent"] = [runs[run_id].data.tags.get(layout.PARENT, "") for run_id in there["run_id"]]
+    for parent in set(there["parent"]) - set(parents):
+        run = _run(store, parent)
+        if run is not None:
+            parents[parent] = run
+    there.loc[~there["parent"].isin(list(parents)), "trace"] = None
+    lost = trials[~trials["trial_id"].isin(there.index)].set_index("trial_id")
+    return pd.concat([there, pd.DataFrame({"run_id": lost["reused_run_id"], "gone": True}, index=lost.index)])
+
+
+def _run(store: Store, run_id: str) -> Run | None:
+    """Return a run, one that was deleted, too; ``None`` if it is gone for good."""
     from mlflow.exceptions import MlflowException
 
+    if not run_id:
+        return None
     try:
-        return _read(store, run_id, path, trial_ids)
+        return store.client.get_run(run_id)
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
         return None
 
 
-def _read(store: Store, run_id: str, path: str, trial_ids: Collection[str] | None = None) -> pa.Table:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    with tempfile.TemporaryDirectory(prefix="orchestrate-") as folder:
-        local = store.client.download_artifacts(run_id, path, folder)
-        # Not mapped into memory: the file is gone when this returns.
-        table = parquet.read_table(local, memory_map=False, filters=None if trial_ids is None else [("trial_id", "in", list(trial_ids))])
-    position = table.schema.get_field_index("trial_id")
-    return table.set_column(position, "trial_id", table["trial_id"].cast(pa.string()))
-
-
-def _traceback(store: Store, run: Run) -> str:
-    return store.read(run.info.run_id, layout.ERROR_FILE).decode()
-
-
-def _objects(values: Iterable[str | None]) -> pd.Series[Any]:
-    return pd.Series(list(values), dtype="object")
+def _texts(values: pd.Series[Any]) -> pd.Series[Any]:
+    """Return a column of texts in which ``None`` stands for what is missing."""
+    return values.astype(object).where(values.notna(), None)
 
 
 def _typed(values: list[Any]) -> pd.Series[Any]:

@@ -64,8 +64,8 @@ class BulkRunWriter:
             return False
         return all(set(keys) <= set(table.columns.keys()) and not _required(table) - set(keys) for table, keys in _tables())
 
-    def write(self, records: Sequence[RunRecord]) -> None:
-        """Write runs in one transaction, those that are not there already. Their files come first."""
+    def write(self, records: Sequence[RunRecord]) -> list[str]:
+        """Write runs in one transaction, those that are not there already. Their files come first. Returns their ids."""
         from mlflow.utils.uri import append_to_uri_path
 
         with self._engine.connect() as connection, _no_garbage():
@@ -81,6 +81,7 @@ class BulkRunWriter:
                 insert(connection, self._runs, _RUN, (self._run(record, places[record.run_id]) for record in new))
                 for table, columns, rows in zip(self._others, (_PAIR, _PAIR, _METRIC, _METRIC), _rows(new), strict=True):
                     insert(connection, table, columns, rows)
+        return [record.run_id for record in records]
 
     def _present(self, connection: Connection, run_ids: Sequence[str]) -> set[str]:
         import sqlalchemy

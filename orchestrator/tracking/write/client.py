@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Protocol
 
 from orchestrator.tracking import layout
-from orchestrator.tracking.read import queries
+from orchestrator.tracking.read.runs import search, tag_is
 from orchestrator.tracking.store import Store
 from orchestrator.tracking.write.artifacts import put_files
 from orchestrator.tracking.write.bulk import BulkRunWriter
@@ -28,8 +28,8 @@ class RunWriter(Protocol):
     def at_once(self) -> int:
         """How many runs are best given to one `write`."""
 
-    def write(self, records: Sequence[RunRecord]) -> None:
-        """Write complete runs, those that are not there already. A run that is seen to have ended has everything."""
+    def write(self, records: Sequence[RunRecord]) -> list[str]:
+        """Write complete runs, those that are not there already. A run that is seen to have ended has everything. Returns their ids."""
 
 
 class ClientRunWriter:
@@ -47,38 +47,41 @@ class ClientRunWriter:
         self._begun: dict[tuple[str, str, str], tuple[str, bool]] = {}
         """Runs by parent, trial and attempt: their ids, and whether they are complete."""
 
-    def write(self, records: Sequence[RunRecord]) -> None:
+    def write(self, records: Sequence[RunRecord]) -> list[str]:
         """Write runs one by one, each one's status last."""
-        for record in records:
-            if self._unsure:
-                self._look(record.tags[layout.PARENT])
-                self._unsure = False
-            try:
-                self._write(record)
-            except BaseException:
-                self._unsure = True
-                raise
+        return [self._ensure(record) for record in records]
+
+    def _ensure(self, record: RunRecord) -> str:
+        if self._unsure:
+            self._look(record.tags[layout.PARENT])
+            self._unsure = False
+        try:
+            return self._write(record)
+        except BaseException:
+            self._unsure = True
+            raise
 
     def _look(self, parent_id: str) -> None:
-        for run in queries.search(self._store, [self._experiment_id], queries.tag_is(layout.PARENT, parent_id)):
+        for run in search(self._store, [self._experiment_id], tag_is(layout.PARENT, parent_id)):
             tags = run.data.tags
             key = (parent_id, tags.get(layout.TRIAL_ID, ""), tags.get(layout.ATTEMPT, ""))
             if key not in self._begun or run.info.status in layout.TERMINAL:
                 self._begun[key] = (run.info.run_id, run.info.status in layout.TERMINAL)
 
-    def _write(self, record: RunRecord) -> None:
+    def _write(self, record: RunRecord) -> str:
         from mlflow.entities import Metric, Param
 
         client = self._store.client
         key = (record.tags[layout.PARENT], record.tags[layout.TRIAL_ID], record.tags.get(layout.ATTEMPT, ""))
         run_id, complete = self._begun.get(key, (None, False))
         if complete:
-            return
+            assert run_id is not None
+            return run_id
         if run_id is None:
             run = client.create_run(self._experiment_id, start_time=record.started, tags=record.tags, run_name=record.name)
         else:
             run = client.get_run(run_id)
-        run_id = run.info.run_id
+        run_id = str(run.info.run_id)
         put_files(run.info.artifact_uri, record.files, self._store.uri)
         params = iter(Param(key, value) for key, value in record.params.items())
         metrics = iter(Metric(*point) for point in record.metrics)
@@ -90,6 +93,7 @@ class ClientRunWriter:
             client.log_batch(run_id, metrics=more, params=some)
         client.set_terminated(run_id, record.status, record.ended)
         self._begun.pop(key, None)
+        return run_id
 
 
 def run_writer(store: Store, experiment_id: str, *, again: bool = False) -> RunWriter:

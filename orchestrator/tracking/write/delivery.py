@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING
 from orchestrator.storage.spool import Batch, Spool
 from orchestrator.tracking import layout
 from orchestrator.tracking.read import queries
+from orchestrator.tracking.read.results import Source
+from orchestrator.tracking.read.runs import search, tag_is
 from orchestrator.tracking.store import Store, translated
 from orchestrator.tracking.turns import Turn
 from orchestrator.tracking.write.artifacts import put_files
 from orchestrator.tracking.write.client import RunWriter, run_writer
+from orchestrator.tracking.write.results import EndedTrial, encode_results
 from orchestrator.tracking.write.run_record import RunRecord, run_record
 from orchestrator.tracking.write.traces import encode_traces, with_reused
 from workloads.training.results import TrialResult
@@ -26,14 +29,14 @@ class Delivery:
     """Writes batches of one sweep, whose run is ``parent``, in its ``turn``. With ``again``, some may have been written before.
 
     With ``late``, and once another process may have had the turn meanwhile, other sweeps may have finished the same trials: those are not
-    written a second time, and ``taken`` has the others' run ids by trial id.
+    written a second time, and ``taken`` says where they are, by trial id.
     """
 
     def __init__(self, store: Store, parent: Run, turn: Turn, *, again: bool = False, late: bool = False) -> None:
         self._store, self._parent, self._turn, self._again = store, parent.info, turn, again
-        self.taken: dict[str, str] = {}
+        self.taken: dict[str, Source] = {}
         self._target: RunWriter | None = None
-        self._others: dict[str, dict[str, str]] | None = {} if late else None
+        self._others: dict[str, dict[str, Source]] | None = {} if late else None
         self._lapses = 0
         self._path = ""
 
@@ -56,25 +59,36 @@ class Delivery:
                 self._path = path
             left = len(results)
             written(len(batch.results) - left)
+            run_ids: list[str] = []
             for start in range(0, len(results), target.at_once):
                 some = results[start : start + target.at_once]
-                target.write([self._record(result, batch, path) for result in some])
+                run_ids += target.write([self._record(result, batch, path) for result in some])
                 left -= len(some)
                 written(len(batch.results) - left)
+            if results:
+                # Last: what is in this table is all there.
+                table = encode_results([self._ended(result, batch, run_id, path) for result, run_id in zip(results, run_ids, strict=True)])
+                name = layout.results_path(batch.pack, (result.trial_id for result in results))
+                put_files(self._parent.artifact_uri, {name: table}, self._store.uri)
 
     def _see_whose_turn(self) -> None:
         lapses = self._turn.check()
         if lapses != self._lapses:
             self._lapses, self._again, self._target, self._others = lapses, True, None, {}
 
-    def _finished_by_others(self, batch: Batch) -> Mapping[str, str]:
-        """Return trials that other sweeps have finished and that recorded what this one does: run ids by trial id."""
+    def _finished_by_others(self, batch: Batch) -> Mapping[str, Source]:
+        """Return where trials are that other sweeps have finished and that recorded what this one does, by trial id."""
         if self._others is None:
             return {}
         recorded = batch.tags[layout.RECORD]
         if recorded not in self._others:
             self._others[recorded] = queries.finished_by_others(self._store, self._parent.experiment_id, self._parent.run_id, recorded)
         return self._others[recorded]
+
+    @staticmethod
+    def _ended(result: TrialResult, batch: Batch, run_id: str, path: str) -> EndedTrial:
+        traced = path if len(result.trace.steps) else None
+        return EndedTrial(result, batch.attempts.get(result.trial_id, 1), run_id, traced, None)
 
     def _record(self, result: TrialResult, batch: Batch, path: str) -> RunRecord:
         attempt = batch.attempts.get(result.trial_id, 1)
@@ -110,8 +124,8 @@ def deliver(store: Store, parent_id: str, spool: Spool, turn: Turn) -> int:
     return trials
 
 
-def take(store: Store, parent: Run, taken: Mapping[str, str]) -> None:
-    """Say of a sweep that some of its trials are runs of other sweeps: run ids by trial id."""
+def take(store: Store, parent: Run, taken: Mapping[str, Source]) -> None:
+    """Say of a sweep that some of its trials are other sweeps': where they are, by trial id."""
     with translated(store.display):
         content, reused = with_reused(store.read(parent.info.run_id, layout.TRIALS_FILE), taken)
         put_files(parent.info.artifact_uri, {layout.TRIALS_FILE: content}, store.uri)
@@ -120,17 +134,16 @@ def take(store: Store, parent: Run, taken: Mapping[str, str]) -> None:
 
 def remove_begun(store: Store, experiment_id: str, parent_id: str) -> None:
     """Delete the runs of a sweep that were begun and never completed: a server that fails may make one and not say so."""
-    begun = f"{queries.tag_is(layout.PARENT, parent_id)} AND attributes.status = 'RUNNING'"
-    for run in list(queries.search(store, [experiment_id], begun)):
+    begun = f"{tag_is(layout.PARENT, parent_id)} AND attributes.status = 'RUNNING'"
+    for run in list(search(store, [experiment_id], begun)):
         with translated(store.display):
             store.client.delete_run(run.info.run_id)
 
 
 def complete(store: Store, sweep: queries.SweepSummary) -> int:
     """Say of a sweep that it is finished if all of its trials have an outcome. Returns how many have none."""
-    outcomes = Counter(
-        run.data.tags.get(layout.OUTCOME, "") for run in queries.trial_runs(store, sweep).values() if run.info.status in layout.TERMINAL
-    )
+    trials = queries.own_trials(store, sweep)
+    outcomes = Counter(trials["outcome"][~trials["gone"]])
     with translated(store.display):
         # Some may have been taken from other sweeps a moment ago.
         reused = int(store.client.get_run(sweep.parent_run_id).data.tags.get(layout.REUSED, 0))

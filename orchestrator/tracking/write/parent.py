@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.tracking import layout
+from orchestrator.tracking.read.results import Source
 from workloads.trial import TrialSpec
 
 
@@ -23,12 +24,12 @@ def digest_of(trial_ids: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class TrialRow:
-    """One trial of a sweep, in grid order: in which pack it runs, or which finished run is reused for it."""
+    """One trial of a sweep, in grid order: in which pack it runs, or where it is, finished, if it is reused."""
 
     trial_id: str
     spec: TrialSpec
     pack: str | None = None
-    reused_run_id: str | None = None
+    reused: Source | None = None
 
 
 @dataclass(frozen=True)
@@ -61,4 +62,4 @@ class SweepInfo:
     @property
     def reused(self) -> int:
         """How many trials are taken from earlier sweeps."""
-        return sum(trial.reused_run_id is not None for trial in self.trials)
+        return sum(trial.reused is not None for trial in self.trials)

@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from orchestrator.tracking import layout
+from orchestrator.tracking.read.results import Source
 from orchestrator.tracking.store import Store, translated
 from orchestrator.tracking.write.artifacts import put_files
 from orchestrator.tracking.write.delivery import remove_begun, take
@@ -44,6 +45,7 @@ class ParentRun:
             layout.TRIALS_DIGEST: sweep.digest,
             layout.REUSED: str(sweep.reused),
             layout.RECORD: layout.recording_tag(sweep.record),
+            layout.FORMAT: str(layout.WITH_RESULTS),
             layout.ATTEMPT: str(sweep.attempt),
             layout.VERSION: layout.version(),
             layout.USER: _user(),
@@ -91,8 +93,8 @@ class ParentRun:
         self._put(run, {name: content for name, content in self._files.items() if name not in there})
         return run
 
-    def take(self, taken: Mapping[str, str]) -> None:
-        """Say that some trials are runs of other sweeps: run ids by trial id."""
+    def take(self, taken: Mapping[str, Source]) -> None:
+        """Say that some trials are other sweeps': where they are, by trial id."""
         take(self._store, self.run, taken)
 
     def measure(self, numbers: Mapping[str, float]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from orchestrator.tracking.read.results import Source
 from orchestrator.tracking.write.parent import TrialRow
 from workloads.training.results import TrialResult
 
@@ -38,7 +39,7 @@ def encode_traces(results: Sequence[TrialResult]) -> bytes:
                 absent[start:end] = False
         # A mask, not NaN: NaN says that the measure was taken and is undefined there.
         arrays[name] = pa.array(values, pa.float64(), mask=absent)
-    return _parquet(pa.table(arrays))
+    return parquet_bytes(pa.table(arrays))
 
 
 def encode_trials(trials: Sequence[TrialRow]) -> bytes:
@@ -46,31 +47,34 @@ def encode_trials(trials: Sequence[TrialRow]) -> bytes:
     import pyarrow as pa
 
     text = pa.string()
-    return _parquet(
+    return parquet_bytes(
         pa.table(
             {
                 "trial_id": pa.array([trial.trial_id for trial in trials], text),
                 "pack": pa.array([trial.pack for trial in trials], text),
                 "spec": pa.array([json.dumps(trial.spec.flat()) for trial in trials], text),
-                "reused_run_id": pa.array([trial.reused_run_id for trial in trials], text),
+                "reused_run_id": pa.array([trial.reused.run_id if trial.reused else None for trial in trials], text),
+                "reused_from": pa.array([trial.reused.parent_run_id if trial.reused else None for trial in trials], text),
             }
         )
     )
 
 
-def with_reused(trials: bytes, reused: Mapping[str, str]) -> tuple[bytes, int]:
-    """Return a list of trials in which some are ``reused``, run ids by trial id, and how many of all are now."""
+def with_reused(trials: bytes, reused: Mapping[str, Source]) -> tuple[bytes, int]:
+    """Return a list of trials in which some are ``reused``, by trial id, and how many of all are now."""
     import pyarrow as pa
     from pyarrow import parquet
 
     table = parquet.read_table(io.BytesIO(trials))
-    rows: list[dict[str, Any]] = table.select(["trial_id", "reused_run_id"]).to_pylist()
-    run_ids: list[str | None] = [reused.get(row["trial_id"], row["reused_run_id"]) for row in rows]
-    column = table.schema.get_field_index("reused_run_id")
-    return _parquet(table.set_column(column, "reused_run_id", pa.array(run_ids, pa.string()))), len(run_ids) - run_ids.count(None)
+    rows: list[dict[str, Any]] = table.select(["trial_id", "reused_run_id", "reused_from"]).to_pylist()
+    known = [reused.get(row["trial_id"], Source(row["reused_from"], row["reused_run_id"])) for row in rows]
+    for name, values in (("reused_run_id", [one.run_id for one in known]), ("reused_from", [one.parent_run_id for one in known])):
+        table = table.set_column(table.schema.get_field_index(name), name, pa.array(values, pa.string()))
+    return parquet_bytes(table), sum(one.parent_run_id is not None for one in known)
 
 
-def _parquet(table: pa.Table) -> bytes:
+def parquet_bytes(table: pa.Table) -> bytes:
+    """Return a table as a Parquet file."""
     from pyarrow import parquet
 
     buffer = io.BytesIO()

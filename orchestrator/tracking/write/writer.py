@@ -13,6 +13,7 @@ from typing import Self
 from orchestrator.errors import LeaseLost, TrackingUnavailable
 from orchestrator.options import PATIENCE
 from orchestrator.storage.spool import Batch, Spool
+from orchestrator.tracking.read.results import Source
 from orchestrator.tracking.store import Store
 from orchestrator.tracking.turns import ALONE, Turn
 from orchestrator.tracking.write.delivery import Delivery
@@ -52,7 +53,7 @@ class SweepWriter:
         self._queue = BatchQueue(spool, queue_limit, spool_bytes, tell)
         self._insistence = Insistence(store, turn, self._queue, patience, tell, first_wait)
         self._places = {trial.trial_id: place for place, trial in enumerate(sweep.trials)}
-        self._taken: Mapping[str, str] = {}
+        self._taken: Mapping[str, Source] = {}
         self._parent: ParentRun
         self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
 

@@ -1,0 +1,77 @@
+"""Reads the artifacts of a run: in place where they are files of this machine."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.tracking.store import Store
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from mlflow.entities import Run
+
+
+class Artifacts:
+    """The artifacts of ``run``. All methods raise what MLflow's client raises."""
+
+    def __init__(self, store: Store, run: Run) -> None:
+        from mlflow.utils.file_utils import local_file_uri_to_path
+        from mlflow.utils.uri import is_local_uri
+
+        self._client, self._run_id = store.client, run.info.run_id
+        uri = run.info.artifact_uri
+        self._folder = Path(local_file_uri_to_path(uri)) if is_local_uri(uri) else None
+
+    def names(self, folder: str) -> list[str]:
+        """Return the paths of the files in a folder of them, in order."""
+        if self._folder is not None:
+            found = self._folder / folder
+            names = [path.name for path in found.iterdir() if not path.name.startswith(".")] if found.is_dir() else []
+            return sorted(f"{folder}/{name}" for name in names)
+        return sorted(file.path for file in self._client.list_artifacts(self._run_id, folder))
+
+    def read(self, path: str) -> bytes | None:
+        """Return a file; ``None`` if it is not there."""
+        from mlflow.exceptions import MlflowException
+
+        if self._folder is not None:
+            found = self._folder / path
+            return found.read_bytes() if found.is_file() else None
+        try:
+            with tempfile.TemporaryDirectory(prefix="orchestrate-") as folder:
+                return Path(self._client.download_artifacts(self._run_id, path, folder)).read_bytes()
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None
+
+    def table(self, path: str, columns: Sequence[str] | None = None, trials: Collection[str] | None = None) -> pa.Table | None:
+        """Return a table of trials, or those of its ``columns`` that it has, and its rows of some ``trials``; ``None`` if it is not there.
+
+        Of a file on this machine nothing else is read. A file that is damaged counts as none: whoever wrote it did not come to its end.
+        """
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        source: Path | pa.BufferReader
+        if self._folder is not None:
+            source = self._folder / path
+            if not source.is_file():
+                return None
+        else:
+            content = self.read(path)
+            if content is None:
+                return None
+            source = pa.BufferReader(content)
+        try:
+            with parquet.ParquetFile(source) as file:
+                there = file.schema_arrow.names
+                table = file.read(None if columns is None else [name for name in there if name in columns])
+        except pa.ArrowInvalid:
+            return None
+        place = table.schema.get_field_index("trial_id")
+        table = table.set_column(place, "trial_id", table["trial_id"].cast(pa.string()))
+        return table if trials is None else table.filter(pa.compute.is_in(table["trial_id"], pa.array(list(trials), pa.string())))
