@@ -14,6 +14,7 @@ import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.tracking import layout
@@ -102,25 +103,25 @@ class BulkRunWriter:
 
 
 def _rows(records: Sequence[RunRecord]) -> tuple[Iterable[tuple[Any, ...]], ...]:
-    """Return the rows of tags, params, metrics and latest metrics, each in the order of its table's primary key."""
+    """Return the rows of tags, params, metrics and latest metrics, each in the order of its table's primary key, as far as that helps."""
     tags = [(key, value, r.run_id) for r in records for key, value in (*r.tags.items(), (layout.RUN_NAME, r.name))]
     params = [(key, value, r.run_id) for r in records for key, value in r.params.items()]
-    metrics = [(key, *_stored(value), time, step, r.run_id) for r in records for key, value, time, step in r.metrics]
-    # By key, time, step and run; Python's sort is stable, and the records are in order.
-    metrics.sort(key=lambda row: (row[0], row[3], row[4]))
-    rows = [(key, value, time, step, run_id, undefined) for key, value, undefined, time, step, run_id in metrics]
+    metrics = [
+        (key, value, time, step, r.run_id, False) if math.isfinite(value) else (key, *_stored(value, time, step, r.run_id))
+        for r in records
+        for key, value, time, step in r.metrics
+    ]
+    # By measure and run: times of runs that were trained side by side would scatter the rows of each. The sort is stable.
+    metrics.sort(key=itemgetter(0))
     # Points of a measure are in order of steps, so the last one is the latest.
-    latest = {(key, run_id): (key, value, time, step, run_id, undefined) for key, value, time, step, run_id, undefined in rows}
-    return sorted(tags), sorted(params), rows, [latest[pair] for pair in sorted(latest)]
+    latest = {(key, run_id): (key, value, time, step, run_id, undefined) for key, value, time, step, run_id, undefined in metrics}
+    return sorted(tags), sorted(params), metrics, list(latest.values())
 
 
-def _stored(value: float) -> tuple[float, bool]:
-    """Return a value as MLflow stores it: a NaN has a column of its own, an infinity is the largest float."""
-    if math.isfinite(value):
-        return value, False
-    if math.isnan(value):
-        return 0.0, True
-    return math.copysign(_LARGEST, value), False
+def _stored(value: float, time: int, step: int, run_id: str) -> tuple[float, int, int, str, bool]:
+    """Return the end of a row as MLflow stores it: a NaN has a column of its own, an infinity is the largest float."""
+    undefined = math.isnan(value)
+    return 0.0 if undefined else math.copysign(_LARGEST, value), time, step, run_id, undefined
 
 
 @contextmanager
