@@ -39,13 +39,15 @@ import sys
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 source, target = (MlflowClient(uri) for uri in sys.argv[1:3])
+import orchestrator
+from safetensors.numpy import save
+factors = orchestrator.load_factors("throughput", tracking_uri=sys.argv[1])
 experiment = source.get_experiment_by_name("throughput").experiment_id
 runs = source.search_runs([experiment], "tags.`orchestrate.kind` = 'trial'", max_results=50000)
 contents = []
 for run in runs[: int(sys.argv[4])]:
     metrics = [m for key in run.data.metrics for m in source.get_metric_history(run.info.run_id, key)]
-    file = source.download_artifacts(run.info.run_id, "factors.safetensors", sys.argv[3])
-    contents.append((run, [Metric(m.key, m.value, m.timestamp, m.step) for m in metrics], open(file, "rb").read()))
+    contents.append((run, [Metric(m.key, m.value, m.timestamp, m.step) for m in metrics], save(factors[run.data.tags["orchestrate.trial_id"]])))
 new = target.create_experiment("bare", artifact_location=sys.argv[3] + "/artifacts")
 import os, time
 path = os.path.join(sys.argv[3], "factors.safetensors")

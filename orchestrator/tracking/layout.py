@@ -73,6 +73,7 @@ GRID_FILE = "grid.yaml"
 PLAN_FILE = "plan.json"
 TRIALS_FILE = "trials.parquet"
 RESULTS_FOLDER = "results"
+FACTORS_FOLDER = "factors"
 TRACES_FOLDER = "traces"
 CHECKPOINTS_FOLDER = "checkpoints"
 LOGS_FOLDER = "logs"
@@ -150,6 +151,11 @@ def trace_path(pack: str, trial_ids: Iterable[str]) -> str:
 def results_path(pack: str, trial_ids: Iterable[str]) -> str:
     """Artifact path of what some trials of a pack have come to; the same for the same trials."""
     return f"{RESULTS_FOLDER}/{_batch_name(pack, trial_ids)}.parquet"
+
+
+def factors_path(pack: str, trial_ids: Iterable[str]) -> str:
+    """Artifact path of the final factors of some trials of a pack; the same for the same trials."""
+    return f"{FACTORS_FOLDER}/{_batch_name(pack, trial_ids)}.safetensors"
 
 
 def _batch_name(pack: str, trial_ids: Iterable[str]) -> str:

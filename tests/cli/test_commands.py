@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
@@ -9,6 +10,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -138,6 +140,26 @@ def test_history_in_every_format(swept):
     only = json.loads(call(work, "history", "--trial", one, "--format", "json").stdout)
     assert {row["trial_id"] for row in only} == {one}
     assert call(work, "history", "-o", "no/such/folder/h.csv").returncode == 3
+
+
+def test_factors_are_taken_out(swept):
+    work, _ = swept
+    runs = json.loads(call(work, "runs", "--format", "json").stdout)
+    done = call(work, "factors", "latest", "-o", "f.npz")
+    assert "3 trials, " in done.stderr
+    with np.load(work / "f.npz") as found:
+        for row in runs:
+            layers = [found[f"{row['trial_id']}/W{n + 1}"] for n in range(row["factorization.depth"])]
+            product = functools.reduce(lambda product, layer: layer @ product, layers)
+            assert np.linalg.norm(product, "nuc") == pytest.approx(row["nuclear"], rel=1e-9)
+    one = runs[1]["trial_id"]
+    assert call(work, "factors", "latest", one, "-o", "f.npz").returncode == 0
+    with np.load(work / "f.npz") as found:
+        assert {name.partition("/")[0] for name in found} == {one}
+    wrong = call(work, "factors", "latest", "x", "-o", "g.npz")
+    assert (wrong.returncode, "has no factors of x" in wrong.stderr) == (2, True)
+    assert call(work, "factors", "latest", "-o", "no/such/folder/f.npz").returncode == 3
+    assert not (work / "g.npz").exists()
 
 
 def test_submitting_again_reuses_everything(copied, cluster_address):

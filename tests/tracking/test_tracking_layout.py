@@ -14,7 +14,10 @@ import pytest
 from pyarrow import parquet
 from safetensors.numpy import load_file
 
+from orchestrator.errors import UsageError
 from orchestrator.tracking import layout
+from orchestrator.tracking.read.factors import load_factors
+from orchestrator.tracking.read.queries import find_sweep
 from orchestrator.tracking.read.results import Source
 from orchestrator.tracking.store import Store
 from orchestrator.tracking.write.parent import SweepInfo, TrialRow
@@ -89,18 +92,42 @@ def test_child_run(store: Store, make_sweep: MakeSweep, make_result: MakeResult,
     assert (params["optimizer.lr"], params["factorization.depth"], params["init.balanced"]) == ("0.006", "3", "True")
     assert json.loads(params["problem.entries"]) == [[0, 1, 1.0], [1, 0, 1.0], [1, 1, 0.0]]
     assert set(params) == set(sweep.trials[0].spec.flat())
-    factors = load_file(store.client.download_artifacts(run.info.run_id, "factors.safetensors", str(tmp_path)))
-    assert {name: factor.tobytes() for name, factor in factors.items()} == {
-        name: factor.tobytes() for name, factor in result.factors.items()
-    }
+    assert run.data.tags["orchestrate.factors"] == layout.factors_path("pack-0", ["a"])
+    assert store.client.list_artifacts(run.info.run_id) == []
 
 
-def test_checkpoints_asked_for_are_artifacts(store: Store, make_sweep: MakeSweep, make_result: MakeResult, tmp_path: Path) -> None:
+def test_factors_of_small_trials_are_in_one_file_and_of_large_ones_artifacts_of_their_runs(
+    store: Store, make_sweep: MakeSweep, make_result: MakeResult, tmp_path: Path
+) -> None:
+    large = {"W1": np.full((100, 100), 0.5), "W2": np.arange(100.0)[None]}
     kept = {"step-10": {"W1": np.eye(2)}, "loss-0.01": {"W1": np.ones((2, 2))}}
-    run = child(store, write(store, make_sweep("a"), make_result("a", checkpoints=kept)), "a")
-    for name, factors in kept.items():
-        found = load_file(store.client.download_artifacts(run.info.run_id, f"checkpoints/{name}.safetensors", str(tmp_path)))
-        np.testing.assert_array_equal(found["W1"], factors["W1"])
+    float32 = {f"W{n}": np.full((2, 2), n, dtype=np.float32) for n in range(1, 12)}
+    made = [
+        make_result("a", checkpoints=kept),
+        make_result("b", factors=large, checkpoints=kept),
+        make_result("c", factors=float32),
+        make_result("d", Outcome.FAILED, rows=0, error="no", factors={}),
+        make_result("e"),
+    ]
+    sweep = make_sweep("a b c d e f")
+    parent = write(store, sweep, *made)
+    found = dict(load_factors(store, find_sweep(store, sweep.sweep_id)))
+    assert set(found) == {"a", "b", "c", "e"}
+    assert list(found["c"]) == list(float32)
+    for result in made:
+        for name, factor in result.factors.items():
+            assert (found[result.trial_id][name].tobytes(), found[result.trial_id][name].dtype) == (factor.tobytes(), factor.dtype)
+    for trial in "ab":
+        for checkpoint, factors in kept.items():
+            np.testing.assert_array_equal(found[trial][f"W1 at {checkpoint}"], factors["W1"])
+    assert set(dict(load_factors(store, find_sweep(store, sweep.sweep_id), ["e", "b"]))) == {"e", "b"}
+    with pytest.raises(UsageError, match="has no factors of d, f"):
+        list(load_factors(store, find_sweep(store, sweep.sweep_id), ["a", "d", "f"]))
+    run = child(store, parent, "b")
+    assert "orchestrate.factors" not in run.data.tags
+    file = load_file(store.client.download_artifacts(run.info.run_id, "factors.safetensors", str(tmp_path)))
+    np.testing.assert_array_equal(file["W1"], large["W1"])
+    assert len(store.client.list_artifacts(parent, "factors")) == 1
 
 
 def test_history_is_exact_and_thinned(store: Store, make_sweep: MakeSweep, make_result: MakeResult) -> None:

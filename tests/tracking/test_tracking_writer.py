@@ -16,6 +16,7 @@ from orchestrator.storage.base import LocalStorage
 from orchestrator.storage.spool import Batch, Spool
 from orchestrator.tracking import layout
 from orchestrator.tracking.read import queries
+from orchestrator.tracking.read.factors import load_factors
 from orchestrator.tracking.read.runs import search, tag_is
 from orchestrator.tracking.store import Store
 from orchestrator.tracking.turns import ALONE
@@ -297,8 +298,9 @@ def test_whatever_is_lost_on_the_way_every_trial_has_one_run(
         assert run.data.metrics["nuclear"] == result.trace.final()["nuclear"]
         history = store.client.get_metric_history(run.info.run_id, "loss")
         assert len(history) == len({point.step for point in history}) == 30
-        assert "factors.safetensors" in [file.path for file in store.client.list_artifacts(run.info.run_id)]
     assert faulty.faults
+    kept = dict(load_factors(store, queries.find_sweep(store, writer.sweep_id)))
+    assert {name: factors["W2"].tobytes() for name, factors in kept.items()} == {n: r.factors["W2"].tobytes() for n, r in results.items()}
 
 
 def test_a_process_that_died_while_writing_leaves_one_run_per_trial_to_whoever_goes_on(

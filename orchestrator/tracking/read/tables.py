@@ -36,7 +36,7 @@ def load_runs(store: Store, sweep: SweepSummary) -> pd.DataFrame:
     ``deleted``, and of the rest only its spec.
     """
     with translated(store.display):
-        found = _find(store, sweep)
+        found = find_trials(store, sweep)
     ended = found.ended
     columns: dict[str, pd.Series[Any]] = {
         "trial_id": found.trials["trial_id"],
@@ -62,7 +62,7 @@ def load_history(store: Store, sweep: SweepSummary, trials: Collection[str] | No
     import pyarrow as pa
 
     with translated(store.display):
-        found = _find(store, sweep, measures=False)
+        found = find_trials(store, sweep, measures=False)
         listed = found.trials["trial_id"]
         unknown = sorted(set(trials or ()) - set(listed))
         if unknown:
@@ -95,7 +95,7 @@ def trial_order(store: Store, parent_run_id: str) -> list[str]:
 def count_deleted(store: Store, sweep: SweepSummary) -> int:
     """Return how many trials had ended whose runs were deleted."""
     with translated(store.display):
-        return int((_find(store, sweep, measures=False).ended["outcome"] == layout.DELETED).sum())
+        return int((find_trials(store, sweep, measures=False).ended["outcome"] == layout.DELETED).sum())
 
 
 def lost(runs: pd.DataFrame, history: pd.DataFrame | None = None) -> Iterator[str]:
@@ -123,7 +123,7 @@ def without_trace(runs: pd.DataFrame, history: pd.DataFrame) -> pd.Series[Any]:
 def failures(store: Store, sweep: SweepSummary) -> list[tuple[str, str, str]]:
     """``(trial id, run id, traceback)`` of every failed trial, in grid order; without a run of its own, its sweep's."""
     with translated(store.display):
-        found = _find(store, sweep, measures=False)
+        found = find_trials(store, sweep, measures=False)
     failed = found.ended["outcome"] == Outcome.FAILED.value
     rows = zip(found.trials["trial_id"][failed], found.ended["run_id"][failed], found.ended["error"][failed], strict=True)
     return [(trial_id, sweep.parent_run_id if run_id is None else run_id, error or "") for trial_id, run_id, error in rows]
@@ -139,7 +139,7 @@ def _trials(store: Store, parent: Run) -> pd.DataFrame:
 
 
 @dataclass(frozen=True)
-class _Found:
+class Found:
     """The trials of a sweep as it lists them and, row by row, what they have come to, wherever: as
     `orchestrator.tracking.read.results.ended_trials` has it, with the outcome ``deleted`` for those that are gone, and ``parent``, the run
     among whose artifacts a trace is. ``parents`` are such runs by id.
@@ -150,10 +150,12 @@ class _Found:
     parents: Mapping[str, Run]
 
     def artifacts(self, store: Store, parent: str) -> Artifacts:
+        """Return the artifacts of one of ``parents``."""
         return Artifacts(store, self.parents[parent])
 
 
-def _find(store: Store, sweep: SweepSummary, *, measures: bool = True) -> _Found:
+def find_trials(store: Store, sweep: SweepSummary, *, measures: bool = True) -> Found:
+    """Return the trials of a sweep with what they have come to, and their final ``measures``. Raises what MLflow's client raises."""
     own = store.client.get_run(sweep.parent_run_id)
     trials, parents = _trials(store, own), {sweep.parent_run_id: own}
     parts = [ended_trials(store, own, measures=measures).assign(parent=sweep.parent_run_id)]
@@ -174,7 +176,7 @@ def _find(store: Store, sweep: SweepSummary, *, measures: bool = True) -> _Found
     for name in ended.columns.drop(["run_id", "parent"]):
         ended[name] = ended[name].mask(gone)
     ended["outcome"] = ended["outcome"].astype(object).mask(gone, layout.DELETED)
-    return _Found(trials, ended, parents)
+    return Found(trials, ended, parents)
 
 
 def _by_run(store: Store, experiment_id: str, trials: pd.DataFrame, parents: dict[str, Run]) -> pd.DataFrame:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from orchestrator.storage.spool import Batch, Spool
 from orchestrator.tracking import layout
+from orchestrator.tracking.factors import encode_factors, factors_of, is_small
 from orchestrator.tracking.read import queries
 from orchestrator.tracking.read.results import Source
 from orchestrator.tracking.read.runs import search, tag_is
@@ -38,7 +40,8 @@ class Delivery:
         self._target: RunWriter | None = None
         self._others: dict[str, dict[str, Source]] | None = {} if late else None
         self._lapses = 0
-        self._path = ""
+        self._written: set[str] = set()
+        """Files of the batch that was written last."""
 
     def write(self, batch: Batch, written: Callable[[int], None] = lambda _: None) -> None:
         """Write a batch; ``written`` is told after some trials how many of it have become durable.
@@ -51,25 +54,38 @@ class Delivery:
             others = self._finished_by_others(batch)
             results = [result for result in batch.results if result.trial_id not in others]
             self.taken |= {result.trial_id: others[result.trial_id] for result in batch.results if result.trial_id in others}
-            traced = [result for result in results if len(result.trace.steps)]
-            path = layout.trace_path(batch.pack, (result.trial_id for result in traced))
-            if traced and path != self._path:
-                # Before any of the runs: a run that is finished has its trace.
-                put_files(self._parent.artifact_uri, {path: encode_traces(traced)}, self._store.uri)
-                self._path = path
+            kept = self._keep(batch.pack, results)
             left = len(results)
             written(len(batch.results) - left)
             run_ids: list[str] = []
             for start in range(0, len(results), target.at_once):
                 some = results[start : start + target.at_once]
-                run_ids += target.write([self._record(result, batch, path) for result in some])
+                run_ids += target.write([self._record(result, batch, kept) for result in some])
                 left -= len(some)
                 written(len(batch.results) - left)
             if results:
                 # Last: what is in this table is all there.
-                table = encode_results([self._ended(result, batch, run_id, path) for result, run_id in zip(results, run_ids, strict=True)])
+                ended = [_ended(result, batch, run_id, kept) for result, run_id in zip(results, run_ids, strict=True)]
                 name = layout.results_path(batch.pack, (result.trial_id for result in results))
-                put_files(self._parent.artifact_uri, {name: table}, self._store.uri)
+                put_files(self._parent.artifact_uri, {name: encode_results(ended)}, self._store.uri)
+
+    def _keep(self, pack: str, results: Sequence[TrialResult]) -> _Kept:
+        """Write the traces of some trials, and the factors of those that are small, before any of their runs, and return where they are."""
+        traced = [result for result in results if len(result.trace.steps)]
+        factors = {result.trial_id: factors_of(result) for result in results if result.outcome is not Outcome.FAILED}
+        small = {trial_id: found for trial_id, found in factors.items() if is_small(found)}
+        ids = [result.trial_id for result in traced]
+        kept = _Kept(
+            dict.fromkeys(ids, layout.trace_path(pack, ids)),
+            dict.fromkeys(small, layout.factors_path(pack, small)),
+        )
+        paths = {*kept.traces.values(), *kept.factors.values()}
+        if paths - self._written:
+            files = {path: encode_traces(traced) for path in set(kept.traces.values())}
+            files |= {path: encode_factors(small) for path in set(kept.factors.values())}
+            put_files(self._parent.artifact_uri, files, self._store.uri)
+            self._written = paths
+        return kept
 
     def _see_whose_turn(self) -> None:
         lapses = self._turn.check()
@@ -85,19 +101,29 @@ class Delivery:
             self._others[recorded] = queries.finished_by_others(self._store, self._parent.experiment_id, self._parent.run_id, recorded)
         return self._others[recorded]
 
-    @staticmethod
-    def _ended(result: TrialResult, batch: Batch, run_id: str, path: str) -> EndedTrial:
-        traced = path if len(result.trace.steps) else None
-        return EndedTrial(result, batch.attempts.get(result.trial_id, 1), run_id, traced, None)
-
-    def _record(self, result: TrialResult, batch: Batch, path: str) -> RunRecord:
-        attempt = batch.attempts.get(result.trial_id, 1)
+    def _record(self, result: TrialResult, batch: Batch, kept: _Kept) -> RunRecord:
+        trial_id = result.trial_id
+        attempt = batch.attempts.get(trial_id, 1)
         tags = {**batch.tags, layout.ATTEMPT: str(attempt)}
-        if len(result.trace.steps):
-            tags[layout.TRACE] = path
-        place = batch.places.get(result.trial_id, 0)
-        name = layout.run_id(self._parent.run_id, self._parent.start_time, place, result.trial_id, attempt)
-        return run_record(name, result, batch.specs[result.trial_id], tags, batch.points)
+        if trial_id in kept.traces:
+            tags[layout.TRACE] = kept.traces[trial_id]
+        if trial_id in kept.factors:
+            tags[layout.FACTORS] = kept.factors[trial_id]
+        name = layout.run_id(self._parent.run_id, self._parent.start_time, batch.places.get(trial_id, 0), trial_id, attempt)
+        return run_record(name, result, batch.specs[trial_id], tags, batch.points)
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """Where, among a sweep's artifacts, the traces and factors of trials are, by trial id."""
+
+    traces: Mapping[str, str]
+    factors: Mapping[str, str]
+
+
+def _ended(result: TrialResult, batch: Batch, run_id: str, kept: _Kept) -> EndedTrial:
+    trial_id = result.trial_id
+    return EndedTrial(result, batch.attempts.get(trial_id, 1), run_id, kept.traces.get(trial_id), kept.factors.get(trial_id))
 
 
 def deliver(store: Store, parent_id: str, spool: Spool, turn: Turn) -> int:

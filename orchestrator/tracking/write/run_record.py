@@ -36,7 +36,10 @@ class RunRecord:
 
 
 def run_record(run_id: str, result: TrialResult, spec: Mapping[str, Any], tags: Mapping[str, str], points: int) -> RunRecord:
-    """Return the child run of a result. ``spec`` has dotted keys; ``tags`` are what the sweep adds to every trial."""
+    """Return the child run of a result. ``spec`` has dotted keys; ``tags`` are what the sweep adds to every trial.
+
+    Factors are its artifacts unless a tag says that they are in a file of the sweep's.
+    """
     own = {
         layout.KIND: layout.TRIAL,
         layout.TRIAL_ID: result.trial_id,
@@ -50,10 +53,11 @@ def run_record(run_id: str, result: TrialResult, spec: Mapping[str, Any], tags: 
         own[layout.ERROR] = (error.strip().splitlines() or [""])[-1][:500]
         own[layout.NOTE] = f"```\n{error[-(layout.TAG_LENGTH - 100) :]}\n```"
         files[layout.ERROR_FILE] = error.encode()
-    if result.factors and result.outcome is not Outcome.FAILED:
-        files[layout.FACTORS_FILE] = _safetensors(result.factors)
-    for name, factors in result.checkpoints.items():
-        files[layout.checkpoint_path(name)] = _safetensors(factors)
+    if layout.FACTORS not in tags:
+        if result.factors and result.outcome is not Outcome.FAILED:
+            files[layout.FACTORS_FILE] = _safetensors(result.factors)
+        for name, factors in result.checkpoints.items():
+            files[layout.checkpoint_path(name)] = _safetensors(factors)
     return RunRecord(
         run_id=run_id,
         name=result.trial_id,
