@@ -15,7 +15,7 @@ from orchestrator.grid.claims import CLAIMS, Claim
 from orchestrator.grid.data_files import Files
 from orchestrator.grid.expand import Expander, Extent
 from orchestrator.grid.figures import FIGURES, Figure
-from orchestrator.grid.model import TOP, Record, Resources
+from orchestrator.grid.model import TOP, Record, Resources, Tracking
 from orchestrator.grid.questions import check_names, columns_of, read_questions
 from orchestrator.grid.sections import PARTS, Model, nested, validate
 from orchestrator.grid.source import MAX_BYTES, MAX_KEY, Mistake, Mistakes, Source, parse, parse_value
@@ -40,6 +40,7 @@ class Grid:
     trials: tuple[Trial, ...]
     record: Record
     resources: Resources
+    tracking: Tracking = field(default_factory=Tracking)
     extent: Extent = field(default_factory=Extent)
     figures: Mapping[str, Figure] = field(default_factory=dict)
     claims: Mapping[str, Claim] = field(default_factory=dict)
@@ -93,6 +94,7 @@ def parse_grid(
     title = _name(data, mistakes)
     record = _top(Record, "record", data, mistakes)
     resources = _top(Resources, "resources", data, mistakes)
+    tracking = _top(Tracking, "tracking", data, mistakes)
     if record is not None and "points" in record.model_fields_set and record.steps is not None:
         mistakes.append(Mistake(("record", "points"), "record.points", "has no effect beside record.steps: give one of them"))
     files = Files(folder, contents)
@@ -106,10 +108,11 @@ def parse_grid(
     if record is not None and trials and not mistakes and (figures or claims):
         names = record.measures if record.measures is not None else DEFAULT_MEASURES
         check_names({"figures": figures, "claims": claims}, *columns_of((t.spec for t in trials), names), mistakes)
-    if mistakes or record is None or resources is None:
+    if mistakes or record is None or resources is None or tracking is None:
         raise source.error(mistakes)
     return Grid(
-        title, name, text, trials, record, resources, expander.extent(), figures, claims, files.contents, files.names, tuple(overrides)
+        *(title, name, text, trials, record, resources, tracking),
+        *(expander.extent(), figures, claims, files.contents, files.names, tuple(overrides)),
     )
 
 
@@ -147,7 +150,7 @@ def _override(source: Source, overrides: Sequence[str], mistakes: list[Mistake])
             if isinstance(value, dict):
                 mistakes.append(Mistake(("--set", key), key, "takes a single value or a list; set the keys of a mapping one by one"))
             settings[key] = Assignment(key, value, ("--set", key))
-        elif top in ("record", "resources") and "." in key:
+        elif top in ("record", "resources", "tracking") and "." in key:
             inner = source.data.get(top)
             source.data[top] = {**(inner if isinstance(inner, dict) else {}), key.partition(".")[2]: value}
         elif top in TOP and "." not in key:

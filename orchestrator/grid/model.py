@@ -42,6 +42,14 @@ class Resources(Section):
     engine: Literal["auto", "autograd", "batched", "fused"] = "auto"
 
 
+class Tracking(Section):
+    """What MLflow gets: which trials become ``runs`` (``auto``: all of up to 20,000, else a sample), and about how many ``points`` of each
+    trace."""
+
+    runs: Literal["auto", "all", "sampled", "none"] = "auto"
+    points: Annotated[Whole, Field(ge=2, le=10_000)] = 30
+
+
 TOP: dict[str, Any] = {
     "name": "the MLflow experiment",
     "fixed": "keys that all trials share",
@@ -52,6 +60,7 @@ TOP: dict[str, Any] = {
     "seeds": "a number of seeds, or a list of them",
     "exclude": "a list of partial specs to leave out",
     "record": "what is recorded, and when",
+    "tracking": "which trials become runs of MLflow",
     "resources": "what each pack gets",
     "figures": "name: a picture of the runs",
     "claims": "name: a statement about the runs that is checked",

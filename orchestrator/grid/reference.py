@@ -9,7 +9,7 @@ from typing import Any
 
 from orchestrator.grid.claims import CLAIMS, Claim
 from orchestrator.grid.figures import FIGURES, Figure
-from orchestrator.grid.model import Record, Resources
+from orchestrator.grid.model import Record, Resources, Tracking
 from orchestrator.grid.schema import inlined
 from workloads import measures
 from workloads.section import Section
@@ -25,6 +25,7 @@ def tables() -> dict[str, str]:
     parts = {part: "\n".join(_kinds(part, kinds, kinds.base)).rstrip() for part, kinds in KINDS.items()}
     parts["stop"] = "\n".join(_fields(Stop))
     parts["record"] = "\n".join(_fields(Record))
+    parts["tracking"] = "\n".join(_fields(Tracking))
     parts["resources"] = "\n".join(_fields(Resources))
     parts["figures"] = "\n".join(_kinds("NAME", FIGURES, Figure)).rstrip()
     parts["claims"] = "\n".join(_kinds("NAME", CLAIMS, Claim)).rstrip()

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from orchestrator.grid.axes import DISTRIBUTIONS
 from orchestrator.grid.claims import CLAIMS
 from orchestrator.grid.figures import FIGURES
-from orchestrator.grid.model import SCALARS, TOP, Record, Resources
+from orchestrator.grid.model import SCALARS, TOP, Record, Resources, Tracking
 from orchestrator.grid.questions import Question
 from orchestrator.grid.sections import scalar_type
 from workloads import measures
@@ -46,6 +46,7 @@ def json_schema() -> dict[str, Any]:
         "seeds": {"anyOf": [whole, {"type": "array", "minItems": 1, "items": TypeAdapter(Seed).json_schema()}]},
         "exclude": {"type": "array", "items": {"$ref": "#/$defs/spec"}},
         "record": record,
+        "tracking": inlined(Tracking),
         "resources": inlined(Resources),
         "figures": _named(FIGURES),
         "claims": _named(CLAIMS),

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from orchestrator.errors import StorageUnavailable
 from orchestrator.storage.base import Storage
+from orchestrator.storage.detail import Detail
 from orchestrator.storage.trial_file import CorruptRows, Row, decode, encode
 from workloads.training.results import TrialResult
 from workloads.training.trial_state import Outcome
@@ -29,7 +30,7 @@ class Batch:
 
     ``specs`` are flat, with dotted keys, by trial id; ``tags`` are put on every run; of each trace ``points`` rows become history;
     ``attempts`` says of trials that had ended in this sweep before, and were run again, how often this now is; ``places`` are those of
-    trials in their sweep.
+    trials in their sweep, and ``detail`` says which become runs.
     """
 
     pack: str
@@ -39,10 +40,12 @@ class Batch:
     points: int = 30
     attempts: Mapping[str, int] = field(default_factory=dict)
     places: Mapping[str, int] = field(default_factory=dict)
+    detail: Detail = field(default_factory=Detail)
 
     def encoded(self) -> bytes:
         """Return the batch as bytes."""
         about = {"pack": self.pack, "tags": json.dumps(dict(self.tags)), "points": str(self.points)}
+        about["detail"] = json.dumps([self.detail.runs, self.detail.trials])
         about["attempts"] = json.dumps({r.trial_id: self.attempts[r.trial_id] for r in self.results if r.trial_id in self.attempts})
         rows = [_row(result, self.specs[result.trial_id], self.places.get(result.trial_id, 0)) for result in self.results]
         return encode(rows, about)
@@ -60,8 +63,9 @@ class Batch:
                 int(about["points"]),
                 json.loads(about["attempts"]),
                 {row.trial_id: int(row.numbers["place"]) for row in rows},
+                Detail(*json.loads(about["detail"])),
             )
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, TypeError) as error:
             raise CorruptRows(f"is not a batch of trials: {error}") from error
 
 

@@ -21,6 +21,7 @@ from orchestrator.options import Options
 from orchestrator.planning.pack import steps_left
 from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.storage.base import Storage, open_storage
+from orchestrator.storage.detail import Detail
 from orchestrator.storage.folder import Description, SweepFolder
 from orchestrator.sweeps.hire import connected, crews_of
 from orchestrator.sweeps.run import Run, StopRequest, watched
@@ -66,6 +67,11 @@ def recording_of(grid: Grid) -> Recording:
     return Recording(names, record.points, record.steps, record.checkpoint_steps, record.checkpoint_losses)
 
 
+def detail_of(grid: Grid) -> Detail:
+    """Return which of the grid's trials become runs of MLflow."""
+    return Detail.of(grid.tracking.runs, len(grid.trials))
+
+
 def submit(grid: Grid, reporter: Reporter, options: Options | None = None, stop: StopRequest | None = None) -> Summary:
     """Run what is missing of ``grid`` and wait for it.
 
@@ -97,6 +103,8 @@ def submit(grid: Grid, reporter: Reporter, options: Options | None = None, stop:
         writer = stack.enter_context(job.writer(plan, cluster, folder, turn, logged))
         folder.begun(writer.parent_run_id)
         logged.note(_announcement(grid, plan, cluster))
+        if (detail := detail_of(grid)).runs != "all":
+            logged.note(str(detail))
         state = State(len(trials), len(found.finished), _budget(missing))
         board: Board[Any] = Board(plan.packs, time.monotonic)
         run = Run(grid, recording, workers, board, Recovery(board, folder.checkpoints(job.tag)), writer, state, logged)
@@ -186,7 +194,10 @@ class _Beginning:
         pack_of = {trial.trial_id: pack.name for pack in plan.packs for trial in pack.trials}
         rows = [TrialRow(t.trial_id, t.spec, pack_of.get(t.trial_id), found.reused.get(t.trial_id)) for t in self._trials()]
         info = SweepInfo(
-            grid.name, self.sweep_id, grid.text, plan.as_json(), rows, self.record, self._tags(cluster), attempts=found.attempts
+            *(grid.name, self.sweep_id, grid.text, plan.as_json(), rows, self.record, self._tags(cluster)),
+            history_points=grid.tracking.points,
+            detail=detail_of(grid),
+            attempts=found.attempts,
         )
         if found.sweep is not None:
             info = replace(info, parent_run_id=found.sweep.parent_run_id, attempt=int(found.sweep.tags.get(layout.ATTEMPT, 1)) + 1)

@@ -33,6 +33,8 @@ FACTORS = "orchestrate.factors"
 FORMAT = "orchestrate.format"
 """Tag of a parent run: how it keeps what its trials come to. From `WITH_RESULTS` on, there are tables of it."""
 WITH_RESULTS = 2
+DETAIL = "orchestrate.runs"
+"""Tag of a parent run: which of its trials have runs: ``all``, ``sampled`` or ``none``."""
 ERROR = "orchestrate.error"
 """Tag of a failed child run: the last line of its traceback."""
 ATTEMPT = "orchestrate.attempt"

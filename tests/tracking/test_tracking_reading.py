@@ -12,12 +12,15 @@ import pytest
 from mlflow.tracking._tracking_service.utils import _get_store
 
 from orchestrator.errors import UsageError
+from orchestrator.storage.detail import Detail
+from orchestrator.tracking.read.factors import load_factors
 from orchestrator.tracking.read.queries import find_finished, find_sweep, list_sweeps
 from orchestrator.tracking.read.tables import count_deleted, failures, load_history, load_runs, lost
 from orchestrator.tracking.store import Store
 from orchestrator.tracking.write.parent import SweepInfo
 from orchestrator.tracking.write.writer import SweepWriter
 from tests.processes import eventually
+from tests.stores import trial_runs
 from workloads.training.results import TrialResult
 from workloads.training.trial_state import Outcome, Trace
 
@@ -243,3 +246,59 @@ def test_missing_values_keep_their_types(
     assert (str(runs["steps"].dtype), runs["steps"].isna().tolist()) == ("Int64", [False, True])
     assert math.isnan(runs["loss"][1])
     assert runs["init.kind"].tolist() == ["gaussian", None]
+
+
+@pytest.mark.parametrize("runs", ["all", "sampled", "none"])
+def test_at_every_detail_the_same_is_read(
+    store: Store, make_sweep: MakeSweep, make_result: MakeResult, experiment: str, runs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.storage.detail.SAMPLE", 2)
+    names = "a b c d e f"
+    results = {name: make_result(name) for name in names.split()}
+    results["c"] = make_result("c", Outcome.DIVERGED)
+    results["e"] = make_result("e", Outcome.FAILED, rows=0, error="Traceback\nValueError: no", factors={})
+    first = make_sweep(names, detail=Detail(runs, 6))
+    write(store, first, *results.values())
+    sweep = find_sweep(store, first.sweep_id)
+    written = trial_runs(store, sweep.parent_run_id)
+    assert set(written) == {"all": set(names.split()), "none": set(), "sampled": {"a", "c", "e", "f"}}[runs]
+    found = find_finished(store, experiment, set(results), first.record)
+    assert set(found) == set(results) - {"e"}
+    second = make_sweep(f"{names} g", reused=found)
+    with SweepWriter(store, second) as writer:
+        writer.add("pack-0", [make_result("g")])
+    for summary in (sweep, find_sweep(store, second.sweep_id)):
+        table = load_runs(store, summary).set_index("trial_id")
+        for name, result in results.items():
+            if summary is not sweep and name == "e":
+                continue
+            row = table.loc[name]
+            assert (row["outcome"], row["steps"]) == (result.outcome, result.steps)
+            assert row["run_id"] == (written[name].info.run_id if name in written else None)
+            assert result.trace.final().items() <= row.to_dict().items()
+        history = load_history(store, summary)
+        factors = dict(load_factors(store, summary))
+        for name in set(names.split()) - {"e"}:
+            rows = history[history["trial_id"] == name]
+            assert np.array_equal(rows[["loss", "nuclear", "det"]].to_numpy(), results[name].trace.values)
+            np.testing.assert_array_equal(factors[name]["W3"], results[name].factors["W3"])
+    ((trial_id, _, text),) = failures(store, sweep)
+    assert (trial_id, text) == ("e", "Traceback\nValueError: no")
+    assert {k: v for k, v in list_sweeps(store, experiment)[1].counts.items() if v} == {"converged": 4, "diverged": 1, "failed": 1}
+    store.client.delete_run(sweep.parent_run_id)
+    gone = set(results) - set(written) - {"e"}
+    runs_left = load_runs(store, find_sweep(store, second.sweep_id)).set_index("trial_id")["outcome"]
+    assert {name for name in results if runs_left[name] == "deleted"} == gone, "without a run of its own a trial is its sweep's"
+
+
+def test_a_sample_is_spread_over_the_grid_and_over_each_of_its_axes() -> None:
+    detail = Detail.of("auto", 100_000)
+    assert detail.runs == "sampled"
+    assert Detail.of("auto", 20_000).runs == "all"
+    chosen = np.array([place for place in range(100_000) if detail.has_run(place, Outcome.CONVERGED)])
+    assert abs(len(chosen) - 1000) <= 2
+    for size in (2, 3, 10, 25, 100):
+        shares = np.bincount(chosen % size, minlength=size) / len(chosen)
+        assert shares.min() > 0.25 / size, f"every value of an axis of {size} is there"
+    assert all(detail.has_run(place, outcome) for place in range(99) for outcome in (Outcome.FAILED, Outcome.DIVERGED))
+    assert not any(Detail.of("none", 9).has_run(place, Outcome.FAILED) for place in range(9))

@@ -39,7 +39,7 @@ def show_plan(grid: Grid, workers: int | None, as_json: bool) -> None:
     """Plan ``grid`` and print it, as text or JSON."""
     from orchestrator.planning.pack import Crew
     from orchestrator.planning.plan import default_workers, make_plan
-    from orchestrator.sweeps.submit import recording_of
+    from orchestrator.sweeps.submit import detail_of, recording_of
     from workloads.engines.calibration import known_rates
     from workloads.engines.rates import CORE
 
@@ -58,6 +58,7 @@ def show_plan(grid: Grid, workers: int | None, as_json: bool) -> None:
     kinds = Counter(
         (p.engine, p.trials[0].spec.factorization.kind, p.trials[0].spec.shape, _parameters(p.trials[0].spec)) for p in plan.packs
     )
+    click.echo(str(detail_of(grid)))
     click.echo(f"{len(plan.packs)} packs, {plan.workers} at once:")
     for (engine, kind, shape, parameters), count in kinds.items():
         same = [

@@ -39,6 +39,9 @@ def ended_trials(store: Store, parent: Run, *, measures: bool = True, attempts: 
     frame = _written(store, parent, measures)
     if frame is None:
         frame = from_runs(_own_runs(store, parent))
+    for name, kind in layout.RESULT.items():
+        if kind == "object":
+            frame[name] = texts(frame[name])
     frame["gone"] = _gone(store, parent, frame["run_id"])
     if not attempts:
         worth = pd.DataFrame({"counts": frame["outcome"].isin(FINISHED) & ~frame["gone"], "attempt": frame["attempt"]})
@@ -129,6 +132,11 @@ def _active(store: Store, experiment_id: str, run_ids: Collection[str]) -> set[s
     engine = sqlalchemy.create_engine(store.uri, poolclass=sqlalchemy.NullPool)
     with engine.connect() as connection:
         return set(connection.scalars(query))
+
+
+def texts(values: pd.Series[Any]) -> pd.Series[Any]:
+    """Return a column of texts in which ``None`` stands for what is missing."""
+    return values.astype(object).where(values.notna(), None)
 
 
 def sources(trials: pd.DataFrame, parent_run_id: str, wanted: Collection[str] | None = None) -> Mapping[str, Source]:

@@ -16,7 +16,7 @@ from orchestrator.errors import TrackingUnavailable, UsageError
 from orchestrator.tracking import layout
 from orchestrator.tracking.read.artifacts import Artifacts
 from orchestrator.tracking.read.queries import SweepSummary
-from orchestrator.tracking.read.results import ended_trials, from_runs
+from orchestrator.tracking.read.results import ended_trials, from_runs, texts
 from orchestrator.tracking.read.runs import runs_by_id
 from orchestrator.tracking.store import Store, translated
 from workloads.training.trial_state import Outcome
@@ -40,8 +40,8 @@ def load_runs(store: Store, sweep: SweepSummary) -> pd.DataFrame:
     ended = found.ended
     columns: dict[str, pd.Series[Any]] = {
         "trial_id": found.trials["trial_id"],
-        "run_id": _texts(ended["run_id"]),
-        "outcome": _texts(ended["outcome"]),
+        "run_id": texts(ended["run_id"]),
+        "outcome": texts(ended["outcome"]),
         "steps": _typed([None if math.isnan(steps) else int(steps) for steps in ended["steps"]]),
         "seconds": ended["seconds"].astype("float64"),
     }
@@ -125,7 +125,7 @@ def failures(store: Store, sweep: SweepSummary) -> list[tuple[str, str, str]]:
     with translated(store.display):
         found = find_trials(store, sweep, measures=False)
     failed = found.ended["outcome"] == Outcome.FAILED.value
-    rows = zip(found.trials["trial_id"][failed], found.ended["run_id"][failed], found.ended["error"][failed], strict=True)
+    rows = zip(found.trials["trial_id"][failed], texts(found.ended["run_id"][failed]), texts(found.ended["error"][failed]), strict=True)
     return [(trial_id, sweep.parent_run_id if run_id is None else run_id, error or "") for trial_id, run_id, error in rows]
 
 
@@ -205,11 +205,6 @@ def _run(store: Store, run_id: str) -> Run | None:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
         return None
-
-
-def _texts(values: pd.Series[Any]) -> pd.Series[Any]:
-    """Return a column of texts in which ``None`` stands for what is missing."""
-    return values.astype(object).where(values.notna(), None)
 
 
 def _typed(values: list[Any]) -> pd.Series[Any]:

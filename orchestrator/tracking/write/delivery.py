@@ -57,17 +57,20 @@ class Delivery:
             kept = self._keep(batch.pack, results)
             left = len(results)
             written(len(batch.results) - left)
-            run_ids: list[str] = []
-            for start in range(0, len(results), target.at_once):
-                some = results[start : start + target.at_once]
-                run_ids += target.write([self._record(result, batch, kept) for result in some])
+            chosen = [result for result in results if batch.detail.has_run(batch.places.get(result.trial_id, 0), result.outcome)]
+            run_ids: dict[str, str] = {}
+            for start in range(0, len(chosen), target.at_once):
+                some = chosen[start : start + target.at_once]
+                made = target.write([self._record(result, batch, kept) for result in some])
+                run_ids |= {result.trial_id: run_id for result, run_id in zip(some, made, strict=True)}
                 left -= len(some)
                 written(len(batch.results) - left)
             if results:
                 # Last: what is in this table is all there.
-                ended = [_ended(result, batch, run_id, kept) for result, run_id in zip(results, run_ids, strict=True)]
+                ended = [_ended(result, batch, run_ids.get(result.trial_id), kept) for result in results]
                 name = layout.results_path(batch.pack, (result.trial_id for result in results))
                 put_files(self._parent.artifact_uri, {name: encode_results(ended)}, self._store.uri)
+                written(len(batch.results))
 
     def _keep(self, pack: str, results: Sequence[TrialResult]) -> _Kept:
         """Write the traces of some trials, and the factors of those that are small, before any of their runs, and return where they are."""
@@ -121,7 +124,7 @@ class _Kept:
     factors: Mapping[str, str]
 
 
-def _ended(result: TrialResult, batch: Batch, run_id: str, kept: _Kept) -> EndedTrial:
+def _ended(result: TrialResult, batch: Batch, run_id: str | None, kept: _Kept) -> EndedTrial:
     trial_id = result.trial_id
     return EndedTrial(result, batch.attempts.get(trial_id, 1), run_id, kept.traces.get(trial_id), kept.factors.get(trial_id))
 

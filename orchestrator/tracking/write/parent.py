@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator.storage.detail import Detail
 from orchestrator.tracking import layout
 from orchestrator.tracking.read.results import Source
 from workloads.trial import TrialSpec
@@ -37,7 +38,8 @@ class SweepInfo:
     """A sweep as it is submitted.
 
     ``record`` says what is recorded and when: ``{"points": ..., "steps": ..., "measures": [...]}``. ``tags`` are put on the parent
-    run as they are. Of each trace, ``history_points`` rows become MLflow's history; all of it is in the parquet. A sweep that is taken
+    run as they are. ``detail`` says which trials become runs; of the trace of such a one ``history_points`` rows become MLflow's
+    history; all of it is in the parquet. A sweep that is taken
     up for the n-th ``attempt`` has a ``parent_run_id`` already, and perhaps trials that failed in it; ``attempts`` says how often those
     that are run again will have been.
     """
@@ -50,6 +52,7 @@ class SweepInfo:
     record: Mapping[str, Any]
     tags: Mapping[str, str] = field(default_factory=dict)
     history_points: int = 30
+    detail: Detail = field(default_factory=Detail)
     parent_run_id: str | None = None
     attempt: int = 1
     attempts: Mapping[str, int] = field(default_factory=dict)

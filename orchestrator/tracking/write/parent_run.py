@@ -46,6 +46,7 @@ class ParentRun:
             layout.REUSED: str(sweep.reused),
             layout.RECORD: layout.recording_tag(sweep.record),
             layout.FORMAT: str(layout.WITH_RESULTS),
+            layout.DETAIL: sweep.detail.runs,
             layout.ATTEMPT: str(sweep.attempt),
             layout.VERSION: layout.version(),
             layout.USER: _user(),
