@@ -24,10 +24,13 @@ STATISTICS: dict[str, Callable[[NDArray[np.float64]], float]] = {
 
 @dataclass(frozen=True)
 class Offender:
-    """The trial that speaks most against a claim, or is nearest to doing so: what it shows, and at which step if it is one of a trace."""
+    """The trial that speaks most against a claim, or is nearest to doing so: what it shows, and at which step if it is one of a trace.
+
+    ``run_id`` is ``None`` if it has no run of its own.
+    """
 
     trial_id: str
-    run_id: str
+    run_id: str | None
     shows: str
     step: int | None = None
 
@@ -170,7 +173,7 @@ def _each(
 
 def _offender(results: Results, trial: int, shows: str, step: int | None = None) -> Offender:
     row = results.runs.iloc[trial]
-    return Offender(str(row["trial_id"]), str(row["run_id"]), shows, step)
+    return Offender(str(row["trial_id"]), row["run_id"], shows, step)
 
 
 def _back(sign: float, values: NDArray[np.float64], best: NDArray[np.float64]) -> NDArray[np.float64]:

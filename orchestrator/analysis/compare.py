@@ -63,6 +63,8 @@ def compare(a: Results, b: Results, measures: Sequence[str] = (), by: Sequence[s
             if any(name not in results.runs for results in (a, b)):
                 raise UsageError(f"{name} is not in both sweeps; in both are {', '.join(m for m in a.measures if m in b.measures)}")
         runs = [_chosen(results, names, where) for results in (a, b)]
+        # A trial without a run of its own is the same wherever it is.
+        runs = [some.assign(run_id=some["run_id"].fillna(some["trial_id"])) for some in runs]
         keys = [key for key in dict.fromkeys((*a.keys, *b.keys)) if key not in SEEDS]
         same = set(runs[0]["run_id"]) & set(runs[1]["run_id"])
         # What is the same run in both cannot have moved, and is of interest only where there is nothing else.

@@ -25,9 +25,8 @@ def print_verdicts(verdicts: Sequence[Verdict], *, err: bool = False) -> None:
         if verdict.worst is not None:
             step = f" at step {verdict.worst.step:,}" if verdict.worst.step is not None else ""
             nearest = "nearest to breaking it" if verdict.holds else "worst"
-            click.echo(
-                f"{'':>13}  {nearest}: {verdict.worst.shows}{step}, trial {verdict.worst.trial_id}, run {verdict.worst.run_id}", err=err
-            )
+            run = f", run {verdict.worst.run_id}" if verdict.worst.run_id else ""
+            click.echo(f"{'':>13}  {nearest}: {verdict.worst.shows}{step}, trial {verdict.worst.trial_id}{run}", err=err)
 
 
 def print_figures(files: Sequence[Path], undrawn: Mapping[str, str], *, err: bool = False) -> None:
