@@ -62,7 +62,7 @@ class Order:
         """Put all that the job needs into ``folder``."""
         (folder / "files").mkdir()
         (folder / "grid.yaml").write_text(grid.text)
-        for digest, content in grid.files.items():
+        for digest, content in grid.files.contents.items():
             (folder / "files" / digest).write_bytes(content)
         _write_secretly(folder / JOB_FILE, asdict(self))
 
@@ -131,7 +131,7 @@ class Jobs:
 
     def send(self, order: Order, grid: Grid) -> str:
         """Send a sweep on its way, as a job. Returns the job's id."""
-        size = sum(map(len, grid.files.values()))
+        size = sum(map(len, grid.files.contents.values()))
         if size > LARGEST:
             raise UsageError(
                 f"the data files have {size >> 20} MiB, and no more than {LARGEST >> 20} MiB may travel with a job: "
@@ -226,7 +226,7 @@ def order_for(grid: Grid, options: Options, sweep_id: str, as_json: bool) -> Ord
     environment = sent_environment(options.tracking_uri)
     sent = replace(options, address="auto", tracking_uri=None)
     return Order(
-        sweep_id, job_server(options.address or ""), grid.path, list(grid.overrides), grid.file_names, asdict(sent), environment, as_json
+        sweep_id, job_server(options.address or ""), grid.path, list(grid.overrides), grid.files.names, asdict(sent), environment, as_json
     )
 
 

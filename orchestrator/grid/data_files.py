@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import TypeVar
 
@@ -17,6 +18,14 @@ Part = TypeVar("Part", bound=Kind)
 
 MAX_FILE = 4 << 30
 DATA_FILES = (".npz", ".csv")
+
+
+@dataclass(frozen=True)
+class DataFiles:
+    """What a grid's data files hold: ``contents`` by SHA-256 digest, and digests by the ``names`` that the grid has for them."""
+
+    contents: Mapping[str, bytes] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 class Files:

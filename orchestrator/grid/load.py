@@ -12,7 +12,7 @@ from orchestrator.errors import GridError
 from orchestrator.files import read_file
 from orchestrator.grid.axes import Assignment, nearest, shown
 from orchestrator.grid.claims import CLAIMS, Claim
-from orchestrator.grid.data_files import Files
+from orchestrator.grid.data_files import DataFiles, Files
 from orchestrator.grid.expand import Expander, Extent
 from orchestrator.grid.figures import FIGURES, Figure
 from orchestrator.grid.model import TOP, Record, Resources, Tracking
@@ -30,8 +30,8 @@ AXES = ("cases", "grid", "zip", "random")
 class Grid:
     """A loaded grid: its trials in order, and what is to be done with them.
 
-    ``extent`` says what varies; ``files`` maps SHA-256 digests to the content of the data files it names; ``text`` is the file
-    as it was written and ``overrides`` what changed it; ``file_names`` are the digests of data files by the names they have in the grid.
+    ``extent`` says what varies; ``files`` are the data files it names; ``text`` is the file as it was written and ``overrides`` what
+    changed it.
     """
 
     name: str
@@ -44,8 +44,7 @@ class Grid:
     extent: Extent = field(default_factory=Extent)
     figures: Mapping[str, Figure] = field(default_factory=dict)
     claims: Mapping[str, Claim] = field(default_factory=dict)
-    files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
-    file_names: Mapping[str, str] = field(default_factory=dict)
+    files: DataFiles = field(default_factory=DataFiles, repr=False)
     overrides: tuple[str, ...] = ()
 
 
@@ -112,7 +111,7 @@ def parse_grid(
         raise source.error(mistakes)
     return Grid(
         *(title, name, text, trials, record, resources, tracking),
-        *(expander.extent(), figures, claims, files.contents, files.names, tuple(overrides)),
+        *(expander.extent(), figures, claims, DataFiles(files.contents, files.names), tuple(overrides)),
     )
 
 

@@ -124,7 +124,7 @@ class Run:
     def go(self, checkpointing: Checkpointing, stop: StopRequest) -> None:
         """Until all trials have come out, or until all is saved because a ``stop`` is wanted."""
         deadline = math.inf
-        for pack, event in self.workers.run(self.board, self.recording, self.grid.files, checkpointing):
+        for pack, event in self.workers.run(self.board, self.recording, self.grid.files.contents, checkpointing):
             self._attend(pack, event)
             if stop.wanted and deadline == math.inf:
                 deadline = time.monotonic() + SAVE_SECONDS

@@ -166,10 +166,10 @@ class _Beginning:
         """Provide the sweep's folder; it goes again if nothing came of the sweep."""
         grid, folder = self.grid, SweepFolder(self.storage, self.grid.name, self.sweep_id)
         fresh = folder.description() is None
-        description = Description(self.sweep_id, grid.name, self.store.display, self.tag, liveness.machine(), grid.file_names)
+        description = Description(self.sweep_id, grid.name, self.store.display, self.tag, liveness.machine(), grid.files.names)
         described = False
         try:
-            folder.describe(description, grid.files)
+            folder.describe(description, grid.files.contents)
             described = True
             yield folder
         except BaseException:

@@ -189,13 +189,13 @@ def test_starts_as_its_init_says(problem, factorization, init, tmp_path):
     np.savez(tmp_path / "start.npz", **started)
     grid = parse_grid(text_of(one.model_copy(update={"init": KINDS["init"][init].model_validate(row.keys)})), folder=tmp_path)
     read = grid.trials[0].spec
-    factors = read.initial_factors(grid.files)
+    factors = read.initial_factors(grid.files.contents)
     assert [factor.shape for factor in factors] == [*one.factor_shapes.values()]
     assert all(factor.dtype == np.float64 and row.holds(factor) for factor in factors)
-    again = read.initial_factors(grid.files)
+    again = read.initial_factors(grid.files.contents)
     assert all(np.array_equal(a, b) for a, b in zip(factors, again, strict=True))
     other = read.model_copy(update={"seed": read.seed + 1})
-    drawn = not all(np.array_equal(a, b) for a, b in zip(factors, other.initial_factors(grid.files), strict=True))
+    drawn = not all(np.array_equal(a, b) for a, b in zip(factors, other.initial_factors(grid.files.contents), strict=True))
     assert read.init.seeded == drawn, f"init.kind {init} says seeded = {read.init.seeded}, but its draws {'differ' if drawn else 'agree'}"
     assert (read.canonical() != other.canonical()) == drawn
 

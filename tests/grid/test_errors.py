@@ -377,8 +377,8 @@ def test_data_files_in_a_bucket(monkeypatch):
     bucket.pipe_file("/bucket/d.csv", b"0,1,2.0\n1,2,1\n")
     text = swapped("target: {rank: 1}, observed: 5", "file: 'memory://bucket/d.csv'")
     grid = parse_grid(text, "g.yaml")
-    (digest,) = grid.files
-    assert grid.file_names == {"memory://bucket/d.csv": digest}
+    (digest,) = grid.files.contents
+    assert grid.files.names == {"memory://bucket/d.csv": digest}
     assert grid.trials[0].spec.problem.file.count == 2
     monkeypatch.setattr(data_files, "MAX_FILE", 10)
     for name, reason in (

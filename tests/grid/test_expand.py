@@ -243,7 +243,7 @@ def test_a_data_file_counts_by_its_content(tmp_path):
 
     assert ids(of("a.npz")) == ids(of("b.npz")) != ids(of("c.npz"))
     assert of("a.npz").trials[0].spec.shape == (3, 3)
-    assert list(of("a.npz").files.values()) == [(tmp_path / "a.npz").read_bytes()]
+    assert list(of("a.npz").files.contents.values()) == [(tmp_path / "a.npz").read_bytes()]
 
 
 def test_measures_need_be_defined_for_some_trials_only():
