@@ -50,7 +50,6 @@ class Actors:
         import ray
 
         self._progress_seconds = progress_seconds
-
         # Two groups: a worker must hear a request while it trains.
         self._class = ray.remote(concurrency_groups={"requests": 1})(worker or RemoteWorker)
         self._serial = itertools.count()

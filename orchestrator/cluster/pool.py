@@ -30,7 +30,7 @@ ANSWER_SECONDS = 5.0
 IDLE_SECONDS = 10.0
 """How long a worker without work is kept that another sweep waits for."""
 PROGRESS_EVENTS = 100
-"""How often all workers together tell that, in events a second: a driver takes about a thousand of all kinds."""
+"""How often all workers together tell how far they are, in events a second: a driver takes about a thousand of all kinds."""
 WAITING_NOTICE = 15.0
 """Seconds without a worker after which a person is told what the sweep waits for."""
 

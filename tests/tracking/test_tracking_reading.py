@@ -302,3 +302,24 @@ def test_a_sample_is_spread_over_the_grid_and_over_each_of_its_axes() -> None:
         assert shares.min() > 0.25 / size, f"every value of an axis of {size} is there"
     assert all(detail.has_run(place, outcome) for place in range(99) for outcome in (Outcome.FAILED, Outcome.DIVERGED))
     assert not any(Detail.of("none", 9).has_run(place, Outcome.FAILED) for place in range(9))
+
+
+def test_a_sweep_without_tables_is_read_from_its_runs(
+    local: Store, make_sweep: MakeSweep, make_result: MakeResult, experiment: str
+) -> None:
+    sweep = make_sweep("a b c d")
+    write(local, sweep, make_result("a"), make_result("b"), make_result("c", Outcome.FAILED, rows=0, error="ValueError: no", factors={}))
+    found = find_sweep(local, sweep.sweep_id)
+    local.client.delete_run(trial_runs(local, found.parent_run_id)["b"].info.run_id)
+    runs, history = load_runs(local, found), load_history(local, found)
+    assert runs["outcome"].tolist() == ["converged", "deleted", "failed", None]
+    reused = find_finished(local, experiment, set("abcd"), sweep.record)
+    assert set(reused) == {"a"}
+    # As it was before there were tables.
+    shutil.rmtree(f"{local.client.get_run(found.parent_run_id).info.artifact_uri}/results")
+    local.client.delete_tag(found.parent_run_id, "orchestrate.format")
+    assert load_runs(local, found).equals(runs)
+    assert load_history(local, found).equals(history)
+    assert find_finished(local, experiment, set("abcd"), sweep.record) == reused
+    ((trial_id, _, text),) = failures(local, found)
+    assert (trial_id, text) == ("c", "ValueError: no")

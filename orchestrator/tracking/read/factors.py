@@ -15,6 +15,7 @@ from orchestrator.tracking.read.artifacts import Artifacts
 from orchestrator.tracking.read.queries import SweepSummary
 from orchestrator.tracking.read.tables import find_trials
 from orchestrator.tracking.store import Store, translated
+from workloads.training.trial_state import Outcome
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,7 +30,7 @@ def load_factors(store: Store, sweep: SweepSummary, trials: Collection[str] | No
     with translated(store.display):
         found = find_trials(store, sweep, measures=False)
         rows = found.ended.assign(trial_id=found.trials["trial_id"])
-        there = rows[rows["outcome"].notna() & ~rows["outcome"].isin([layout.DELETED, "failed"])]
+        there = rows[rows["outcome"].notna() & ~rows["outcome"].isin([layout.DELETED, Outcome.FAILED.value])]
         if trials is not None:
             missing = sorted(set(trials) - set(there["trial_id"]))
             if missing:

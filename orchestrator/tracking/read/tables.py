@@ -87,9 +87,8 @@ def load_history(store: Store, sweep: SweepSummary, trials: Collection[str] | No
 def trial_order(store: Store, parent_run_id: str) -> list[str]:
     """Return the ids of a sweep's trials in the order in which it lists them; none if its list is missing."""
     with translated(store.display):
-        if layout.TRIALS_FILE not in {file.path for file in store.client.list_artifacts(parent_run_id)}:
-            return []
-        return [str(trial_id) for trial_id in _trials(store, store.client.get_run(parent_run_id))["trial_id"]]
+        table = Artifacts(store, store.client.get_run(parent_run_id)).table(layout.TRIALS_FILE, ["trial_id"])
+    return [] if table is None else [str(trial_id) for trial_id in table["trial_id"].to_pylist()]
 
 
 def count_deleted(store: Store, sweep: SweepSummary) -> int:
