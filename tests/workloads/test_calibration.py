@@ -41,9 +41,26 @@ def test_the_model_then_tells_how_long_the_probed_steps_take(factors):
     for field in fields(Rates):
         if field.name != "source":
             assert getattr(rates, field.name) == pytest.approx(getattr(true, field.name), rel=1e-9), field.name
-    for engine, size, lanes in (("batched", 2, 1), ("batched", 64, 4), ("fused", 8, 64)):
+    for engine, size, lanes in (("batched", 2, 1), ("batched", 8, 64), ("batched", 64, 4), ("fused", 8, 64)):
         specs = [probe_spec(size)] * lanes
         assert step_seconds(engine, specs, rates) == pytest.approx(step_seconds(engine, specs, true), rel=1e-9)
+
+
+@pytest.mark.parametrize("disturbed", range(calibration.ATTEMPTS))
+def test_a_machine_that_does_something_else_for_a_while_is_not_taken_for_a_slow_one(disturbed):
+    """Kept for good, one disturbed measurement would have the slower engine train all that comes."""
+    attempts = 0
+
+    def timer(engine, one, lanes, _):
+        nonlocal attempts
+        seconds = step_seconds(engine, [one] * lanes, CORE)
+        if engine == "fused":
+            attempts += 1
+            return seconds * (10 if attempts == disturbed + 1 else 1)
+        return seconds
+
+    assert calibration.probe(CPU, "made up", timer).fused == pytest.approx(CORE.fused)
+    assert attempts == calibration.ATTEMPTS
 
 
 @pytest.mark.parametrize(("size", "lanes", "seconds"), [(2, 1, 3e-5), (4, 7, 2e-3), (2, 3, 0.5)])

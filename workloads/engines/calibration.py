@@ -1,4 +1,4 @@
-"""How fast this machine is: a probe of a fraction of a second for the constants of `workloads.engines.costs`, kept in a file per machine.
+"""How fast this machine is: a probe of less than a second for the constants of `workloads.engines.costs`, kept in a file per machine.
 
 Reading what is kept needs no torch, so that planning can; measuring does.
 """
@@ -24,12 +24,14 @@ if TYPE_CHECKING:
     from workloads.engines.base import Engine
     from workloads.engines.lanes import Lanes
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the engines or the probe change so much that what was kept is wrong."""
 PROBE_SECONDS = 0.03
 """How long each measurement goes on."""
 ROUNDS = 20
 """How often constants are fitted in turn: by then nothing changes any more."""
+ATTEMPTS = 3
+"""How often each measurement is made, a while apart: what else runs on the machine can only make it longer."""
 Timer = Callable[[str, Any, int, Any], float]
 """Tells the seconds of a step: of an engine, on lanes of a spec, on so many of them, on a device."""
 
@@ -124,12 +126,15 @@ def probe(device: torch.device, name: str, timer: Timer) -> Rates:
         rates = replace(DEFAULTS[device.type], source=f"measured on {name}")
         tiny, middling, large = (probe_spec(size) for size in (2, 8, 64))
         many = 64 if device.type == "cpu" else 1 << 14
-        # The batched engine: a lone tiny lane is all calls, a thousand tiny lanes all small products, large ones all arithmetic.
-        probes = [("call", "batched", tiny, 1), ("product", "batched", tiny, many), ("batched", "batched", large, many // 16)]
+        # The batched engine: a lone tiny lane is all calls, many small lanes all products and what goes with them, large ones all
+        # arithmetic. On a core "small" is where there are two engines to choose from: there the choice has to be right.
+        small = middling if device.type == "cpu" else tiny
+        probes = [("call", "batched", tiny, 1), ("product", "batched", small, many), ("batched", "batched", large, many // 16)]
         if why_not_fused(middling, cuda=device.type == "cuda") is None:
             probes += [("latency", "fused", tiny, 32)] if device.type == "cuda" else []
             probes += [("fused", "fused", middling, many)]
-        seconds = [timer(engine, spec, count, device) for _, engine, spec, count in probes]
+        attempts = [[timer(engine, spec, count, device) for _, engine, spec, count in probes] for _ in range(ATTEMPTS)]
+        seconds = [min(times) for times in zip(*attempts, strict=True)]
         # Each constant given the others, which are better known each time.
         for _ in range(ROUNDS):
             for (constant, engine, spec, count), taken in zip(probes, seconds, strict=True):
@@ -154,13 +159,17 @@ def probe_spec(size: int) -> Any:
     )
 
 
-def step_timed(engine: str | Engine, spec: Any, count: int, device: torch.device, clock: Callable[[], float] = time.perf_counter) -> float:
-    """Seconds by ``clock`` that a step of ``count`` lanes takes, the best of several attempts."""
+def step_timed(engine: str | Engine, spec: Any, count: int, device: torch.device, clock: Callable[[], float] | None = None) -> float:
+    """Seconds by ``clock`` that a step of ``count`` lanes takes, the best of several attempts.
+
+    On a core that is by default this thread's own time, which stands still while another process has the core.
+    """
     import numpy as np
 
     from workloads.engines.base import create
     from workloads.engines.lanes import Lanes, Prepared
 
+    clock = clock or (time.thread_time if device.type == "cpu" else time.perf_counter)
     one = Prepared(spec, spec.problem.realize({}), spec.initial_factors({}))
     lanes: Lanes = Lanes([one] * count, device)
     machine = create(engine) if isinstance(engine, str) else engine
