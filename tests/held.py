@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.cluster import pool as workers
-from orchestrator.cluster.actors import RemoteWorker
+from orchestrator.cluster.remote_worker import RemoteWorker
 from orchestrator.execution.events import Saved, WorkerEvent
 from orchestrator.planning.pack import Pack
 from orchestrator.storage.checkpoints import Checkpointing

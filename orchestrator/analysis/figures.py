@@ -1,17 +1,16 @@
-"""Figures from the runs, as Vega-Lite charts: interactive HTML that needs no network, and PNG, SVG and PDF fit for a paper.
+"""Figures from the runs, as Vega-Lite charts, which `orchestrator.analysis.rendering` makes files of.
 
-A chart is a grid of panels; each holds its own data, thinned to what can be seen. altair writes the charts and vl-convert draws them.
+A chart is a grid of panels; each holds its own data, thinned to what can be seen.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import altair as alt
 import numpy as np
-import vl_convert
 from numpy.typing import NDArray
 
 from orchestrator.analysis.charts import heatmap, medians, points, trajectories
@@ -20,8 +19,6 @@ from orchestrator.analysis.results import Results
 from orchestrator.errors import UsageError
 from orchestrator.grid.figures import Figure
 
-FORMATS = ("html", "png", "svg", "pdf")
-PIXELS_PER_INCH = 200
 PANELS: Mapping[str, Callable[[Any, Results, NDArray[np.intp]], Iterator[Any]]] = {
     "trajectories": trajectories.panels,
     "medians": medians.panels,
@@ -51,21 +48,10 @@ def draw(figure: Figure, results: Results) -> alt.TopLevelMixin:
     )
 
 
-def rendered(chart: alt.TopLevelMixin, formats: Collection[str] = FORMATS) -> dict[str, bytes]:
-    """Return a chart in each of ``formats``. The HTML holds all that it needs."""
+def spec_of(chart: alt.TopLevelMixin) -> str:
+    """Return a chart as JSON of Vega-Lite."""
     # Checking against the schema of Vega-Lite is for charts that people write, and takes longer than drawing.
-    spec = _printable(chart.to_dict(validate=False))
-    files: dict[str, bytes] = {}
-    if "html" in formats:
-        files["html"] = _page(spec).encode()
-    drawing = vl_convert.vegalite_to_svg(spec)
-    if "png" in formats:
-        files["png"] = vl_convert.svg_to_png(drawing, ppi=PIXELS_PER_INCH)
-    if "svg" in formats:
-        files["svg"] = drawing.encode()
-    if "pdf" in formats:
-        files["pdf"] = vl_convert.svg_to_pdf(drawing)
-    return files
+    return json.dumps(_printable(chart.to_dict(validate=False)))
 
 
 def _printable(value: Any) -> Any:
@@ -73,14 +59,6 @@ def _printable(value: Any) -> Any:
     its renderer ends the process at a NUL."""
     if isinstance(value, str):
         return value if value.isprintable() else "".join(c if c.isprintable() else " " for c in value)
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_printable(item) for item in value]
     return {_printable(key): _printable(item) for key, item in value.items()} if isinstance(value, dict) else value
-
-
-def _page(spec: dict[str, Any]) -> str:
-    """Return a page that draws ``spec``. A title in it from elsewhere must not end the script and begin one of its own."""
-    empty = '{"mark":"point"}'
-    head, _, tail = vl_convert.vegalite_to_html(json.loads(empty), bundle=True).rpartition(empty)
-    written = json.dumps(spec).replace("<", "\\u003c")
-    return f"{head}{written}{tail}"

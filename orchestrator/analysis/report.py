@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.analysis.claims import Verdict, verify
-from orchestrator.analysis.figures import FORMATS, draw, rendered
+from orchestrator.analysis.figures import draw, spec_of
+from orchestrator.analysis.rendering import FORMATS, rendering
 from orchestrator.analysis.results import Results
 from orchestrator.errors import UsageError
 from orchestrator.files import file_name, make_folder, write_file
@@ -78,17 +81,17 @@ def report(
     results = Results.load(store, sweeps)
     drawn: dict[str, bytes] = {}
     undrawn: dict[str, str] = {}
-    for name, figure in figures.items():
-        tell(f"drawing {name}")
-        try:
-            files = rendered(draw(figure, results), formats)
-        except UsageError as error:
-            undrawn[name] = str(error)
-        except Exception as error:  # whatever goes wrong in drawing one, the others and the verdicts are wanted
-            undrawn[name] = f"{type(error).__name__}: {error}"
-        else:
-            drawn |= {f"{name}.{form}": content for form, content in files.items()}
-    verdicts = tuple(verdict for name, claim in claims.items() for verdict in _verdicts(name, claim, results, strict=not log))
+    with rendering(formats, len(figures)) as renderer:
+        started: dict[str, Future[dict[str, bytes]]] = {}
+        for name, figure in figures.items():
+            tell(f"drawing {name}")
+            with _noting(name, undrawn):
+                started[name] = renderer.start(spec_of(draw(figure, results)))
+        # While they are rendered.
+        verdicts = tuple(verdict for name, claim in claims.items() for verdict in _verdicts(name, claim, results, strict=not log))
+        for name, files in started.items():
+            with _noting(name, undrawn):
+                drawn |= {f"{name}.{form}": content for form, content in files.result().items()}
     for name, content in drawn.items():
         write_file(folder / name, content)
     if log and len(sweeps) == 1:
@@ -105,6 +108,17 @@ def report(
     missing = tuple(lost(results.runs, results.history if traced else None))
     pending = int(results.runs["outcome"].isna().sum())
     return Report(tuple(folder / name for name in drawn), undrawn, verdicts, pending, missing)
+
+
+@contextmanager
+def _noting(name: str, undrawn: dict[str, str]) -> Iterator[None]:
+    """Take note of why a figure cannot be drawn: whatever it is, the others and the verdicts are wanted."""
+    try:
+        yield
+    except UsageError as error:
+        undrawn[name] = str(error)
+    except Exception as error:
+        undrawn[name] = f"{type(error).__name__}: {error}"
 
 
 def _verdicts(name: str, claim: Claim, results: Results, *, strict: bool) -> list[Verdict]:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 import re
-import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.cluster.scratch import scratch_folder
+from orchestrator.cluster import warm
+from orchestrator.cluster.remote_worker import RemoteWorker
 from orchestrator.cluster.sharing import NAMESPACE, WorkerName
 from orchestrator.cluster.sizing import Allotment
-from orchestrator.execution.events import Cause, WorkerEvent
+from orchestrator.execution.events import Cause
 from orchestrator.planning.pack import Pack
 from orchestrator.storage.checkpoints import Checkpointing
 from orchestrator.tracking.uris import redact
@@ -50,6 +48,7 @@ class Actors:
         import ray
 
         self._progress_seconds = progress_seconds
+        self._warm = worker is None
         # Two groups: a worker must hear a request while it trains.
         self._class = ray.remote(concurrency_groups={"requests": 1})(worker or RemoteWorker)
         self._serial = itertools.count()
@@ -57,6 +56,7 @@ class Actors:
         self.coming: dict[Any, Any] = {}
         self.machines: dict[Any, Machine] = {}
         self.allotments: dict[Any, Allotment] = {}
+        self._adopted: set[Any] = set()
         self._missing: list[_Missing] = []
         self._misses = 0
         self.failure = ""
@@ -70,6 +70,17 @@ class Actors:
     def awaited(self) -> list[Allotment]:
         """What the workers ask of the cluster that come up or will be tried again."""
         return [*(self.allotments[worker] for worker in self.coming.values()), *(missing.allotment for missing in self._missing)]
+
+    def hire(self, allotment: Allotment, count: int) -> None:
+        """Have so many workers come up: such as are warm, and new ones."""
+        there = warm.found(allotment, self.allotments)[:count] if self._warm else []
+        owner = warm.Owner.here(self.driver, self._progress_seconds) if there else None
+        for worker in there:
+            self._adopted.add(worker)
+            self.allotments[worker] = allotment
+            self.coming[warm.call(worker, "adopt", owner)] = worker
+        for _ in range(count - len(there)):
+            self.start(allotment)
 
     def start(self, allotment: Allotment) -> None:
         """Start a worker; it is one of ``coming`` from now on."""
@@ -100,7 +111,13 @@ class Actors:
 
         worker = self.coming.pop(reference)
         try:
-            self.machines[worker] = ray.get(reference)
+            machine = ray.get(reference)
+            if machine is None:
+                # Another sweep was quicker to adopt it.
+                self._adopted.discard(worker)
+                self.start(self.allotments.pop(worker))
+                return None
+            self.machines[worker] = machine
         except ray.exceptions.RayError as error:
             self.failure = words_of(error)
             self._misses += 1
@@ -128,13 +145,16 @@ class Actors:
         seen = {self.allotments[worker]: machine for worker, machine in self.machines.items()}
         return [(machine, allotment) for allotment, machine in seen.items()]
 
-    def dismiss(self, worker: Any) -> None:
-        """Have nothing more to do with a worker: it may be unreachable and still compute."""
+    def dismiss(self, worker: Any, *, busy: bool = True) -> None:
+        """Have nothing more to do with a worker, which may be unreachable and still compute if it is ``busy``."""
         import ray
 
         del self.allotments[worker]
         self.machines.pop(worker, None)
-        ray.kill(worker)
+        adopted = worker in self._adopted
+        self._adopted.discard(worker)
+        if not (adopted and not busy and warm.released(worker)):
+            ray.kill(worker)
 
     def dismiss_coming(self, allotment: Allotment, count: int) -> None:
         """Dismiss so many of the workers of a kind that have not come up yet."""
@@ -155,12 +175,19 @@ class Actors:
         return worker.run.options(num_returns="streaming", max_task_retries=0).remote(pack, recording, files, checkpointing)
 
     def names(self) -> Sequence[WorkerName]:
-        """Return the names of all sweeps' workers on the cluster. Raises what Ray raises if its head does not answer."""
-        import ray
+        """Return the names of all sweeps' workers on the cluster, but those that were adopted here. Raises what Ray raises if its head
+        does not answer.
+        """
+        return [*sweep_workers(), *warm.claims(self._adopted)]
 
-        actors = ray.util.list_named_actors(all_namespaces=True)
-        found = [WorkerName.parse(actor["name"]) for actor in actors if actor["namespace"] == NAMESPACE]
-        return [name for name in found if name is not None]
+
+def sweep_workers() -> list[WorkerName]:
+    """Return the names of the workers that sweeps have started. Raises what Ray raises if its head does not answer."""
+    import ray
+
+    actors = ray.util.list_named_actors(all_namespaces=True)
+    found = [WorkerName.parse(actor["name"]) for actor in actors if actor["namespace"] == NAMESPACE]
+    return [name for name in found if name is not None]
 
 
 def cause_of(error: Exception) -> Cause:
@@ -183,35 +210,3 @@ def words_of(error: Exception) -> str:
         # The first lines say whose end it is, the last ones of a traceback what has happened.
         kept = [*kept[: SAID // 2], "...", *kept[len(kept) - SAID // 2 + 1 :]]
     return "\n".join([f"{type(error).__name__}: {kept[0] if kept else ''}", *kept[1:]])
-
-
-class RemoteWorker:
-    """`orchestrator.execution.worker.Worker` in a process of Ray's. Imported there and not above: the driver does without torch."""
-
-    def __init__(self, cpus: float, gpus: float, progress_seconds: float) -> None:
-        # Compilers leave files behind, and this process is killed in the end. Where no folder can be made, nothing says that they need one.
-        self._scratch = scratch_folder()
-        with suppress(OSError):
-            tempfile.tempdir = str(self._scratch.__enter__())
-        # Looking for garbage takes a fifth of the time of these imports and finds none.
-        gc.disable()
-        from orchestrator.execution.worker import Worker
-        from workloads.training.policy import Policy
-
-        gc.freeze()
-        gc.enable()
-        self._worker = Worker(max(1, int(cpus)), gpus, Policy(progress_seconds=progress_seconds))
-
-    def warm(self) -> Machine:
-        return self._worker.warm()
-
-    def ask(self) -> None:
-        self._worker.ask()
-
-    def stop(self) -> None:
-        self._worker.stop()
-
-    def run(
-        self, pack: Pack, recording: Recording, files: Mapping[str, bytes], checkpointing: Checkpointing | None
-    ) -> Iterator[WorkerEvent]:
-        yield from self._worker.run(pack, recording, files, checkpointing)

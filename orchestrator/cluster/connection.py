@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from orchestrator.cluster import private
 from orchestrator.cluster.access import check_access
+from orchestrator.cluster.kept import address_of, is_here
 from orchestrator.cluster.scratch import scratch_folder, socket_base
 from orchestrator.errors import RayUnavailable, one_line
 
@@ -51,18 +52,22 @@ class Cluster:
         """GPUs of all nodes."""
         return sum(node.gpus for node in self.nodes)
 
+    @property
+    def here(self) -> bool:
+        """True if it is this machine alone."""
+        return is_here(self.address)
+
     @classmethod
     def connect(cls, address: str | None = None, *, cpus: int | None = None, gpus: int | None = None) -> Self:
-        """Join the cluster at ``address`` (``host:port``, ``auto``, or ``local`` for an embedded one, the default).
+        """Join the cluster at ``address``: ``host:port``, ``auto``, or ``local`` for an embedded one.
 
-        ``RAY_ADDRESS`` stands in for a missing address. ``cpus`` and ``gpus`` set what an embedded cluster offers, by default what the
-        machine has. Raises `RayUnavailable` within seconds when nobody answers, `UsageError` for an address of another form.
+        For a missing address stands what `orchestrator.cluster.kept.address_of` says. ``cpus`` and ``gpus`` set what an embedded
+        cluster offers, by default what the machine has. Raises `RayUnavailable` within seconds when nobody answers, `UsageError` for an
+        address of another form.
         """
-        address = address or os.environ.get("RAY_ADDRESS") or "local"
+        address = address_of(address)
         if address == "local":
-            # Ray's own default, said aloud: a process of another user must not be able to talk to an embedded cluster.
-            os.environ.setdefault("RAY_AUTH_MODE", "token")
-            _set_up_environment()
+            _set_up_environment(address)
         else:
             check_reachable(address)
         import ray
@@ -104,12 +109,15 @@ class Cluster:
 
 def check_reachable(address: str) -> None:
     """Check that a cluster answers at ``address`` and lets us in, without joining it. Raises as `Cluster.connect` does."""
-    _set_up_environment()
+    _set_up_environment(address)
     check_access(address)
 
 
-def _set_up_environment() -> None:
-    """Tell Ray, which reads it when it is imported, how to behave in a process of ours."""
+def _set_up_environment(address: str) -> None:
+    """Tell Ray, which reads it when it is imported, how to behave in a process of ours that uses the cluster at ``address``."""
+    if is_here(address):
+        # Ray's own default, said aloud: a process of another user must not be able to talk to a cluster of ours.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Whatever the log says, a driver writes what raylets say of dead workers and nodes to its standard output, which is ours.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^")

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from orchestrator.cluster.actors import PROGRESS_SECONDS, Actors, RemoteWorker, cause_of, words_of
+from orchestrator.cluster.actors import PROGRESS_SECONDS, Actors, cause_of, words_of
 from orchestrator.cluster.lifelines import Lifeline, lifelines
+from orchestrator.cluster.remote_worker import RemoteWorker
 from orchestrator.cluster.sharing import Change, Staff, changes
 from orchestrator.cluster.sizing import Allotment
 from orchestrator.deadline import within
@@ -70,8 +71,7 @@ class Workers:
         self._worked = 0.0
         self._next_share = time.monotonic() if share else math.inf
         for allotment, count in crews:
-            for _ in range(count):
-                self._actors.start(allotment)
+            self._actors.hire(allotment, count)
 
     def __enter__(self) -> Self:
         return self
@@ -86,7 +86,7 @@ class Workers:
     def _dismiss(self, worker: Any) -> None:
         self._idle.pop(worker, None)
         self._retiring.discard(worker)
-        self._actors.dismiss(worker)
+        self._actors.dismiss(worker, busy=any(stream.worker is worker for stream in self._streams.values()))
 
     @property
     def up(self) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 from orchestrator.cluster.connection import Cluster
 from orchestrator.cluster.jobs import SECRETS
+from orchestrator.cluster.kept import kept
 from orchestrator.cluster.nodes import NodeReport, ask_nodes
 from orchestrator.cluster.probe import versions
 from orchestrator.diagnosis.check import Check
@@ -37,8 +38,11 @@ def check_cluster(
     """
     with Cluster.connect(address) as cluster:
         where = "an embedded cluster starts" if cluster.address == "local" else f"{cluster.address} answers"
+        if (there := kept()) is not None:
+            changed = "" if there.fits else "; it runs another version of this program: `orchestrate down`, then `up`"
+            yield Check("local cluster", True, f"{there}{changed}")
         yield Check("ray", True, f"{where}: {cluster.cpus:g} cores, {cluster.gpus:g} GPUs, {len(cluster.nodes)} nodes")
-        if cluster.address == "local":
+        if cluster.here:
             return
         asked: dict[str, Any] = {}
         with ExitStack() as stack:

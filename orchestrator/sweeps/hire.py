@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import ExitStack, contextmanager
@@ -10,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from orchestrator.cluster.connection import Cluster, check_reachable
+from orchestrator.cluster.kept import address_of, is_here
 from orchestrator.cluster.pool import Workers
 from orchestrator.cluster.sizing import LARGE_PACK_BYTES, Allotment, crews_for
 from orchestrator.deadline import in_background
@@ -38,7 +38,7 @@ def connected(
 ) -> Iterator[tuple[Cluster, Workers, list[tuple[Allotment, int]], Store]]:
     """Ray with its workers and MLflow, all or none.
 
-    An embedded cluster cannot be unreachable, so it starts while MLflow opens its store, each taking seconds, and its workers import
+    A cluster of this machine cannot be unreachable, so it starts while MLflow opens its store, each taking seconds, and its workers import
     what they need at the same time. A cluster that is elsewhere is reached first: if it is not there, no database may have been created.
     Signals interrupt this between its steps.
     """
@@ -46,8 +46,8 @@ def connected(
     from orchestrator.tracking.store import open_store
     from orchestrator.tracking.uris import resolve
 
-    address = options.address or os.environ.get("RAY_ADDRESS") or "local"
-    local = address == "local"
+    address = address_of(options.address)
+    local = is_here(address)
     if local:
         # Starting Ray takes seconds, which a wrong address need not cost.
         preflight.check_place(resolve(options.tracking_uri))
@@ -59,7 +59,7 @@ def connected(
             opening: Future[Store] | None = in_background(open_store, options.tracking_uri) if local else None
             if opening:
                 stack.callback(wait, [opening], LEAVING_SECONDS)
-            cluster = stack.enter_context(Cluster.connect(options.address))
+            cluster = stack.enter_context(Cluster.connect(address))
             stop.check()
             resources = grid.resources
             large = bool(cluster.gpus) and _is_large(grid, recording)
@@ -80,7 +80,7 @@ def _is_large(grid: Grid, recording: Recording) -> bool:
 def crews_of(workers: Workers, hired: Sequence[tuple[Allotment, int]], cluster: Cluster) -> list[Crew]:
     """Who is to run the sweep and how fast they are: as they say themselves, or as this machine is known to be."""
     kept = known_rates()
-    here = cluster.address == "local" and kept is not None and not cluster.gpus
+    here = cluster.here and kept is not None and not cluster.gpus
     machines = {allotment: machine for machine, allotment in workers.machines(0.0 if here else MACHINE_SECONDS)}
     crews: dict[str, Crew] = {}
     for allotment, count in hired:

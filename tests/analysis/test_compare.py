@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from orchestrator.analysis.compare import compare, draw_comparison
-from orchestrator.analysis.figures import rendered
+from orchestrator.analysis.figures import spec_of
+from orchestrator.analysis.rendering import rendered
 from orchestrator.errors import UsageError
 from tests.analysis.made import results
 
@@ -110,7 +111,7 @@ def test_the_diverged_count():
     (row,) = found.table.to_dict("records")
     assert (row["trials"], row["diverged_a"], row["diverged_b"]) == (8, 0, 6)
     assert (row["b"], row["median"], row["moved"]) == (np.inf, np.inf, True)
-    assert rendered(draw_comparison(found), ["svg"])["svg"].startswith(b"<svg")
+    assert rendered(spec_of(draw_comparison(found)), ["svg"])["svg"].startswith(b"<svg")
     (row,) = compare(results(after), results(trials(0.3, noise, depths=(2,), outcome="diverged"))).table.to_dict("records")
     assert (row["median"], row["diverged_a"], row["diverged_b"]) == (0.0, 6, 8)
 
@@ -136,4 +137,4 @@ def test_measures_and_keys_that_are_not_there():
 
 def test_it_is_drawn():
     found = compare(sweep(0.1, noise), sweep(0.2, lambda d, s: noise(d, s) + 1))
-    assert rendered(draw_comparison(found), ["svg"])["svg"].startswith(b"<svg")
+    assert rendered(spec_of(draw_comparison(found)), ["svg"])["svg"].startswith(b"<svg")

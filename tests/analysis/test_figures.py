@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 
 import numpy as np
 import pytest
 
+from orchestrator.analysis import rendering as module
 from orchestrator.analysis.charts.common import NothingToDraw
 from orchestrator.analysis.charts.trajectories import MAX_ROWS
-from orchestrator.analysis.figures import FORMATS, draw, rendered
+from orchestrator.analysis.figures import draw, spec_of
+from orchestrator.analysis.rendering import FORMATS, cache_folder, rendered, rendering
 from orchestrator.errors import UsageError
 from orchestrator.grid.figures import FIGURES
 from tests.analysis.made import results
@@ -137,7 +140,7 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", FIGURES)
 def test_every_kind_is_drawn_in_every_format_and_needs_no_network(kind):
-    files = rendered(draw(FIGURES[kind].model_validate({"kind": kind, "title": "A <title>", **KINDS[kind]}), MADE))
+    files = rendered(spec_of(draw(FIGURES[kind].model_validate({"kind": kind, "title": "A <title>", **KINDS[kind]}), MADE)))
     assert list(files) == list(FORMATS)
     assert files["png"].startswith(b"\x89PNG")
     assert files["pdf"].startswith(b"%PDF")
@@ -151,7 +154,7 @@ def test_every_kind_is_drawn_in_every_format_and_needs_no_network(kind):
 def test_a_title_from_elsewhere_is_no_script():
     hostile = "</script><script>alert(1)</script>"
     figure = {"kind": "points", "x": "sv_0", "y": "sv_1", "title": hostile, "labels": {"x": hostile}, "color": {hostile: "seed >= 0"}}
-    files = rendered(draw(FIGURES["points"].model_validate(figure), MADE), ["html", "svg"])
+    files = rendered(spec_of(draw(FIGURES["points"].model_validate(figure), MADE)), ["html", "svg"])
     page = files["html"].decode()
     assert "<script>alert" not in page
     (written,) = [line for line in page.splitlines() if line.strip().startswith("const spec = ")]
@@ -170,9 +173,57 @@ def test_what_cannot_be_seen_does_not_keep_a_figure_from_being_drawn(hostile):
     }
     for kind, keys in kinds.items():
         figure = FIGURES[kind].model_validate({"kind": kind, **keys, **texts})
-        files = rendered(draw(figure, MADE))
+        files = rendered(spec_of(draw(figure, MADE)))
         assert list(files) == list(FORMATS)
         assert hostile not in files["svg"].decode()
+
+
+def spec_with(title: str) -> str:
+    return spec_of(draw(FIGURES["points"].model_validate({"kind": "points", "x": "sv_0", "y": "sv_1", "title": title}), MADE))
+
+
+def test_charts_are_rendered_beside_each_other_as_they_are_alone(monkeypatch, tmp_path):
+    specs = [spec_with(title) for title in ("one", "two")]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a"))
+    with rendering(["svg", "html"], len(specs)) as renderer:
+        beside = [future.result() for future in [renderer.start(spec) for spec in specs]]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "b"))
+    alone = [rendered(spec, ["svg", "html"]) for spec in specs]
+    assert [files["html"] for files in beside] == [files["html"] for files in alone]
+    # The renderer numbers what it clips, on and on.
+    for one, other in zip(beside, alone, strict=True):
+        assert re.sub(rb"clip\d+", b"", one["svg"]) == re.sub(rb"clip\d+", b"", other["svg"])
+    assert b">one<" in beside[0]["svg"]
+    assert b">two<" in beside[1]["svg"]
+
+
+def test_what_the_renderer_cannot_do_ends_no_other_chart():
+    with rendering(["svg"], 2) as renderer:
+        broken, sound = renderer.start('{"mark": "none of these"}'), renderer.start(spec_with("sound"))
+        with pytest.raises(ValueError, match="conversion failed: TypeError"):
+            broken.result()
+        assert b">sound<" in sound.result()["svg"]
+
+
+def test_a_chart_is_rendered_once_and_kept_for_as_long_as_there_is_room(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    spec = spec_with("kept")
+    files = rendered(spec, ["svg"])
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_draw", lambda *_: pytest.fail("it was rendered again"))
+        assert rendered(spec, ["svg"]) == files
+    for path in cache_folder().iterdir():
+        os.utime(path, (0, 0))
+    monkeypatch.setattr(module, "CACHED_BYTES", len(files["svg"]) + 100)
+    rendered(spec_with("newer"), ["svg"])
+    (left,) = cache_folder().iterdir()
+    assert b">newer<" in left.read_bytes()
+
+
+def test_a_cache_that_cannot_be_written_to_costs_time_alone(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert rendered(spec_with("x"), ["svg"])["svg"].startswith(b"<svg")
 
 
 def test_nothing_to_draw_is_said():
@@ -289,15 +340,17 @@ def test_diverged_trials_are_drawn(kind, counts, log):
     }[kind]
     scales = (["color"] if kind == "heatmap" else ["y"]) if log else []
     figure = FIGURES[kind].model_validate({"kind": kind, **keys, "log": scales})
-    assert rendered(draw(figure, made), ["svg"])["svg"].startswith(b"<svg")
+    assert rendered(spec_of(draw(figure, made)), ["svg"])["svg"].startswith(b"<svg")
     huge = results([{"seed": s, "error": value} for s, value in enumerate((1.0, LARGEST))])
     other = {"points": {"x": "seed", "y": "error"}, "medians": {"x": "seed", "y": "error"}}.get(kind)
     if other:
         figure = FIGURES[kind].model_validate({"kind": kind, **other, "log": ["y"]})
-        assert rendered(draw(figure, huge), ["svg"])["svg"].startswith(b"<svg")
+        assert rendered(spec_of(draw(figure, huge)), ["svg"])["svg"].startswith(b"<svg")
 
 
 def test_numbers_for_which_there_is_no_prefix_are_short():
     made = results([{"seed": s, "error": value} for s, value in enumerate((1.0, 1e300))])
-    drawn = rendered(draw(FIGURES["points"].model_validate({"kind": "points", "x": "seed", "y": "error", "log": "y"}), made), ["svg"])
+    drawn = rendered(
+        spec_of(draw(FIGURES["points"].model_validate({"kind": "points", "x": "seed", "y": "error", "log": "y"}), made)), ["svg"]
+    )
     assert b"000000" not in b"".join(re.findall(rb">([^<]+)</text>", drawn["svg"]))

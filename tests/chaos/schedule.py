@@ -24,6 +24,8 @@ ENDED = (0, 1)
 """Exit codes of a sweep that says it is complete: its failing trials make it 1."""
 STOPPED = (UnavailableError.exit_code, INTERRUPTED, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT)
 """Those of one that is to be gone on with."""
+RAY_ENDED = "Failed to register worker to Raylet"
+"""What Ray says where it ends the driver itself, with exit code 1: it was killed in the moment in which the driver joined it."""
 STARTED = "started: orchestrate"
 """What the lines begin with that say that a driver was started."""
 STOPS = 5
@@ -142,7 +144,7 @@ class Schedule:
         """Whether the driver is gone, and may be."""
         assert self.arena.driver is not None
         code = self.arena.driver.poll()
-        if code is not None and code not in STOPPED:
+        if code is not None and code not in STOPPED and RAY_ENDED not in self._said():
             self.report.violations.append(f"the driver has ended with exit code {code}")
         return code is not None
 

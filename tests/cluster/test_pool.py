@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator.cluster.actors import RemoteWorker
 from orchestrator.cluster.connection import Cluster, Node
 from orchestrator.cluster.lifelines import Lifeline, lifelines
 from orchestrator.cluster.pool import Workers
+from orchestrator.cluster.remote_worker import RemoteWorker
 from orchestrator.cluster.sizing import Allotment, crews_for
 from orchestrator.errors import RayUnavailable
 from orchestrator.execution.events import Cause, Ended, Lost, Saved

@@ -150,7 +150,8 @@ def data_of(frame: Frame) -> dict[str, Any]:
             columns[name] = [None if not math.isfinite(value) else float(f"{value:.9g}") for value in column.tolist()]
         else:
             columns[name] = column.tolist()
-    return {"values": [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]}
+    # A tuple: altair copies charts at every turn, and lists in them row by row.
+    return {"values": tuple(dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))}
 
 
 def facets_of(figure: Figure, frame: Frame) -> Iterator[tuple[str | None, Frame]]:

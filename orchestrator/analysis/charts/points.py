@@ -36,5 +36,5 @@ def panels(figure: Points, results: Results, trials: NDArray[np.intp]) -> Iterat
     encoding = {"tooltip": ["trial:N", "x:Q", "y:Q"]} | ({} if color is None else {"color": color})
     for number, (heading, some) in enumerate(facets_of(figure, frame)):
         rows = some[[c for c in some.columns if c != "facet"]]
-        chart = alt.Chart(data_of(inside(rows))).mark_circle(size=30, opacity=0.8).encode(**axes, **encoding)
+        chart = alt.Chart(data_of(inside(rows))).mark_circle(size=30, opacity=1, fillOpacity=0.8).encode(**axes, **encoding)
         yield sized([chart, *crosses(figure, rows, axes, labels_of(frame["over"]), **encoding)], figure, heading, number)

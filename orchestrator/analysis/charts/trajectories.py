@@ -75,13 +75,13 @@ def panels(figure: Trajectories, results: Results, trials: NDArray[np.intp]) -> 
         if color is not None:
             chart = chart.encode(color=color)
         if mark == "line":
-            chart = chart.mark_line(strokeWidth=1.5, opacity=0.8).encode(detail="trial:N", order="step:Q")
+            chart = chart.mark_line(strokeWidth=1.5, strokeOpacity=0.8).encode(detail="trial:N", order="step:Q")
         elif figure.shape is not None:
             scale = alt.Scale(domain=shapes, range=_SHAPES[: len(shapes)])
             shape = alt.Shape("shape:N", title=title_of(figure, "shape", figure.shape) or None, scale=scale, sort=shapes)
-            chart = chart.mark_point(filled=True, size=22, opacity=0.9).encode(shape=shape)
+            chart = chart.mark_point(filled=True, size=22, opacity=1, fillOpacity=0.9).encode(shape=shape)
         else:
-            chart = chart.mark_circle(size=16, opacity=0.9)
+            chart = chart.mark_circle(size=16, opacity=1, fillOpacity=0.9)
         # What changes along a curve has no value at its end, where the trial diverged.
         marked = {"tooltip": ["trial:N", "step:Q"]} | ({} if color is None or along else {"color": color})
         over = crosses(figure, some, {"x": x, "y": y}, labels_of(frame["over"]), **marked)

@@ -51,7 +51,7 @@ def command(
       orchestrate compare before after --where "factorization.kind == 'cp'"
     """
     from orchestrator.analysis.compare import compare
-    from orchestrator.analysis.figures import FORMATS
+    from orchestrator.analysis.rendering import FORMATS
     from orchestrator.analysis.results import Results
     from orchestrator.tracking.read.queries import find_sweep
     from orchestrator.tracking.read.tables import lost
@@ -80,11 +80,12 @@ def command(
 
 def _draw(found: Comparison, path: Path) -> None:
     from orchestrator.analysis.compare import draw_comparison
-    from orchestrator.analysis.figures import rendered
+    from orchestrator.analysis.figures import spec_of
+    from orchestrator.analysis.rendering import rendered
     from orchestrator.files import write_file
 
     form = path.suffix[1:]
-    write_file(path, rendered(draw_comparison(found), [form])[form])
+    write_file(path, rendered(spec_of(draw_comparison(found)), [form])[form])
 
 
 def _notes(found: Comparison, names: tuple[str, str]) -> Iterator[str]:

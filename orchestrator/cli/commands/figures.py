@@ -6,10 +6,9 @@ from pathlib import Path
 
 import click
 
+from orchestrator.analysis.rendering import FORMATS
 from orchestrator.cli.options import tracking_option
 from orchestrator.cli.verdicts import print_figures, print_left_out
-
-FORMATS = ("html", "png", "svg", "pdf")
 
 
 @click.command("figures")
