@@ -164,12 +164,12 @@ class Results:
             kept &= np.broadcast_to(Expression(when).evaluate(_Rows(self)), len(history)).astype(np.bool_)
         return np.flatnonzero(kept)
 
-    @property
+    @cached_property
     def keys(self) -> list[str]:
         """The spec's dotted keys."""
         return [column for column in self.runs.columns if column in ("seed", "dtype") or ("." in column and column not in self.measures)]
 
-    @property
+    @cached_property
     def measures(self) -> list[str]:
         """The measures in the table of trials."""
         return [column for column in self.runs.columns if pd.api.types.is_float_dtype(self.runs[column]) and _is_measure(column)]

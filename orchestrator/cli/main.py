@@ -17,6 +17,7 @@ from typing import NoReturn
 import click
 
 from orchestrator.cli import commands
+from orchestrator.cli.client import delegated, end_like
 from orchestrator.cli.options import INTERRUPTED
 from orchestrator.cli.output import drop_unread
 from orchestrator.deadline import within
@@ -64,6 +65,8 @@ def cli() -> None:
 
 def main() -> NoReturn:
     """Entry point of ``orchestrate``."""
+    if (status := delegated(sys.argv[1:])) is not None:
+        end_like(status)
     leave(run_command(cli))
 
 
@@ -73,7 +76,7 @@ def run_command(command: click.Command) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     gc.set_threshold(RARELY)
     try:
-        code = command.main(standalone_mode=False)
+        code = command.main(prog_name="orchestrate", standalone_mode=False)
     except OrchestratorError as error:
         for line in str(error).splitlines():
             click.echo(f"error: {line}", err=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -72,10 +73,6 @@ class Cluster:
             check_reachable(address)
         import ray
 
-        if address == "local":
-            # Ray has read its settings when it was imported, which somebody else may have done before.
-            private.read_settings()
-
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
         if address == "local":
             options |= {"include_dashboard": False, "num_cpus": cpus or os.cpu_count(), "_node_ip_address": "127.0.0.1"}
@@ -114,7 +111,7 @@ def check_reachable(address: str) -> None:
 
 
 def _set_up_environment(address: str) -> None:
-    """Tell Ray, which reads it when it is imported, how to behave in a process of ours that uses the cluster at ``address``."""
+    """Tell Ray how to behave in a process of ours that uses the cluster at ``address``."""
     if is_here(address):
         # Ray's own default, said aloud: a process of another user must not be able to talk to a cluster of ours.
         os.environ.setdefault("RAY_AUTH_MODE", "token")
@@ -123,6 +120,9 @@ def _set_up_environment(address: str) -> None:
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^")
     # A worker that asks for no GPU must see none.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
+    if "ray" in sys.modules:
+        # Ray has read its settings when it was imported, which somebody else may have done before.
+        private.read_settings()
 
 
 def _shut_down() -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import json
 import signal
+import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from orchestrator.cluster.actors import PROGRESS_SECONDS, sweep_workers
 from orchestrator.cluster.build import build
 from orchestrator.cluster.connection import Cluster
 from orchestrator.cluster.kept import Kept
+from orchestrator.cluster.scratch import scratch_folder, socket_base
 from orchestrator.cluster.sharing import NAMESPACE, WorkerName
 from orchestrator.cluster.sizing import Allotment, crews_for
 from orchestrator.errors import OrchestratorError, StorageUnavailable
@@ -147,9 +149,27 @@ class Keeper:
         self._silent.pop(worker, None)
 
 
-def keep(workers: int | None, idle_seconds: float) -> None:
-    """Keep a cluster until nobody has used it for a while, or a signal comes. Raises `RayUnavailable` if it does not start or is gone."""
-    with Cluster.connect("local") as cluster:
+@contextmanager
+def served(command: Sequence[str]) -> Iterator[Callable[[], str]]:
+    """Run a command that serves at a socket, ``{}`` in it, and ends with its standard input. Provides the socket, empty once it is not
+    served.
+    """
+    with scratch_folder(socket_base()) as folder:
+        path = str(folder / "commands")
+        process = subprocess.Popen([part.replace("{}", path) for part in command], stdin=subprocess.PIPE) if command else None
+        try:
+            yield lambda: path if process is not None and process.poll() is None else ""
+        finally:
+            if process is not None:
+                process.communicate()
+
+
+def keep(workers: int | None, idle_seconds: float, beside: Sequence[str]) -> None:
+    """Keep a cluster until nobody has used it for a while, or a signal comes, and a server ``beside`` it.
+
+    Raises `RayUnavailable` if it does not start or is gone.
+    """
+    with served(beside) as commands, Cluster.connect("local") as cluster:
         import ray
 
         wanted = dict(crews_for(cluster, 1, "auto", sys.maxsize, workers=workers))
@@ -163,7 +183,7 @@ def keep(workers: int | None, idle_seconds: float) -> None:
         said, used = None, time.monotonic()
         try:
             while (left := used + idle_seconds - time.monotonic()) > 0:
-                now = Kept(*parts, workers=keeper.workers, sweeps=keeper.sweeps, ends=time.time() + left)
+                now = Kept(*parts, workers=keeper.workers, sweeps=keeper.sweeps, ends=time.time() + left, commands=commands())
                 if said is None or _differ(said, now):
                     kept.save(now)
                     said = now
@@ -176,7 +196,7 @@ def keep(workers: int | None, idle_seconds: float) -> None:
 
 
 def _differ(said: Kept, now: Kept) -> bool:
-    return (said.workers, said.sweeps) != (now.workers, now.sweeps) or abs(said.ends - now.ends) > SAID_SECONDS
+    return (said.workers, said.sweeps, said.commands) != (now.workers, now.sweeps, now.commands) or abs(said.ends - now.ends) > SAID_SECONDS
 
 
 def _end(*_: object) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ class Kept:
     """A local cluster: its ``address``, the ``process`` that keeps it, and how long it is kept.
 
     ``sweeps`` is how many use it, ``workers`` how many are warm for them; ``ends`` is when it ends if no sweep comes, in seconds since
-    the epoch.
+    the epoch. At the socket ``commands`` processes are forked that have their imports done.
     """
 
     address: str
@@ -41,6 +42,7 @@ class Kept:
     workers: int
     sweeps: int
     ends: float
+    commands: str = ""
 
     def __str__(self) -> str:
         gpus = f", {self.gpus:g} GPUs" if self.gpus else ""
@@ -102,15 +104,21 @@ def forget() -> None:
         record().unlink(missing_ok=True)
 
 
-def up(workers: int | None, idle_seconds: float) -> Kept:
+def up(workers: int | None, idle_seconds: float, beside: Sequence[str] = ()) -> Kept:
     """Start a local cluster with so many warm ``workers``, by default as many as there is room for, and return it once it is up.
 
-    It ends after ``idle_seconds`` without a sweep. Raises `UsageError` if one is there, `RayUnavailable` if it does not come up.
+    ``beside`` is a command that serves at a socket, ``{}`` in it, for as long as the cluster is there. It ends after ``idle_seconds``
+    without a sweep. Raises `UsageError` if one is there, `RayUnavailable` if it does not come up.
     """
     if (there := kept()) is not None:
         raise UsageError(f"a local cluster is up at {there.address}: `orchestrate down` ends it")
     make_folder(state_folder())
-    command = [sys.executable, "-m", "orchestrator.cluster.keeper", json.dumps({"workers": workers, "idle_seconds": idle_seconds})]
+    command = [
+        sys.executable,
+        "-m",
+        "orchestrator.cluster.keeper",
+        json.dumps({"workers": workers, "idle_seconds": idle_seconds, "beside": [*beside]}),
+    ]
     with log().open("wb") as out:
         # In a session of its own: it outlives the terminal, and hears none of its signals.
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)

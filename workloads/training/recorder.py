@@ -48,6 +48,7 @@ class Recorder:
         )
         self._traces = TraceBuilder(columns)
         self._pending: list[_Rows] = []
+        self._pending_rows = self._pending_bytes = 0
 
     def record(self, keys: NDArray[np.int64], lanes: Lanes, index: NDArray[np.int64]) -> None:
         """Copy the lanes at ``index``, whose trials have ``keys``, for `measure`."""
@@ -57,11 +58,12 @@ class Recorder:
         params = [p.index_select(0, where) for p in lanes.params]
         problems = [lanes.prepared[i].problem for i in index]
         self._pending.append(_Rows(keys, lanes.step[index], lanes.loss[index], params, problems))
+        self._pending_rows += len(index)
+        self._pending_bytes += sum(p.nbytes for p in params)
 
     def is_due(self, policy: Policy) -> bool:
         """Return whether enough has been copied to be measured."""
-        rows = sum(len(rows.keys) for rows in self._pending)
-        return rows >= policy.pending_rows or sum(p.nbytes for rows in self._pending for p in rows.params) >= policy.pending_bytes
+        return self._pending_rows >= policy.pending_rows or self._pending_bytes >= policy.pending_bytes
 
     def to_host(self) -> None:
         """Move copies to the host, which has room when the device has none."""
@@ -73,6 +75,7 @@ class Recorder:
         if not self._pending:
             return
         pending, self._pending = self._pending, []
+        self._pending_rows = self._pending_bytes = 0
         keys, steps = (np.concatenate([getattr(rows, name) for rows in pending]) for name in ("keys", "steps"))
         params = [torch.cat(parts) for parts in zip(*(rows.params for rows in pending), strict=True)]
         losses = torch.from_numpy(np.concatenate([rows.losses for rows in pending])).to(params[0].device)

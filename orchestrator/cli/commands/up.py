@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 
@@ -23,6 +25,8 @@ def command(workers: int | None, idle_minutes: float) -> None:
       orchestrate submit configs/quickstart.yaml
       orchestrate down
     """
+    from orchestrator.cli.client import IMPORTS
     from orchestrator.cluster.kept import up
 
-    click.echo(f"local cluster at {up(workers, idle_minutes * 60)}")
+    server = [sys.executable, "-m", "orchestrator.cli.server", "{}", *IMPORTS]
+    click.echo(f"local cluster at {up(workers, idle_minutes * 60, server)}")

@@ -15,6 +15,8 @@ from workloads.engines.kernels.deep_matrix_source import deep_matrix_kernel
 from workloads.engines.kernels.launching import arguments, hyper, start_warp
 from workloads.engines.lanes import Lanes
 
+NEVER = np.iinfo(np.int32).max
+
 
 @dataclass(frozen=True)
 class _Tables:
@@ -61,6 +63,9 @@ class Groups:
         self.until, self.losses = new(self.groups, width), new(self.groups, width)
         self.steps = torch.zeros(self.groups, dtype=torch.int32, device=lanes.device)
         self.parked: NDArray[np.bool_] = np.zeros(self.count, dtype=np.bool_)
+        # Filled anew for each call; the padding stays.
+        self._goals: NDArray[np.float64] = np.full(self.groups * width, -1.0)
+        self._left: NDArray[np.int64] = np.full(self.groups * width, NEVER)
         tables = [table.permute(1, 0, 2) if threads else table for table in vars(self.tables).values()]
         tables += [self.until, self.steps, self.losses]
         device = wp.device_from_torch(lanes.device)
@@ -70,12 +75,12 @@ class Groups:
         """See `workloads.engines.kernels.base.Layout`. A group goes on until one of its lanes has arrived."""
         idle = ~self.lanes.active
         self._park(idle)
-        self.until.copy_(self._pack(torch.from_numpy(goals).unsqueeze(1), fill=-1.0)[:, 0])
-        padded = np.full(self.groups * self.key.lanes, np.iinfo(np.int32).max)
-        padded[: self.count] = np.where(idle, padded[: self.count], left)
-        fewest = padded.reshape(self.groups, -1).min(1)
+        self._goals[: self.count] = goals
+        self.until.copy_(torch.from_numpy(self._goals).view(self.until.shape))
+        self._left[: self.count] = np.where(idle, NEVER, left)
+        fewest = self._left.reshape(self.groups, -1).min(1)
         # A group that is all idle has nothing to do.
-        self.steps.copy_(torch.from_numpy(np.where(fewest == np.iinfo(np.int32).max, 0, fewest).astype(np.int32)))
+        self.steps.copy_(torch.from_numpy(np.where(fewest == NEVER, 0, fewest)))
         self.command.launch()
         self._unpack()
         done = np.repeat(self.steps.numpy(force=True).astype(np.int64), self.key.lanes)[: self.count]
@@ -83,6 +88,8 @@ class Groups:
 
     def _park(self, idle: NDArray[np.bool_]) -> None:
         """Put lanes that have ended at rest, where they converge at once and can no longer end their group's run."""
+        if (idle == self.parked).all():
+            return
         for lane in np.flatnonzero(idle & ~self.parked):
             group, place = divmod(int(lane), self.key.lanes)
             for table in (self.tables.weights, self.tables.state, self.tables.targets, self.tables.masks):

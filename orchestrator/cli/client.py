@@ -1,0 +1,117 @@
+"""Commands on a machine where `orchestrate up` keeps a cluster: run by a process that is forked from one that has all imports done."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+HEAVY = ("submit", "resume", "runs", "history", "factors", "figures", "verify", "compare", "status", "list", "cancel", "logs", "sync")
+"""The commands that import what takes seconds."""
+IMPORTS = (
+    "alembic.command",
+    "mlflow.store.artifact.local_artifact_repo",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "mlflow.tracking",
+    "orchestrator.analysis.report",
+    "orchestrator.cli.commands.submit",
+    "orchestrator.sweeps.submit",
+    "pyarrow.parquet",
+    "ray",
+    "safetensors.numpy",
+)
+"""What they import."""
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+ANSWER_SECONDS = 5.0
+"""How long the server may take to fork."""
+
+_here = False
+
+
+def run_here() -> None:
+    """Have commands of this process run in it: it is such a process itself."""
+    global _here
+    _here = True
+
+
+def delegated(arguments: Sequence[str]) -> int | None:
+    """Have a command run by a process forked for it. Returns its exit status, negative for a signal; ``None`` to run it here."""
+    if _here or not arguments or arguments[0] not in HEAVY:
+        return None
+    from orchestrator.cluster.kept import kept, record
+
+    if not record().exists():
+        return None
+    there = kept()
+    if there is None or not there.commands or not there.fits:
+        return None
+    from orchestrator.cli.server import IGNORABLE, NUMBER, REFUSED, Order, circumstances, told
+
+    before = os.umask(0)
+    os.umask(before)
+    ignored = [int(number) for number in IGNORABLE if signal.getsignal(number) is signal.SIG_IGN]
+    order = Order("orchestrator.cli.client:orchestrate", [*arguments], str(Path.cwd()), dict(os.environ), before, ignored, circumstances())
+    with socket.socket(socket.AF_UNIX) as connection:
+        try:
+            connection.settimeout(ANSWER_SECONDS)
+            connection.connect(there.commands)
+            order.send(connection, (0, 1, 2))
+        except OSError:
+            return None
+        pid = told(connection)
+        if pid is None or pid == REFUSED:
+            return None
+        _forward(pid)
+        connection.settimeout(None)
+        connection.sendall(NUMBER.pack(0)[:1])
+        return told(connection)
+
+
+def _forward(pid: int) -> None:
+    """Let a process hear what this one does."""
+
+    def hear(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        hear(signal.SIGSTOP, frame)
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    def go_on(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTSTP, stop)
+        hear(number, frame)
+
+    for number in FORWARDED:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, hear)
+    signal.signal(signal.SIGTSTP, stop)
+    signal.signal(signal.SIGCONT, go_on)
+
+
+def end_like(status: int) -> NoReturn:
+    """End this process as another has ended."""
+    if status < 0:
+        with suppress(OSError, ValueError):
+            signal.signal(-status, signal.SIG_DFL)
+        os.kill(os.getpid(), -status)
+        status = 128 - status
+    os._exit(status)
+
+
+def orchestrate() -> None:
+    """Be the command line, in a process that was forked for it."""
+    from orchestrator.cli.main import main
+
+    run_here()
+    # The lines of a terminal one by one, as an interpreter would have set up that has just started.
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=stream.isatty() or stream is sys.stderr)  # type: ignore[union-attr]
+    main()
