@@ -115,8 +115,8 @@ def _draw_apart(spec: str, formats: Collection[str]) -> dict[str, bytes]:
     command = [sys.executable, "-m", "orchestrator.analysis.rendering", *formats]
     done = subprocess.run(command, input=spec.encode(), capture_output=True, check=False)
     if done.returncode:
-        said = done.stderr.decode(errors="replace").strip().splitlines()
-        raise ValueError(said[-1] if said else f"the renderer has ended with {done.returncode}")
+        said = [] if done.returncode < 0 else done.stderr.decode(errors="replace").strip().splitlines()
+        raise ValueError(said[-1] if said else f"the renderer has crashed ({done.returncode})")
     files: dict[str, bytes] = pickle.loads(done.stdout)  # noqa: S301, our own process wrote it
     return files
 

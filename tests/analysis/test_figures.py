@@ -205,6 +205,15 @@ def test_what_the_renderer_cannot_do_ends_no_other_chart():
         assert b">sound<" in sound.result()["svg"]
 
 
+def test_a_chart_that_ends_the_renderer_ends_no_other():
+    with rendering(["svg"], 2) as renderer:
+        # Its renderer ends the process at a NUL.
+        killer, sound = renderer.start(json.dumps(json.loads(spec_with("x")) | {"title": "a\0b"})), renderer.start(spec_with("sound"))
+        with pytest.raises(ValueError, match="the renderer has crashed"):
+            killer.result()
+        assert b">sound<" in sound.result()["svg"]
+
+
 def test_a_chart_is_rendered_once_and_kept_for_as_long_as_there_is_room(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     spec = spec_with("kept")
