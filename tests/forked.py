@@ -3,35 +3,26 @@
 A command that uses MLflow takes 3 s of a core to import it, which is most of what it does. Such a process is otherwise what
 `tests.processes.popen` starts: a session with an environment, a folder, output, signals and an exit status of its own. Ray, PyTorch and
 whatever else reads its settings when it is imported are left to the process that needs them. Where the start itself is at stake, or what
-the system knows of a process's environment, tests use `tests.processes`.
-
-``python -m tests.forked SOCKET`` is the process that is forked. It ends with the one that started it.
+the system knows of a process's environment, tests use `tests.processes`. What is forked is `orchestrator.cli.server`, as for users who
+keep a cluster up.
 """
 
 from __future__ import annotations
 
-import atexit
-import gc
-import importlib
-import json
 import os
-import runpy
 import select
 import shutil
 import signal
 import socket
-import socketserver
-import struct
 import subprocess
 import sys
 import tempfile
-import threading
-import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any
 
+from orchestrator.cli.server import Order, told
 from tests import processes
 
 ROOT = Path(__file__).parents[1]
@@ -53,7 +44,6 @@ IMPORTS = (
     "pyarrow.parquet",
     "safetensors.numpy",
 )
-_NUMBER = struct.Struct("!q")
 
 
 class Forked:
@@ -79,11 +69,11 @@ class Forked:
         files = [file or own for file, own in zip((stdout, stderr), self._own, strict=True)]
         self._connection = socket.socket(socket.AF_UNIX)
         self._connection.connect(str((server or own_fork_server()).path))
-        asked = json.dumps({"module": module, "arguments": [*arguments], "cwd": str(cwd), "env": dict(env)}).encode()
-        socket.send_fds(self._connection, [asked[:1]], [file.fileno() for file in files if file])
-        self._connection.sendall(asked[1:])
-        self._connection.shutdown(socket.SHUT_WR)
+        with Path(os.devnull).open() as nothing:
+            Order(module, [*arguments], str(cwd), dict(env)).send(self._connection, [file.fileno() for file in (nothing, *files) if file])
         self.pid = self._told()
+        # It waits for this.
+        self._connection.sendall(b"\0")
 
     def poll(self) -> int | None:
         """The exit status, negative for a signal; `None` while it runs."""
@@ -116,9 +106,9 @@ class Forked:
         self.send_signal(signal.SIGTERM)
 
     def _told(self) -> int:
-        told = self._connection.recv(_NUMBER.size)
-        assert told, f"what {' '.join(self.args)} is forked from has ended"
-        return int(_NUMBER.unpack(told)[0])
+        number = told(self._connection)
+        assert number is not None, f"what {' '.join(self.args)} is forked from has ended"
+        return number
 
 
 def _read(file: IO[str] | None) -> str:
@@ -140,12 +130,12 @@ def run(
 
 
 class ForkServer:
-    """A process that others are forked from: ``prefix python -m tests.forked path``. ``options`` are `subprocess.Popen`'s."""
+    """A process that others are forked from: ``prefix python -m orchestrator.cli.server path``. ``options`` are `subprocess.Popen`'s."""
 
-    def __init__(self, path: Path, prefix: Sequence[str] = (), **options: Any) -> None:
+    def __init__(self, path: Path, prefix: Sequence[str] = (), modules: Sequence[str] = IMPORTS, **options: Any) -> None:
         self.path = path
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "RAY_", "PYTEST_"))}
-        command = [*prefix, sys.executable, "-m", "tests.forked", str(path)]
+        command = [*prefix, sys.executable, "-m", "orchestrator.cli.server", str(path), *modules]
         # It ends when its standard input does.
         self._process = processes.popen(command, stdin=subprocess.PIPE, **{"cwd": ROOT, "env": environment, **options})
         processes.eventually(lambda: path.exists() or not self.alive)
@@ -178,71 +168,3 @@ def end_own_fork_server() -> None:
         server = _own.pop()
         server.end()
         shutil.rmtree(server.path.parent)
-
-
-class _Server(socketserver.ForkingMixIn, socketserver.UnixStreamServer):
-    """Forks a process for each program, which forks the program and waits for it."""
-
-    request_queue_size = 100
-    max_children = 1000
-    block_on_close = False
-
-    def service_actions(self) -> None:
-        super().service_actions()
-        if select.select([0], [], [], 0)[0] and not os.read(0, 1):
-            sys.exit()
-
-
-class _Request(socketserver.BaseRequestHandler):
-    def handle(self) -> None:
-        # What ends a test ends whole groups.
-        os.setpgid(0, 0)
-        piece, files, _, _ = socket.recv_fds(self.request, 1, 2)
-        rest = self.request.makefile("rb").read()
-        pid = os.fork()
-        if not pid:
-            self.request.close()
-            _become(files, **json.loads(piece + rest))
-        self.request.sendall(_NUMBER.pack(pid))
-        _, status = os.waitpid(pid, 0)
-        # Who asked may have gone.
-        with suppress(OSError):
-            self.request.sendall(_NUMBER.pack(os.waitstatus_to_exitcode(status)))
-
-
-def _become(files: Sequence[int], module: str, arguments: list[str], cwd: str, env: dict[str, str]) -> NoReturn:
-    """Be ``python -m module arguments`` from now on."""
-    os.setsid()
-    for number, file in zip((0, 1, 2), (os.open(os.devnull, os.O_RDONLY), *files), strict=True):
-        os.dup2(file, number)
-    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
-    os.chdir(cwd)
-    os.environ.clear()
-    os.environ.update(env)
-    sys.argv = [module, *arguments]
-    code: object = 1
-    try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
-        code = 0
-    except SystemExit as end:
-        code = end.code
-    except BaseException:
-        traceback.print_exc()
-    # What the interpreter does at its end.
-    threading._shutdown()  # type: ignore[attr-defined]
-    atexit._run_exitfuncs()
-    with suppress(OSError):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(code if isinstance(code, int) else 1 if code else 0)
-
-
-if __name__ == "__main__":
-    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    for name in IMPORTS:
-        importlib.import_module(name)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    # Collected by nobody, and so not written to: the processes share it.
-    gc.freeze()
-    with _Server(sys.argv[1], _Request) as server:
-        server.serve_forever()

@@ -112,7 +112,7 @@ def _draw(spec: str, formats: Collection[str]) -> dict[str, bytes]:
 
 def _draw_apart(spec: str, formats: Collection[str]) -> dict[str, bytes]:
     """Draw in a process of its own, which an accident of the renderer ends, and nothing else."""
-    command = [sys.executable, "-m", "orchestrator.analysis.rendering", *formats]
+    command = [sys.executable, "-P", "-m", "orchestrator.analysis.rendering", *formats]
     done = subprocess.run(command, input=spec.encode(), capture_output=True, check=False)
     if done.returncode:
         said = [] if done.returncode < 0 else done.stderr.decode(errors="replace").strip().splitlines()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -27,7 +26,9 @@ IMPORTS = (
     "safetensors.numpy",
 )
 """What they import."""
-FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT)
+ENTRY = "orchestrator.cli.main:forked"
+"""What is run in the process that is forked."""
 ANSWER_SECONDS = 5.0
 """How long the server may take to fork."""
 
@@ -56,7 +57,7 @@ def delegated(arguments: Sequence[str]) -> int | None:
     before = os.umask(0)
     os.umask(before)
     ignored = [int(number) for number in IGNORABLE if signal.getsignal(number) is signal.SIG_IGN]
-    order = Order("orchestrator.cli.client:orchestrate", [*arguments], str(Path.cwd()), dict(os.environ), before, ignored, circumstances())
+    order = Order(ENTRY, [*arguments], str(Path.cwd()), dict(os.environ), before, ignored, circumstances())
     with socket.socket(socket.AF_UNIX) as connection:
         try:
             connection.settimeout(ANSWER_SECONDS)
@@ -80,20 +81,15 @@ def _forward(pid: int) -> None:
         with suppress(ProcessLookupError):
             os.kill(pid, number)
 
-    def stop(number: int, frame: FrameType | None) -> None:
+    def stop(_: int, frame: FrameType | None) -> None:
+        # Both: it has no terminal that would stop it.
         hear(signal.SIGSTOP, frame)
-        signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
-
-    def go_on(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTSTP, stop)
-        hear(number, frame)
+        os.kill(os.getpid(), signal.SIGSTOP)
 
     for number in FORWARDED:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, hear)
     signal.signal(signal.SIGTSTP, stop)
-    signal.signal(signal.SIGCONT, go_on)
 
 
 def end_like(status: int) -> NoReturn:
@@ -104,14 +100,3 @@ def end_like(status: int) -> NoReturn:
         os.kill(os.getpid(), -status)
         status = 128 - status
     os._exit(status)
-
-
-def orchestrate() -> None:
-    """Be the command line, in a process that was forked for it."""
-    from orchestrator.cli.main import main
-
-    run_here()
-    # The lines of a terminal one by one, as an interpreter would have set up that has just started.
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(line_buffering=stream.isatty() or stream is sys.stderr)  # type: ignore[union-attr]
-    main()

@@ -17,7 +17,7 @@ from typing import NoReturn
 import click
 
 from orchestrator.cli import commands
-from orchestrator.cli.client import delegated, end_like
+from orchestrator.cli.client import delegated, end_like, run_here
 from orchestrator.cli.options import INTERRUPTED
 from orchestrator.cli.output import drop_unread
 from orchestrator.deadline import within
@@ -68,6 +68,15 @@ def main() -> NoReturn:
     if (status := delegated(sys.argv[1:])) is not None:
         end_like(status)
     leave(run_command(cli))
+
+
+def forked() -> NoReturn:
+    """Entry point of a process that was forked for a command."""
+    run_here()
+    # Written a line at a time, as by an interpreter that has just started.
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=stream is sys.stderr or stream.isatty())  # type: ignore[union-attr]
+    main()
 
 
 def run_command(command: click.Command) -> int:

@@ -201,6 +201,8 @@ def _leave(code: object) -> NoReturn:
 
 def main() -> None:
     """Import what the arguments name, and serve at the socket that the first one does."""
+    # MLflow tells its makers what it is used for from where it is imported on.
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     for name in sys.argv[2:]:
         importlib.import_module(name)
     # Collected by nobody, and so not written to: the processes share it.

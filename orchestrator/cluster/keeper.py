@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -14,8 +15,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
+
 from orchestrator import liveness
-from orchestrator.cluster import kept, warm
+from orchestrator.cluster import kept, private, warm
 from orchestrator.cluster.actors import PROGRESS_SECONDS, sweep_workers
 from orchestrator.cluster.build import build
 from orchestrator.cluster.connection import Cluster
@@ -29,6 +32,8 @@ ROUND_SECONDS = 0.5
 """How often workers are looked after."""
 SILENT_SECONDS = 60.0
 """How long a worker may say nothing: it imports for seconds, and its machine may be busy."""
+SAVING_SECONDS = 45.0
+"""How long sweeps are waited for when the cluster is to end. They save for half a minute at most."""
 SAID_SECONDS = 10.0
 """By how much the end may move before it is said again."""
 FIRST_SECONDS = 60.0
@@ -193,6 +198,18 @@ def keep(workers: int | None, idle_seconds: float, beside: Sequence[str]) -> Non
                     used = time.monotonic()
         finally:
             kept.forget()
+            _end_sweeps()
+
+
+def _end_sweeps() -> None:
+    """Let sweeps save what they have, and end: of a Ray that vanishes they would only know that it has."""
+    there = private.drivers()
+    for pid in there:
+        with suppress(OSError):
+            os.kill(pid, signal.SIGTERM)
+    until = time.monotonic() + SAVING_SECONDS
+    while time.monotonic() < until and any(psutil.pid_exists(pid) for pid in there):
+        time.sleep(0.1)
 
 
 def _differ(said: Kept, now: Kept) -> bool:

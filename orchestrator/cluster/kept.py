@@ -20,8 +20,9 @@ from orchestrator.files import make_folder, read_file, state_folder, write_file
 
 START_SECONDS = 150.0
 """How long a cluster may take to be up."""
-END_SECONDS = 30.0
+END_SECONDS = 60.0
 """How long it may take to be gone; then it is killed."""
+SETTLE_SECONDS = 2.0
 LARGEST = 1 << 16
 
 
@@ -144,7 +145,10 @@ def down(*, now: bool = False) -> Kept | None:
 
     Raises `UsageError` if sweeps are on it, unless it is to end ``now``, `RayUnavailable` if it does not end.
     """
-    there = kept()
+    until = time.monotonic() + SETTLE_SECONDS
+    while (there := kept()) is not None and there.sweeps and not now and time.monotonic() < until:
+        # Of one that has just ended it may not have heard.
+        time.sleep(0.1)
     if there is None:
         return None
     if there.sweeps and not now:

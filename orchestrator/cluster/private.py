@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -32,6 +33,14 @@ def alive_nodes(address: str) -> int:
         return sum(node.state == 0 for node in ray._raylet.GcsClient(address).get_all_node_info().values())
     except Exception:  # Ray raises what it likes where a head is busy or gone
         return 0
+
+
+def drivers() -> list[int]:
+    """Return the processes, other than this one, that the cluster which we are connected to works for, wherever they are."""
+    import ray
+
+    jobs = ray._private.worker.global_worker.gcs_client.get_all_job_info()
+    return [job.driver_pid for job in jobs.values() if not job.is_dead and job.driver_pid != os.getpid()]
 
 
 def token_header() -> list[tuple[str, str]]:

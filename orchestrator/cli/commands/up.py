@@ -28,5 +28,5 @@ def command(workers: int | None, idle_minutes: float) -> None:
     from orchestrator.cli.client import IMPORTS
     from orchestrator.cluster.kept import up
 
-    server = [sys.executable, "-m", "orchestrator.cli.server", "{}", *IMPORTS]
+    server = [sys.executable, "-P", "-m", "orchestrator.cli.server", "{}", *IMPORTS]
     click.echo(f"local cluster at {up(workers, idle_minutes * 60, server)}")

@@ -30,6 +30,19 @@ class _Tables:
     hyper: Tensor
 
 
+class _Call:
+    """What a kernel is told, how many ``steps`` [groups] each group may take and ``until`` which losses [groups, V], and tells: ``losses``.
+
+    ``goals`` and ``left`` [groups * V] are what lanes are told, on the host, filled anew for each call; the padding stays.
+    """
+
+    def __init__(self, groups: int, width: int, like: Tensor) -> None:
+        self.until, self.losses = like.new_zeros(groups, width), like.new_zeros(groups, width)
+        self.steps = torch.zeros(groups, dtype=torch.int32, device=like.device)
+        self.goals: NDArray[np.float64] = np.full(groups * width, -1.0)
+        self.left: NDArray[np.int64] = np.full(groups * width, NEVER)
+
+
 class Groups:
     """Lanes of a deep matrix factorization, in groups of V side by side: tables [groups, entries, V].
 
@@ -59,15 +72,10 @@ class Groups:
             # Ones in the padding, like those of parked lanes: a step size of lr / (0 + eps) has to stay finite there.
             hyper=self._pack(hyper(lanes), fill=1.0),
         )
-        new = lanes.params[0].new_zeros
-        self.until, self.losses = new(self.groups, width), new(self.groups, width)
-        self.steps = torch.zeros(self.groups, dtype=torch.int32, device=lanes.device)
+        self.call = _Call(self.groups, width, lanes.params[0])
         self.parked: NDArray[np.bool_] = np.zeros(self.count, dtype=np.bool_)
-        # Filled anew for each call; the padding stays.
-        self._goals: NDArray[np.float64] = np.full(self.groups * width, -1.0)
-        self._left: NDArray[np.int64] = np.full(self.groups * width, NEVER)
         tables = [table.permute(1, 0, 2) if threads else table for table in vars(self.tables).values()]
-        tables += [self.until, self.steps, self.losses]
+        tables += [self.call.until, self.call.steps, self.call.losses]
         device = wp.device_from_torch(lanes.device)
         self.command = wp.launch(deep_matrix_kernel(self.key), dim=self.groups, inputs=arguments(tables), device=device, record_cmd=True)
 
@@ -75,16 +83,17 @@ class Groups:
         """See `workloads.engines.kernels.base.Layout`. A group goes on until one of its lanes has arrived."""
         idle = ~self.lanes.active
         self._park(idle)
-        self._goals[: self.count] = goals
-        self.until.copy_(torch.from_numpy(self._goals).view(self.until.shape))
-        self._left[: self.count] = np.where(idle, NEVER, left)
-        fewest = self._left.reshape(self.groups, -1).min(1)
+        call = self.call
+        call.goals[: self.count] = goals
+        call.until.copy_(torch.from_numpy(call.goals).view(call.until.shape))
+        call.left[: self.count] = np.where(idle, NEVER, left)
+        fewest = call.left.reshape(self.groups, -1).min(1)
         # A group that is all idle has nothing to do.
-        self.steps.copy_(torch.from_numpy(np.where(fewest == NEVER, 0, fewest)))
+        call.steps.copy_(torch.from_numpy(np.where(fewest == NEVER, 0, fewest)))
         self.command.launch()
         self._unpack()
-        done = np.repeat(self.steps.numpy(force=True).astype(np.int64), self.key.lanes)[: self.count]
-        return done, self.losses.flatten()[: self.count].double().numpy(force=True)
+        done = np.repeat(call.steps.numpy(force=True).astype(np.int64), self.key.lanes)[: self.count]
+        return done, call.losses.flatten()[: self.count].double().numpy(force=True)
 
     def _park(self, idle: NDArray[np.bool_]) -> None:
         """Put lanes that have ended at rest, where they converge at once and can no longer end their group's run."""
