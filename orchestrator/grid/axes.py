@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
+import itertools
 import math
 import random
-import reprlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.grid.quoting import shown
 from orchestrator.grid.source import Mistake, Path
+from orchestrator.grid.spreads import MAX_TRIALS, Misdrawn, distribution, is_count, is_spread, spread
 
-MAX_TRIALS = 1_000_000
-DISTRIBUTIONS = ("uniform", "loguniform", "choice", "integers")
+BLOCKS = ("grid", "zip", "random")
+"""Axes that the whole file, or a case, may have."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,9 +84,14 @@ class AxisReader:
 
     def read(self) -> list[Axis]:
         """All axes, in the order in which they multiply: the last varies fastest."""
-        axes = [*self._cases(), *self._grid(), *self._zip(), *self._random(), *self._seeds()]
-        owners: dict[str, str] = {}
-        above: dict[str, str] = {}
+        axes = [*self._cases(), *self._block(self.data, ()), *self._seeds()]
+        self._check_owners(axes)
+        return axes
+
+    def _check_owners(self, axes: Sequence[Axis], given: Sequence[Assignment] = ()) -> None:
+        """Report keys that two axes set, or that an axis of a case sets and the case itself does."""
+        owners = {a.key: "the case" for a in given}
+        above = {k: "the case" for a in given for k in _upward(a.key)}
         for axis in axes:
             for key, path in axis.keys.items():
                 other = above.get(key) or next((owners[k] for k in _upward(key) if k in owners), None)
@@ -94,17 +100,22 @@ class AxisReader:
             owners.update(dict.fromkeys(axis.keys, axis.name))
             for key in axis.keys:
                 above |= {k: axis.name for k in _upward(key) if k not in above}
-        return axes
 
     def _mistake(self, path: Path, key: str, message: str) -> None:
         self.mistakes.append(Mistake(path, key, message))
 
-    def _mapping(self, name: str) -> Mapping[str, Any]:
-        value = self.data.get(name)
+    def _block(self, data: Mapping[str, Any], root: Path) -> Iterator[Axis]:
+        """Yield the axes of ``grid``, ``zip`` and ``random``, of the whole file or of a case at ``root``."""
+        yield from self._grid(data, root)
+        yield from self._zip(data, root)
+        yield from self._random(data, root)
+
+    def _mapping(self, data: Mapping[str, Any], root: Path, name: str) -> Mapping[str, Any]:
+        value = data.get(name)
         if value is None:
             return {}
         if not isinstance(value, Mapping):
-            self._mistake((name,), name, "must be a mapping of keys")
+            self._mistake((*root, name), name, "must be a mapping of keys")
             return {}
         return value
 
@@ -117,104 +128,94 @@ class AxisReader:
         if not isinstance(cases, list):
             self._mistake(("cases",), "cases", "must be a list, each item a set of keys")
             return
-        points = []
+        points: list[tuple[Assignment, ...]] = []
         for place, case in enumerate(cases):
             path: Path = ("cases", place)
             if not isinstance(case, Mapping) or not case:
                 self._mistake(path, "cases", "each item must be a set of keys, such as {factorization.depth: 3}")
                 continue
-            points.append(tuple(assignments(case, path, "", self.mistakes)))
+            points += self._case(case, path)
         yield Axis("cases", tuple(points))
 
-    def _values(self, section: str) -> Iterator[tuple[str, list[tuple[Assignment, ...]]]]:
-        for key, values in self._mapping(section).items():
-            path: Path = (section, key)
-            if not isinstance(values, list):
-                self._mistake(path, key, f"must be a list of values, not {shown(values)}; a single value belongs under fixed")
-            elif not values:
+    def _case(self, case: Mapping[str, Any], path: Path) -> Iterator[tuple[Assignment, ...]]:
+        """Yield the points of a case: one, or all that its own ``grid``, ``zip`` and ``random`` make of it."""
+        given = tuple(assignments({key: value for key, value in case.items() if key not in BLOCKS}, path, "", self.mistakes))
+        axes = list(self._block(case, path))
+        self._check_owners(axes, given)
+        count = math.prod(len(axis.points) for axis in axes)
+        if count > MAX_TRIALS:
+            self._mistake(path, "cases", f"has {count:,} points, more than the {MAX_TRIALS:,} trials that a grid may have")
+            return
+        for combination in itertools.product(*(axis.points for axis in axes)):
+            yield (*given, *(a for point in combination for a in point))
+
+    def _values(self, data: Mapping[str, Any], root: Path, section: str) -> Iterator[tuple[str, list[tuple[Assignment, ...]]]]:
+        for key, written in self._mapping(data, root, section).items():
+            path: Path = (*root, section, key)
+            values = self._spread(written, path, str(key))
+            if values is not None:
+                yield key, [(Assignment(key, value, path),) for value in values]
+            elif is_spread(written):
+                continue
+            elif not isinstance(written, list):
+                self._mistake(path, key, f"must be a list of values, not {shown(written)}; a single value belongs under fixed")
+            elif not written:
                 self._mistake(path, key, "is an empty axis: give at least one value, or leave the key out")
             else:
-                yield key, [tuple(assignments(value, (*path, n), key, self.mistakes)) for n, value in enumerate(values)]
+                yield key, [tuple(assignments(value, (*path, n), key, self.mistakes)) for n, value in enumerate(written)]
 
-    def _grid(self) -> Iterator[Axis]:
-        for key, points in self._values("grid"):
+    def _spread(self, written: object, path: Path, key: str) -> Sequence[int] | Sequence[float] | None:
+        """Return the values of a range or a space; ``None`` for what is none, or is wrong."""
+        if not is_spread(written):
+            return None
+        try:
+            return spread(written)
+        except ValueError as error:
+            self._mistake(path, key, str(error))
+            return None
+
+    def _grid(self, data: Mapping[str, Any], root: Path) -> Iterator[Axis]:
+        for key, points in self._values(data, root, "grid"):
             yield Axis(f"grid.{key}", tuple(points))
 
-    def _zip(self) -> Iterator[Axis]:
-        columns = list(self._values("zip"))
+    def _zip(self, data: Mapping[str, Any], root: Path) -> Iterator[Axis]:
+        columns = list(self._values(data, root, "zip"))
         if not columns:
             return
         lengths = {key: len(points) for key, points in columns}
         if len(set(lengths.values())) > 1:
             listed = ", ".join(f"{key} has {count}" for key, count in lengths.items())
-            self._mistake(("zip",), "zip", f"axes that advance together need equally many values, but {listed}")
+            self._mistake((*root, "zip"), "zip", f"axes that advance together need equally many values, but {listed}")
         yield Axis("zip", tuple(tuple(a for part in row for a in part) for row in zip(*(points for _, points in columns), strict=False)))
 
-    def _random(self) -> Iterator[Axis]:
-        settings = dict(self._mapping("random"))
+    def _random(self, data: Mapping[str, Any], root: Path) -> Iterator[Axis]:
+        settings = dict(self._mapping(data, root, "random"))
         if not settings:
             return
+        path: Path = (*root, "random")
         samples, seed = settings.pop("samples", None), settings.pop("seed", 0)
         for name, value, least in (("samples", samples, 1), ("seed", seed, 0)):
             if not is_count(value, least):
-                self._mistake(("random", name), f"random.{name}", f"must be a whole number of at least {least}, not {shown(value)}")
+                self._mistake((*path, name), f"random.{name}", f"must be a whole number of at least {least}, not {shown(value)}")
         if is_count(samples, MAX_TRIALS + 1):
-            self._mistake(("random", "samples"), "random.samples", f"are more than {MAX_TRIALS:,}, as many as a grid may have trials")
+            self._mistake((*path, "samples"), "random.samples", f"are more than {MAX_TRIALS:,}, as many as a grid may have trials")
             return
         if not settings:
-            self._mistake(("random",), "random", "names no key to draw: add one, such as optimizer.lr: {loguniform: [1e-4, 1e-1]}")
-        draws = {key: drawn for key, value in settings.items() if (drawn := self._distribution(key, value)) is not None}
+            self._mistake(path, "random", "names no key to draw: add one, such as optimizer.lr: {loguniform: [1e-4, 1e-1]}")
+        draws: dict[str, Callable[[float], Any]] = {}
+        for key, value in settings.items():
+            try:
+                draws[key] = distribution(value)
+            except Misdrawn as error:
+                self._mistake((*path, key, *error.below), key, str(error))
         if not draws or not is_count(samples, 1) or not is_count(seed, 0):
             return
         # Each key has a stream of its own, so that neither more samples nor another key changes what has been drawn.
         streams = {key: random.Random(f"{seed}:{key}") for key in draws}
         yield Axis(
             "random",
-            tuple(
-                tuple(Assignment(key, draw(streams[key].random()), ("random", key)) for key, draw in draws.items()) for _ in range(samples)
-            ),
+            tuple(tuple(Assignment(key, draw(streams[key].random()), (*path, key)) for key, draw in draws.items()) for _ in range(samples)),
         )
-
-    def _distribution(self, key: str, value: object) -> Any:
-        """From a number in [0, 1) to a draw, or ``None`` after a mistake."""
-        path: Path = ("random", key)
-        if not isinstance(value, Mapping) or len(value) != 1:
-            self._mistake(path, key, f"must name one distribution, such as {{uniform: [0, 1]}}: one of {', '.join(DISTRIBUTIONS)}")
-            return None
-        ((name, arguments),) = value.items()
-        if name not in DISTRIBUTIONS:
-            self._mistake((*path, name), key, f"unknown distribution {shown(name)}{nearest(name, DISTRIBUTIONS)}")
-            return None
-        if name == "choice":
-            if not isinstance(arguments, list) or not arguments:
-                self._mistake((*path, name), key, "choice needs a list of values")
-                return None
-            return lambda u: arguments[int(u * len(arguments))]
-        whole = name == "integers"
-        if (
-            not isinstance(arguments, list)
-            or len(arguments) != 2
-            or not all(is_number(a, whole) for a in arguments)
-            or arguments[0] > arguments[1]
-        ):
-            self._mistake(
-                (*path, name),
-                key,
-                f"{name} needs [low, high], two {'whole ' if whole else ''}numbers in rising order, not {shown(arguments)}",
-            )
-            return None
-        low, high = arguments
-        if not math.isfinite(float(high) - float(low)):
-            self._mistake((*path, name), key, f"{name} needs bounds whose difference is a number that floating point can hold")
-            return None
-        if name == "loguniform":
-            if low <= 0:
-                self._mistake((*path, name), key, "loguniform needs bounds above 0")
-                return None
-            return lambda u: min(max(math.exp(math.log(low) + u * (math.log(high) - math.log(low))), float(low)), float(high))
-        if whole:
-            return lambda u: int(low) + int(u * (int(high) - int(low) + 1))
-        return lambda u: low + u * (high - low)
 
     def _seeds(self) -> Iterator[Axis]:
         seeds = self.data.get("seeds")
@@ -225,42 +226,13 @@ class AxisReader:
                 self._mistake(("seeds",), "seeds", f"are more than {MAX_TRIALS:,}, which is as many trials as a grid may have")
                 return
             yield Axis("seeds", tuple((Assignment("seed", n, ("seeds",)),) for n in range(int(seeds))))
+        elif is_spread(seeds):
+            yield Axis("seeds", tuple((Assignment("seed", n, ("seeds",)),) for n in self._spread(seeds, ("seeds",), "seeds") or ()))
         elif isinstance(seeds, list) and seeds:
             yield Axis("seeds", tuple((Assignment("seed", s, ("seeds", n)),) for n, s in enumerate(seeds)))
         elif seeds == []:
             self._mistake(("seeds",), "seeds", "is an empty axis: give at least one seed, or leave the key out")
         else:
-            self._mistake(("seeds",), "seeds", f"must be a whole number of at least 1 or a list of seeds, not {shown(seeds)}")
-
-
-def is_number(value: object, whole: bool = False) -> bool:
-    """Return whether ``value`` is a finite number, and a whole one if asked."""
-    return (
-        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and (not whole or float(value).is_integer())
-    )
-
-
-def is_count(value: object, least: int) -> bool:
-    """Return whether ``value`` is a whole number of at least ``least``."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def shown(value: object) -> str:
-    """Return a value as a message quotes it: as YAML would write it, and short."""
-    if value is None:
-        return "nothing"
-    text = str(value).lower() if isinstance(value, bool) else _SHORT.repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-_SHORT = reprlib.Repr()
-"""Looks no further into a value than a message can show: aliases make huge ones of a few lines."""
-_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxtuple, _SHORT.maxdict = 40, 60, 60, 60
-_SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 400
-
-
-def nearest(name: object, known: Iterable[str]) -> str:
-    """``; did you mean X?``, or else the list of what is known."""
-    known = list(known)
-    close = difflib.get_close_matches(str(name), known, 1, 0.65) if isinstance(name, str) else []
-    return f"; did you mean {close[0]}?" if close else f": known are {', '.join(known)}"
+            self._mistake(
+                ("seeds",), "seeds", f"must be a whole number of at least 1, a list of seeds or a range such as 0..9, not {shown(seeds)}"
+            )

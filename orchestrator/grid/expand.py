@@ -14,12 +14,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.grid.axes import MAX_TRIALS, Assignment, Axis, AxisReader, assignments, nearest, shown
+from orchestrator.grid.axes import Assignment, Axis, AxisReader, assignments
 from orchestrator.grid.data_files import Files
 from orchestrator.grid.identity import trial_id
 from orchestrator.grid.model import SCALARS
+from orchestrator.grid.quoting import nearest, shown
 from orchestrator.grid.sections import PARTS, REQUIRED, build_scalar, build_section
 from orchestrator.grid.source import MAX_DEPTH, Mistake, Path
+from orchestrator.grid.spreads import MAX_TRIALS
 from workloads.kinds import Kind
 from workloads.section import as_tuple
 from workloads.trial import DEFAULT_LOSS, Trial, TrialSpec, conflicts

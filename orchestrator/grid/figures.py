@@ -7,9 +7,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from orchestrator.grid.axes import shown
 from orchestrator.grid.expressions import Expression, ExpressionError
 from orchestrator.grid.questions import Condition, Formula, Formulas, Grouping, Pixels, Question, Range, is_pattern, listed
+from orchestrator.grid.quoting import shown
 from workloads.section import Finite
 
 

@@ -10,13 +10,14 @@ from typing import Any
 
 from orchestrator.errors import GridError
 from orchestrator.files import read_file
-from orchestrator.grid.axes import Assignment, nearest, shown
+from orchestrator.grid.axes import Assignment
 from orchestrator.grid.claims import CLAIMS, Claim
 from orchestrator.grid.data_files import DataFiles, Files
 from orchestrator.grid.expand import Expander, Extent
 from orchestrator.grid.figures import FIGURES, Figure
 from orchestrator.grid.model import TOP, Record, Resources, Tracking
 from orchestrator.grid.questions import check_names, columns_of, read_questions
+from orchestrator.grid.quoting import nearest, shown
 from orchestrator.grid.sections import PARTS, Model, nested, validate
 from orchestrator.grid.source import MAX_BYTES, MAX_KEY, Mistake, Mistakes, Source, parse, parse_value
 from workloads import measures

@@ -10,8 +10,9 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from orchestrator.errors import UsageError
 from orchestrator.files import MAX_NAME
-from orchestrator.grid.axes import Assignment, nearest, shown
+from orchestrator.grid.axes import Assignment
 from orchestrator.grid.expressions import OVER_TRACE, Expression, ExpressionError
+from orchestrator.grid.quoting import nearest, shown
 from orchestrator.grid.sections import validate
 from orchestrator.grid.source import Mistake, Path
 from workloads import measures

@@ -7,12 +7,13 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from orchestrator.grid.axes import DISTRIBUTIONS
+from orchestrator.grid.axes import BLOCKS
 from orchestrator.grid.claims import CLAIMS
 from orchestrator.grid.figures import FIGURES
 from orchestrator.grid.model import SCALARS, TOP, Record, Resources, Tracking
 from orchestrator.grid.questions import Question
 from orchestrator.grid.sections import scalar_type
+from orchestrator.grid.spreads import DISTRIBUTIONS, RANGE, SPACES
 from workloads import measures
 from workloads.section import Section, Seed
 from workloads.stop import Stop
@@ -26,24 +27,25 @@ def json_schema() -> dict[str, Any]:
     elsewhere, or on two keys at once, only the program itself checks.
     """
     leaves = _leaves()
-    several = {key: {"type": "array", "minItems": 1, "items": schema} for key, schema in leaves.items()}
+    spread = {"$ref": "#/$defs/spread"}
+    several = {key: {"anyOf": [{"type": "array", "minItems": 1, "items": schema}, spread]} for key, schema in leaves.items()}
     drawn = {key: {"$ref": "#/$defs/distribution"} for key in leaves}
     record = inlined(Record)
     names = "|".join(f"(?:{m.pattern})" for m in measures.MEASURES)
     record["properties"]["measures"] = {"type": "array", "items": {"type": "string", "pattern": f"^(?:{names})$"}}
     whole = {"type": "integer", "minimum": 1}
+    seed = {"type": "integer", "minimum": 0}
+    blocks = {
+        "grid": {"type": "object", "additionalProperties": False, "properties": several},
+        "zip": {"type": "object", "additionalProperties": False, "properties": several},
+        "random": {"type": "object", "additionalProperties": False, "properties": {"samples": whole, "seed": seed, **drawn}},
+    }
     properties: dict[str, Any] = {
         "name": {"type": "string", "minLength": 1, "maxLength": 100},
         "fixed": {"$ref": "#/$defs/spec"},
         "cases": {"type": "array", "items": {"$ref": "#/$defs/case"}},
-        "grid": {"type": "object", "additionalProperties": False, "properties": several},
-        "zip": {"type": "object", "additionalProperties": False, "properties": several},
-        "random": {
-            "type": "object",
-            "additionalProperties": False,
-            "properties": {"samples": whole, "seed": {"type": "integer", "minimum": 0}, **drawn},
-        },
-        "seeds": {"anyOf": [whole, {"type": "array", "minItems": 1, "items": TypeAdapter(Seed).json_schema()}]},
+        **{name: {"$ref": f"#/$defs/{name}"} for name in BLOCKS},
+        "seeds": {"anyOf": [whole, {"type": "array", "minItems": 1, "items": TypeAdapter(Seed).json_schema()}, spread]},
         "exclude": {"type": "array", "items": {"$ref": "#/$defs/spec"}},
         "record": record,
         "tracking": inlined(Tracking),
@@ -58,15 +60,29 @@ def json_schema() -> dict[str, Any]:
         "required": ["name"],
         "additionalProperties": False,
         "properties": {key: {"description": TOP[key], **schema} for key, schema in properties.items()},
-        "$defs": _definitions(leaves),
+        "$defs": {**_definitions(leaves), **blocks},
     }
 
 
 def _definitions(leaves: dict[str, Any]) -> dict[str, Any]:
-    """Schemas that others refer to: a partial spec, a case, and a distribution."""
+    """Schemas that others refer to: a partial spec, a case, a distribution, and many numbers written short."""
     spec = {"type": "object", "additionalProperties": False, "properties": leaves}
     # A case may take away what is set for the others.
-    case = {**spec, "properties": {key: {"anyOf": [schema, {"type": "null"}]} for key, schema in leaves.items()}}
+    own = {name: {"$ref": f"#/$defs/{name}"} for name in BLOCKS}
+    case = {**spec, "properties": {**{key: {"anyOf": [schema, {"type": "null"}]} for key, schema in leaves.items()}, **own}}
+    three = {"type": "array", "minItems": 3, "maxItems": 3, "items": {"type": "number"}}
+    spread = {
+        "anyOf": [
+            {"type": "string", "pattern": f"^{RANGE.pattern}$"},
+            {
+                "type": "object",
+                "minProperties": 1,
+                "maxProperties": 1,
+                "additionalProperties": False,
+                "properties": dict.fromkeys(SPACES, three),
+            },
+        ]
+    }
     distribution = {
         "type": "object",
         "minProperties": 1,
@@ -74,7 +90,7 @@ def _definitions(leaves: dict[str, Any]) -> dict[str, Any]:
         "additionalProperties": False,
         "properties": {name: {"type": "array", "minItems": 1} for name in DISTRIBUTIONS},
     }
-    return {"spec": spec, "case": case, "distribution": distribution}
+    return {"spec": spec, "case": case, "distribution": distribution, "spread": spread}
 
 
 def _named(kinds: Mapping[str, type[Question]]) -> dict[str, Any]:

@@ -7,8 +7,9 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from orchestrator.grid.axes import Assignment, nearest, shown
+from orchestrator.grid.axes import Assignment
 from orchestrator.grid.model import SCALARS
+from orchestrator.grid.quoting import nearest, shown
 from orchestrator.grid.source import MAX_MISTAKES, Mistake, Path
 from workloads.kinds import Kind
 from workloads.losses import LOSSES

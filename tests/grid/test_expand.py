@@ -131,6 +131,45 @@ def test_whole_floats_are_integers_where_integers_are_meant():
     assert ids(grid(["optimizer.lr=1"])) == ids(grid(["optimizer.lr=1.0"]))
 
 
+def test_a_case_may_have_axes_of_its_own_beside_one_that_has_none():
+    inner = {"grid": {"factorization.depth": [2, 3], "init.product_scale": {"logspace": [1e-6, 1e-2, 3]}}}
+    cases = [{"init.scale": None, **inner}, SOLVED]
+    loaded = grid(cases=cases, grid={"problem.observed": "4..6"})
+    trained = [t.spec for t in loaded.trials if not t.spec.factorization.solved]
+    found = [(s.factorization.depth, s.init.product_scale, s.problem.observed) for s in trained]
+    assert found == [(d, s, n) for d in (2, 3) for s in (1e-6, 1e-4, 1e-2) for n in (4, 5, 6)]
+    assert [t.spec.problem.observed for t in loaded.trials if t.spec.factorization.solved] == [4, 5, 6]
+    written = [{"init.scale": None, "factorization.depth": d, "init.product_scale": s} for d in (2, 3) for s in (1e-6, 1e-4, 1e-2)]
+    assert ids(grid(cases=[*written, SOLVED], grid={"problem.observed": [4, 5, 6]})) == ids(loaded)
+
+
+def test_a_case_may_draw_and_zip():
+    one = {"zip": {"optimizer.lr": [0.1, 0.2], "stop.steps": "10..11"}, "random": {"samples": 3, "init.scale": {"uniform": [1, 2]}}}
+    loaded = grid(cases=[one, {"optimizer.lr": 0.3}], seeds="3..4")
+    assert len(loaded.trials) == (2 * 3 + 1) * 2
+    assert {(t.spec.optimizer.lr, t.spec.stop.steps) for t in loaded.trials} == {(0.1, 10), (0.2, 11), (0.3, 10)}
+    assert [t.spec.seed for t in loaded.trials[:2]] == [3, 4]
+
+
+@pytest.mark.parametrize(
+    ("written", "values"),
+    [
+        ("0..3", [0, 1, 2, 3]),
+        ("7..7", [7]),
+        ({"linspace": [1, 2, 5]}, [1.0, 1.25, 1.5, 1.75, 2.0]),
+        ({"linspace": [0.1, 0.7, 3]}, [0.1, 0.4, 0.7]),
+        ({"logspace": [1e-5, 1e-1, 5]}, [1e-5, 1e-4, 1e-3, 1e-2, 1e-1]),
+        ({"logspace": [1, 1e-3, 4]}, [1.0, 0.1, 0.01, 0.001]),
+    ],
+)
+def test_many_values_written_short(written, values):
+    key = "factorization.depth" if isinstance(written, str) else "init.scale"
+    if written == "0..3":
+        assert [t.spec.seed for t in grid(seeds=written).trials] == values
+        key, values = "problem.seed", values
+    assert ids(grid(grid={key: written})) == ids(grid(grid={key: values}))
+
+
 def test_more_samples_begin_with_the_fewer_and_other_keys_do_not_disturb():
     def draws(key, **random):
         return [getattr(getattr(t.spec, key.split(".")[0]), key.split(".")[1]) for t in grid(random=random).trials]

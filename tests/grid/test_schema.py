@@ -43,6 +43,9 @@ def test_every_shipped_grid_is_valid_and_names_the_schema(path):
         "name: x\nrandom: {samples: 3, optimizer.lr: {normal: [0, 1]}}",
         "name: x\nrecord: {measures: [nuclaer]}",
         "name: x\nseeds: 0",
+        "name: x\nseeds: 0...9",
+        "name: x\ngrid: {optimizer.lr: {linspace: [0, 1]}}",
+        "name: x\ncases: [{grid: {optimizer.lrr: [1]}}]",
         "fixed: {}",
     ],
 )
