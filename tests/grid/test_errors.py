@@ -159,7 +159,7 @@ def test_the_good_one_is_good():
         (GOOD + "grid: {optimizer.lr: {linspace: [0, 2, 10_000_000]}}\n", "g.yaml:8:8: optimizer.lr: linspace makes 1,000,000 values at most, between numbers whose difference floating point can hold"),
         (GOOD + "cases: [{optimizer.lr: 0.2, grid: {optimizer.lr: [0.1]}}]\n", "g.yaml:8:51: optimizer.lr: is set by the case already: one axis sets a key"),
         (GOOD + "cases: [{grid: {optimizer.lr: [0.1, 0.2]}}]\ngrid: {optimizer.lr: [0.3, 0.4]}\n", "g.yaml:9:28: optimizer.lr: is set by cases already: one axis sets a key"),
-        (GOOD + "cases: [{grid: {optimizer.lrr: [0.1, 0.2]}}]\n", "g.yaml:8:33: optimizer.lrr: unknown key; did you mean lr?"),
+        (GOOD + "cases: [{grid: {optimizer.lrr: [0.1]}}]\n", "g.yaml:8:33: optimizer.lrr: unknown key; did you mean lr?"),
         (GOOD + "cases: [{grid: {seed: 0..9999, problem.seed: 0..999}}]\n", "g.yaml:8:9: cases: has 10,000,000 points, more than the 1,000,000 trials that a grid may have"),
         (GOOD + f"claims: {{a: {{kind: bound, that: 'error < {'9' * 400}'}}}}\n", f"g.yaml:8:27: claims.a.that: 'error < {'9' * 48}... has a number of more than 100 digits"),
         (GOOD + "claims: {a: {kind: bound, that: \"outcome == '\\\\d'\"}}\n", "g.yaml:8:27: claims.a.that: \"outcome == '\\\\d'\" has a \"'\" at character 12, which is not understood"),
