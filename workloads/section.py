@@ -66,7 +66,7 @@ class Section(BaseModel):
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         copied = super().model_copy(update=update, deep=deep)
         # They would be those of the original.
-        for name in ("canonical", MADE):
+        for name in ("canonical", "alike", MADE):
             vars(copied).pop(name, None)
         return copied
 

@@ -145,8 +145,8 @@ class TrialSpec(BaseModel):
     @property
     def sections(self) -> tuple[object, ...]:
         """What specs that share their sections, as those of a grid do, have in common: as long as they are there, specs of which this is
-        equal differ in start, step size, stop and seed alone, and what follows from all else has to be found out for one of them only."""
-        return (id(self.problem), id(self.factorization), type(self.optimizer), self.dtype)
+        equal differ in start, step size, stop and seeds alone, and what follows from all else has to be found out for one of them only."""
+        return (self.problem.alike, id(self.factorization), type(self.optimizer), self.dtype)
 
     @property
     def lane_key(self) -> tuple[object, ...]:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,9 +18,10 @@ from orchestrator.errors import UsageError
 from orchestrator.files import file_name, make_folder, write_file
 from orchestrator.grid.claims import Claim
 from orchestrator.grid.figures import Figure
-from orchestrator.grid.load import parse_questions
+from orchestrator.grid.load import parse_questions, parse_tracking
 from orchestrator.tracking import layout
 from orchestrator.tracking.read.tables import lost
+from orchestrator.tracking.write.late import add_runs
 
 if TYPE_CHECKING:
     from orchestrator.tracking.read.queries import SweepSummary
@@ -95,6 +96,8 @@ def report(
     for name, content in drawn.items():
         write_file(folder / name, content)
     if log and len(sweeps) == 1:
+        verdicts = _with_runs(store, sweeps[0], verdicts)
+    if log and len(sweeps) == 1:
         attached: dict[str, str | bytes] = {f"{layout.FIGURES_FOLDER}/{name}": content for name, content in drawn.items()}
         if claims:
             attached[layout.CLAIMS_FILE] = json.dumps([verdict.as_json() for verdict in verdicts], indent=2)
@@ -108,6 +111,21 @@ def report(
     missing = tuple(lost(results.runs, results.history if traced else None))
     pending = int(results.runs["outcome"].isna().sum())
     return Report(tuple(folder / name for name in drawn), undrawn, verdicts, pending, missing)
+
+
+def _with_runs(store: Store, sweep: SweepSummary, verdicts: Sequence[Verdict]) -> tuple[Verdict, ...]:
+    """Return verdicts whose worst offenders have runs, which they may not have had where a sample of the trials has."""
+    worst = {verdict.worst.trial_id for verdict in verdicts if verdict.worst is not None and verdict.worst.run_id is None}
+    if not worst or sweep.tags.get(layout.DETAIL) != "sampled":
+        return tuple(verdicts)
+    points = parse_tracking(store.read(sweep.parent_run_id, layout.GRID_FILE).decode()).points
+    made = add_runs(store, sweep, worst, points)
+    return tuple(
+        replace(verdict, worst=replace(verdict.worst, run_id=made[verdict.worst.trial_id]))
+        if verdict.worst is not None and verdict.worst.trial_id in made
+        else verdict
+        for verdict in verdicts
+    )
 
 
 @contextmanager

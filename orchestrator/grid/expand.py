@@ -11,6 +11,7 @@ import math
 import operator
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +71,7 @@ class Expander:
             part: (operator.itemgetter(*axes) if axes else (lambda _: None), {}) for part, axes in self.touching.items()
         }
         self._checked: dict[tuple[Any, ...], bool] = {}
+        self._blank: dict[tuple[str, ...], TrialSpec] = {}
         if "seed" in self.fixed and self.touching["seed"]:
             clash = self.fixed["seed"][0]
             mistakes.append(Mistake(clash.path, clash.key, "has no effect: seeds sets it"))
@@ -138,15 +140,21 @@ class Expander:
         parts = {part: self._part(part, indices) for part in PARTS}
         if any(value is _BAD for value in parts.values()):
             return None
-        whole = tuple(id(parts[name]) for name in ("problem", "factorization", "init", "stop"))
+        whole = (parts["problem"].alike, *(id(parts[name]) for name in ("factorization", "init", "stop")))
         # Which optimizer it is makes no difference, and a random axis may have a hundred thousand.
         key = (*whole, parts["optimizer"] is None, parts["dtype"])
         if key not in self._checked:
             self._checked[key] = self._check(parts, indices)
         if not self._checked[key]:
             return None
-        # Pydantic would copy the default of every trial.
-        return TrialSpec.model_construct(**{"loss": DEFAULT_LOSS, **{name: value for name, value in parts.items() if value is not None}})
+        given = {name: value for name, value in parts.items() if value is not None}
+        names = tuple(given)
+        if names not in self._blank:
+            # Pydantic would copy the default of every trial, and takes longer to make one than to copy it.
+            self._blank[names] = TrialSpec.model_construct(**{"loss": DEFAULT_LOSS, **given})
+        spec = copy(self._blank[names])
+        vars(spec).update(given)
+        return spec
 
     def _part(self, part: str, indices: tuple[int, ...]) -> Any:
         """One part of a spec, built once for the points of the axes that touch it."""

@@ -132,6 +132,16 @@ def parse_questions(text: str, name: str = "<grid>") -> tuple[dict[str, Figure],
     return figures, claims
 
 
+def parse_tracking(text: str, name: str = "<grid>") -> Tracking:
+    """Return what the text of a grid says of MLflow. Raises `GridError`."""
+    source = parse(text, name)
+    mistakes = Mistakes(source)
+    tracking = _top(Tracking, "tracking", source.data, mistakes)
+    if mistakes or tracking is None:
+        raise source.error(mistakes)
+    return tracking
+
+
 def _override(source: Source, overrides: Sequence[str], mistakes: list[Mistake]) -> list[Assignment]:
     """Put overrides of top-level keys into the data, and return those of the trials' specs."""
     settings: dict[str, Assignment] = {}
@@ -186,7 +196,7 @@ def _top(model: type[Model], part: str, data: Mapping[str, Any], mistakes: list[
 
 def _check_measures(record: Record, trials: Sequence[Trial], mistakes: list[Mistake]) -> None:
     """Every measure is known, and defined for some trial; ``record.steps`` is not empty of effect either."""
-    kinds = {(id(t.spec.problem), id(t.spec.factorization)): t.spec for t in trials}
+    kinds = {t.spec.sections: t.spec for t in trials}
     seen: set[str] = set()
     for place, name in enumerate(record.measures or ()):
         path = ("record", "measures", place)

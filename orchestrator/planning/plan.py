@@ -17,7 +17,7 @@ from orchestrator.planning.pack import Crew, Pack, steps_left
 from workloads.engines.choice import chosen, distinct, why_not_fused
 from workloads.engines.costs import engine_seconds
 from workloads.training.recording import Recording
-from workloads.trial import Trial, TrialSpec, lane_cost, measurement_bytes
+from workloads.trial import Trial, lane_cost, measurement_bytes
 
 SHARED_MEASUREMENTS = 1 << 20
 """Sensing problems with measurement arrays from this size on are not mixed in one pack, so that the arrays are held once."""
@@ -102,18 +102,14 @@ def make_plan(trials: Sequence[Trial], recording: Recording, engine: str, crews:
 def _groups(trials: Sequence[Trial], recording: Recording) -> Iterable[list[Trial]]:
     """Return trials that may be in one pack. Those of a grid share their sections, and so the work to tell which those are."""
     groups: dict[tuple[object, ...], list[Trial]] = defaultdict(list)
-    keys: dict[tuple[object, ...], list[Trial]] = {}
+    keys: dict[tuple[object, ...], tuple[tuple[object, ...], bool]] = {}
     for trial in trials:
-        sections = trial.spec.sections
-        if sections not in keys:
-            keys[sections] = groups[_pack_key(trial.spec, recording)]
-        keys[sections].append(trial)
+        spec = trial.spec
+        if spec.sections not in keys:
+            keys[spec.sections] = ((*spec.lane_key, recording.names(spec)), measurement_bytes(spec) >= SHARED_MEASUREMENTS)
+        key, large = keys[spec.sections]
+        groups[(key, spec.problem.canonical if large else None)].append(trial)
     return groups.values()
-
-
-def _pack_key(spec: TrialSpec, recording: Recording) -> tuple[object, ...]:
-    large = measurement_bytes(spec) >= SHARED_MEASUREMENTS
-    return (*spec.lane_key, recording.names(spec), spec.problem.canonical if large else None)
 
 
 def _draft(asked: str, trials: list[Trial], crew: Crew) -> _Draft:

@@ -13,10 +13,12 @@ from mlflow.tracking._tracking_service.utils import _get_store
 
 from orchestrator.errors import UsageError
 from orchestrator.storage.detail import Detail
+from orchestrator.tracking import layout
 from orchestrator.tracking.read.factors import load_factors
 from orchestrator.tracking.read.queries import find_finished, find_sweep, list_sweeps
 from orchestrator.tracking.read.tables import count_deleted, failures, load_history, load_runs, lost
 from orchestrator.tracking.store import Store
+from orchestrator.tracking.write.late import add_runs
 from orchestrator.tracking.write.parent import SweepInfo
 from orchestrator.tracking.write.writer import SweepWriter
 from tests.processes import eventually
@@ -289,6 +291,36 @@ def test_at_every_detail_the_same_is_read(
     gone = set(results) - set(written) - {"e"}
     runs_left = load_runs(store, find_sweep(store, second.sweep_id)).set_index("trial_id")["outcome"]
     assert {name for name in results if runs_left[name] == "deleted"} == gone, "without a run of its own a trial is its sweep's"
+
+
+def test_a_trial_is_given_a_run_afterwards_like_those_that_had_one_at_once(
+    store: Store, make_sweep: MakeSweep, make_result: MakeResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.storage.detail.SAMPLE", 2)
+    names, sweeps = "a b c d e f", {}
+    for runs in ("sampled", "all", "none"):
+        info = make_sweep(names, detail=Detail(runs, 6))
+        write(store, info, *(make_result(name) for name in names.split()))
+        sweeps[runs] = find_sweep(store, info.sweep_id)
+    made = add_runs(store, sweeps["sampled"], ["a", "b", "d"], 30)
+    assert set(made) == {"b", "d"}, "one has a run already"
+    assert add_runs(store, sweeps["sampled"], ["a", "b", "d"], 30) == {}
+    assert [add_runs(store, sweeps[runs], ["b"], 30) for runs in ("all", "none")] == [{}, {}]
+    late, at_once = (trial_runs(store, sweeps[runs].parent_run_id) for runs in ("sampled", "all"))
+    assert set(late) == {"a", "b", "c", "d", "f"}
+    own = {layout.PARENT, layout.SWEEP_ID, layout.TRACE, layout.FACTORS}
+    for name in made:
+        one, other = late[name], at_once[name]
+        assert one.info.run_id == made[name]
+        assert (one.data.params, one.data.metrics, one.info.status) == (other.data.params, other.data.metrics, other.info.status)
+        assert {k: v for k, v in one.data.tags.items() if k not in own} == {k: v for k, v in other.data.tags.items() if k not in own}
+        for key in one.data.metrics:
+            points = [store.client.get_metric_history(run.info.run_id, key) for run in (one, other)]
+            assert [(p.step, p.value) for p in points[0]] == [(p.step, p.value) for p in points[1]]
+    table = load_runs(store, sweeps["sampled"]).set_index("trial_id")
+    assert table.loc[["b", "d"], "run_id"].to_dict() == made
+    assert table["outcome"].tolist() == ["converged"] * 6
+    assert len(load_history(store, sweeps["sampled"])) == len(load_history(store, sweeps["all"]))
 
 
 def test_a_sample_is_spread_over_the_grid_and_over_each_of_its_axes() -> None:

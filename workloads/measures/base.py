@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from workloads.trial import TrialSpec
@@ -72,11 +73,13 @@ def measure(summary: str, pattern: str | None = None, *, shown: str | None = Non
         if taken is not None:
             raise ValueError(f"measure {name} is {taken.compute.__module__}.{taken.compute.__qualname__} already")
         MEASURES.append(row)
+        find.cache_clear()
         return compute
 
     return register
 
 
+@lru_cache(maxsize=10_000)
 def find(name: str) -> tuple[Measure, tuple[str, ...]] | None:
     """Return the measure called ``name`` and the arguments in its name, or ``None`` where there is none."""
     for row in MEASURES:

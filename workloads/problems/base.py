@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+import sys
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import AfterValidator
 
 from workloads.kinds import Kind, Registry
 from workloads.problems.target import Target
-from workloads.section import LARGEST_SIZE, Conflict, FileRef, Seed, Shape
+from workloads.section import LARGEST_SIZE, Conflict, FileRef, Seed, Shape, canonical_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -89,6 +91,12 @@ class Problem(Kind):
     def canonical_fields(self) -> Any:
         fields = super().canonical_fields
         return fields if self.draws else {**fields, "seed": 0}
+
+    @cached_property
+    def alike(self) -> str:
+        """Text that is equal for problems that differ in their ``seed`` alone, and in nothing that has to be found out about them."""
+        given = sorted(self.model_fields_set)
+        return sys.intern(f"{given}{canonical_json({key: value for key, value in self.canonical_fields.items() if key != 'seed'})}")
 
     def sources(self) -> list[str]:
         """Which of the ways to give a ground truth are used."""

@@ -7,16 +7,20 @@ process that goes on with a sweep whose writer died, and leave one.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Protocol
 
 from orchestrator.tracking import layout
 from orchestrator.tracking.read.runs import search, tag_is
 from orchestrator.tracking.store import Store
+from orchestrator.tracking.uris import is_http
 from orchestrator.tracking.write.artifacts import put_files
 from orchestrator.tracking.write.bulk import BulkRunWriter
 from orchestrator.tracking.write.run_record import RunRecord
 
+CONNECTIONS = 8
+"""To a server: of four workers, MLflow's default, each has one to answer and one to read."""
 _METRICS_PER_REQUEST = 1000
 _PARAMS_PER_REQUEST = 100
 
@@ -35,28 +39,32 @@ class RunWriter(Protocol):
 class ClientRunWriter:
     """Writes through MLflow's client, with as few requests as its limits allow.
 
-    The server chooses a run's id, so what was begun is looked for: after an error, and with ``again`` from the start.
+    A server is written to over several connections: it has several workers, and each waits for its database. It chooses a run's id, so
+    what was begun is looked for: after an error, and with ``again`` from the start.
     """
 
-    at_once = 1
-
     def __init__(self, store: Store, experiment_id: str, *, again: bool = False) -> None:
+        self._connections = CONNECTIONS if is_http(store.uri) else 1
         self._store = store
         self._experiment_id = experiment_id
         self._unsure = again
         self._begun: dict[tuple[str, str, str], tuple[str, bool]] = {}
         """Runs by parent, trial and attempt: their ids, and whether they are complete."""
 
-    def write(self, records: Sequence[RunRecord]) -> list[str]:
-        """Write runs one by one, each one's status last."""
-        return [self._ensure(record) for record in records]
+    @property
+    def at_once(self) -> int:
+        return self._connections
 
-    def _ensure(self, record: RunRecord) -> str:
-        if self._unsure:
-            self._look(record.tags[layout.PARENT])
+    def write(self, records: Sequence[RunRecord]) -> list[str]:
+        """Write runs, each one's status last."""
+        if self._unsure and records:
+            self._look(records[0].tags[layout.PARENT])
             self._unsure = False
         try:
-            return self._write(record)
+            if self._connections == 1 or len(records) == 1:
+                return [self._write(record) for record in records]
+            with ThreadPoolExecutor(min(self._connections, len(records))) as threads:
+                return list(threads.map(self._write, records))
         except BaseException:
             self._unsure = True
             raise
