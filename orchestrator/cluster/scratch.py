@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +15,8 @@ from filelock import FileLock, Timeout
 PREFIX = "orchestrate-"
 LOCK = "lock"
 """The file in a folder that its owner holds locked. The operating system lets go of it when the owner dies."""
+LAST_SECONDS = 5.0
+"""How long processes may take to end that write into a folder which is to go."""
 SOCKET_BYTES = 107 - len("/orchestrate-12345678/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store_1")
 """How long the path of a folder may be in which Ray makes its sockets: the kernel takes names of 107 bytes."""
 
@@ -34,8 +37,16 @@ def scratch_folder(base: Path | None = None) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
         lock.release()
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder, in which processes that are just ending may be writing yet."""
+    until = time.monotonic() + LAST_SECONDS
+    while folder.exists() and time.monotonic() < until:
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(0.05 if folder.exists() else 0)
 
 
 def remove_abandoned(base: Path) -> None:

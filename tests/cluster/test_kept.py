@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -171,9 +172,10 @@ def test_a_killed_sweep_takes_its_workers_with_it_and_the_next_one_finds_new_one
 @pytest.mark.cluster
 def test_an_interrupt_saves_and_gives_the_workers_back(machine):
     machine.settled()
+    state, began = Path(machine.environment["XDG_STATE_HOME"]), time.time()
     sweep = machine.start("submit", "endless.yaml", "--checkpoint-every", "0.1")
-    state = Path(machine.environment["XDG_STATE_HOME"])
-    eventually(lambda: any(state.rglob("checkpoints/*")), lambda: [*state.rglob("*")])
+    # Not those that an earlier sweep has left, from which it goes on.
+    eventually(lambda: any(path.stat().st_mtime > began for path in state.rglob("checkpoints/*")), lambda: [*state.rglob("*")])
     sweep.send_signal(signal.SIGINT)
     _, errors = communicate(sweep)
     assert sweep.returncode == 130, errors
