@@ -27,6 +27,9 @@ PANELS: Mapping[str, Callable[[Any, Results, NDArray[np.intp]], Iterator[Any]]] 
 }
 """By the kind of figure."""
 
+COLUMNS = {1: 1, 2: 2, 3: 3, 4: 2, 5: 3, 6: 3}
+"""By the number of panels; more are in rows of four."""
+
 
 def draw(figure: Figure, results: Results) -> alt.TopLevelMixin:
     """Return the chart of ``figure`` for trials that have ended. Raises `NothingToDraw`, and `UsageError` for an unknown column."""
@@ -36,7 +39,7 @@ def draw(figure: Figure, results: Results) -> alt.TopLevelMixin:
     panels = list(PANELS[figure.kind](figure, results, trials))
     if len(panels) > MAX_PANELS:
         raise UsageError(f"has {len(panels)} panels, more than {MAX_PANELS}: choose another facet, or pick trials with where")
-    columns = len(figure.panels) if len(figure.panels) > 1 else min(len(panels), 4 if len(panels) > 6 else 3)
+    columns = len(figure.panels) if len(figure.panels) > 1 else COLUMNS.get(len(panels), 4)
     chart = alt.concat(*panels, columns=columns) if len(panels) > 1 else panels[0]
     shared = {} if len(figure.panels) > 1 else {"x": "shared", "y": "shared"}
     if len(panels) > 1:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from workloads.engines.base import Engine
     from workloads.engines.lanes import Lanes
 
-VERSION = 2
+VERSION = 3
 """Raised whenever the engines or the probe change so much that what was kept is wrong."""
 PROBE_SECONDS = 0.03
 """How long each measurement goes on."""
@@ -124,12 +124,12 @@ def probe(device: torch.device, name: str, timer: Timer) -> Rates:
     torch.set_num_threads(1)
     try:
         rates = replace(DEFAULTS[device.type], source=f"measured on {name}")
-        tiny, middling, large = (probe_spec(size) for size in (2, 8, 64))
+        tiny, middling, large = (probe_spec(size) for size in (2, 8, 128))
         many = 64 if device.type == "cpu" else 1 << 14
-        # The batched engine: a lone tiny lane is all calls, many small lanes all products and what goes with them, large ones all
-        # arithmetic. On a core "small" is where there are two engines to choose from: there the choice has to be right.
-        small = middling if device.type == "cpu" else tiny
-        probes = [("call", "batched", tiny, 1), ("product", "batched", small, many), ("batched", "batched", large, many // 16)]
+        # The batched engine: a lone tiny lane is all calls, many tiny lanes all products, large ones all arithmetic; and those between,
+        # for which there are two engines to choose from on a core, are above all numbers that go from and to memory.
+        probes = [("call", "batched", tiny, 1), ("product", "batched", tiny, many), ("batched", "batched", large, many // 16)]
+        probes += [("touched", "batched", middling, many)] if device.type == "cpu" else []
         if why_not_fused(middling, cuda=device.type == "cuda") is None:
             probes += [("latency", "fused", tiny, 32)] if device.type == "cuda" else []
             probes += [("fused", "fused", middling, many)]

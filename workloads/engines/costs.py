@@ -42,9 +42,10 @@ def _seconds(engine: str, specs: Sequence[TrialSpec], steps: Sequence[int], rate
         assert kernel is not None, "asked of what has a kernel"
         return kernel.seconds(specs, steps, rates)
     products = spec.factorization.cost(spec.shape).products
-    per_step = rates.call * calls(spec)
+    per_step, cost = rates.call * calls(spec), lane_cost(spec)
     precision = ITEM_BYTES[spec.dtype] / 8
-    return longest * per_step + total * (products * rates.product + lane_cost(spec).flops * rates.batched * precision)
+    lane = products * rates.product + (cost.touched * rates.touched + cost.flops * rates.batched) * precision
+    return longest * per_step + total * lane
 
 
 def calls(spec: TrialSpec) -> int:
