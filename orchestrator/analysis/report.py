@@ -97,20 +97,24 @@ def report(
         write_file(folder / name, content)
     if log and len(sweeps) == 1:
         verdicts = _with_runs(store, sweeps[0], verdicts)
-    if log and len(sweeps) == 1:
-        attached: dict[str, str | bytes] = {f"{layout.FIGURES_FOLDER}/{name}": content for name, content in drawn.items()}
-        if claims:
-            attached[layout.CLAIMS_FILE] = json.dumps([verdict.as_json() for verdict in verdicts], indent=2)
-        if attached:
-            store.attach(sweeps[0].parent_run_id, attached)
-        if claims:
-            held, withheld = (sum(verdict.word == word for verdict in verdicts) for word in ("holds", "withheld"))
-            counts = {"claims_held": held, "claims_broken": sum(v.broken for v in verdicts), "claims_withheld": withheld}
-            store.measure(sweeps[0].parent_run_id, counts)
+        _log(store, sweeps[0], drawn, verdicts)
     traced = any(question.needs_traces for question in (*figures.values(), *claims.values()))
     missing = tuple(lost(results.runs, results.history if traced else None))
     pending = int(results.runs["outcome"].isna().sum())
     return Report(tuple(folder / name for name in drawn), undrawn, verdicts, pending, missing)
+
+
+def _log(store: Store, sweep: SweepSummary, drawn: Mapping[str, bytes], verdicts: Sequence[Verdict]) -> None:
+    """Add figures and verdicts to a sweep's run."""
+    attached: dict[str, str | bytes] = {f"{layout.FIGURES_FOLDER}/{name}": content for name, content in drawn.items()}
+    if verdicts:
+        attached[layout.CLAIMS_FILE] = json.dumps([verdict.as_json() for verdict in verdicts], indent=2)
+    if attached:
+        store.attach(sweep.parent_run_id, attached)
+    if verdicts:
+        held, withheld = (sum(verdict.word == word for verdict in verdicts) for word in ("holds", "withheld"))
+        counts = {"claims_held": held, "claims_broken": sum(v.broken for v in verdicts), "claims_withheld": withheld}
+        store.measure(sweep.parent_run_id, counts)
 
 
 def _with_runs(store: Store, sweep: SweepSummary, verdicts: Sequence[Verdict]) -> tuple[Verdict, ...]:

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from orchestrator.grid.axes import Assignment, Axis, AxisReader, assignments
@@ -71,7 +72,6 @@ class Expander:
             part: (operator.itemgetter(*axes) if axes else (lambda _: None), {}) for part, axes in self.touching.items()
         }
         self._checked: dict[tuple[Any, ...], bool] = {}
-        self._blank: dict[tuple[str, ...], TrialSpec] = {}
         if "seed" in self.fixed and self.touching["seed"]:
             clash = self.fixed["seed"][0]
             mistakes.append(Mistake(clash.path, clash.key, "has no effect: seeds sets it"))
@@ -148,11 +148,7 @@ class Expander:
         if not self._checked[key]:
             return None
         given = {name: value for name, value in parts.items() if value is not None}
-        names = tuple(given)
-        if names not in self._blank:
-            # Pydantic would copy the default of every trial, and takes longer to make one than to copy it.
-            self._blank[names] = TrialSpec.model_construct(**{"loss": DEFAULT_LOSS, **given})
-        spec = copy(self._blank[names])
+        spec = copy(_blank(tuple(given)))
         vars(spec).update(given)
         return spec
 
@@ -262,6 +258,12 @@ class Expander:
             place, index = divmod(place, len(axis))
             indices.append(index)
         return tuple(reversed(indices))
+
+
+@cache
+def _blank(names: tuple[str, ...]) -> TrialSpec:
+    """Return a spec that gives some parts, which are yet to be put in: Pydantic takes longer to make one than to copy it."""
+    return TrialSpec.model_construct(**{"loss": DEFAULT_LOSS, **dict.fromkeys(names)})  # type: ignore[arg-type]
 
 
 class _Seeds:

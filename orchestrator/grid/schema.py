@@ -125,7 +125,7 @@ def _leaves() -> dict[str, Any]:
                 known = merged.setdefault(key, [])
                 if schema not in known:
                     known.append(schema)
-        fields = {key: _either(key, found) for key, found in merged.items()}
+        fields = {key: _partial(_either(key, found)) for key, found in merged.items()}
         # A case may change one key of a section, so nothing is required here.
         out[part] = {"type": "object", "additionalProperties": False, "properties": fields}
         out |= {f"{part}.{key}": schema for key, schema in fields.items()}
@@ -133,6 +133,15 @@ def _leaves() -> dict[str, Any]:
             if "properties" in schema:
                 out |= {f"{part}.{key}.{inner}": s for inner, s in schema["properties"].items()}
     return out
+
+
+def _partial(schema: Any) -> Any:
+    """Return a schema that requires nothing: an axis may add a key to a mapping within a section, too."""
+    if isinstance(schema, list):
+        return [_partial(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {key: _partial(value) for key, value in schema.items() if key != "required" or not isinstance(value, list)}
 
 
 def _either(key: str, found: list[Any]) -> Any:
