@@ -24,8 +24,9 @@ from typing import Any
 import psutil
 
 from benchmarks.report import report
-from orchestrator.cluster.actors import Actors, RemoteWorker
+from orchestrator.cluster.actors import Actors
 from orchestrator.cluster.pool import Workers
+from orchestrator.cluster.remote_worker import RemoteWorker
 from orchestrator.cluster.scratch import scratch_folder
 from orchestrator.cluster.sizing import Allotment
 from orchestrator.execution.events import WorkerEvent
