@@ -22,7 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from orchestrator.cli.server import Order, told
+from orchestrator.cli.server import BEGIN, Order, told
 from tests import processes
 
 ROOT = Path(__file__).parents[1]
@@ -73,7 +73,7 @@ class Forked:
             Order(module, [*arguments], str(cwd), dict(env)).send(self._connection, [file.fileno() for file in (nothing, *files) if file])
         self.pid = self._told()
         # It waits for this.
-        self._connection.sendall(b"\0")
+        self._connection.sendall(BEGIN)
 
     def poll(self) -> int | None:
         """The exit status, negative for a signal; `None` while it runs."""

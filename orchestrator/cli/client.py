@@ -11,6 +11,10 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+import click
+
+from orchestrator.errors import UnavailableError
+
 HEAVY = ("submit", "resume", "runs", "history", "factors", "figures", "verify", "compare", "status", "list", "cancel", "logs", "sync")
 """The commands that import what takes seconds."""
 IMPORTS = (
@@ -52,7 +56,7 @@ def delegated(arguments: Sequence[str]) -> int | None:
     there = kept()
     if there is None or not there.commands or not there.fits:
         return None
-    from orchestrator.cli.server import IGNORABLE, NUMBER, REFUSED, Order, circumstances, told
+    from orchestrator.cli.server import BEGIN, IGNORABLE, REFUSED, Order, circumstances, told
 
     before = os.umask(0)
     os.umask(before)
@@ -70,8 +74,18 @@ def delegated(arguments: Sequence[str]) -> int | None:
             return None
         _forward(pid)
         connection.settimeout(None)
-        connection.sendall(NUMBER.pack(0)[:1])
-        return told(connection)
+        try:
+            connection.sendall(BEGIN)
+        except OSError:
+            # It has not heard that it may begin.
+            return None
+        status = told(connection)
+    if status is None:
+        # It may go on without anybody who waits for it. Run once more here, it would be there twice.
+        gone = f"what waits for process {pid}, which runs this command, has ended"
+        click.echo(f"error: {gone}; `orchestrate list` says what becomes of a sweep", err=True)
+        return UnavailableError.exit_code
+    return status
 
 
 def _forward(pid: int) -> None:

@@ -31,6 +31,8 @@ INHERITED = ("PYTHON", "LD_", "MALLOC_", "GLIBC_")
 """What the variables begin with that a process reads when it starts."""
 LIMITS = sorted(name for name in vars(resource) if name.startswith("RLIMIT_"))
 IGNORABLE = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+BEGIN = b"\0"
+"""What whoever asked says once they wait for the program: else it does not begin."""
 REFUSED = 0
 """Told instead of a process's number."""
 NUMBER = struct.Struct("!q")
@@ -143,16 +145,19 @@ class _Request(socketserver.BaseRequestHandler):
         for descriptor in (begin, *files):
             os.close(descriptor)
         self.request.sendall(NUMBER.pack(pid))
+        over = threading.Event()
         if self.request.recv(1):
-            os.write(begun, b"\0")
-            threading.Thread(target=self._end_with_client, args=(pid,), daemon=True).start()
+            os.write(begun, BEGIN)
+            threading.Thread(target=self._end_with_client, args=(pid, over), daemon=True).start()
         os.close(begun)
         status = os.waitpid(pid, 0)[1]
+        # From here on its number may be another's.
+        over.set()
         self.request.sendall(NUMBER.pack(os.waitstatus_to_exitcode(status)))
 
-    def _end_with_client(self, pid: int) -> None:
+    def _end_with_client(self, pid: int, over: threading.Event) -> None:
         with suppress(OSError):
-            if not self.request.recv(1):
+            if not self.request.recv(1) and not over.is_set():
                 os.kill(pid, signal.SIGKILL)
 
 

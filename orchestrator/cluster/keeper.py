@@ -26,7 +26,7 @@ from orchestrator.cluster.kept import Kept
 from orchestrator.cluster.scratch import scratch_folder, socket_base
 from orchestrator.cluster.sharing import NAMESPACE, WorkerName
 from orchestrator.cluster.sizing import Allotment, crews_for
-from orchestrator.errors import OrchestratorError, StorageUnavailable
+from orchestrator.errors import OrchestratorError
 
 ROUND_SECONDS = 0.5
 """How often workers are looked after."""
@@ -227,7 +227,7 @@ def main() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         keep(**json.loads(sys.argv[1]))
-    except (OrchestratorError, StorageUnavailable) as error:
+    except OrchestratorError as error:
         raise SystemExit(str(error)) from error
 
 

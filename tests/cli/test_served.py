@@ -133,6 +133,18 @@ def test_whoever_asks_ends_as_it_ends(forks, state, tmp_path):
     assert process.returncode == -signal.SIGKILL
 
 
+def test_a_command_is_never_run_twice_whatever_dies_between(forks, state, tmp_path):
+    counts = "import os\nopen('runs', 'a').write('x')\n"
+    process, there = Asked(forks, tmp_path, counts + WAITS % "").start()
+    there.parent().kill()
+    assert process.wait(60) == 3
+    # It has the other ends of what is read from here.
+    there.kill()
+    _, errors = process.communicate(timeout=60)
+    assert f"what waits for process {there.pid}, which runs this command, has ended" in errors
+    assert (tmp_path / "runs").read_text() == "x"
+
+
 def test_it_stops_and_goes_on_with_whoever_asked(forks, state, tmp_path):
     process, there = Asked(forks, tmp_path, WAITS % "").start()
     process.send_signal(signal.SIGTSTP)
