@@ -47,6 +47,34 @@ class Axis:
         return Axis(self.name, points, (*self.left_out, prefix)) if any(points) else None
 
 
+@dataclass(frozen=True, eq=False)
+class Override:
+    """What the command line says of ``key`` and the keys below it, in place of all that the file does: one point, or an axis of several."""
+
+    key: str
+    axis: Axis
+
+
+def overridden(given: list[Assignment], axes: Sequence[Axis], overrides: Sequence[Override]) -> tuple[list[Assignment], list[Axis]]:
+    """Return what is fixed, and the axes, with ``overrides`` in place.
+
+    One that is an axis stands where the axis of its key stood, or else after all but seeds.
+    """
+    for override in overrides:
+        key, points = override.key, override.axis.points
+        last = len(axes) - any(axis.name == "seeds" for axis in axes)
+        place = next((n for n, axis in enumerate(axes) if axis.name == override.axis.name), last)
+        kept = [a for a in given if not _below(a.key, key)]
+        reduced = [axis.without(key) for axis in axes]
+        if len(points) > 1:
+            reduced.insert(place, override.axis)
+        elif points[0][-1].value is not None or (len(kept) == len(given) and reduced == list(axes)):
+            # A null has taken away what it should, unless there was nothing, which is to be said.
+            kept += points[0]
+        given, axes = kept, [axis for axis in reduced if axis is not None]
+    return given, list(axes)
+
+
 def _below(key: str, prefix: str) -> bool:
     return key == prefix or key.startswith(f"{prefix}.")
 
@@ -149,20 +177,26 @@ class AxisReader:
         for combination in itertools.product(*(axis.points for axis in axes)):
             yield (*given, *(a for point in combination for a in point))
 
-    def _values(self, data: Mapping[str, Any], root: Path, section: str) -> Iterator[tuple[str, list[tuple[Assignment, ...]]]]:
-        for key, written in self._mapping(data, root, section).items():
-            path: Path = (*root, section, key)
-            values = self._spread(written, path, str(key))
-            if values is not None:
-                yield key, [(Assignment(key, value, path),) for value in values]
-            elif is_spread(written):
-                continue
-            elif not isinstance(written, list):
-                self._mistake(path, key, f"must be a list of values, not {shown(written)}; a single value belongs under fixed")
-            elif not written:
-                self._mistake(path, key, "is an empty axis: give at least one value, or leave the key out")
-            else:
-                yield key, [tuple(assignments(value, (*path, n), key, self.mistakes)) for n, value in enumerate(written)]
+    def _values(self, block: Mapping[str, Any], root: Path) -> Iterator[tuple[str, list[tuple[Assignment, ...]]]]:
+        for key, written in block.items():
+            points = self.points(str(key), written, (*root, key))
+            if points is not None:
+                yield key, points
+
+    def points(self, key: str, written: object, path: Path) -> list[tuple[Assignment, ...]] | None:
+        """Return the points of an axis of ``key``: a list of values, or a range or space of numbers; ``None`` after a mistake."""
+        values = self._spread(written, path, key)
+        if values is not None:
+            return [(Assignment(key, value, path),) for value in values]
+        if is_spread(written):
+            return None
+        if not isinstance(written, list):
+            self._mistake(path, key, f"must be a list of values, not {shown(written)}; a single value belongs under fixed")
+        elif not written:
+            self._mistake(path, key, "is an empty axis: give at least one value, or leave the key out")
+        else:
+            return [tuple(assignments(value, (*path, n), key, self.mistakes)) for n, value in enumerate(written)]
+        return None
 
     def _spread(self, written: object, path: Path, key: str) -> Sequence[int] | Sequence[float] | None:
         """Return the values of a range or a space; ``None`` for what is none, or is wrong."""
@@ -175,18 +209,29 @@ class AxisReader:
             return None
 
     def _grid(self, data: Mapping[str, Any], root: Path) -> Iterator[Axis]:
-        for key, points in self._values(data, root, "grid"):
+        for key, points in self._values(self._mapping(data, root, "grid"), (*root, "grid")):
             yield Axis(f"grid.{key}", tuple(points))
 
     def _zip(self, data: Mapping[str, Any], root: Path) -> Iterator[Axis]:
-        columns = list(self._values(data, root, "zip"))
+        written = data.get("zip")
+        if not isinstance(written, list):
+            yield from self._zipped(self._mapping(data, root, "zip"), (*root, "zip"), "zip")
+            return
+        for n, block in enumerate(written):
+            if isinstance(block, Mapping) and block:
+                yield from self._zipped(block, (*root, "zip", n), f"zip[{n}]")
+            else:
+                self._mistake((*root, "zip", n), "zip", "each item must be a mapping from keys to lists of equal length")
+
+    def _zipped(self, block: Mapping[str, Any], path: Path, name: str) -> Iterator[Axis]:
+        columns = list(self._values(block, path))
         if not columns:
             return
         lengths = {key: len(points) for key, points in columns}
         if len(set(lengths.values())) > 1:
             listed = ", ".join(f"{key} has {count}" for key, count in lengths.items())
-            self._mistake((*root, "zip"), "zip", f"axes that advance together need equally many values, but {listed}")
-        yield Axis("zip", tuple(tuple(a for part in row for a in part) for row in zip(*(points for _, points in columns), strict=False)))
+            self._mistake(path, "zip", f"axes that advance together need equally many values, but {listed}")
+        yield Axis(name, tuple(tuple(a for part in row for a in part) for row in zip(*(points for _, points in columns), strict=False)))
 
     def _random(self, data: Mapping[str, Any], root: Path) -> Iterator[Axis]:
         settings = dict(self._mapping(data, root, "random"))

@@ -9,23 +9,22 @@ from __future__ import annotations
 import itertools
 import math
 import operator
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from orchestrator.grid.axes import Assignment, Axis, AxisReader, assignments
+from orchestrator.grid.axes import Assignment, AxisReader, Override, assignments, overridden
 from orchestrator.grid.data_files import Files
+from orchestrator.grid.excludes import Excludes
 from orchestrator.grid.identity import trial_id
 from orchestrator.grid.model import SCALARS
-from orchestrator.grid.quoting import nearest, shown
 from orchestrator.grid.sections import PARTS, REQUIRED, build_scalar, build_section
-from orchestrator.grid.source import MAX_DEPTH, Mistake, Path
+from orchestrator.grid.source import Mistake, Path
 from orchestrator.grid.spreads import MAX_TRIALS
+from orchestrator.grid.written import Written
 from workloads.kinds import Kind
-from workloads.section import as_tuple
 from workloads.trial import DEFAULT_LOSS, Trial, TrialSpec, conflicts
 
 TOLD = 1000
@@ -46,72 +45,44 @@ class Extent:
 
 
 class Expander:
-    """Expands one grid; mistakes go to ``mistakes``."""
+    """Expands one grid; mistakes go to ``mistakes``. ``overrides`` replace what the file says of their keys."""
 
-    def __init__(self, data: Mapping[str, Any], overrides: Sequence[Assignment], files: Files, mistakes: list[Mistake]) -> None:
-        self.mistakes, self.files, self.data = mistakes, files, data
-        self._misspelt: set[str] = set()
+    def __init__(self, data: Mapping[str, Any], overrides: Sequence[Override], files: Files, mistakes: list[Mistake]) -> None:
+        self.mistakes, self.files = mistakes, files
         fixed = data.get("fixed") or {}
         if not isinstance(fixed, Mapping):
             mistakes.append(Mistake(("fixed",), "fixed", "must be a mapping of keys"))
             fixed = {}
-        axes: list[Axis | None] = [*AxisReader(data, mistakes).read()]
-        for override in overrides:
-            axes = [axis and axis.without(override.key) for axis in axes]
-        self.axes = [axis for axis in axes if axis is not None]
-        given = list(assignments(fixed, ("fixed",), "", mistakes))
-        for override in overrides:
-            given = [a for a in given if a.key != override.key and not a.key.startswith(f"{override.key}.")]
-        self.fixed = self._by_part([*given, *overrides])
-        self.points = [[self._by_part(point) for point in axis.points] for axis in self.axes]
-        self.touching = {part: [n for n, axis in enumerate(self.points) if any(part in point for point in axis)] for part in PARTS}
+        given, self.axes = overridden(list(assignments(fixed, ("fixed",), "", mistakes)), AxisReader(data, mistakes).read(), overrides)
+        self.written = Written(given, self.axes, mistakes)
+        self._excludes = Excludes(data, self.written)
         self._overridden = tuple(override.key for override in overrides)
         self._merged = 0
         # Which points of the axes a part depends on, and what was built for them.
         self._sections: dict[str, tuple[Callable[[tuple[int, ...]], Any], dict[Any, Any]]] = {
-            part: (operator.itemgetter(*axes) if axes else (lambda _: None), {}) for part, axes in self.touching.items()
+            part: (operator.itemgetter(*axes) if axes else (lambda _: None), {}) for part, axes in self.written.deciding.items()
         }
         self._checked: dict[tuple[Any, ...], bool] = {}
-        if "seed" in self.fixed and self.touching["seed"]:
-            clash = self.fixed["seed"][0]
+        if "seed" in self.written.fixed and self.written.touching["seed"]:
+            clash = self.written.fixed["seed"][0]
             mistakes.append(Mistake(clash.path, clash.key, "has no effect: seeds sets it"))
-
-    def _by_part(self, given: Sequence[Assignment]) -> dict[str, list[Assignment]]:
-        parts: dict[str, list[Assignment]] = defaultdict(list)
-        for assignment in given:
-            part = assignment.key.partition(".")[0]
-            if assignment.key.count(".") >= MAX_DEPTH:
-                self.mistakes.append(Mistake(assignment.path, part, f"is nested more than {MAX_DEPTH} levels deep"))
-            elif part in PARTS:
-                parts[part].append(assignment)
-            else:
-                hint = nearest(part, PARTS)
-                self._misspelt.update(p for p in PARTS if f"mean {p}?" in hint)
-                # Where the section itself was written, so that its keys do not each repeat it.
-                depth = next((n for n, step in enumerate(assignment.path) if str(step).startswith(part)), len(assignment.path))
-                self.mistakes.append(Mistake(assignment.path[: depth + 1], part, f"unknown key{hint}"))
-        return dict(parts)
 
     def trials(self, advanced: Callable[[int, int], None] = lambda *_: None) -> tuple[Trial, ...]:
         """All trials, in order. Empty if something about the grid is wrong. ``advanced`` is told how many are done, and of how many."""
-        count = math.prod(len(axis) for axis in self.points)
+        count = math.prod(len(axis) for axis in self.written.points)
         if count > MAX_TRIALS:
             self.mistakes.append(Mistake((), "", f"has {count:,} trials, more than the {MAX_TRIALS:,} that a grid may have"))
             return ()
-        excludes = self._excludes()
-        matched = [False] * len(excludes)
         found: dict[str, Trial] = {}
         first: dict[object, int] = {}
         seeds = _Seeds(self)
-        for place, indices in enumerate(itertools.product(*(range(len(axis)) for axis in self.points))):
+        for place, indices in enumerate(itertools.product(*(range(len(axis)) for axis in self.written.points))):
             if place % TOLD == 0:
                 advanced(place, count)
+            if self._excludes.leave_out(indices):
+                continue
             spec = self._spec(indices)
             if spec is None:
-                continue
-            fits = [all(_value(spec, key) == value for key, value in partial.items()) for _, partial in excludes]
-            matched = list(map(operator.or_, matched, fits))
-            if any(fits):
                 continue
             seeds.note(spec, indices)
             identity = trial_id(spec)
@@ -123,9 +94,8 @@ class Expander:
             first[point] = place
             self._merged += identity in found
             found.setdefault(identity, Trial(identity, spec.settled()))
-        for (path, partial), used in zip(excludes, matched, strict=True):
-            if not used and not self.mistakes:
-                self.mistakes.append(Mistake(path, "exclude", f"leaves out nothing: no trial has {shown(partial)}"))
+        if not self.mistakes:
+            self._excludes.report_unused()
         if not found and not self.mistakes:
             self.mistakes.append(Mistake(("exclude",), "exclude", "leaves out every trial"))
         if not self.mistakes:
@@ -157,26 +127,13 @@ class Expander:
         place_of, built = self._sections[part]
         place = place_of(indices)
         if place not in built:
-            given = [*self.fixed.get(part, ()), *(a for n in self.touching[part] for a in self.points[n][indices[n]].get(part, ()))]
-            built[place] = self._build(part, self._without_nulls(given))
+            given = self.written.given(part, indices)
+            built[place] = _BAD if given is None else self._build(part, given)
         return built[place]
-
-    def _without_nulls(self, given: Sequence[Assignment]) -> list[Assignment]:
-        """Return what is left when each null has taken away what was set before it: its key, or all keys of its section."""
-        left: list[Assignment] = []
-        for assignment in given:
-            if assignment.value is not None:
-                left.append(assignment)
-                continue
-            kept = [a for a in left if a.key != assignment.key and not a.key.startswith(f"{assignment.key}.")]
-            if len(kept) == len(left):
-                self.mistakes.append(Mistake(assignment.path, assignment.key, "is null, which takes away what was set, but nothing was"))
-            left = kept
-        return left
 
     def _build(self, part: str, given: Sequence[Assignment]) -> Any:
         if not given:
-            if part in self._misspelt:
+            if part in self.written.misspelt:
                 return _BAD
             if part in REQUIRED:
                 self.mistakes.append(Mistake(("fixed",), part, "is missing: put it under fixed, cases or an axis"))
@@ -200,42 +157,8 @@ class Expander:
         if not found and parts["init"] is not None:
             found = list(parts["init"].data_conflicts(parts["factorization"], parts["problem"].shape, self.files.contents))
         for key, message in found:
-            self.mistakes.append(Mistake(self._place(key, indices), key, message))
+            self.mistakes.append(Mistake(self.written.place(key, indices), key, message))
         return not found
-
-    def _place(self, key: str, indices: tuple[int, ...]) -> Path:
-        """Where the value of ``key`` in this trial was written, or something of its section."""
-        given = self._given(key, indices)
-        plain, _, position = key.partition("[")
-        steps = (int(position[:-1]),) if position else ()
-        exact = [a.path for a in given if a.key == plain]
-        return (*exact[-1], *steps) if exact else given[0].path if given else ("fixed",)
-
-    def _given(self, key: str, indices: tuple[int, ...]) -> list[Assignment]:
-        """Return all that was written of the section of ``key`` in a trial."""
-        part = key.partition(".")[0]
-        return [*self.fixed.get(part, ()), *(a for n, i in enumerate(indices) for a in self.points[n][i].get(part, ()))]
-
-    def written(self, key: str, indices: tuple[int, ...]) -> Path | None:
-        """Return where the value of ``key`` in a trial was written; ``None`` where it was not."""
-        last = next((a for a in reversed(self._given(key, indices)) if a.key == key), None)
-        return None if last is None or last.value is None else last.path
-
-    def _excludes(self) -> list[tuple[Path, dict[str, Any]]]:
-        listed = self.data.get("exclude") or []
-        if not isinstance(listed, list):
-            self.mistakes.append(Mistake(("exclude",), "exclude", "must be a list of partial specs"))
-            return []
-        out = []
-        for n, partial in enumerate(listed):
-            path: Path = ("exclude", n)
-            if not isinstance(partial, Mapping) or not partial:
-                self.mistakes.append(Mistake(path, "exclude", "each item must be a set of keys and values"))
-                continue
-            leaves = list(assignments(partial, path, "", self.mistakes))
-            self._by_part(leaves)
-            out.append((path, {a.key: as_tuple(a.value) for a in leaves}))
-        return out
 
     def _same(self, before: int, after: int) -> None:
         """Report that two points are the same trial, where the axis was written in which they differ."""
@@ -246,7 +169,7 @@ class Expander:
             if names := [self.axes[n].name for n in apart if key in self.axes[n].left_out]:
                 self.mistakes.append(Mistake(("--set", key), key, f"{message}: it was this key that told them apart in {names[0]}"))
                 return
-        points = [self.points[n][other[n]] for n in apart]
+        points = [self.written.points[n][other[n]] for n in apart]
         last = next((a for point in reversed(points) for given in point.values() for a in given), None)
         message += ": every value of an axis has to make a difference"
         self.mistakes.append(Mistake(last.path if last else (), last.key if last else "", message))
@@ -254,7 +177,7 @@ class Expander:
     def _indices(self, place: int) -> tuple[int, ...]:
         """Return the position on each axis of the point at ``place``, of which the last varies fastest."""
         indices = []
-        for axis in reversed(self.points):
+        for axis in reversed(self.written.points):
             place, index = divmod(place, len(axis))
             indices.append(index)
         return tuple(reversed(indices))
@@ -285,7 +208,7 @@ class _Seeds:
     def note(self, spec: TrialSpec, indices: tuple[int, ...]) -> None:
         """Take note of a trial."""
         for key, (matters, _) in self.KEYS.items():
-            point = tuple(indices[n] for n in self._expander.touching[key.partition(".")[0]])
+            point = tuple(indices[n] for n in self._expander.written.touching[key.partition(".")[0]])
             known = self._matters[key].get(point)
             if known is None or not known[0]:
                 self._matters[key][point] = (matters(spec), indices)
@@ -295,18 +218,9 @@ class _Seeds:
         for key, (_, message) in self.KEYS.items():
             places: dict[Path, bool] = {}
             for matters, indices in self._matters[key].values():
-                path = self._expander.written(key, indices)
+                path = self._expander.written.path(key, indices)
                 if path is not None:
                     # Of a list of values, the list.
                     whole = path[:-1] if isinstance(path[-1], int) else path
                     places[whole] = places.get(whole, False) or matters
             yield from (Mistake(path, key, message) for path, matters in places.items() if not matters)
-
-
-def _value(spec: TrialSpec, dotted: str) -> Any:
-    """Return the value of a dotted key in a spec; ``None`` where this trial has no such key."""
-    value: Any = spec
-    for name in dotted.split("."):
-        # Only what a grid can set: sections have methods and properties, too.
-        value = getattr(value, name, None) if name == "kind" or name in getattr(type(value), "model_fields", ()) else None
-    return value.model_dump() if isinstance(value, Kind) else value

@@ -27,12 +27,15 @@ FUNCTIONS = {
     "log": "log",
     "log10": "log10",
     "sign": "sign",
+    "round": "round",
+    "floor": "floor",
+    "ceil": "ceil",
     "isfinite": "isfinite",
     "min": "minimum",
     "max": "maximum",
 }
 """Functions by their name in numpy."""
-_CONSTANTS: dict[str, Any] = {"true": True, "false": False, "True": True, "False": False, "pi": 3.141592653589793, "inf": float("inf")}
+CONSTANTS: dict[str, Any] = {"true": True, "false": False, "True": True, "False": False, "pi": 3.141592653589793, "inf": float("inf")}
 _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -50,7 +53,7 @@ _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
 }
 _TOKEN = re.compile(
     r"(?P<text>'[^'\\\n]*'|\"[^\"\\\n]*\")|(?P<number>(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)"
-    r"|(?P<name>[A-Za-z_]\w*(?:\.\w+)*)|(?P<other>\s+|\*\*|[<>=!]=|[-+*/()<>,\[\]])"
+    r"|(?P<name>[A-Za-z_]\w*(?:\.\w+)*(?:(?<!\bin)\[\d{1,3}\])?)|(?P<other>\s+|\*\*|[<>=!]=|[-+*/()<>,\[\]])"
 )
 _KEYWORDS = {"and", "or", "not", "in"}
 
@@ -73,6 +76,16 @@ class Expression:
     @cached_property
     def _parsed(self) -> _Parsed:
         return _parse(self.text)
+
+    @property
+    def tree(self) -> ast.expr:
+        """What was parsed, of the nodes that are listed here; names in it stand for `columns`."""
+        return self._parsed.tree
+
+    @property
+    def columns(self) -> Mapping[str, str]:
+        """The columns by the names that stand for them in `tree`."""
+        return self._parsed.columns
 
     @property
     def is_condition(self) -> bool:
@@ -112,7 +125,7 @@ class Expression:
             case ast.Constant():
                 return node.value
             case ast.Name():
-                return columns[self._parsed.columns[node.id]] if node.id in self._parsed.columns else _CONSTANTS[node.id]
+                return columns[self._parsed.columns[node.id]] if node.id in self._parsed.columns else CONSTANTS[node.id]
             case ast.List() | ast.Tuple():
                 return [self._value(item, columns) for item in node.elts]
             case ast.UnaryOp(op=ast.Not()):
@@ -240,7 +253,7 @@ def _parse(text: str) -> _Parsed:
         if len(token["number"] or "") > MAX_DIGITS:
             raise ExpressionError(f"has a number of more than {MAX_DIGITS} digits")
         name = token["name"]
-        if name is None or name in _KEYWORDS or name in _CONSTANTS:
+        if name is None or name in _KEYWORDS or name in CONSTANTS:
             code.append(token[0].strip())
         elif name in OVER_TRACE:
             inner = re.compile(r"\s*\(\s*([A-Za-z_][\w.]*)\s*\)").match(text, place)

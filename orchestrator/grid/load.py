@@ -10,7 +10,7 @@ from typing import Any
 
 from orchestrator.errors import GridError
 from orchestrator.files import read_file
-from orchestrator.grid.axes import Assignment
+from orchestrator.grid.axes import Assignment, Axis, AxisReader, Override, assignments
 from orchestrator.grid.claims import CLAIMS, Claim
 from orchestrator.grid.data_files import DataFiles, Files
 from orchestrator.grid.expand import Expander, Extent
@@ -20,6 +20,8 @@ from orchestrator.grid.questions import check_names, columns_of, read_questions
 from orchestrator.grid.quoting import nearest, shown
 from orchestrator.grid.sections import PARTS, Model, nested, validate
 from orchestrator.grid.source import MAX_BYTES, MAX_KEY, Mistake, Mistakes, Source, parse, parse_value
+from orchestrator.grid.spreads import is_spread, nesting
+from orchestrator.grid.written import spec_keys
 from workloads import measures
 from workloads.training.recording import DEFAULT_MEASURES
 from workloads.trial import Trial
@@ -142,9 +144,9 @@ def parse_tracking(text: str, name: str = "<grid>") -> Tracking:
     return tracking
 
 
-def _override(source: Source, overrides: Sequence[str], mistakes: list[Mistake]) -> list[Assignment]:
+def _override(source: Source, overrides: Sequence[str], mistakes: list[Mistake]) -> list[Override]:
     """Put overrides of top-level keys into the data, and return those of the trials' specs."""
-    settings: dict[str, Assignment] = {}
+    settings: dict[str, Override] = {}
     for text in overrides:
         key, separator, written = text.partition("=")
         key = key.strip().removeprefix("fixed.")
@@ -155,11 +157,12 @@ def _override(source: Source, overrides: Sequence[str], mistakes: list[Mistake])
             mistakes.append(Mistake(("--set", key), "", f"the key has {len(key):,} characters, more than the {MAX_KEY} that any may have"))
             continue
         value = parse_value(written, f"--set {key}")
-        top = key.partition(".")[0]
+        bare = key.removeprefix("grid.")
+        top = bare.partition(".")[0]
         if top in PARTS:
-            if isinstance(value, dict):
-                mistakes.append(Mistake(("--set", key), key, "takes a single value or a list; set the keys of a mapping one by one"))
-            settings[key] = Assignment(key, value, ("--set", key))
+            points = _points(bare, value, mistakes, axis=bare != key)
+            if points:
+                settings[bare] = Override(bare, Axis(f"grid.{bare}", tuple(points)))
         elif top in ("record", "resources", "tracking") and "." in key:
             inner = source.data.get(top)
             source.data[top] = {**(inner if isinstance(inner, dict) else {}), key.partition(".")[2]: value}
@@ -168,6 +171,14 @@ def _override(source: Source, overrides: Sequence[str], mistakes: list[Mistake])
         else:
             mistakes.append(Mistake(("--set", key), key, f"unknown key{nearest(top, [*PARTS, *TOP])}"))
     return list(settings.values())
+
+
+def _points(key: str, value: object, mistakes: list[Mistake], *, axis: bool) -> list[tuple[Assignment, ...]] | None:
+    """Return the points that a value of the command line stands for: several, if it is a range or lists what the key takes one of."""
+    path = ("--set", key)
+    if axis or is_spread(value) or nesting(value) > spec_keys().get(key, 0):
+        return AxisReader({}, mistakes).points(key, value, path)
+    return [tuple(assignments(value, path, key, mistakes))]
 
 
 def _name(data: Mapping[str, Any], mistakes: list[Mistake]) -> str:

@@ -103,8 +103,8 @@ def _type(schema: dict[str, Any]) -> str:
         return " or ".join(dict.fromkeys(_type(option) for option in schema["anyOf"]))
     match schema.get("type"):
         case "array":
-            inner = _type(schema["items"]) if "items" in schema else "value"
-            return f"list of {inner.replace('list', 'lists', 1) if inner.startswith('list') else f'{inner}s'}"
+            inner, space, bound = (_type(schema["items"]) if "items" in schema else "value").partition(" ≥ ")
+            return f"list of {inner.replace('list', 'lists', 1) if inner.startswith('list') else f'{inner}s'}{space}{bound}"
         case "object":
             return "{" + ", ".join(schema.get("properties", {})) + "}"
         case kind:

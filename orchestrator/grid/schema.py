@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from orchestrator.grid.axes import BLOCKS
 from orchestrator.grid.claims import CLAIMS
 from orchestrator.grid.figures import FIGURES
@@ -15,7 +13,7 @@ from orchestrator.grid.questions import Question
 from orchestrator.grid.sections import scalar_type
 from orchestrator.grid.spreads import DISTRIBUTIONS, RANGE, SPACES
 from workloads import measures
-from workloads.section import Section, Seed
+from workloads.section import Section
 from workloads.stop import Stop
 from workloads.trial import KINDS
 
@@ -26,7 +24,8 @@ def json_schema() -> dict[str, Any]:
     It knows every key, nested and dotted, with its type, so that an editor completes and checks it. What depends on the kind chosen
     elsewhere, or on two keys at once, only the program itself checks.
     """
-    leaves = _leaves()
+    defined = _leaves()
+    leaves = {key: {"$ref": f"#/$defs/{key}"} for key in defined}
     spread = {"$ref": "#/$defs/spread"}
     several = {key: {"anyOf": [{"type": "array", "minItems": 1, "items": schema}, spread]} for key, schema in leaves.items()}
     drawn = {key: {"$ref": "#/$defs/distribution"} for key in leaves}
@@ -35,9 +34,10 @@ def json_schema() -> dict[str, Any]:
     record["properties"]["measures"] = {"type": "array", "items": {"type": "string", "pattern": f"^(?:{names})$"}}
     whole = {"type": "integer", "minimum": 1}
     seed = {"type": "integer", "minimum": 0}
+    together = {"type": "object", "additionalProperties": False, "properties": several}
     blocks = {
-        "grid": {"type": "object", "additionalProperties": False, "properties": several},
-        "zip": {"type": "object", "additionalProperties": False, "properties": several},
+        "grid": together,
+        "zip": {"anyOf": [together, {"type": "array", "items": together}]},
         "random": {"type": "object", "additionalProperties": False, "properties": {"samples": whole, "seed": seed, **drawn}},
     }
     properties: dict[str, Any] = {
@@ -45,8 +45,8 @@ def json_schema() -> dict[str, Any]:
         "fixed": {"$ref": "#/$defs/spec"},
         "cases": {"type": "array", "items": {"$ref": "#/$defs/case"}},
         **{name: {"$ref": f"#/$defs/{name}"} for name in BLOCKS},
-        "seeds": {"anyOf": [whole, {"type": "array", "minItems": 1, "items": TypeAdapter(Seed).json_schema()}, spread]},
-        "exclude": {"type": "array", "items": {"$ref": "#/$defs/spec"}},
+        "seeds": {"anyOf": [whole, {"type": "array", "minItems": 1, "items": _scalar("seed")}, spread]},
+        "exclude": {"type": "array", "items": {"anyOf": [{"$ref": "#/$defs/spec"}, {"type": "string", "minLength": 1}]}},
         "record": record,
         "tracking": inlined(Tracking),
         "resources": inlined(Resources),
@@ -60,7 +60,7 @@ def json_schema() -> dict[str, Any]:
         "required": ["name"],
         "additionalProperties": False,
         "properties": {key: {"description": TOP[key], **schema} for key, schema in properties.items()},
-        "$defs": {**_definitions(leaves), **blocks},
+        "$defs": {**defined, **_definitions(leaves), **blocks},
     }
 
 
@@ -90,7 +90,8 @@ def _definitions(leaves: dict[str, Any]) -> dict[str, Any]:
         "additionalProperties": False,
         "properties": {name: {"type": "array", "minItems": 1} for name in DISTRIBUTIONS},
     }
-    return {"spec": spec, "case": case, "distribution": distribution, "spread": spread}
+    derived = {"type": "string", "pattern": r"^\s*=", "description": "an expression over the keys of the trial"}
+    return {"spec": spec, "case": case, "distribution": distribution, "spread": spread, "derived": derived}
 
 
 def _named(kinds: Mapping[str, type[Question]]) -> dict[str, Any]:
@@ -113,9 +114,27 @@ def _or_single(schema: dict[str, Any]) -> dict[str, Any]:
     return {**rest, "anyOf": [{k: v for k, v in schema.items() if k != "default"}, schema["items"]]}
 
 
+def _scalar(part: str) -> Any:
+    return _clean(scalar_type(part).json_schema(), {})
+
+
+def _or_derived(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a schema that an expression meets, too; of a mapping, each of its values may be one."""
+    if "properties" in schema:
+        return {**schema, "properties": {key: _or_derived(inner) for key, inner in schema["properties"].items()}}
+    if schema.get("type") == "string" and "pattern" not in schema:
+        return schema
+    rest = {key: value for key, value in schema.items() if key != "anyOf"}
+    options = [*schema["anyOf"], _DERIVED] if "anyOf" in schema else [schema, _DERIVED]
+    return {"anyOf": options} if "anyOf" not in schema else {**rest, "anyOf": options}
+
+
+_DERIVED = {"$ref": "#/$defs/derived"}
+
+
 def _leaves() -> dict[str, Any]:
     """Return a schema for every part of a spec, and for every dotted key below it."""
-    out: dict[str, Any] = {part: scalar_type(part).json_schema() for part in SCALARS}
+    out: dict[str, Any] = {part: _or_derived(_scalar(part)) for part in SCALARS}
     models: dict[str, list[type[Section]]] = {part: list(kinds.values()) for part, kinds in KINDS.items()}
     models["stop"] = [Stop]
     for part, kinds in models.items():
@@ -125,7 +144,8 @@ def _leaves() -> dict[str, Any]:
                 known = merged.setdefault(key, [])
                 if schema not in known:
                     known.append(schema)
-        fields = {key: _partial(_either(key, found)) for key, found in merged.items()}
+        fields = {key: _either(key, found) for key, found in merged.items()}
+        fields = {key: field if key == "kind" else _or_derived(_partial(field)) for key, field in fields.items()}
         # A case may change one key of a section, so nothing is required here.
         out[part] = {"type": "object", "additionalProperties": False, "properties": fields}
         out |= {f"{part}.{key}": schema for key, schema in fields.items()}
@@ -176,7 +196,16 @@ def _clean(value: Any, inner: dict[str, Any]) -> Any:
         rest = {k: v for k, v in value.items() if k not in ("anyOf", "title", "default") or (k == "default" and v is not None)}
         return {**rest, **kept[0]} if len(kept) == 1 else {**rest, "anyOf": kept}
     return {
-        k: ({n: _clean(v, inner) for n, v in val.items()} if k == "properties" else _clean(val, inner))
+        _keyword(k, value): ({n: _clean(v, inner) for n, v in val.items()} if k == "properties" else _clean(val, inner))
         for k, val in value.items()
         if k != "title"
     }
+
+
+_KEYWORDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
+_ITEMS = {"minLength": "minItems", "maxLength": "maxItems"}
+
+
+def _keyword(name: str, schema: Mapping[str, Any]) -> str:
+    """Return JSON Schema's word for a bound: pydantic leaves its own where a value is looked at before it is checked."""
+    return _ITEMS.get(name, name) if schema.get("type") == "array" else _KEYWORDS.get(name, name)

@@ -95,3 +95,8 @@ def is_number(value: object, whole: bool = False) -> bool:
 def is_count(value: object, least: int) -> bool:
     """Return whether ``value`` is a whole number of at least ``least``."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def nesting(value: object) -> int:
+    """Return how many lists lie within each other in a value."""
+    return 1 + max((nesting(item) for item in value), default=0) if isinstance(value, list) else 0

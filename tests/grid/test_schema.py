@@ -46,8 +46,49 @@ def test_every_shipped_grid_is_valid_and_names_the_schema(path):
         "name: x\nseeds: 0...9",
         "name: x\ngrid: {optimizer.lr: {linspace: [0, 1]}}",
         "name: x\ncases: [{grid: {optimizer.lrr: [1]}}]",
+        "name: x\nfixed: {factorization: {depth: 0}}",
+        "name: x\ngrid: {factorization.depth: [2, 0]}",
+        "name: x\nfixed: {factorization.depth: 1001}",
+        "name: x\nfixed: {problem.shape: [4]}",
+        "name: x\nfixed: {stop.check_every: 0}",
+        "name: x\nrecord: {points: -1}",
+        "name: x\nrecord: {steps: []}",
+        "name: x\nfixed: {seed: -1}",
+        "name: x\nseeds: [-1]",
+        "name: x\nzip: [{optimizer.lrr: [1]}]",
+        "name: x\nexclude: [3]",
         "fixed: {}",
     ],
 )
 def test_mistakes_are_caught(text):
     assert list(SCHEMA.iter_errors(parse(text, "x").data))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "name: x\nfixed: {optimizer: {lr: '= 0.1 / factorization.depth'}, problem.seed: = seed}",
+        "name: x\ngrid: {optimizer.lr: [= 0.1 / factorization.depth, 0.1]}",
+        "name: x\nzip: [{optimizer.lr: [0.1, 0.2]}, {init.scale: {logspace: [1e-3, 1, 2]}}]",
+        "name: x\nexclude: [factorization.depth == 4 and optimizer.lr > 0.1, {factorization.depth: 3}]",
+    ],
+)
+def test_what_the_language_has_is_valid(text):
+    SCHEMA.validate(parse(text, "x").data)
+
+
+def test_every_bound_is_a_word_of_the_schema():
+    words = {"ge", "gt", "le", "lt"}
+
+    def schemas(value):
+        if isinstance(value, dict):
+            yield value
+            for inner in value.values():
+                yield from schemas(inner)
+        elif isinstance(value, list):
+            for inner in value:
+                yield from schemas(inner)
+
+    for schema in schemas(json_schema()):
+        assert not words & schema.keys()
+        assert schema.get("type") != "array" or not {"minLength", "maxLength"} & schema.keys()
