@@ -18,10 +18,15 @@ class Stop(Section):
     """
 
     loss: Annotated[Finite, Field(ge=0)] | None = None
+    """End as converged when the loss is at most this."""
     steps: Count | None = None
+    """End as exhausted after so many steps."""
     seconds: Positive | None = None
+    """End as exhausted after so many seconds of training."""
     check_every: Count = 1
+    """Look at the loss only at multiples of so many steps."""
     consecutive: Count = 1
+    """So many checks in a row have to find the loss low enough."""
 
     def conflicts(self) -> Iterator[Conflict]:
         """Yield what the fields' types alone cannot refuse."""

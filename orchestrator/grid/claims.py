@@ -19,8 +19,11 @@ class Claim(Question):
     """
 
     says: str | None = None
+    """The claim in words, for reports."""
     source: str | None = None
+    """Who made it: a paper and its equation or figure."""
     required: bool = True
+    """Whether `verify` fails where it does not hold."""
 
     @property
     def sides(self) -> tuple[str, ...]:
@@ -47,9 +50,13 @@ class Bound(Claim):
 
     kind: Literal["bound"] = "bound"
     that: Condition
+    """What has to hold."""
     when: Condition | None = None
+    """At which recorded steps; by default at all."""
     at: Literal["every_step", "end"] = "every_step"
+    """At every recorded step, or at the end alone."""
     share: Share = 1.0
+    """Least part of the trials that it has to hold for."""
 
     def own_conflicts(self) -> Iterator[tuple[str, str]]:
         if self.at == "end" and self.when is not None:
@@ -68,8 +75,11 @@ class KeepsSign(Claim):
 
     kind: Literal["keeps_sign"] = "keeps_sign"
     of: Formula
+    """Whose sign."""
     when: Condition | None = None
+    """At which recorded steps; by default at all."""
     share: Share = 1.0
+    """Least part of the trials that it has to hold for."""
 
     def words(self) -> str:
         return f"{self.of} keeps its sign"
@@ -91,13 +101,21 @@ class Monotone(Claim):
 
     kind: Literal["monotone"] = "monotone"
     of: Formula
+    """What rises or falls."""
     along: Formula = "step"
+    """Along the steps of each trial, or along a key of the spec."""
     direction: Literal["rising", "falling"]
+    """Which way."""
     tolerance: Annotated[Finite, Field(ge=0)] = 0.0
+    """How far a value may go back, relative to the size of the one before."""
     when: Condition | None = None
+    """At which recorded steps; by default at all."""
     statistic: Statistic | None = None
+    """Along a key: of the trials at each of its values; the median by default."""
     by: Keys | None = None
+    """Along a key: the groups of trials that are looked at one by one; all that vary but seeds by default."""
     share: Share | None = None
+    """Least part of the trials that it has to hold for; all by default."""
 
     def own_conflicts(self) -> Iterator[tuple[str, str]]:
         for name in ("statistic", "by") if self.along == "step" else ("when", "share"):
@@ -118,9 +136,13 @@ class Within(Claim):
 
     kind: Literal["within"] = "within"
     of: Formula
+    """What is looked at, at the end."""
     range: Range
+    """Its least and its largest value; null is open."""
     statistic: Statistic = "median"
+    """Over the trials of a group."""
     by: Keys | None = None
+    """The groups of trials that are looked at one by one; all that vary but seeds by default."""
 
     def own_conflicts(self) -> Iterator[tuple[str, str]]:
         low, high = self.range
@@ -146,13 +168,21 @@ class Contrast(Claim):
 
     kind: Literal["contrast"] = "contrast"
     of: Formula
+    """What is compared, at the end."""
     group: Condition
+    """Which trials."""
     against: Condition
+    """Which trials they are compared to."""
     direction: Literal["lower", "higher"]
+    """Whether `of` is lower or higher in the group."""
     statistic: Literal["median", "mean"] = "median"
+    """Over the trials of each group."""
     confidence: Annotated[Finite, Field(gt=0, lt=1)] = 0.95
+    """Of the bootstrap interval of the difference."""
     interval: bool = True
+    """Whether the whole interval has to lie on that side of zero, or the difference alone."""
     by: Keys = ()
+    """The parts of the sweep in which the two are compared, one by one."""
 
     @property
     def sides(self) -> tuple[str, ...]:

@@ -67,6 +67,7 @@ class Question(Section):
 
     kind: str
     where: Condition | None = None
+    """Picks trials by a condition on the spec, the outcome and final measures."""
 
     def expressions(self) -> Iterator[tuple[str, str]]:
         """Every expression with the field it stands in."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from orchestrator.grid.axes import BLOCKS
 from orchestrator.grid.claims import CLAIMS
+from orchestrator.grid.docstrings import field_words
 from orchestrator.grid.figures import FIGURES
 from orchestrator.grid.model import SCALARS, TOP, Record, Resources, Tracking
 from orchestrator.grid.questions import Question
@@ -171,12 +172,14 @@ def _either(key: str, found: list[Any]) -> Any:
 
 
 def inlined(model: type[Section]) -> dict[str, Any]:
-    """Return a model's own schema with its inner models written in place and its titles and nulls taken out."""
+    """Return a model's own schema with its inner models written in place, what its fields are in words, and no titles and nulls."""
     schema = model.model_json_schema(ref_template="{model}")
     inner = schema.pop("$defs", {})
     inner["FileRef"] = {"type": "string"}
     cleaned = _clean(schema, inner)
     assert isinstance(cleaned, dict)
+    for name, words in field_words(model).items():
+        cleaned["properties"][name] = {"description": words, **cleaned["properties"][name]}
     return cleaned
 
 

@@ -15,7 +15,7 @@ from orchestrator.grid.model import SCALARS
 from orchestrator.grid.quoting import nearest, shown
 from orchestrator.grid.sections import PARTS
 from orchestrator.grid.source import MAX_DEPTH, Mistake, Path
-from workloads.section import Section
+from workloads.section import FileRef, Section
 from workloads.stop import Stop
 from workloads.trial import KINDS, TrialSpec
 
@@ -207,9 +207,15 @@ def spec_keys() -> dict[str, int]:
 def _fields(prefix: str, model: type[Section]) -> Iterator[tuple[str, int]]:
     for name, field in model.model_fields.items():
         yield f"{prefix}.{name}", _depth(field.annotation)
-        for inner in _parts(field.annotation):
-            if isinstance(inner, type) and issubclass(inner, Section) and "path" not in inner.model_fields:
-                yield from _fields(f"{prefix}.{name}", inner)
+        for inner in inner_sections(model, name):
+            yield from _fields(f"{prefix}.{name}", inner)
+
+
+def inner_sections(model: type[Section], name: str) -> Iterator[type[Section]]:
+    """Yield the sections that a field of a section may be; a data file, which a grid names by its path alone, is none."""
+    for part in _parts(model.model_fields[name].annotation):
+        if isinstance(part, type) and issubclass(part, Section) and part is not FileRef:
+            yield part
 
 
 def _parts(annotation: Any) -> tuple[Any, ...]:

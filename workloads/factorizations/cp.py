@@ -24,6 +24,7 @@ class Cp(Factorization):
     derived = ("components",)
 
     components: Count | None = None
+    """Number of rank-one terms: by default the largest possible rank, the product of all dimensions but the largest."""
 
     def terms(self, shape: tuple[int, ...]) -> int:
         """See `Factorization.terms`: the product of all dimensions but the largest, unless given."""

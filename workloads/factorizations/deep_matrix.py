@@ -29,7 +29,9 @@ class DeepMatrix(Factorization):
     derived = ("widths",)
 
     depth: Annotated[Count, Field(le=LARGEST_DEPTH)]
+    """Number of factors L; 1 is the matrix itself."""
     widths: Counts | Count | None = None
+    """The L - 1 hidden widths, or one for all of them: by default the smaller dimension of the matrix."""
 
     def hidden(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the hidden widths, ``min(shape)`` unless given."""

@@ -27,6 +27,7 @@ class NuclearNorm(Solved):
     stepping = Stepping(like_params=("shadow",), per_lane={"penalty": 0.0}, scratch=7)
 
     tolerance: Annotated[Finite, Field(ge=1e-12, lt=1)] = 1e-6
+    """The relative duality gap at which it is solved."""
 
     def conflicts(self, shape: tuple[int, ...]) -> Iterator[Conflict]:
         if len(shape) != 2:

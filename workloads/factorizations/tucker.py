@@ -19,6 +19,7 @@ class Tucker(Factorization):
     example = "{kind: tucker, ranks: [2, 2, 3]}"
 
     ranks: Counts
+    """Dimensions of the core, one for each mode."""
 
     def shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         return {"core": self.ranks} | {f"A{n}": (d, r) for n, (d, r) in enumerate(zip(shape, self.ranks, strict=True), 1)}

@@ -34,7 +34,9 @@ class Init(Kind):
     """False where `draw` takes nothing from its generator."""
 
     balanced: bool = False
+    """Start from balanced factors with the same product: W_(l+1)^T W_(l+1) = W_l W_l^T."""
     det_sign: Sign | None = None
+    """Sign that the determinant of the initial product is to have: one row is reflected where it has the other."""
 
     def conflicts(self, factorization: Factorization, shape: tuple[int, ...] | None) -> Iterator[Conflict]:
         """Yield what does not go together with a ``factorization`` of ``shape``, which is ``None`` where it is not known."""
@@ -79,7 +81,9 @@ class Scaled(Init):
     """True where the factors' entries are independent random numbers."""
 
     scale: Positive | None = None
+    """That of one factor: the standard deviation of its entries, or what a kind that is not random multiplies by."""
     product_scale: Positive | None = None
+    """That of the whole product, of which the factors' is made: the standard deviation of its entries, say."""
 
     def conflicts(self, factorization: Factorization, shape: tuple[int, ...] | None) -> Iterator[Conflict]:
         if self.scale is not None and self.product_scale is not None:

@@ -24,6 +24,7 @@ class FromFile(Init):
     seeded = False
 
     file: FileRef
+    """An .npz with the factors."""
 
     @property
     def data_file(self) -> FileRef:

@@ -33,8 +33,11 @@ class Adam(Optimizer):
     kernel = KernelStep(_entry, _prepare)
 
     beta1: Decay = 0.9
+    """Decay of the moving average of gradients."""
     beta2: Decay = 0.999
+    """Decay of the moving average of their squares."""
     eps: Positive = 1e-8
+    """Added to the root of that average."""
 
     @classmethod
     def bind(cls, params: Params, grads: Params, state: State, hyper: Hyper) -> Step:

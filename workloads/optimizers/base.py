@@ -58,6 +58,7 @@ class Optimizer(Kind):
     """``None`` where fused kernels cannot take its steps."""
 
     lr: Positive
+    """Step size."""
 
     @classmethod
     def hyper(cls) -> tuple[str, ...]:

@@ -28,7 +28,9 @@ class GroupRmsprop(Optimizer):
     kernel = KernelStep(_entry, _prepare, whole=True)
 
     beta: Decay = 0.99
+    """Decay of the moving average of the squared gradient norm."""
     eps: Positive = 1e-6
+    """Added to the root of that average."""
 
     @classmethod
     def bind(cls, params: Params, grads: Params, state: State, hyper: Hyper) -> Step:

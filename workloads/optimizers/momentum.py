@@ -19,6 +19,7 @@ class Momentum(Optimizer):
     kernel = KernelStep(_entry)
 
     momentum: Decay = 0.9
+    """Share of the velocity that is kept from step to step."""
 
     @classmethod
     def bind(cls, params: Params, grads: Params, state: State, hyper: Hyper) -> Step:

@@ -54,10 +54,15 @@ class Problem(Kind):
     """True where inner products with measurements are observed, rather than entries."""
 
     shape: Shape | None = None
+    """Dimensions of the matrix or tensor; of a `file` that holds the truth, the file's."""
     target: Target | None = None
+    """A ground truth that is drawn by `problem.seed`."""
     file: FileRef | None = None
+    """A data file beside the grid file, or in a bucket: an .npz, or a CSV of entries, one a row."""
     observed: Observed | None = None
+    """How much is seen: a whole number counts entries, or measurements of a sensing problem; a fraction is one of all entries."""
     seed: Seed = 0
+    """What the ground truth and what is seen of it are drawn by."""
 
     @property
     def size(self) -> int:

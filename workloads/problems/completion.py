@@ -29,6 +29,7 @@ class Completion(Problem):
     """Some entries are observed: ``entries`` lists them, or ``observed`` of the ground truth's are, the first of a seeded permutation."""
 
     entries: Annotated[tuple[Entry, ...], BeforeValidator(as_tuple), Field(min_length=1)] | None = None
+    """The observed entries themselves, counted from 0: [row, column, value], or of a tensor more indices."""
 
     def conflicts(self) -> Iterator[Conflict]:
         yield from super().conflicts()

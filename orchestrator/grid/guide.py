@@ -1,0 +1,186 @@
+"""What there is to say of every word of a grid file: ``orchestrate help stop.check_every``, and the tables of the guide.
+
+It all comes from the models that check grid files: their docstrings, those of their fields, and their examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.errors import UsageError
+from orchestrator.grid.claims import CLAIMS
+from orchestrator.grid.docstrings import field_words, plain, summary
+from orchestrator.grid.figures import FIGURES
+from orchestrator.grid.model import EXAMPLES, TOP, Record, Resources, Tracking
+from orchestrator.grid.questions import Question
+from orchestrator.grid.quoting import nearest
+from orchestrator.grid.schema import inlined
+from orchestrator.grid.written import inner_sections
+from workloads import measures
+from workloads.kinds import Registry
+from workloads.losses import LOSSES
+from workloads.section import Section
+from workloads.stop import Stop
+from workloads.trial import KINDS
+
+SECTIONS: dict[str, tuple[type[Section], str]] = {
+    "stop": (Stop, "{loss: 1e-6, check_every: 100, consecutive: 3, steps: 100_000}"),
+    "record": (Record, EXAMPLES["record"]),
+    "tracking": (Tracking, EXAMPLES["tracking"]),
+    "resources": (Resources, EXAMPLES["resources"]),
+}
+"""Sections of one kind, each with an example."""
+QUESTIONS: Mapping[str, Mapping[str, type[Question]]] = {"figures": FIGURES, "claims": CLAIMS}
+_SCALARS = {
+    "dtype": ("float64 or float32", "What the factors and all arithmetic are in.", "float64", "dtype: float32"),
+    "seed": ("whole number ≥ 0", "What the start is drawn by; `seeds` sets it for many trials.", "0", "seed: 7"),
+}
+
+
+@dataclass(frozen=True)
+class Field:
+    """A key of a section: what it is, what it may be, and what it is unless given."""
+
+    name: str
+    words: str
+    values: str
+    default: str
+
+
+@dataclass(frozen=True)
+class Topic:
+    """What there is to say of ``name``: its ``head`` in a line, what it is in ``words``, its keys, what else there is, and an example."""
+
+    name: str
+    head: str
+    words: str
+    fields: tuple[Field, ...] = ()
+    others: Mapping[str, str] | None = None
+    example: str = ""
+
+
+def fields(model: type[Section], without: type[Section] | None = None) -> list[Field]:
+    """Return the keys of a section, but for its kind and those that it has from ``without``."""
+    schema = inlined(model)
+    left_out = {"kind", *(without.model_fields if without else ())}
+    required = schema.get("required", ())
+    words = field_words(model)
+    return [
+        Field(name, words.get(name, ""), values(field), "required" if name in required else _default(field))
+        for name, field in schema["properties"].items()
+        if name not in left_out
+    ]
+
+
+def values(schema: Mapping[str, Any]) -> str:
+    """Return in words what a schema allows."""
+    if "enum" in schema:
+        return " or ".join(map(str, schema["enum"]))
+    if "const" in schema:
+        return str(schema["const"])
+    if "anyOf" in schema:
+        return " or ".join(dict.fromkeys(values(option) for option in schema["anyOf"]))
+    match schema.get("type"):
+        case "array":
+            inner, space, bound = (values(schema["items"]) if "items" in schema else "value").partition(" ≥ ")
+            return f"list of {inner.replace('list', 'lists', 1) if inner.startswith('list') else f'{inner}s'}{space}{bound}"
+        case "object":
+            return "{" + ", ".join(schema.get("properties", {})) + "}"
+        case kind:
+            words = {"integer": "whole number", "number": "number", "boolean": "true or false", "string": "text"}
+            return words.get(str(kind), "value") + _bounds(schema)
+
+
+def _bounds(schema: Mapping[str, Any]) -> str:
+    if "exclusiveMinimum" in schema:
+        return f" > {schema['exclusiveMinimum']:g}"
+    if "minimum" in schema and "exclusiveMaximum" in schema and schema["exclusiveMaximum"] < 2:
+        return f" in [{schema['minimum']:g}, {schema['exclusiveMaximum']:g})"
+    return f" ≥ {schema['minimum']:g}" if "minimum" in schema else ""
+
+
+def _default(schema: Mapping[str, Any]) -> str:
+    value = schema.get("default")
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def topics(asked: str) -> list[Topic]:
+    """Return what there is to say of a key, a kind or a measure, by any of the names that it goes by. Raises `UsageError`."""
+    wanted = asked.strip().removeprefix("fixed.").removeprefix("grid.")
+    found = [topic for topic in _all() if wanted in _names(topic)]
+    if not found and (measure := measures.find(wanted)) is not None:
+        found = [_measure(measure[0])]
+    if not found:
+        known = sorted({name for topic in _all() for name in _names(topic)})
+        # Part of a name is what people remember: schatten.
+        near = [name for name in known if wanted and wanted.lower() in name.lower()]
+        if len({name.rpartition(".")[2] for name in near}) == 1:
+            return topics(near[0])
+        hint = f"; there are {', '.join(near[:10])}" if near else nearest(wanted, known)
+        raise UsageError(f"there is no {wanted} in a grid file{hint if len(hint) < 400 else '; `orchestrate help` lists what there is'}")
+    return found
+
+
+def _names(topic: Topic) -> set[str]:
+    """Return the names that a topic goes by: stop.check_every, and check_every alone."""
+    return {topic.name, topic.name.rpartition(".")[2]} if not topic.name.startswith("schatten") else {topic.name, "schatten"}
+
+
+def _all() -> Iterator[Topic]:
+    """Yield every topic."""
+    for name, words in TOP.items():
+        if name not in SECTIONS:
+            others = {kind: summary(model) for kind, model in QUESTIONS.get(name, {}).items()}
+            yield Topic(name, "top of the file", words, (), others, f"{name}: {EXAMPLES[name]}")
+    for part, (model, example) in SECTIONS.items():
+        yield Topic(part, "section", summary(model), tuple(fields(model)), None, f"{part}: {example}")
+        yield from _keys(part, model, f"{part}: {example}")
+    for name, (what, words, default, example) in _SCALARS.items():
+        yield Topic(name, f"{what}, default {default}", words, (), None, example)
+    losses = {kind: summary(model) for kind, model in LOSSES.items()}
+    yield Topic("loss", "one of its kinds, default half_sse", "What training lowers.", (), losses, "loss: mse")
+    yield from (Topic(f"loss.{kind}", "kind of loss", words, (), None, f"loss: {kind}") for kind, words in losses.items())
+    for part, kinds in KINDS.items():
+        yield from _part(part, kinds)
+    for top, table in QUESTIONS.items():
+        for kind, model in table.items():
+            example = f"{top}: {{NAME: {model.example}}}"
+            yield Topic(f"{top}.{kind}", f"kind of {top}", summary(model), tuple(fields(model)), None, example)
+    yield from (_measure(measure) for measure in measures.MEASURES)
+
+
+def _part(part: str, kinds: Registry[Any]) -> Iterator[Topic]:
+    """Yield the topics of a section that comes in kinds: itself, its kinds, and the keys of each."""
+    examples = {kind: f"{part}: {model.example}" for kind, model in kinds.items()}
+    others = {kind: summary(model) for kind, model in kinds.items()}
+    yield Topic(part, "section with a kind", summary(kinds.base), tuple(fields(kinds.base)), others, next(iter(examples.values())))
+    yield from _keys(part, kinds.base, *examples.values())
+    for kind, model in kinds.items():
+        yield Topic(f"{part}.{kind}", f"{part}.kind", summary(model), tuple(fields(model)), None, examples[kind])
+        yield from _keys(part, model, examples[kind], without=kinds.base, beside=f", with {part}.kind {kind}")
+
+
+def _keys(part: str, model: type[Section], *examples: str, without: type[Section] | None = None, beside: str = "") -> Iterator[Topic]:
+    """Yield the keys of a section, each with the first of ``examples`` that has it."""
+    for field in fields(model, without):
+        head = f"{field.values}, {'required' if field.default == 'required' else f'default {field.default}'}{beside}"
+        example = next((text for text in examples if f"{field.name}:" in text), examples[0])
+        yield Topic(f"{part}.{field.name}", head, field.words, (), None, example)
+        for inner in inner_sections(model, field.name):
+            yield from _keys(f"{part}.{field.name}", inner, *examples)
+
+
+def _measure(measure: measures.Measure) -> Topic:
+    when = "at the end of a trial only" if measure.final else "at every recorded step"
+    return Topic(measure.shown, f"measure, {when}", plain(measure.summary), (), None, f"record: {{measures: [{measure.shown}]}}")
+
+
+def contents() -> dict[str, list[str]]:
+    """Return the names of all topics, by where they belong."""
+    found: dict[str, list[str]] = {"top of the file": list(TOP)}
+    found["stop, loss, dtype, seed"] = [*(f"stop.{field.name}" for field in fields(Stop)), *LOSSES, *_SCALARS]
+    found |= {f"{part} kinds": list(kinds) for part, kinds in KINDS.items()}
+    found |= {"figures": list(FIGURES), "claims": list(CLAIMS), "measures": [measure.shown for measure in measures.MEASURES]}
+    return found
