@@ -15,6 +15,7 @@ class Stream(IntEnum):
     MEASUREMENTS = 2
     INIT = 3
     DECOMPOSITION = 4
+    NOISE = 5
 
 
 def generator(seed: int, stream: Stream, *parts: int) -> np.random.Generator:

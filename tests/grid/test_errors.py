@@ -67,7 +67,7 @@ def test_the_good_one_is_good():
         (swapped("steps: 10", "loss: 0.1"), "g.yaml:7:10: stop: needs steps or seconds: without them a trial might never end"),
         (swapped("steps: 10", "steps: 10, consecutive: 3"), "g.yaml:7:21: stop.consecutive: has no effect without stop.loss"),
         (swapped("scale: 0.1", "scale: 0.1, product_scale: 1"), "g.yaml:5:38: init.product_scale: has no effect beside init.scale: give one of them"),
-        (swapped(", scale: 0.1", ""), "g.yaml:5:10: init: needs scale (one factor's) or product_scale (the product's)"),
+        (swapped(", scale: 0.1", ""), "g.yaml:5:10: init: needs scale (one factor's), scales (each factor's) or product_scale (the product's)"),
         (swapped("{kind: deep_matrix, depth: 2}", "{kind: linear}"), "g.yaml:5:10: init: has no effect with factorization.kind linear, which starts from zero: where it is set for other trials, null takes it away"),
         (swapped("shape: [3, 3]", "shape: [3, 4]").replace("scale: 0.1", "scale: 0.1, det_sign: positive"), "g.yaml:5:38: init.det_sign: needs a square matrix, but shape is [3, 4]"),
         (swapped("depth: 2", "depth: 3, widths: [4]"), "g.yaml:4:48: factorization.widths: depth 3 has 2 hidden widths, not 1"),
@@ -308,10 +308,10 @@ def test_missing_and_damaged_data_files(tmp_path):
     assert errors(text, folder=tmp_path) == ["g.yaml:3:53: problem.file: d.npz: is not a readable .npz file"]
 
 
-def test_observed_has_no_effect_where_the_file_lists_what_is_observed(tmp_path):
+def test_observed_is_at_most_what_the_file_lists(tmp_path):
     np.savez(tmp_path / "d.npz", indices=[[0, 1]], values=[1.0])
     found = errors(swapped("target: {rank: 1}", "file: d.npz"), folder=tmp_path)
-    assert found == ["g.yaml:3:66: problem.observed: has no effect: the data file says what is observed"]
+    assert found == ["g.yaml:3:66: problem.observed: is 5, but the file lists only 1 entries"]
 
 
 def test_initial_factors_must_fit(tmp_path):

@@ -96,3 +96,37 @@ def test_linear_starts_from_zero():
     (w,) = spec(factorization={"kind": "linear"}, init=None).initial_factors({})
     assert w.shape == (4, 4)
     assert not w.any()
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "orthogonal", "identity"])
+def test_each_factor_has_its_scale(kind):
+    plain, scaled = (start({"kind": kind, **given}, 3, WIDE) for given in ({"scale": 1.0}, {"scales": [0.1, 2.0, 30.0]}))
+    for scale, one, other in zip((0.1, 2.0, 30.0), plain, scaled, strict=True):
+        np.testing.assert_allclose(other, scale * one, rtol=1e-15)
+
+
+def test_equal_scales_are_one_scale():
+    one, each = (start({"kind": "gaussian", "balanced": True, **given}) for given in ({"scale": 0.3}, {"scales": [0.3] * 3}))
+    for a, b in zip(one, each, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_balanced_product_of_scales_has_the_deviation_of_the_plain_one():
+    given = {"kind": "gaussian", "scales": [0.1, 0.5, 2.0]}
+    plain, balanced = (
+        np.concatenate([product(start({**given, "balanced": b}, seed=n)).ravel() for n in range(2000)]).std() for b in (False, True)
+    )
+    assert balanced == pytest.approx(plain, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("init", "message"),
+    [
+        ({"scales": [0.1, 0.2]}, "init.scales: has 2 values, but there are 3 factors: W1, W2, W3"),
+        ({"scales": [0.1] * 3, "scale": 1.0}, "init.scales: has no effect beside init.scale"),
+        ({}, r"needs scale \(one factor's\), scales \(each factor's\)"),
+    ],
+)
+def test_scales_that_do_not_fit(init, message):
+    with pytest.raises(ValueError, match=message):
+        start({"kind": "gaussian", **init})

@@ -334,7 +334,49 @@ def test_cp_rank_of_orthogonal_components(sizes, rank, seed, tiny):
     assert evaluate(["cp_rank"], snapshot(completion(sizes, 1), w[None])).tolist() == [[float(rank)]]
 
 
+HOLDING = [
+    {"observed": 7}, {"observed": 7, "held_out": 0.3}, {"observed": 7, "held_out": 4, "noise": {"std": 0.5}}, {"observed": 7, "noise": {"std": 0.5}}
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("keys", HOLDING)
+def test_held_out_errors_are_over_the_entries_that_are_held_out(keys):
+    one = spec(problem={"kind": "matrix_completion", "shape": [4, 5], "target": {"rank": 2, "frobenius": 3.0}, **keys})
+    data = one.problem.realize({})
+    w = np.random.default_rng(0).standard_normal((2, 4, 5))
+    got = evaluate(["held_out_error", "held_out_rmse"], snapshot(one, w))
+    # All that is not observed, unless some are named, as it would have been observed.
+    every = spec(
+        problem={
+            "kind": "matrix_completion",
+            "shape": [4, 5],
+            "target": {"rank": 2, "frobenius": 3.0},
+            **keys,
+            "observed": 20,
+            "held_out": None,
+        }
+    )
+    values = every.problem.realize({}).target
+    held = np.flatnonzero(~data.mask) if data.held_out is None else data.held_out[0]
+    assert len(held) == one.problem.held_out_entries() == {None: 13, 0.3: 6, 4: 4}[keys.get("held_out")]
+    assert not data.mask[held].any()
+    for lane in range(2):
+        apart = [w[lane].ravel()[n] - values[n] for n in held]
+        norm = math.sqrt(math.fsum(v * v for v in apart))
+        assert got[lane][0] == pytest.approx(norm / math.sqrt(math.fsum(values[n] ** 2 for n in held)), rel=1e-12)
+        assert got[lane][1] == pytest.approx(norm / math.sqrt(len(held)), rel=1e-12)
+
+
+def test_nothing_is_held_out_where_all_that_is_known_is_observed():
+    for name in ("held_out_error", "held_out_rmse"):
+        assert measures.undefined(name, two_by_two()) == "needs entries that are known but not observed"
+        assert measures.undefined(name, spec(problem__observed=16)) == "needs entries that are known but not observed"
+        assert measures.undefined(name, spec(problem__kind="matrix_sensing")) == "is defined for completion problems only"
+
+
 TESTED_APART = {
+    "held_out_error": (test_held_out_errors_are_over_the_entries_that_are_held_out,),
+    "held_out_rmse": (test_held_out_errors_are_over_the_entries_that_are_held_out,),
     "loss": (test_recorded_loss_is_that_of_the_recorded_entries,),
     "components": (test_components_are_the_norms_of_the_outer_products,),
     "cp_rank": (test_cp_rank_of_orthogonal_components,),  # and tests/workloads/test_cp_rank.py

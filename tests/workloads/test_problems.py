@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+
 import numpy as np
 import pytest
 
+from orchestrator.errors import GridError
+from orchestrator.grid import parse_grid
 from tests.specs import spec, two_by_two
 
 
 def problem(**fields):
     base = {"kind": "matrix_completion", "shape": [6, 5], "target": {"rank": 2, "frobenius": 3.0}, "observed": 10}
-    return spec(problem={**base, **fields}).problem
+    keys = {key: value for key, value in {**base, **fields}.items() if value is not None}
+    return spec(problem=keys, factorization={"kind": "linear"}, init=None).problem
 
 
 @pytest.mark.parametrize("rank", [1, 2, 4])
@@ -57,3 +63,148 @@ def test_given_entries():
     assert data.truth is None
     assert data.mask.tolist() == [False, True, True, True]
     assert data.target.tolist() == [0.0, 1.0, 1.0, 0.0]
+
+
+def test_noise_is_normal_and_leaves_the_truth_alone():
+    plain, noisy = (problem(shape=[60, 50], observed=0.9, **noise).realize({}) for noise in ({}, {"noise": {"std": 0.3}}))
+    np.testing.assert_array_equal(plain.truth, noisy.truth)
+    np.testing.assert_array_equal(plain.mask, noisy.mask)
+    noise = (noisy.target - plain.target)[plain.mask]
+    assert noise.std() == pytest.approx(0.3, rel=0.05)
+    assert abs(noise.mean()) < 0.02
+    assert not noisy.target[~noisy.mask].any()
+
+
+def test_an_entry_has_the_same_noise_however_many_others_are_observed():
+    small, large = (problem(observed=n, noise={"std": 1.0}).realize({}) for n in (7, 19))
+    np.testing.assert_array_equal(small.target[small.mask], large.target[small.mask])
+    few, many = (problem(kind="matrix_sensing", observed=n, noise={"std": 1.0}).realize({}) for n in (4, 60))
+    np.testing.assert_array_equal(few.values, many.values[:4])
+    assert np.std(many.values - many.measurements @ many.truth) == pytest.approx(1.0, rel=0.3)
+
+
+def test_noise_follows_the_seed_unless_it_has_its_own():
+    def noise(by, **own):
+        return problem(seed=by, noise={"std": 1.0, **own}).noisy(np.zeros(30), np.arange(30))
+
+    assert not np.allclose(noise(0), noise(1))
+    np.testing.assert_array_equal(noise(0, seed=5), noise(1, seed=5))
+    np.testing.assert_array_equal(noise(5), noise(0, seed=5))
+    entries = {"target": None, "observed": None, "entries": [[0, 1, 1.0], [1, 0, 1.0]], "noise": {"std": 0.1}}
+    assert problem(**entries).draws
+    assert not problem(**{**entries, "noise": {"std": 0.1, "seed": 3}}).draws
+
+
+def test_entries_with_noise_that_are_all_there_are_have_a_truth_without_it():
+    entries = [[i, j, float(i + j)] for i in range(2) for j in range(2)]
+    data = problem(shape=[2, 2], target=None, observed=None, entries=entries, noise={"std": 0.5}).realize({})
+    assert data.truth.tolist() == [0.0, 1.0, 1.0, 2.0]
+    assert not np.allclose(data.target, data.truth)
+
+
+@pytest.mark.parametrize(("held_out", "count"), [(0.2, 6), (5, 5)])
+def test_held_out_entries_are_the_same_however_many_are_observed(held_out, count):
+    small, large = (problem(observed=n, held_out=held_out) for n in (7, 20))
+    assert (small.held_out_entries(), large.held_out_entries()) == (count, count)
+    few, many = small.realize({}), large.realize({})
+    np.testing.assert_array_equal(few.held_out[0], many.held_out[0])
+    np.testing.assert_array_equal(few.held_out[1], few.truth[few.held_out[0]])
+    assert not many.mask[many.held_out[0]].any()
+    assert len(few.held_out[0]) == count
+
+
+def ratings(rows=20, **fields):
+    """A 6x5 problem from a file of ratings, and the file by its digest."""
+    places = np.random.default_rng(0).permutation(30)[:rows]
+    content = "".join(f"{n // 5},{n % 5},{n / 10}\n" for n in places).encode()
+    digest = hashlib.sha256(content).hexdigest()
+    made = problem(target=None, file="ratings.csv", **{"observed": None, **fields}).with_data(content, digest)
+    return made, {digest: content}, set(places.tolist())
+
+
+def test_of_a_file_of_ratings_a_share_is_observed_and_the_rest_held_out():
+    made, files, rows = ratings(observed=0.8)
+    data = made.realize(files)
+    seen, held = set(np.flatnonzero(data.mask).tolist()), set(data.held_out[0].tolist())
+    assert (made.observations(), made.held_out_entries()) == (16, 4) == (len(seen), len(held))
+    assert seen | held == rows
+    np.testing.assert_allclose(data.target[data.mask], np.flatnonzero(data.mask) / 10)
+    np.testing.assert_allclose(data.held_out[1], data.held_out[0] / 10)
+    assert made.draws
+    assert data.truth is None
+    other, _, _ = ratings(observed=0.8, seed=1)
+    assert (other.realize(files).mask != data.mask).any()
+
+
+def test_of_a_file_of_ratings_some_are_held_out_and_the_rest_observed():
+    made, files, rows = ratings(held_out=5)
+    data = made.realize(files)
+    assert (made.observations(), made.held_out_entries(), len(rows)) == (15, 5, 20)
+    assert not data.mask[data.held_out[0]].any()
+    whole, files, _ = ratings()
+    assert (whole.observations(), whole.held_out_entries(), whole.draws) == (20, 0, False)
+    assert whole.realize(files).held_out is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"observed": 25}, "problem.observed: is 25, but the file lists only 20 entries"),
+        ({"observed": 18, "held_out": 3}, "problem.held_out: is 3, but of 20 entries that are known 18 are observed"),
+        ({"held_out": 20}, "problem.held_out: leaves nothing to train on"),
+        ({"seed": 3}, "problem.seed: has no effect: the data file says what is observed"),
+    ],
+)
+def test_what_a_file_of_ratings_cannot_give(tmp_path, fields, message):
+    _, files, _ = ratings()
+    (tmp_path / "ratings.csv").write_bytes(*files.values())
+    text = json.dumps({
+        "name": "g", "fixed": {
+            "problem": {"kind": "matrix_completion", "shape": [6, 5], "file": "ratings.csv", **fields},
+            "factorization": {"kind": "deep_matrix", "depth": 2}, "init": {"kind": "gaussian", "scale": 0.1},
+            "optimizer": {"kind": "gd", "lr": 0.1}, "stop": {"steps": 10},
+        },
+    })  # fmt: skip
+    with pytest.raises(GridError, match=message.replace("(", r"\(")):
+        parse_grid(text, folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("target", "values"),
+    [({"rank": 3, "spectrum": [4.0, 2.0, 0.5]}, [4.0, 2.0, 0.5]), ({"rank": 3, "condition": 100, "frobenius": 2.0}, None), ({"rank": 1, "spectrum": [7.0]}, [7.0])],
+)  # fmt: skip
+def test_a_truth_has_the_singular_values_asked_for(target, values):
+    s = np.linalg.svd(problem(target=target).realize({}).truth.reshape(6, 5), compute_uv=False)
+    if values is None:
+        assert s[0] / s[2] == pytest.approx(100, rel=1e-10)
+        assert s[0] / s[1] == pytest.approx(10, rel=1e-10)
+        assert np.linalg.norm(s) == pytest.approx(2.0, rel=1e-12)
+    else:
+        np.testing.assert_allclose(s[: len(values)], values, rtol=1e-12)
+    assert s[len(values or range(3)) :].max() < 1e-12
+
+
+def test_a_tensor_of_one_component_has_its_norm():
+    fields = {"kind": "tensor_completion", "shape": [4, 5, 6], "target": {"rank": 1, "spectrum": [3.0]}, "observed": 50}
+    assert np.linalg.norm(problem(**fields).realize({}).truth) == pytest.approx(3.0, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ({"rank": 2, "spectrum": [1.0]}, "has 1 values, but rank is 2"),
+        ({"rank": 2, "spectrum": [1.0, 0.5], "frobenius": 2.0}, "frobenius: has no effect beside problem.target.spectrum"),
+        ({"rank": 2, "spectrum": [1.0, 0.5], "condition": 2.0}, "condition: has no effect beside problem.target.spectrum"),
+        ({"rank": 1, "condition": 2.0}, "condition: has no effect with rank 1"),
+    ],
+)
+def test_singular_values_that_contradict(target, message):
+    with pytest.raises(ValueError, match=message):
+        problem(target=target)
+
+
+def test_problems_without_noise_are_the_trials_that_they_were():
+    """What is new to the language must not change what is in stores already."""
+    assert spec(
+        problem={"kind": "matrix_completion", "shape": [6, 5], "target": {"rank": 2, "frobenius": 3.0}, "observed": 10}
+    ).problem.canonical == ('{"kind":"matrix_completion","observed":10,"seed":0,"shape":[6,5],"target":{"frobenius":3.0,"rank":2}}')

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field
 
 from workloads.factorizations import FACTORIZATIONS, Factorization
 from workloads.kinds import Kind, Registry
-from workloads.section import Conflict, Positive
+from workloads.section import Conflict, Positive, as_tuple
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,7 +77,7 @@ class Init(Kind):
 
 
 class Scaled(Init):
-    """``scale`` is that of one factor, ``product_scale`` that of the whole product; exactly one is given."""
+    """``scale`` is that of one factor, ``scales`` are those of each, ``product_scale`` that of the whole product; one of them is given."""
 
     independent: ClassVar[bool] = False
     """True where the factors' entries are independent random numbers."""
@@ -85,19 +87,28 @@ class Scaled(Init):
     product_scale: Positive | None = None
     """That of the whole product, of which the factors' is made: the standard deviation of its entries, say."""
 
+    scales: Annotated[tuple[Positive, ...], BeforeValidator(as_tuple), Field(min_length=1)] | None = None
+    """A scale for each factor, in the order of their names: W1, W2, …, or A1, A2, …."""
+
     def conflicts(self, factorization: Factorization, shape: tuple[int, ...] | None) -> Iterator[Conflict]:
-        if self.scale is not None and self.product_scale is not None:
-            yield "init.product_scale", "has no effect beside init.scale: give one of them"
-        if self.scale is None and self.product_scale is None:
-            yield "init", "needs scale (one factor's) or product_scale (the product's)"
+        given = [name for name in ("scale", "product_scale", "scales") if getattr(self, name) is not None]
+        if len(given) > 1:
+            yield f"init.{given[1]}", f"has no effect beside init.{given[0]}: give one of them"
+        if not given:
+            yield "init", "needs scale (one factor's), scales (each factor's) or product_scale (the product's)"
         if self.product_scale is not None and not factorization.scales_products:
             kinds = [kind for kind, model in FACTORIZATIONS.items() if model.factor_scale is not Factorization.factor_scale]
             yield "init.product_scale", f"is for {' and '.join(kinds)}; use init.scale, the scale of one factor"
+        if self.scales is not None and shape is not None and len(self.scales) != len(names := list(factorization.shapes(shape))):
+            yield "init.scales", f"has {len(self.scales)} values, but there are {len(names)} factors: {', '.join(names)}"
         yield from super().conflicts(factorization, shape)
 
-    def factor_scale(self, factorization: Factorization, shape: tuple[int, ...]) -> float:
-        """Return the scale of one factor: given, or such that the product gets ``product_scale``."""
-        if self.scale is not None:
-            return self.scale
-        assert self.product_scale is not None
-        return factorization.factor_scale(self.product_scale, shape, independent=self.independent)
+    def factor_scales(self, factorization: Factorization, shape: tuple[int, ...]) -> tuple[float, ...]:
+        """Return the scale of each factor: given, or such that the product gets ``product_scale``."""
+        if self.scales is not None:
+            return self.scales
+        scale = self.scale
+        if scale is None:
+            assert self.product_scale is not None
+            scale = factorization.factor_scale(self.product_scale, shape, independent=self.independent)
+        return (scale,) * len(factorization.shapes(shape))

@@ -21,9 +21,8 @@ class Identity(Scaled):
     def draw(self, factorization: Factorization, shape: Dims, rng: Rng, files: Files) -> list[Matrix]:
         import numpy as np
 
-        scale = self.factor_scale(factorization, shape)
         factors = []
-        for dimensions in factorization.shapes(shape).values():
+        for dimensions, scale in zip(factorization.shapes(shape).values(), self.factor_scales(factorization, shape), strict=True):
             factor = np.zeros(dimensions)
             factor[(np.arange(min(dimensions)),) * len(dimensions)] = 1.0
             factors.append(factor * scale)

@@ -33,9 +33,8 @@ class Orthogonal(Scaled):
         """See `Init.draw`. Uniformly distributed (Mezzadri 2007)."""
         import numpy as np
 
-        scale = self.factor_scale(factorization, shape)
         factors = []
-        for rows, columns in factorization.shapes(shape).values():
+        for (rows, columns), scale in zip(factorization.shapes(shape).values(), self.factor_scales(factorization, shape), strict=True):
             q, r = np.linalg.qr(rng.standard_normal((max(rows, columns), min(rows, columns))))
             q *= np.where(np.diagonal(r) < 0, -1.0, 1.0)
             factors.append(scale * (q if rows >= columns else q.T))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from workloads.measures.base import measure
+from workloads.measures.base import completion, measure
 from workloads.measures.spectra import frobenius_norm
 from workloads.trial import TrialSpec
 
@@ -29,3 +29,23 @@ def error(x: Snapshot) -> Tensor:
     """Relative reconstruction error ||W - W*||_F / ||W*||_F [R]."""
     truth = x.truth
     return frobenius_norm(x.product - truth) / frobenius_norm(truth)
+
+
+def _held_out(spec: TrialSpec, *_: str) -> str | None:
+    if reason := completion(spec):
+        return reason
+    return None if spec.problem.held_out_entries() else "needs entries that are known but not observed"
+
+
+@measure("‖W − Y‖ / ‖Y‖ over the entries that are held out, of observed values Y", needs=_held_out)
+def held_out_error(x: Snapshot) -> Tensor:
+    """Relative error over the entries that are held out [R]: these are observed with noise, where there is any, but not trained on."""
+    where, values = x.held_out
+    return frobenius_norm((x.product - values) * where) / frobenius_norm(values)
+
+
+@measure("root of the mean squared error over the entries that are held out", needs=_held_out)
+def held_out_rmse(x: Snapshot) -> Tensor:
+    """Root mean squared error over the entries that are held out [R], as the literature on ratings has it."""
+    where, values = x.held_out
+    return frobenius_norm((x.product - values) * where) / where.flatten(1).sum(1).double().sqrt()

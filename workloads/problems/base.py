@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 from pydantic import AfterValidator
 
 from workloads.kinds import Kind, Registry
+from workloads.problems.noise import Noise
 from workloads.problems.target import Target
 from workloads.section import LARGEST_SIZE, Conflict, FileRef, Seed, Shape, canonical_json
 
@@ -52,6 +53,8 @@ class Problem(Kind):
     """2 for matrices; ``None`` for tensors of order three and more."""
     sensing: ClassVar[bool] = False
     """True where inner products with measurements are observed, rather than entries."""
+    picks: ClassVar[bool] = False
+    """True where ``observed`` may pick from the observations that a file lists."""
 
     shape: Shape | None = None
     """Dimensions of the matrix or tensor; of a `file` that holds the truth, the file's."""
@@ -62,7 +65,9 @@ class Problem(Kind):
     observed: Observed | None = None
     """How much is seen: a whole number counts entries, or measurements of a sensing problem; a fraction is one of all entries."""
     seed: Seed = 0
-    """What the ground truth and what is seen of it are drawn by."""
+    """What the ground truth, what is seen of it, and noise are drawn by."""
+    noise: Noise | None = None
+    """Normal noise on what is observed, {std, seed}; the ground truth has none."""
 
     @property
     def size(self) -> int:
@@ -90,7 +95,29 @@ class Problem(Kind):
     @property
     def draws(self) -> bool:
         """True where ``seed`` changes the ground truth or what is seen of it."""
-        return self.target is not None or (self.file is not None and self.file.count is None)
+        return self.target is not None or (self.file is not None and self.file.count is None) or self.noise_follows_seed
+
+    @property
+    def noise_follows_seed(self) -> bool:
+        """True where there is noise that is drawn by ``seed``."""
+        return self.noise is not None and self.noise.seed is None
+
+    def held_out_entries(self) -> int:
+        """Return the number of entries that are known but not trained on."""
+        return 0
+
+    def noisy(self, values: NDArray[np.float64], where: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
+        """Return observed ``values`` [N] with noise; ``where`` [N] are the flat indices of entries.
+
+        An entry has the same noise, and so has the n-th measurement, however many others are observed.
+        """
+        if self.noise is None:
+            return values
+        from workloads.rng import Stream, generator
+
+        rng = generator(self.seed if self.noise.seed is None else self.noise.seed, Stream.NOISE)
+        drawn = rng.standard_normal(len(values)) if where is None else rng.standard_normal(self.size)[where]
+        return values + self.noise.std * drawn
 
     @property
     def canonical_fields(self) -> Any:
@@ -123,8 +150,8 @@ class Problem(Kind):
         yield from self._shape_conflicts(self.shape)
         yield from self._count_conflicts(self.shape)
         if "entries" in sources:
-            for key in ("observed", "seed"):
-                if key in given:
+            for key in ("observed", "held_out", "seed"):
+                if key in given and not (key == "seed" and self.noise_follows_seed):
                     yield f"problem.{key}", "has no effect with problem.entries: nothing is drawn"
 
     def _shape_conflicts(self, shape: tuple[int, ...]) -> Iterator[Conflict]:
@@ -133,6 +160,7 @@ class Problem(Kind):
         if self.order is None and len(shape) < 3:
             yield "problem.shape", f"{self.kind} needs three dimensions or more, not {len(shape)}"
         if self.target is not None:
+            yield from self.target.conflicts()
             if self.observed is None:
                 yield "problem", "needs observed: how many entries (or measurements) of the drawn target are seen"
             most, what = math.prod(shape) // max(shape), "matrix" if len(shape) == 2 else "tensor"
@@ -157,8 +185,8 @@ class Problem(Kind):
         if self.file is None:
             return
         if self.file.count is not None:
-            for key in ("observed", "seed"):
-                if key in self.model_fields_set:
+            for key, matters in (("observed", self.picks), ("seed", self.draws)):
+                if key in self.model_fields_set and not matters:
                     yield f"problem.{key}", "has no effect: the data file says what is observed"
         elif self.observed is None:
             yield "problem", "needs observed: how many entries (or measurements) of the file's target are seen"

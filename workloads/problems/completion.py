@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from workloads.problems.base import Problem
+from workloads.problems.base import Observed, Problem
 from workloads.section import Conflict, Finite, as_tuple
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
     from workloads.problems.data.observations import Observations
     from workloads.problems.data.realized import ProblemData
+
+    Entries = NDArray[np.float64]
+    Indices = NDArray[np.int64]
+    Held = tuple[Indices, Entries]
 
 
 def _entry(entry: tuple[float, ...]) -> tuple[int | float, ...]:
@@ -26,10 +32,18 @@ Entry = Annotated[tuple[Finite, ...], BeforeValidator(as_tuple), Field(min_lengt
 
 
 class Completion(Problem):
-    """Some entries are observed: ``entries`` lists them, or ``observed`` of the ground truth's are, the first of a seeded permutation."""
+    """Some entries are observed.
+
+    ``entries`` lists them, or ``observed`` of what is known are, the first of a seeded permutation; ``held_out`` are the last of it.
+    What is known is the ground truth, or the rows of a file that lists entries.
+    """
+
+    picks: ClassVar[bool] = True
 
     entries: Annotated[tuple[Entry, ...], BeforeValidator(as_tuple), Field(min_length=1)] | None = None
     """The observed entries themselves, counted from 0: [row, column, value], or of a tensor more indices."""
+    held_out: Observed | None = None
+    """How many of the known entries `held_out_error` looks at: a count or a fraction; by default all that are not observed."""
 
     def conflicts(self) -> Iterator[Conflict]:
         yield from super().conflicts()
@@ -48,11 +62,38 @@ class Completion(Problem):
             seen.setdefault(tuple(index), position)
 
     def _count_conflicts(self, shape: tuple[int, ...]) -> Iterator[Conflict]:
-        if (self.observations() or 0) > self.size:
-            yield "problem.observed", f"is {self.observed}, but shape {list(shape)} has only {self.size} entries"
+        seen, known = self.observations() or 0, self._known()
+        if seen > known:
+            of = f"shape {list(shape)} has only {self.size}" if known == self.size else f"the file lists only {known}"
+            yield "problem.observed", f"is {self.observed}, but {of} entries"
+        elif self.held_out is not None and seen + self.held_out_entries() > known:
+            yield "problem.held_out", f"is {self.held_out}, but of {known} entries that are known {seen} are observed"
+        elif self.held_out is not None and self.observations() == 0:
+            yield "problem.held_out", "leaves nothing to train on"
+
+    def _known(self) -> int:
+        """Return the number of entries whose values are known, of which some are observed and some are held out."""
+        listed = self.file.count if self.file is not None else None
+        return len(self.entries) if self.entries is not None else self.size if listed is None else listed
 
     def observations(self) -> int | None:
-        return len(self.entries) if self.entries is not None else super().observations()
+        if self.entries is not None:
+            return len(self.entries)
+        if self.observed is None:
+            listed = self.file is not None and self.file.count is not None
+            return self._known() - (self._share(self.held_out) if self.held_out is not None else 0) if listed else None
+        return self._share(self.observed)
+
+    def _share(self, of: int | float) -> int:
+        """Return a count, or a fraction of what is known, as a count."""
+        return max(1, round(of * self._known())) if isinstance(of, float) else of
+
+    def held_out_entries(self) -> int:
+        if self.held_out is not None:
+            return self._share(self.held_out)
+        seen = self.observations() or 0
+        # Of a file that lists entries and has the truth, the truth's others.
+        return self._known() - seen or (self.size - seen if self.truth_is_known else 0)
 
     @property
     def listed(self) -> Mapping[tuple[int, ...], float]:
@@ -66,8 +107,9 @@ class Completion(Problem):
 
     @property
     def draws(self) -> bool:
-        # Of a truth that is given and seen as a whole, the order in which it is seen makes no difference.
-        return super().draws and (self.target is not None or self.observations() != self.size)
+        # Of what is given and seen as a whole, the order in which it is seen makes no difference.
+        chosen = self.file is not None and self.observations() != self._known()
+        return self.target is not None or chosen or self.noise_follows_seed
 
     def realize(self, files: Mapping[str, bytes]) -> ProblemData:
         """See `Problem.realize`. A larger ``observed`` contains the smaller."""
@@ -82,20 +124,45 @@ class Completion(Problem):
         if self.entries is not None:
             table = np.array(self.entries, dtype=np.float64)
             indices, values = table[:, :-1].astype(np.int64), table[:, -1]
-        if indices is not None:
-            where = np.ravel_multi_index(tuple(indices.T), self.shape)
-        else:
-            order = generator(self.seed, Stream.OBSERVED).permutation(self.size)
-            where = order[: self.observations()]
+        known = None if indices is None else np.ravel_multi_index(tuple(indices.T), self.shape)
+        seen, count = self._known(), self.observations()
+        order = None
+        if known is None or count != seen:
+            order = generator(self.seed, Stream.OBSERVED).permutation(seen)
+        where = known if order is None else order[:count] if known is None else known[order[:count]]
+        assert where is not None
         if values is None:
             assert flat is not None, "observed entries without values need a ground truth"
-            values = flat[where]
+            field = flat
+        else:
+            assert known is not None, "values are of entries that are listed"
+            field = np.zeros(self.size)
+            field[known] = values
         mask = np.zeros(self.size, dtype=np.bool_)
         target = np.zeros(self.size)
-        mask[where], target[where] = True, values
+        mask[where], target[where] = True, self.noisy(field[where], where)
         if flat is None and mask.all():
-            flat = target
-        return ProblemData(self.shape, len(where), flat, mask=mask, target=target)
+            flat = field
+        return ProblemData(self.shape, len(where), flat, mask=mask, target=target, held_out=self._held_out(order, known, field, mask))
+
+    def _held_out(self, order: Indices | None, known: Indices | None, field: Entries, mask: NDArray[np.bool_]) -> Held | None:
+        """Return the flat indices and the values, noise included, of the entries that are held out.
+
+        ``order`` is the permutation of what is ``known`` (all entries, if ``None``), whose values are in ``field`` [D]. ``None`` where
+        they are the truth's that are not observed, as it is.
+        """
+        import numpy as np
+
+        if self.held_out is not None and order is not None:
+            last = order[len(order) - self.held_out_entries() :]
+            where = last if known is None else known[last]
+        elif known is not None and not mask[known].all():
+            where = known[~mask[known]]
+        elif known is None and self.noise is not None:
+            where = np.flatnonzero(~mask)
+        else:
+            return None
+        return where, self.noisy(field[where], where)
 
     @classmethod
     def observe(cls, problems: Sequence[ProblemData], dtype: torch.dtype, device: torch.device) -> Observations:

@@ -42,7 +42,7 @@ class Sensing(Problem):
         if values is None:
             assert flat is not None, "measurements without values need a ground truth"
             values = measurements @ flat
-        return ProblemData(self.shape, len(values), flat, measurements=measurements, values=values)
+        return ProblemData(self.shape, len(values), flat, measurements=measurements, values=self.noisy(values))
 
     @classmethod
     def observe(cls, problems: Sequence[ProblemData], dtype: torch.dtype, device: torch.device) -> Observations:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from workloads.section import Count, Positive, Section
+from collections.abc import Iterator
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field
+
+from workloads.section import Conflict, Count, Finite, Positive, Section, as_tuple
 
 
 class Target(Section):
@@ -12,3 +17,19 @@ class Target(Section):
     """Of the ground truth; of a tensor, its CP rank."""
     frobenius: Positive = 1.0
     """Norm of the ground truth."""
+    condition: Annotated[Finite, Field(ge=1)] | None = None
+    """Largest over smallest of the `rank` singular values, evenly spaced in their logarithms; of a tensor, of its components' norms."""
+    spectrum: Annotated[tuple[Positive, ...], BeforeValidator(as_tuple), Field(min_length=1)] | None = None
+    """The `rank` singular values themselves, instead of a norm; of a tensor, the norms of its components."""
+
+    def conflicts(self) -> Iterator[Conflict]:
+        """Yield what the fields' types alone cannot refuse."""
+        if self.condition is not None and self.rank == 1:
+            yield "problem.target.condition", "has no effect with rank 1"
+        if self.spectrum is None:
+            return
+        if len(self.spectrum) != self.rank:
+            yield "problem.target.spectrum", f"has {len(self.spectrum)} values, but rank is {self.rank}"
+        for key in ("frobenius", "condition"):
+            if key in self.model_fields_set and getattr(self, key) is not None:
+                yield f"problem.target.{key}", "has no effect beside problem.target.spectrum"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
@@ -69,6 +70,22 @@ class Snapshot:
         """The values of observed entries [R, *shape], zero elsewhere."""
         targets = [p.target for p in unique(self.problems)[0]]
         return self._per_lane([t.reshape(self.shape) for t in targets if t is not None])
+
+    @cached_property
+    def held_out(self) -> tuple[Tensor, Tensor]:
+        """Which entries are held out [R, *shape] bool, and their values, zero elsewhere [R, *shape]."""
+        masks, values = [], []
+        for problem in unique(self.problems)[0]:
+            mask, value = np.zeros(math.prod(self.shape), dtype=np.bool_), np.zeros(math.prod(self.shape))
+            if problem.held_out is not None:
+                where, found = problem.held_out
+                mask[where], value[where] = True, found
+            elif problem.truth is not None and problem.mask is not None:
+                mask = ~problem.mask
+                value[mask] = problem.truth[mask]
+            masks.append(mask.reshape(self.shape))
+            values.append(value.reshape(self.shape))
+        return self._per_lane(masks), self._per_lane(values)
 
     def _per_lane(self, arrays: list[NDArray[Any]]) -> Tensor:
         stacked = torch.from_numpy(np.stack(arrays)).to(self.loss.device)

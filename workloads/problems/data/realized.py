@@ -18,6 +18,8 @@ class ProblemData:
 
     ``truth`` [D] is the ground truth, or ``None`` where only observations are known; ``mask`` [D] tells which entries are observed and
     ``target`` [D] holds their values (zero elsewhere); ``measurements`` [N, D] and ``values`` [N] are the sensing operator and what it saw.
+    ``held_out`` are entries that are known but not trained on, by flat indices [H] and values [H]; ``None`` stands for those of the truth
+    that are not observed.
     """
 
     shape: tuple[int, ...]
@@ -27,17 +29,39 @@ class ProblemData:
     target: NDArray[np.float64] | None = None
     measurements: NDArray[np.float64] | None = None
     values: NDArray[np.float64] | None = None
+    held_out: tuple[NDArray[np.int64], NDArray[np.float64]] | None = None
 
 
 def draw_truth(target: Target, shape: tuple[int, ...], seed: int) -> NDArray[np.float64]:
-    """Draw a sum of ``rank`` outer products of standard normal vectors [*shape], scaled to the Frobenius norm asked for."""
+    """Draw a sum of ``rank`` outer products of standard normal vectors [*shape], scaled to the Frobenius norm asked for.
+
+    Where singular values are asked for, the vectors of a matrix are made orthonormal (uniformly distributed: Mezzadri 2007) and those of a
+    tensor normalized, and each product is weighted.
+    """
     rng = generator(seed, Stream.TRUTH)
     factors = [rng.standard_normal((n, target.rank)) for n in shape]
+    weights = _weights(target)
+    if weights is not None:
+        factors = [_orthonormal(factor) if len(shape) == 2 else factor / np.linalg.norm(factor, axis=0) for factor in factors]
+        factors[0] = factors[0] * weights
     truth = factors[0]
     for factor in factors[1:]:
         truth = truth[..., None, :] * factor
     total: NDArray[np.float64] = truth.sum(-1)
-    return total * (target.frobenius / np.linalg.norm(total))
+    return total if target.spectrum is not None else total * (target.frobenius / np.linalg.norm(total))
+
+
+def _weights(target: Target) -> NDArray[np.float64] | None:
+    """Return the singular values that are asked for, up to their scale if there is a condition number alone."""
+    if target.spectrum is not None:
+        return np.array(target.spectrum)
+    return None if target.condition is None else np.geomspace(target.condition, 1.0, target.rank)
+
+
+def _orthonormal(factor: NDArray[np.float64]) -> NDArray[np.float64]:
+    q, r = np.linalg.qr(factor)
+    found: NDArray[np.float64] = q * np.where(np.diagonal(r) < 0, -1.0, 1.0)
+    return found
 
 
 def unique(problems: Sequence[ProblemData]) -> tuple[list[ProblemData], list[int]]:
