@@ -60,7 +60,7 @@ def row(name: str, grid: Path, folder: Path, run: Run, empty_trial: float) -> di
         "trials": len(steps),
         "trial-steps": sum(steps.values()),
         "seconds": run.seconds,
-        "idle": parent.data.metrics["idle_share"],
+        "idle": parent.data.metrics["sweep/idle_share"],
         "plain loop, s": plain,
         "plain/ours": plain / run.seconds,
         "Ray Tune, s": tune,

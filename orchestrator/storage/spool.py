@@ -30,7 +30,7 @@ class Batch:
 
     ``specs`` are flat, with dotted keys, by trial id; ``tags`` are put on every run; of each trace ``points`` rows become history;
     ``attempts`` says of trials that had ended in this sweep before, and were run again, how often this now is; ``places`` are those of
-    trials in their sweep, and ``detail`` says which become runs.
+    trials in their sweep, ``detail`` says which become runs, and ``varying`` by which keys those are called.
     """
 
     pack: str
@@ -41,10 +41,12 @@ class Batch:
     attempts: Mapping[str, int] = field(default_factory=dict)
     places: Mapping[str, int] = field(default_factory=dict)
     detail: Detail = field(default_factory=Detail)
+    varying: tuple[str, ...] = ()
 
     def encoded(self) -> bytes:
         """Return the batch as bytes."""
         about = {"pack": self.pack, "tags": json.dumps(dict(self.tags)), "points": str(self.points)}
+        about["varying"] = json.dumps(self.varying)
         about["detail"] = json.dumps([self.detail.runs, self.detail.trials])
         about["attempts"] = json.dumps({r.trial_id: self.attempts[r.trial_id] for r in self.results if r.trial_id in self.attempts})
         rows = [_row(result, self.specs[result.trial_id], self.places.get(result.trial_id, 0)) for result in self.results]
@@ -64,6 +66,7 @@ class Batch:
                 json.loads(about["attempts"]),
                 {row.trial_id: int(row.numbers["place"]) for row in rows},
                 Detail(*json.loads(about["detail"])),
+                tuple(json.loads(about.get("varying", "[]"))),
             )
         except (KeyError, ValueError, TypeError) as error:
             raise CorruptRows(f"is not a batch of trials: {error}") from error

@@ -195,6 +195,7 @@ class _Beginning:
         rows = [TrialRow(t.trial_id, t.spec, pack_of.get(t.trial_id), found.reused.get(t.trial_id)) for t in self._trials()]
         info = SweepInfo(
             *(grid.name, self.sweep_id, grid.text, plan.as_json(), rows, self.record, self._tags(cluster)),
+            varying=grid.extent.keys,
             history_points=grid.tracking.points,
             detail=detail_of(grid),
             attempts=found.attempts,

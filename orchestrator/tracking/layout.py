@@ -33,6 +33,8 @@ FACTORS = "orchestrate.factors"
 FORMAT = "orchestrate.format"
 """Tag of a parent run: how it keeps what its trials come to. From `WITH_RESULTS` on, there are tables of it."""
 WITH_RESULTS = 2
+VARIES = "orchestrate.varies"
+"""Tag of a parent run: JSON list of the keys that its trials differ in, in the order of the grid."""
 DETAIL = "orchestrate.runs"
 """Tag of a parent run: which of its trials have runs: ``all``, ``sampled`` or ``none``."""
 ERROR = "orchestrate.error"
@@ -59,7 +61,9 @@ CANCEL = "orchestrate.cancel"
 """Tag of a parent run: somebody wants it to end."""
 LEASE = "orchestrate.lease."
 """Start of tags of an experiment: each is of a process that writes to it, or waits for its turn (`orchestrator.tracking.lease`)."""
-WRITTEN = "trials_written"
+COUNT = "sweep/"
+"""Start of the metrics of a parent run, so that MLflow's charts have them in a section of their own, after the measures."""
+WRITTEN = f"{COUNT}trials_written"
 """Metric of a parent run: how many trials its n-th attempt has written, with n as the step. One point after each batch."""
 TRIALS = "orchestrate.trials"
 REUSED = "orchestrate.reused"
@@ -114,6 +118,8 @@ STATUS = {
     Outcome.CANCELLED: "KILLED",
 }
 
+MOST_KEYS = 30
+"""Keys that are kept of those that trials differ in."""
 PARAM_LENGTH = 6000
 """Longest value of a param that MLflow takes."""
 TAG_LENGTH = 8000

@@ -115,8 +115,8 @@ def test_mlflow_has_the_parent_and_every_child(store, client, first, tmp_path):
     assert parent.info.status == "FINISHED"
     assert parent.data.metrics["trials"] == 8
     assert parent.data.metrics["failed"] == 2
-    assert 0 <= parent.data.metrics["idle_share"] < 1
-    assert parent.data.metrics["peak_memory_bytes"] > 50 << 20
+    assert 0 <= parent.data.metrics["sweep/idle_share"] < 1
+    assert parent.data.metrics["sweep/peak_memory_bytes"] > 50 << 20
     names = {a.path for a in client.list_artifacts(first.parent_run_id)}
     assert {"grid.yaml", "plan.json", "trials.parquet", "traces"} <= names
     runs = children(client, first)

@@ -56,7 +56,7 @@ def test_parent_run(store: Store, make_sweep: MakeSweep, make_result: MakeResult
     assert run.info.status == "FINISHED"
     assert run.info.run_name == f"sweep-{sweep.sweep_id}"
     assert run.info.end_time >= run.info.start_time
-    assert run.data.metrics == {"trials": 2, "trials_written": 1, "converged": 1, "seconds": 2.5}
+    assert run.data.metrics == {"sweep/trials": 2, "sweep/trials_written": 1, "sweep/converged": 1, "sweep/seconds": 2.5}
     expected = {"orchestrate.kind": "sweep", "orchestrate.sweep_id": sweep.sweep_id, "orchestrate.reused": "1", "grid": "g.yaml"}
     assert expected.items() <= run.data.tags.items()
     folder = store.client.download_artifacts(parent, "", str(tmp_path))

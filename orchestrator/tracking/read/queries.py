@@ -147,7 +147,7 @@ def _parents(store: Store, experiments: Mapping[str, Experiment], *, deleted: bo
 
 
 def _summary(store: Store, run: Run, experiment: Experiment, *, count: bool = True) -> SweepSummary:
-    tags, metrics = run.data.tags, run.data.metrics
+    tags = run.data.tags
     sweep = SweepSummary(
         sweep_id=tags[layout.SWEEP_ID],
         experiment=experiment.name,
@@ -156,7 +156,7 @@ def _summary(store: Store, run: Run, experiment: Experiment, *, count: bool = Tr
         started=run.info.start_time / 1000,
         ended=run.info.end_time / 1000 if run.info.end_time and run.info.status != "RUNNING" else None,
         trials=int(tags.get(layout.TRIALS, 0)),
-        counts={outcome.value: int(metrics[outcome.value]) for outcome in Outcome if outcome.value in metrics},
+        counts=_counts(run.data.metrics),
         reused=int(tags.get(layout.REUSED, 0)),
         parent_run_id=run.info.run_id,
         tags=tags,
@@ -168,3 +168,9 @@ def _summary(store: Store, run: Run, experiment: Experiment, *, count: bool = Tr
         ended = ended_trials(store, run, measures=False)
     counts = ended["outcome"][~ended["gone"]].value_counts()
     return replace(sweep, counts={outcome.value: int(counts.get(outcome.value, 0)) for outcome in Outcome})
+
+
+def _counts(metrics: Mapping[str, float]) -> dict[str, int]:
+    """Return the counts by outcome among a sweep's metrics, which once had no section."""
+    found = {outcome.value: metrics.get(layout.COUNT + outcome.value, metrics.get(outcome.value)) for outcome in Outcome}
+    return {outcome: int(count) for outcome, count in found.items() if count is not None}

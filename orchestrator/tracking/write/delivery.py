@@ -113,7 +113,7 @@ class Delivery:
         if trial_id in kept.factors:
             tags[layout.FACTORS] = kept.factors[trial_id]
         name = layout.run_id(self._parent.run_id, self._parent.start_time, batch.places.get(trial_id, 0), trial_id, attempt)
-        return run_record(name, result, batch.specs[trial_id], tags, batch.points)
+        return run_record(name, result, batch.specs[trial_id], tags, batch.points, batch.varying)
 
 
 @dataclass(frozen=True)

@@ -101,4 +101,4 @@ def _record(parent: Run, one: _Ended, points: int) -> RunRecord:
     tags |= {name: parent.data.tags[name] for name in shared if name in parent.data.tags}
     tags |= {tag: path for tag, column in ((layout.TRACE, "trace"), (layout.FACTORS, "factors")) if (path := _text(one.row[column]))}
     name = layout.run_id(parent.info.run_id, parent.info.start_time, one.place, one.result.trial_id, attempt)
-    return run_record(name, one.result, one.spec, tags, points)
+    return run_record(name, one.result, one.spec, tags, points, json.loads(parent.data.tags.get(layout.VARIES, "[]")))

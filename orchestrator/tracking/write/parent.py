@@ -37,11 +37,10 @@ class TrialRow:
 class SweepInfo:
     """A sweep as it is submitted.
 
-    ``record`` says what is recorded and when: ``{"points": ..., "steps": ..., "measures": [...]}``. ``tags`` are put on the parent
-    run as they are. ``detail`` says which trials become runs; of the trace of such a one ``history_points`` rows become MLflow's
-    history; all of it is in the parquet. A sweep that is taken
-    up for the n-th ``attempt`` has a ``parent_run_id`` already, and perhaps trials that failed in it; ``attempts`` says how often those
-    that are run again will have been.
+    ``record`` says what is recorded and when: ``{"points": ..., "steps": ..., "measures": [...]}``. ``tags`` are put on the parent run as
+    they are; ``varying`` are the keys that trials differ in. ``detail`` says which trials become runs; of the trace of such a one
+    ``history_points`` rows become MLflow's history; all of it is in the parquet. A sweep that is taken up for the n-th ``attempt`` has a
+    ``parent_run_id`` already, and perhaps trials that failed in it; ``attempts`` says how often those that are run again will have been.
     """
 
     experiment: str
@@ -51,6 +50,7 @@ class SweepInfo:
     trials: Sequence[TrialRow]
     record: Mapping[str, Any]
     tags: Mapping[str, str] = field(default_factory=dict)
+    varying: Sequence[str] = ()
     history_points: int = 30
     detail: Detail = field(default_factory=Detail)
     parent_run_id: str | None = None

@@ -47,6 +47,7 @@ class ParentRun:
             layout.RECORD: layout.recording_tag(sweep.record),
             layout.FORMAT: str(layout.WITH_RESULTS),
             layout.DETAIL: sweep.detail.runs,
+            layout.VARIES: json.dumps(sweep.varying[: layout.MOST_KEYS]),
             layout.ATTEMPT: str(sweep.attempt),
             layout.VERSION: layout.version(),
             layout.USER: _user(),
@@ -99,12 +100,12 @@ class ParentRun:
         take(self._store, self.run, taken)
 
     def measure(self, numbers: Mapping[str, float]) -> None:
-        """Log ``numbers`` as metrics."""
+        """Log ``numbers`` as metrics of the sweep."""
         from mlflow.entities import Metric
 
         if numbers:
             now = _now()
-            self._store.client.log_batch(self.run_id, [Metric(key, float(value), now, 0) for key, value in numbers.items()])
+            self._store.client.log_batch(self.run_id, [Metric(layout.COUNT + key, float(value), now, 0) for key, value in numbers.items()])
 
     def mark(self, written: int) -> None:
         """Log that so many trials have been written: a store that is put back to an earlier state will not know of it."""

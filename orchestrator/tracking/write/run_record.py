@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress, repeat
 from typing import Any
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from orchestrator.tracking import layout
 from orchestrator.tracking.uris import redact
+from orchestrator.tracking.write.naming import run_name
 from workloads.training.results import TrialResult
 from workloads.training.trial_state import Outcome, Trace
 
@@ -35,8 +36,10 @@ class RunRecord:
     files: dict[str, bytes]
 
 
-def run_record(run_id: str, result: TrialResult, spec: Mapping[str, Any], tags: Mapping[str, str], points: int) -> RunRecord:
-    """Return the child run of a result. ``spec`` has dotted keys; ``tags`` are what the sweep adds to every trial.
+def run_record(
+    run_id: str, result: TrialResult, spec: Mapping[str, Any], tags: Mapping[str, str], points: int, varying: Sequence[str] = ()
+) -> RunRecord:
+    """Return the child run of a result. ``spec`` has dotted keys, of which some are ``varying``; ``tags`` are what the sweep adds to each.
 
     Factors are its artifacts unless a tag says that they are in a file of the sweep's.
     """
@@ -47,6 +50,9 @@ def run_record(run_id: str, result: TrialResult, spec: Mapping[str, Any], tags: 
         layout.STEPS: str(result.steps),
         layout.SECONDS: repr(result.seconds),
     }
+    if result.outcome is Outcome.DIVERGED:
+        # MLflow ticks it green, since nothing went wrong but the training.
+        own[layout.NOTE] = f"**diverged** at step {result.steps:,}: its loss was not finite any more"
     files = {}
     if result.error is not None:
         error = redact(result.error)
@@ -60,7 +66,7 @@ def run_record(run_id: str, result: TrialResult, spec: Mapping[str, Any], tags: 
             files[layout.checkpoint_path(name)] = _safetensors(factors)
     return RunRecord(
         run_id=run_id,
-        name=result.trial_id,
+        name=run_name(result.trial_id, spec, varying, result.outcome.value if result.outcome is Outcome.DIVERGED else ""),
         status=layout.STATUS[result.outcome],
         started=_milliseconds(result.started),
         ended=_milliseconds(result.ended),
