@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from orchestrator import liveness
 from orchestrator.errors import BusyError, GridError, StorageUnavailable, UnavailableError, UsageError
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from orchestrator.tracking.read.results import Source
     from orchestrator.tracking.store import Store
     from orchestrator.tracking.turns import Turn
+    from workloads.training.recording import Recording
     from workloads.trial import Trial
 
 
@@ -31,9 +32,9 @@ class Found:
 
     ``sweep`` is the one to be taken up, if one of the same trials stopped short, and ``outcomes`` counts what it had finished.
     ``finished`` are the trials that need not be run, by id, and ``reused`` says of those that other sweeps ran where they are.
-    ``states`` are trials that had been begun. ``attempts`` says of trials that failed in the sweep, or whose runs were deleted, how often
-    they will have been run. ``folders`` are those of sweeps that stopped short, and ``unknown`` are sweeps whose results wait for a store
-    that does not have them any more.
+    ``states`` are trials that had been begun, of which ``continued`` had ended under another budget of steps. ``attempts`` says of trials
+    that failed in the sweep, or whose runs were deleted, how often they will have been run. ``folders`` are those of sweeps that stopped
+    short, and ``unknown`` are sweeps whose results wait for a store that does not have them any more.
     """
 
     sweep: SweepSummary | None = None
@@ -41,6 +42,7 @@ class Found:
     finished: Collection[str] = ()
     reused: Mapping[str, Source] = field(default_factory=dict)
     states: Mapping[str, Paused] = field(default_factory=dict)
+    continued: Collection[str] = ()
     attempts: Mapping[str, int] = field(default_factory=dict)
     folders: Sequence[SweepFolder] = ()
     unknown: Sequence[str] = ()
@@ -55,8 +57,13 @@ class Found:
             yield f"going on with sweep {self.sweep.sweep_id}, which had stopped short"
         if self.finished:
             yield f"{len(self.finished)} of {trials} trials are in MLflow already and are reused"
-        if self.states:
-            yield f"{len(self.states)} trials go on from their checkpoints"
+        begun = [state for key, state in self.states.items() if key in self.continued]
+        if count := len(self.states) - len(begun):
+            yield f"{count} trials go on from their checkpoints"
+        if count := sum(state.outcome is None for state in begun):
+            yield f"{count} trials go on from where they were exhausted under another stop.steps"
+        if count := sum(state.outcome is not None for state in begun):
+            yield f"{count} trials had ended under another stop.steps as they would now: they are not trained again"
         for sweep_id in self.unknown:
             yield f"results of sweep {sweep_id} wait in the storage, and its run in MLflow is gone: restore it, then `orchestrate sync`"
 
@@ -69,12 +76,13 @@ class Found:
 
 
 def find(
-    store: Store, storage: Storage, experiment: str, turn: Turn, trials: Mapping[str, Trial], record: Mapping[str, Any], fresh: bool
+    store: Store, storage: Storage, experiment: str, turn: Turn, trials: Mapping[str, Trial], recording: Recording, fresh: bool
 ) -> Found:
-    """Return what there is already of ``trials``, by id, that record what ``record`` says, in the experiment's ``turn``.
+    """Return what there is already of ``trials``, by id, that record what ``recording`` says, in the experiment's ``turn``.
 
     Raises `orchestrator.errors.UnavailableError`.
     """
+    from orchestrator.sweeps.continuing import continued
     from orchestrator.tracking import layout
     from orchestrator.tracking.read.queries import attempts_made, find_finished, own_trials
     from orchestrator.tracking.read.results import finished
@@ -83,6 +91,7 @@ def find(
     folders, unknown = settle(store, storage, experiment, turn)
     if fresh:
         return Found(unknown=unknown)
+    record = recording.as_json()
     tag = layout.recording_tag(record)
     sweep = to_take_up(store, experiment, digest_of(trials), tag)
     attempts = None if sweep is None else own_trials(store, sweep, attempts=True)
@@ -93,12 +102,14 @@ def find(
     states: dict[str, Paused] = {}
     for folder in folders:
         furthest(states, folder.checkpoints(tag).load_all({k: t for k, t in trials.items() if k not in done}).values())
+    others = continued(store, experiment, [t for k, t in trials.items() if k not in done and k not in states], recording)
     return Found(
         sweep,
         {} if own is None else Counter(own),
         done,
         reused,
-        states,
+        {**states, **others},
+        others.keys(),
         {} if attempts is None else {key: made + 1 for key, made in attempts_made(attempts).items()},
         folders,
         unknown,

@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,13 +86,13 @@ def submit(grid: Grid, reporter: Reporter, options: Options | None = None, stop:
     began = time.monotonic()
     options, stop, logged = options or Options(), stop or StopRequest(), Logged(reporter)
     recording = recording_of(grid)
-    record = asdict(recording) | {"measures": list(recording.measures)}
+    record = recording.as_json()
     storage = open_storage(options.storage)
     with ExitStack() as stack:
         cluster, workers, crews, store = stack.enter_context(connected(grid, recording, options, logged, stop))
         turn = stack.enter_context(experiment_turn(store, grid.name, lambda host: logged.note(WAITING.format(host=host, name=grid.name))))
         trials = {trial.trial_id: trial for trial in grid.trials}
-        found = find(store, storage, grid.name, turn, trials, record, options.fresh)
+        found = find(store, storage, grid.name, turn, trials, recording, options.fresh)
         missing = found.missing(trials)
         plan = make_plan(missing, recording, grid.resources.engine, crews_of(workers, crews, cluster), reused=len(found.finished))
         for text in found.notes(len(trials)):

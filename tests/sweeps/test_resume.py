@@ -33,8 +33,11 @@ from orchestrator.tracking.write.parent import SweepInfo
 from orchestrator.tracking.write.writer import SweepWriter
 from tests import forked
 from tests.stores import RECORD, trial_runs
+from workloads.training.recording import Recording
 from workloads.training.results import TrialResult
 from workloads.trial import Trial, TrialSpec
+
+RECORDING = Recording(tuple(RECORD["measures"]), RECORD["points"], RECORD["steps"])
 
 MakeSweep = Callable[..., SweepInfo]
 MakeResult = Callable[..., TrialResult]
@@ -94,7 +97,7 @@ def test_a_trial_whose_run_was_deleted_is_run_and_written_again(died: Died, stor
     sweep, writer, _ = died("a b c", written="a b")
     runs = trial_runs(store, writer.parent_run_id)
     store.client.delete_run(runs["a"].info.run_id)
-    found = find(store, died.storage, sweep.experiment, ALONE, names(sweep), RECORD, fresh=False)
+    found = find(store, died.storage, sweep.experiment, ALONE, names(sweep), RECORDING, fresh=False)
     assert found.sweep is not None
     assert found.sweep.sweep_id == sweep.sweep_id
     assert set(found.finished) == {"b"}
@@ -111,7 +114,7 @@ def test_what_has_been_computed_outlives_a_sweep_that_was_deleted(died: Died, st
     idle.describe(replace(folder.description(), sweep_id="00000000"), {"digest": b"data"})  # type: ignore[type-var]
     store.client.delete_run(writer.parent_run_id)
     for _ in range(2):
-        found = find(store, died.storage, sweep.experiment, ALONE, names(sweep), RECORD, fresh=False)
+        found = find(store, died.storage, sweep.experiment, ALONE, names(sweep), RECORDING, fresh=False)
         assert found.unknown == [sweep.sweep_id]
         assert "`orchestrate sync`" in " ".join(found.notes(2))
         found.clear(["a", "b"])
@@ -192,7 +195,7 @@ def test_whoever_has_the_turn_takes_up_what_runs_nowhere(died: Died, store: Stor
 
 def test_a_sweep_that_is_taken_up_keeps_its_order(died: Died, store: Store) -> None:
     sweep, _, _ = died("a b c", written="a")
-    found = find(store, died.storage, sweep.experiment, ALONE, names(sweep), RECORD, fresh=False)
+    found = find(store, died.storage, sweep.experiment, ALONE, names(sweep), RECORDING, fresh=False)
     turned = SimpleNamespace(trials=list(reversed(sweep.trials)))
     for known, order in ((found, "a b c"), (Found(), "c b a")):
         beginning = _Beginning(turned, Options(), store, died.storage, RECORD, known)  # type: ignore[arg-type]

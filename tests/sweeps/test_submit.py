@@ -113,8 +113,8 @@ def test_every_trial_has_an_outcome(first):
 def test_mlflow_has_the_parent_and_every_child(store, client, first, tmp_path):
     parent = client.get_run(first.parent_run_id)
     assert parent.info.status == "FINISHED"
-    assert parent.data.metrics["trials"] == 8
-    assert parent.data.metrics["failed"] == 2
+    assert parent.data.metrics["sweep/trials"] == 8
+    assert parent.data.metrics["sweep/failed"] == 2
     assert 0 <= parent.data.metrics["sweep/idle_share"] < 1
     assert parent.data.metrics["sweep/peak_memory_bytes"] > 50 << 20
     names = {a.path for a in client.list_artifacts(first.parent_run_id)}

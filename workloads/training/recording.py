@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,10 @@ class Recording:
     steps: tuple[int, ...] | None = None
     checkpoint_steps: tuple[int, ...] = ()
     checkpoint_losses: tuple[float, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Return this as plain data."""
+        return asdict(self) | {"measures": list(self.measures)}
 
     def names(self, spec: TrialSpec) -> tuple[str, ...]:
         """Return the measures that are defined for trials of this spec, the loss first."""

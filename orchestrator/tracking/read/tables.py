@@ -84,6 +84,17 @@ def load_history(store: Store, sweep: SweepSummary, trials: Collection[str] | No
     return frame[["trial_id", "step", *measures]]
 
 
+def step_budgets(store: Store, sweep: SweepSummary) -> set[int]:
+    """Return the values of ``stop.steps`` of a sweep's trials; none if its list is missing."""
+    with translated(store.display):
+        table = Artifacts(store, store.client.get_run(sweep.parent_run_id)).table(layout.TRIALS_FILE, ["trial_id", "spec"])
+    if table is None:
+        return set()
+    # Without reading all of every spec, of which there may be a hundred thousand.
+    found = table["spec"].to_pandas().str.extract(r'"stop\.steps": (\d+)', expand=False).dropna().unique()
+    return {int(steps) for steps in found}
+
+
 def trial_order(store: Store, parent_run_id: str) -> list[str]:
     """Return the ids of a sweep's trials in the order in which it lists them; none if its list is missing."""
     with translated(store.display):

@@ -1,0 +1,109 @@
+"""Trials under another budget of steps: they go on from where they were, and end as they would have from step 0."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+
+import orchestrator
+from orchestrator.grid import parse_grid
+from orchestrator.options import Options
+from orchestrator.sweeps.submit import submit
+from tests import sharing
+from tests.sweeps.test_submit import Quiet, uri
+
+GRID = """\
+name: budgets
+fixed:
+  problem: {kind: matrix_completion, shape: [4, 4], target: {rank: 1, frobenius: 2.0}, observed: 9}
+  factorization: {kind: deep_matrix, depth: 2}
+  init: {kind: gaussian, scale: 0.4}
+  stop: {loss: 1e-3, steps: 100}
+cases:
+  - {optimizer.kind: gd, grid: {optimizer.lr: [0.001, 0.2, 300.0]}}
+  - {optimizer: {kind: momentum, lr: 0.001}}
+seeds: 2
+record: {points: 20, measures: [error, effective_rank]}
+"""
+MORE = "stop.steps=5000"
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    return sharing.shared("cluster")
+
+
+def go(folder, cluster, overrides=(), text=GRID, **options):
+    reporter = Quiet()
+    grid = parse_grid(text, "budgets.yaml", folder, overrides)
+    summary = submit(grid, reporter, Options(cluster, uri(folder), str(folder / "storage"), workers=1, **options))
+    where = {"tracking_uri": uri(folder)}
+    loaded = orchestrator.load_runs(summary.sweep_id, **where), orchestrator.load_history(summary.sweep_id, **where)
+    return summary, reporter.notes, *loaded, orchestrator.load_factors(summary.sweep_id, **where)
+
+
+@pytest.fixture(scope="module")
+def sweeps(tmp_path_factory, template, cluster):
+    """A grid submitted with few steps and then with more, and with more from the start, in stores of their own."""
+    folders = [tmp_path_factory.mktemp(name) for name in ("raised", "fresh")]
+    for folder in folders:
+        shutil.copy(template, folder)
+    return go(folders[0], cluster), go(folders[0], cluster, [MORE]), go(folders[1], cluster, [MORE]), folders[0]
+
+
+def test_what_was_exhausted_goes_on_and_what_had_ended_is_not_trained(sweeps):
+    (few, *_), (more, notes, runs, *_), _, _ = sweeps
+    assert (few.exhausted, few.converged, few.diverged) == (4, 2, 2)
+    assert more.reused == 0
+    assert more.exhausted == 0 or more.converged > few.converged
+    assert "2 trials go on from where they were exhausted under another stop.steps" in notes
+    assert "4 trials had ended under another stop.steps as they would now: they are not trained again" in notes
+    assert (runs["stop.steps"] == 5000).all()
+
+
+def test_they_end_with_the_bits_that_they_would_have_had(sweeps):
+    _, (_, _, runs, history, factors), (_, _, fresh, whole, anew), _ = sweeps
+    measured = ["outcome", "steps", "loss", "error", "effective_rank"]
+    assert runs["trial_id"].tolist() == fresh["trial_id"].tolist()
+    assert runs[measured].equals(fresh[measured])
+    for trial_id in fresh["trial_id"]:
+        for name, factor in anew[trial_id].items():
+            np.testing.assert_array_equal(factor, factors[trial_id][name])
+        # Where both have recorded they have recorded the same.
+        one, other = (frame[frame["trial_id"] == trial_id].set_index("step").drop(columns="trial_id") for frame in (history, whole))
+        both = one.index.intersection(other.index)
+        assert len(both) > 2
+        assert one.loc[both].equals(other.loc[both])
+        assert one.index.is_monotonic_increasing
+        assert one.index.is_unique
+
+
+def test_fewer_steps_take_over_what_had_ended_by_then(sweeps, cluster):
+    *_, folder = sweeps
+    _, notes, runs, _, _ = go(folder, cluster, ["stop.steps=4000"])
+    had = int(((runs["outcome"] != "exhausted") & (runs["optimizer.kind"] == "gd")).sum())
+    assert any(note.startswith(f"{had + 2} trials had ended") or note.startswith(f"{had} trials had ended") for note in notes)
+
+
+def test_nothing_goes_on_where_other_things_are_asked_for(sweeps, cluster):
+    *_, folder = sweeps
+    for overrides in (["record.points=21"], ["record.checkpoint_steps=[50]"]):
+        _, notes, _, _, _ = go(folder, cluster, [*overrides, "stop.steps=200"])
+        assert not any("another stop.steps" in note for note in notes), overrides
+    _, notes, _, _, _ = go(folder, cluster, ["stop.steps=201"], fresh=True)
+    assert not any("another stop.steps" in note for note in notes)
+
+
+def test_stop_checks_in_a_row_that_are_not_known_begin_anew(tmp_path, template, cluster):
+    """A trial that was exhausted within a row of checks that pass: how many had, only its lane knew."""
+    shutil.copy(template, tmp_path)
+    text = GRID.replace("{loss: 1e-3, steps: 100}", "{loss: 1e-3, steps: 100, check_every: 10, consecutive: 50}")
+    few = go(tmp_path, cluster, text=text)
+    _, notes, runs, _, _ = go(tmp_path, cluster, ["stop.steps=2000"], text=text)
+    low = few[2][(few[2]["outcome"] == "exhausted") & (few[2]["loss"] <= 1e-3)]
+    assert len(low) > 0
+    again = [note for note in notes if "go on from where they were exhausted" in note]
+    assert again == ["2 trials go on from where they were exhausted under another stop.steps"]
+    assert (runs["outcome"] != "failed").all()
