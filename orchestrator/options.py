@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 CHECKPOINT_SECONDS = 30.0
@@ -14,15 +15,17 @@ PATIENCE = 120.0
 class Options:
     """Where a sweep runs and what becomes of what it finds; ``None`` where the environment, or else a default, decides.
 
-    ``fresh`` runs trials that MLflow has already. ``every`` is the seconds between checkpoints, ``patience`` the seconds to wait, once all
-    is computed, for an MLflow that takes nothing. ``workers`` is how many packs run at once, by default as many as there is room for. A
-    sweep that was sent to a cluster has its ``sweep_id`` already, and the ``job`` in which it runs, with the cluster's address.
+    ``fresh`` runs trials that MLflow has already; those of the experiments ``reuse_from`` count as the grid's own. ``every`` is the seconds
+    between checkpoints, ``patience`` the seconds to wait, once all is computed, for an MLflow that takes nothing. ``workers`` is how many
+    packs run at once, by default as many as there is room for. A sweep that was sent to a cluster has its ``sweep_id`` already, and the
+    ``job`` in which it runs, with the cluster's address.
     """
 
     address: str | None = None
     tracking_uri: str | None = None
     storage: str | None = None
     fresh: bool = False
+    reuse_from: Sequence[str] = ()
     every: float = CHECKPOINT_SECONDS
     patience: float = PATIENCE
     workers: int | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -34,7 +35,8 @@ class Found:
     ``finished`` are the trials that need not be run, by id, and ``reused`` says of those that other sweeps ran where they are.
     ``states`` are trials that had been begun, of which ``continued`` had ended under another budget of steps. ``attempts`` says of trials
     that failed in the sweep, or whose runs were deleted, how often they will have been run. ``folders`` are those of sweeps that stopped
-    short, and ``unknown`` are sweeps whose results wait for a store that does not have them any more.
+    short, and ``unknown`` are sweeps whose results wait for a store that does not have them any more. With ``fresh`` nothing was looked
+    for that sweeps have finished; else it was in ``experiments``, the sweep's own first.
     """
 
     sweep: SweepSummary | None = None
@@ -46,6 +48,13 @@ class Found:
     attempts: Mapping[str, int] = field(default_factory=dict)
     folders: Sequence[SweepFolder] = ()
     unknown: Sequence[str] = ()
+    fresh: bool = False
+    experiments: Sequence[str] = ()
+
+    @property
+    def others(self) -> Sequence[str]:
+        """The experiments besides the sweep's own."""
+        return self.experiments[1:]
 
     def missing(self, trials: Mapping[str, Trial]) -> list[Trial]:
         """Those of ``trials``, by id, that are to be run, from where they stand."""
@@ -76,43 +85,58 @@ class Found:
 
 
 def find(
-    store: Store, storage: Storage, experiment: str, turn: Turn, trials: Mapping[str, Trial], recording: Recording, fresh: bool
+    store: Store,
+    storage: Storage,
+    experiment: str,
+    turn: Turn,
+    trials: Mapping[str, Trial],
+    recording: Recording,
+    *,
+    fresh: bool = False,
+    others: Sequence[str] = (),
 ) -> Found:
     """Return what there is already of ``trials``, by id, that record what ``recording`` says, in the experiment's ``turn``.
 
-    Raises `orchestrator.errors.UnavailableError`.
+    Trials of the experiments ``others`` count, too; and those that a sweep that is taken up was told of. Raises `UsageError` for one that
+    there is not, and `orchestrator.errors.UnavailableError`.
     """
     from orchestrator.sweeps.continuing import continued
     from orchestrator.tracking import layout
-    from orchestrator.tracking.read.queries import attempts_made, find_finished, own_trials
+    from orchestrator.tracking.read.queries import attempts_made, check_experiments, find_finished, own_trials
     from orchestrator.tracking.read.results import finished
     from orchestrator.tracking.write.parent import digest_of
 
     folders, unknown = settle(store, storage, experiment, turn)
     if fresh:
-        return Found(unknown=unknown)
+        return Found(unknown=unknown, fresh=True)
     record = recording.as_json()
     tag = layout.recording_tag(record)
     sweep = to_take_up(store, experiment, digest_of(trials), tag)
     attempts = None if sweep is None else own_trials(store, sweep, attempts=True)
     own = None if attempts is None else finished(attempts)["outcome"].groupby(level=0).last()
-    reused = {} if sweep is not None and layout.FRESH in sweep.tags else find_finished(store, experiment, list(trials), record)
+    again = sweep is not None and layout.FRESH in sweep.tags
+    told = json.loads(sweep.tags.get(layout.REUSE_FROM, "[]")) if sweep is not None else []
+    places = (experiment, *check_experiments(store, [name for name in dict.fromkeys([*others, *told]) if name != experiment]))
+    reused = {} if again else {k: s for name in reversed(places) for k, s in find_finished(store, name, list(trials), record).items()}
     reused = {key: source for key, source in reused.items() if own is None or key not in own.index}
     done = {*reused, *([] if own is None else own.index)}
     states: dict[str, Paused] = {}
     for folder in folders:
         furthest(states, folder.checkpoints(tag).load_all({k: t for k, t in trials.items() if k not in done}).values())
-    others = continued(store, experiment, [t for k, t in trials.items() if k not in done and k not in states], recording)
+    left = [trial for key, trial in trials.items() if key not in done and key not in states]
+    earlier = {} if again else {k: s for name in reversed(places) for k, s in continued(store, name, left, recording).items()}
     return Found(
         sweep,
         {} if own is None else Counter(own),
         done,
         reused,
-        {**states, **others},
-        others.keys(),
+        {**states, **earlier},
+        earlier.keys(),
         {} if attempts is None else {key: made + 1 for key, made in attempts_made(attempts).items()},
         folders,
         unknown,
+        again,
+        places,
     )
 
 
@@ -251,8 +275,6 @@ def grid_of(store: Store, storage: Storage, sweep: SweepSummary) -> Grid:
 
     Raises `UsageError` if that cannot be: a data file is gone, or has changed, and ``storage`` does not have it.
     """
-    import json
-
     from orchestrator.grid import parse_grid
     from orchestrator.tracking import layout
     from orchestrator.tracking.write.parent import digest_of

@@ -92,10 +92,10 @@ def submit(grid: Grid, reporter: Reporter, options: Options | None = None, stop:
         cluster, workers, crews, store = stack.enter_context(connected(grid, recording, options, logged, stop))
         turn = stack.enter_context(experiment_turn(store, grid.name, lambda host: logged.note(WAITING.format(host=host, name=grid.name))))
         trials = {trial.trial_id: trial for trial in grid.trials}
-        found = find(store, storage, grid.name, turn, trials, recording, options.fresh)
+        found = find(store, storage, grid.name, turn, trials, recording, fresh=options.fresh, others=options.reuse_from)
         missing = found.missing(trials)
         plan = make_plan(missing, recording, grid.resources.engine, crews_of(workers, crews, cluster), reused=len(found.finished))
-        for text in found.notes(len(trials)):
+        for text in (*found.notes(len(trials)), *again(store, found, missing, recording)):
             logged.note(text)
         job = _Beginning(grid, options, store, storage, record, found)
         # Before MLflow hears of it: what cannot be kept is not begun.
@@ -121,6 +121,15 @@ def submit(grid: Grid, reporter: Reporter, options: Options | None = None, stop:
         return Summary(
             writer.sweep_id, grid.name, seconds=seconds, tracking_uri=store.display, parent_run_id=writer.parent_run_id, **known, **counts
         )
+
+
+def again(store: Store, found: Found, missing: Sequence[Trial], recording: Recording) -> Iterator[str]:
+    """Yield for what reasons trials are run that have been run before."""
+    from orchestrator.tracking.read.reuse import Reuse, why_again
+
+    if not found.fresh:
+        left = [trial.trial_id for trial in missing if trial.trial_id not in found.states]
+        yield from Reuse(0, 0, why_again(store, found.experiments, left, layout.recording_tag(recording.as_json()))).lines()
 
 
 def _budget(trials: Sequence[Trial]) -> int:
@@ -217,6 +226,7 @@ class _Beginning:
     def _tags(self, cluster: Cluster) -> dict[str, str]:
         fresh = {layout.FRESH: "true"} if self.options.fresh else {}
         return fresh | {
+            layout.REUSE_FROM: json.dumps(list(self.found.others)),
             layout.GRID: str(Path(self.grid.path).absolute()),
             layout.OVERRIDES: json.dumps(self.grid.overrides),
             layout.STORAGE: self.storage.url,

@@ -51,6 +51,8 @@ GRID = "orchestrate.grid"
 """Tag of a parent run: path of the grid file."""
 FRESH = "orchestrate.fresh"
 """Tag of a parent run: its trials were to be run whether others had been or not."""
+REUSE_FROM = "orchestrate.reuse_from"
+"""Tag of a parent run: JSON list of the experiments, besides its own, whose trials it reuses."""
 TRIALS_DIGEST = "orchestrate.trials_digest"
 """Tag of a parent run: digest of its trials' ids."""
 STORAGE = "orchestrate.storage"
@@ -146,9 +148,17 @@ def recording_tag(record: Mapping[str, Any]) -> str:
 
 def covers(recorded: str, asked: str) -> bool:
     """Return whether a run with the tag ``recorded`` holds everything that the tag ``asked`` wants, at the same steps."""
+    return lacking(recorded, asked) is None
+
+
+def lacking(recorded: str, asked: str) -> str | None:
+    """Return in words what a run with the tag ``recorded`` lacks of what the tag ``asked`` wants; ``None`` if nothing."""
     have, want = json.loads(recorded), json.loads(asked)
-    same_schedule = all(have.get(key) == want.get(key) for key in ("points", "steps", *_CHECKPOINTS))
-    return same_schedule and set(want["measures"] or ()) <= set(have["measures"] or ())
+    if missing := sorted(set(want["measures"] or ()) - set(have["measures"] or ())):
+        return f"recorded without {', '.join(missing)}"
+    if any(have.get(key) != want.get(key) for key in ("points", "steps")):
+        return "recorded at other steps"
+    return "recorded with other checkpoints" if any(have.get(key) != want.get(key) for key in _CHECKPOINTS) else None
 
 
 def trace_path(pack: str, trial_ids: Iterable[str]) -> str:

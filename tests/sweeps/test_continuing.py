@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import orchestrator
+from orchestrator.errors import UsageError
 from orchestrator.grid import parse_grid
 from orchestrator.options import Options
 from orchestrator.sweeps.submit import submit
@@ -81,10 +82,11 @@ def test_they_end_with_the_bits_that_they_would_have_had(sweeps):
 
 
 def test_fewer_steps_take_over_what_had_ended_by_then(sweeps, cluster):
-    *_, folder = sweeps
-    _, notes, runs, _, _ = go(folder, cluster, ["stop.steps=4000"])
-    had = int(((runs["outcome"] != "exhausted") & (runs["optimizer.kind"] == "gd")).sum())
-    assert any(note.startswith(f"{had + 2} trials had ended") or note.startswith(f"{had} trials had ended") for note in notes)
+    _, (_, _, before, *_), _, folder = sweeps
+    _, notes, _, _, _ = go(folder, cluster, ["stop.steps=4000"])
+    had = int(((before["outcome"] != "exhausted") & (before["steps"] <= 4000)).sum())
+    assert had >= 6
+    assert f"{had} trials had ended under another stop.steps as they would now: they are not trained again" in notes
 
 
 def test_nothing_goes_on_where_other_things_are_asked_for(sweeps, cluster):
@@ -107,3 +109,24 @@ def test_stop_checks_in_a_row_that_are_not_known_begin_anew(tmp_path, template, 
     again = [note for note in notes if "go on from where they were exhausted" in note]
     assert again == ["2 trials go on from where they were exhausted under another stop.steps"]
     assert (runs["outcome"] != "failed").all()
+
+
+def test_trials_of_another_experiment_are_reused_if_asked(sweeps, cluster):
+    *_, folder = sweeps
+    text = GRID.replace("name: budgets", "name: other")
+    summary, _, runs, history, _ = go(folder, cluster, [MORE], text=text, reuse_from=("budgets",))
+    assert (summary.reused, summary.trials) == (8, 8)
+    assert runs["outcome"].notna().all()
+    assert set(history["trial_id"]) == set(runs["trial_id"])
+    more, _, _, _, _ = go(folder, cluster, ["stop.steps=5001"], text=text, reuse_from=("budgets",))
+    assert more.reused == 0
+    with pytest.raises(UsageError, match=r"there is no experiment 'bugdets' in .*; there are .*budgets"):
+        go(folder, cluster, [MORE], text=text, reuse_from=("bugdets",))
+
+
+def test_a_sweep_says_why_it_runs_trials_again(sweeps, cluster):
+    *_, folder = sweeps
+    _, notes, _, _, _ = go(folder, cluster, [MORE, "record.measures=[error, effective_rank, nuclear, det]"])
+    assert "8 are run again: recorded without det, nuclear" in notes
+    _, notes, _, _, _ = go(folder, cluster, [MORE, "record.points=19"])
+    assert any(note.endswith("run again: recorded at other steps") for note in notes)

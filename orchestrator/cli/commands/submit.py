@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 @set_option
 @running_options
 @click.option("--fresh", is_flag=True, help="Run all trials, also those that MLflow has already.")
+@click.option("--reuse-from", multiple=True, metavar="EXPERIMENT", help="Reuse trials of this experiment, too; may be repeated.")
 @click.option("--dry-run", is_flag=True, help="Check the grid and print the plan; start and create nothing.")
 @json_option
 def command(
@@ -34,6 +35,7 @@ def command(
     options: Options,
     detach: bool,
     fresh: bool,
+    reuse_from: tuple[str, ...],
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -56,7 +58,7 @@ def command(
 
         show_plan(loaded, None, as_json)
         return
-    start(loaded, dataclasses.replace(options, fresh=fresh), as_json, detach)
+    start(loaded, dataclasses.replace(options, fresh=fresh, reuse_from=reuse_from), as_json, detach)
 
 
 def start(grid: Grid, options: Options, as_json: bool, detach: bool) -> NoReturn:

@@ -72,6 +72,18 @@ def _finished(store: Store, experiment: Experiment, record: str, wanted: frozens
     return made
 
 
+def check_experiments(store: Store, names: Sequence[str]) -> Sequence[str]:
+    """Return the names of experiments. Raises `UsageError` for one that there is not."""
+    if names:
+        with translated(store.display):
+            known = [experiment.name for experiment in _experiments(store, None).values()]
+        for name in names:
+            if name not in known:
+                there = ", ".join(sorted(known)[:_CANDIDATES])
+                raise UsageError(f"there is no experiment {name!r} in {store.display}; there are {there}")
+    return names
+
+
 def list_sweeps(store: Store, experiment: str | None = None, *, count: bool = True) -> list[SweepSummary]:
     """All sweeps, or those of one experiment, newest first; unless told to ``count``, with the counts that their runs have only."""
     with translated(store.display):
