@@ -102,42 +102,40 @@ def find(
     """
     from orchestrator.sweeps.continuing import continued
     from orchestrator.tracking import layout
-    from orchestrator.tracking.read.queries import attempts_made, check_experiments, find_finished, own_trials
+    from orchestrator.tracking.read.queries import attempts_made, find_finished, own_trials
     from orchestrator.tracking.read.results import finished
     from orchestrator.tracking.write.parent import digest_of
 
     folders, unknown = settle(store, storage, experiment, turn)
     if fresh:
         return Found(unknown=unknown, fresh=True)
-    record = recording.as_json()
-    tag = layout.recording_tag(record)
+    tag = layout.recording_tag(record := recording.as_json())
     sweep = to_take_up(store, experiment, digest_of(trials), tag)
     attempts = None if sweep is None else own_trials(store, sweep, attempts=True)
     own = None if attempts is None else finished(attempts)["outcome"].groupby(level=0).last()
     again = sweep is not None and layout.FRESH in sweep.tags
-    told = json.loads(sweep.tags.get(layout.REUSE_FROM, "[]")) if sweep is not None else []
-    places = (experiment, *check_experiments(store, [name for name in dict.fromkeys([*others, *told]) if name != experiment]))
-    reused = {} if again else {k: s for name in reversed(places) for k, s in find_finished(store, name, list(trials), record).items()}
-    reused = {key: source for key, source in reused.items() if own is None or key not in own.index}
-    done = {*reused, *([] if own is None else own.index)}
+    places = _experiments(store, experiment, others, sweep)
+    mine = set() if own is None else set(own.index)
+    ended = {} if again else {k: s for name in reversed(places) for k, s in find_finished(store, name, list(trials), record).items()}
+    reused = {key: source for key, source in ended.items() if key not in mine}
+    done = {*reused, *mine}
     states: dict[str, Paused] = {}
     for folder in folders:
         furthest(states, folder.checkpoints(tag).load_all({k: t for k, t in trials.items() if k not in done}).values())
     left = [trial for key, trial in trials.items() if key not in done and key not in states]
     earlier = {} if again else {k: s for name in reversed(places) for k, s in continued(store, name, left, recording).items()}
-    return Found(
-        sweep,
-        {} if own is None else Counter(own),
-        done,
-        reused,
-        {**states, **earlier},
-        earlier.keys(),
-        {} if attempts is None else {key: made + 1 for key, made in attempts_made(attempts).items()},
-        folders,
-        unknown,
-        again,
-        places,
-    )
+    outcomes = {} if own is None else Counter(own)
+    made = {} if attempts is None else {key: count + 1 for key, count in attempts_made(attempts).items()}
+    return Found(sweep, outcomes, done, reused, {**states, **earlier}, earlier.keys(), made, folders, unknown, again, places)
+
+
+def _experiments(store: Store, own: str, others: Sequence[str], sweep: SweepSummary | None) -> tuple[str, ...]:
+    """Return the experiments whose trials count: a sweep's ``own``, ``others``, and those that it was told of before."""
+    from orchestrator.tracking import layout
+    from orchestrator.tracking.read.queries import check_experiments
+
+    told = json.loads(sweep.tags.get(layout.REUSE_FROM, "[]")) if sweep is not None else []
+    return own, *check_experiments(store, [name for name in dict.fromkeys([*others, *told]) if name != own])
 
 
 def settle(store: Store, storage: Storage, experiment: str, turn: Turn) -> tuple[list[SweepFolder], list[str]]:

@@ -204,7 +204,6 @@ class _Beginning:
         rows = [TrialRow(t.trial_id, t.spec, pack_of.get(t.trial_id), found.reused.get(t.trial_id)) for t in self._trials()]
         info = SweepInfo(
             *(grid.name, self.sweep_id, grid.text, plan.as_json(), rows, self.record, self._tags(cluster)),
-            varying=grid.extent.keys,
             history_points=grid.tracking.points,
             detail=detail_of(grid),
             attempts=found.attempts,
@@ -226,6 +225,7 @@ class _Beginning:
     def _tags(self, cluster: Cluster) -> dict[str, str]:
         fresh = {layout.FRESH: "true"} if self.options.fresh else {}
         return fresh | {
+            layout.VARIES: json.dumps(self.grid.extent.keys[: layout.MOST_KEYS]),
             layout.REUSE_FROM: json.dumps(list(self.found.others)),
             layout.GRID: str(Path(self.grid.path).absolute()),
             layout.OVERRIDES: json.dumps(self.grid.overrides),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -38,7 +39,7 @@ class SweepInfo:
     """A sweep as it is submitted.
 
     ``record`` says what is recorded and when: ``{"points": ..., "steps": ..., "measures": [...]}``. ``tags`` are put on the parent run as
-    they are; ``varying`` are the keys that trials differ in. ``detail`` says which trials become runs; of the trace of such a one
+    they are, among them which keys trials differ in. ``detail`` says which trials become runs; of the trace of such a one
     ``history_points`` rows become MLflow's history; all of it is in the parquet. A sweep that is taken up for the n-th ``attempt`` has a
     ``parent_run_id`` already, and perhaps trials that failed in it; ``attempts`` says how often those that are run again will have been.
     """
@@ -50,12 +51,16 @@ class SweepInfo:
     trials: Sequence[TrialRow]
     record: Mapping[str, Any]
     tags: Mapping[str, str] = field(default_factory=dict)
-    varying: Sequence[str] = ()
     history_points: int = 30
     detail: Detail = field(default_factory=Detail)
     parent_run_id: str | None = None
     attempt: int = 1
     attempts: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def varying(self) -> tuple[str, ...]:
+        """The keys that trials differ in, by which their runs are called."""
+        return tuple(json.loads(self.tags.get(layout.VARIES, "[]")))
 
     @property
     def digest(self) -> str:

@@ -47,7 +47,6 @@ class ParentRun:
             layout.RECORD: layout.recording_tag(sweep.record),
             layout.FORMAT: str(layout.WITH_RESULTS),
             layout.DETAIL: sweep.detail.runs,
-            layout.VARIES: json.dumps(sweep.varying[: layout.MOST_KEYS]),
             layout.ATTEMPT: str(sweep.attempt),
             layout.VERSION: layout.version(),
             layout.USER: _user(),

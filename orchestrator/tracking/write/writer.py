@@ -111,7 +111,7 @@ class SweepWriter:
         sweep, places = self._sweep, {result.trial_id: self._places[result.trial_id] for result in results}
         specs = {trial_id: sweep.trials[place].spec.flat() for trial_id, place in places.items()}
         own = {**(tags or {}), **self._parent.shared_tags}
-        batch = Batch(pack, tuple(results), specs, own, sweep.history_points, sweep.attempts, places, sweep.detail, tuple(sweep.varying))
+        batch = Batch(pack, tuple(results), specs, own, sweep.history_points, sweep.attempts, places, sweep.detail, sweep.varying)
         self._queue.add(batch, refused=self._insistence.trouble is not None)
 
     def close(self, status: str = "FINISHED", counts: Mapping[str, int] | None = None, metrics: Mapping[str, float] | None = None) -> None:
