@@ -246,7 +246,10 @@ class _Rows(_Columns):
 def _missing(name: str, frame: pd.DataFrame) -> UsageError:
     import difflib
 
-    close = difflib.get_close_matches(name, map(str, frame.columns), 1, 0.65)
+    names = [str(column) for column in frame.columns]
+    # Of a key people often write the last part alone.
+    tails = {column.rpartition(".")[2]: column for column in reversed(names)}
+    close = difflib.get_close_matches(name, names, 1, 0.65) or [tails[tail] for tail in difflib.get_close_matches(name, tails, 1, 0.65)]
     hint = f"did you mean {close[0]}?" if close else "`orchestrate runs` and `history` show what there is"
     return UsageError(f"the runs have no {name}; {hint}")
 

@@ -119,7 +119,8 @@ def test_list_and_status(swept):
 def test_runs_in_every_format(swept):
     work, _ = swept
     text = call(work, "runs").stdout.splitlines()
-    assert len(text) == 4
+    assert len(text) == 5
+    assert text[-1].startswith("same for all: outcome exhausted, steps 20")
     frame = pd.read_csv(io.StringIO(call(work, "runs", "--format", "csv").stdout))
     assert list(frame.columns[:5]) == ["trial_id", "run_id", "outcome", "steps", "seconds"]
     assert {"optimizer.lr", "factorization.depth", "seed", "nuclear", "sv_0"} <= set(frame.columns)
@@ -127,6 +128,12 @@ def test_runs_in_every_format(swept):
     assert [r["nuclear"] for r in records] == list(frame["nuclear"])
     assert call(work, "runs", "--format", "parquet", "-o", "runs.parquet").returncode == 0
     assert list(pd.read_parquet(work / "runs.parquet")["sv_0"]) == list(frame["sv_0"])
+    assert call(work, "runs", "-o", "runs.csv").returncode == 0
+    pd.testing.assert_frame_equal(pd.read_csv(work / "runs.csv"), frame)
+    assert call(work, "runs", "-o", "runs.tex").returncode == 0
+    assert (work / "runs.tex").read_text().count(r" \\") == 4
+    assert call(work, "runs", "--format", "markdown").stdout.startswith("| trial\\_id | ")
+    assert "give --format" in call(work, "runs", "-o", "runs.txt").stderr
 
 
 def test_history_in_every_format(swept):

@@ -45,7 +45,8 @@ def load_runs(store: Store, sweep: SweepSummary) -> pd.DataFrame:
         "steps": _typed([None if math.isnan(steps) else int(steps) for steps in ended["steps"]]),
         "seconds": ended["seconds"].astype("float64"),
     }
-    specs = [json.loads(spec) for spec in found.trials["spec"]]
+    # In one: it takes half the time, and keys are in memory once.
+    specs = json.loads(f"[{','.join(found.trials['spec'])}]")
     for key in dict.fromkeys(key for spec in specs for key in spec):
         columns[_SPEC_COLUMN.get(key, key)] = _typed([spec.get(key) for spec in specs])
     measures = {name.removeprefix(layout.MEASURE): name for name in ended.columns if name.startswith(layout.MEASURE)}
@@ -219,14 +220,15 @@ def _run(store: Store, run_id: str) -> Run | None:
 
 def _typed(values: list[Any]) -> pd.Series[Any]:
     """Return a column with the type of its values; integers and booleans keep theirs where some are missing."""
-    plain = [json.dumps(value) if isinstance(value, list) else value for value in values]
-    present = [value for value in plain if value is not None]
-    if len(present) == len(plain):
-        return pd.Series(plain)
+    kinds = set(map(type, values))
+    if list in kinds:
+        values = [json.dumps(value) if isinstance(value, list) else value for value in values]
+    if type(None) not in kinds:
+        return pd.Series(values)
     for kind, dtype in ((bool, "boolean"), (int, "Int64"), (float, "float64")):
-        if present and all(type(value) is kind for value in present):
-            return pd.Series(plain, dtype=dtype)
-    return pd.Series(plain, dtype="object")
+        if kinds == {kind, type(None)}:
+            return pd.Series(values, dtype=dtype)
+    return pd.Series(values, dtype="object")
 
 
 def _infinite(column: pd.Series[Any]) -> pd.Series[Any]:
