@@ -125,13 +125,15 @@ def rate_of(text: str) -> str | None:
     return None if found is None else read_condition(found[1].strip(), "rate")
 
 
-def listing(results: Results, *, where: str | None = None, sort: Sequence[str] = (), columns: Sequence[str] = ()) -> Table:
+def listing(
+    results: Results, *, where: str | None = None, sort: Sequence[str] = (), columns: Sequence[str] = (), sweeps: bool = False
+) -> Table:
     """Return a row for each trial that meets a condition, in grid order or by the keys ``sort``; ``-KEY`` begins with the largest.
 
-    ``columns`` are names, patterns such as ``sv_*``, and expressions. Raises `UsageError` for what the runs do not have.
+    ``columns`` are names, patterns such as ``sv_*``, and expressions, by default all but ``sweep``, or with ``sweeps`` all. Raises `UsageError` for what the runs do not have.
     """
     rows = _meeting(results, where)
-    frame = results.runs.drop(columns="sweep") if results.runs["sweep"].nunique() < 2 else results.runs
+    frame = results.runs if sweeps else results.runs.drop(columns="sweep")
     if columns:
         names = list(_expanded(columns, results.runs.columns))
         if any(rate_of(name) for name in names):

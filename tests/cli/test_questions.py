@@ -139,8 +139,8 @@ def test_runs_of_several_sweeps_say_whose_they_are_and_are_there_once(asked):
     work, done = asked
     sweep = json.loads(done.stdout.splitlines()[-1])["sweep_id"]
     twice = json.loads(call(work, "runs", "asked", sweep, "--format", "json").stdout)
-    assert len(twice) == 7
-    assert "sweep" not in twice[0]
+    assert [row["sweep"] for row in twice] == [sweep] * 7
+    assert "sweep" not in json.loads(call(work, "runs", "asked", "--format", "json").stdout)[0]
 
 
 def test_figures_again_elsewhere_and_on_the_spot(asked):

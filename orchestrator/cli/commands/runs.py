@@ -75,7 +75,7 @@ def command(
         table = tables.grouped(results, keys, where=where, sort=sort, columns=names, statistic=measured)
         print_left_out(_pending(results), lost(results.runs))
     else:
-        table = tables.listing(results, where=where, sort=sort, columns=names)
+        table = tables.listing(results, where=where, sort=sort, columns=names, sweeps=len(sweeps) > 1)
         print_lost(lost(results.runs))
     _write(table, form, output)
 
