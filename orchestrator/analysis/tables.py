@@ -130,7 +130,8 @@ def listing(
 ) -> Table:
     """Return a row for each trial that meets a condition, in grid order or by the keys ``sort``; ``-KEY`` begins with the largest.
 
-    ``columns`` are names, patterns such as ``sv_*``, and expressions, by default all but ``sweep``, or with ``sweeps`` all. Raises `UsageError` for what the runs do not have.
+    ``columns`` are names, patterns such as ``sv_*``, and expressions; by default all but ``sweep``, or with ``sweeps`` all. Raises
+    `UsageError` for what the runs do not have.
     """
     rows = _meeting(results, where)
     frame = results.runs if sweeps else results.runs.drop(columns="sweep")
