@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from orchestrator.tracking.read.queries import SweepSummary
     from orchestrator.tracking.store import Store
 
-__all__ = ["figures", "load_factors", "load_history", "load_problem", "load_runs", "plan", "submit", "verify"]
+__all__ = ["figures", "load_factors", "load_history", "load_problem", "load_runs", "measure", "plan", "submit", "verify"]
 
 
 def submit(
@@ -131,6 +131,30 @@ def load_factors(
 
     store, (found,) = _found(sweep, tracking_uri)
     return dict(factors.load_factors(store, found, trials))
+
+
+def measure(
+    sweep: str,
+    measures: str | Sequence[str],
+    *,
+    trials: str | Collection[str] | None = None,
+    where: str | None = None,
+    tracking_uri: str | None = None,
+    storage: str | None = None,
+) -> pd.DataFrame:
+    """Return measures that ``sweep`` did not record, computed from the final factors: ``trial_id``, then a column for each number.
+
+    ``measures`` are names as in a grid's ``record.measures``. Of trials that failed or were deleted there are no factors, and no rows.
+    ``trials`` and ``where`` pick trials, as in `load_history`. Raises what `load_runs` raises, and `orchestrator.errors.UsageError` for a
+    measure that is unknown, or defined for no trial.
+    """
+    from orchestrator.storage.base import open_storage
+    from orchestrator.sweeps.measure import measured_results
+
+    store, (found,) = _found(sweep, tracking_uri)
+    names = [measures] if isinstance(measures, str) else measures
+    results, columns = measured_results(store, open_storage(storage), found, names, where, trials)
+    return results.runs[["trial_id", *columns]]
 
 
 def load_problem(

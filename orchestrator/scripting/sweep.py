@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +66,13 @@ class Sweep:
         import orchestrator
 
         return orchestrator.load_factors(self.sweep_id, **picked, tracking_uri=self.options.tracking_uri)
+
+    def measure(self, measures: str | Sequence[str], **picked: Any) -> pd.DataFrame:
+        """Return measures that were not recorded: see `orchestrator.measure`."""
+        import orchestrator
+
+        options = self.options
+        return orchestrator.measure(self.sweep_id, measures, **picked, tracking_uri=options.tracking_uri, storage=options.storage)
 
     def problem(self, trial: str | None = None) -> GivenProblem:
         """Return what a trial was given: see `orchestrator.load_problem`."""

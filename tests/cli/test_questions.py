@@ -135,6 +135,25 @@ def test_runs_are_picked_sorted_and_taken_together(asked):
     assert "means ± standard deviations over trials\nsame for all: diverged 0, failed 0\n" in table
 
 
+def test_measures_that_were_not_recorded(asked):
+    work, _ = asked
+    runs = pd.read_csv(io.StringIO(call(work, "runs", "asked", "--format", "csv").stdout)).set_index("trial_id")
+    measured = pd.read_csv(io.StringIO(call(work, "measure", "asked", "schatten_1", "nuclear", "--format", "csv").stdout)).set_index(
+        "trial_id"
+    )
+    assert list(measured.columns) == ["factorization.kind", "factorization.depth", "seed", "schatten_1", "nuclear"]
+    # Of trials of every depth and the baseline, whose factors differ.
+    pd.testing.assert_series_equal(measured["nuclear"], runs["nuclear"], rtol=1e-12)
+    pd.testing.assert_series_equal(measured["schatten_1"], runs["nuclear"], check_names=False)
+    deep = call(
+        work, "measure", "asked", "stable_rank", "--where", "factorization.depth == 3", "--by", "factorization.depth", "--format", "json"
+    )
+    (group,) = json.loads(deep.stdout)
+    assert (group["trials"], 1 <= group["stable_rank_median"] <= 3) == (3, True)
+    assert list(group)[-3:] == ["stable_rank_median", "stable_rank_q25", "stable_rank_q75"]
+    assert "unknown measure stabel_rank; did you mean stable_rank?" in call(work, "measure", "asked", "stabel_rank").stderr
+
+
 def test_runs_of_several_sweeps_say_whose_they_are_and_are_there_once(asked):
     work, done = asked
     sweep = json.loads(done.stdout.splitlines()[-1])["sweep_id"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -58,6 +59,27 @@ def test_a_sweep_leads_to_what_it_found(scripted):
     error = np.linalg.norm(factors["W2"] @ factors["W1"] - truth) / np.linalg.norm(truth)
     assert error == pytest.approx(runs["error"][0], rel=1e-9)
     assert orchestrator.load_runs(["scripted", "latest"], tracking_uri=where["tracking_uri"])["sweep"].tolist() == [sweep.sweep_id] * 3
+
+
+def test_measures_afterwards_are_those_that_training_records(scripted, monkeypatch):
+    sweep, _ = scripted
+    runs, measured = sweep.runs(), sweep.measure(["error", "nuclear", "singular_values", "schatten_2"])
+    assert list(measured.columns) == ["trial_id", "error", "nuclear", "sv_0", "sv_1", "sv_2", "schatten_2"]
+    for name in ("trial_id", "error", "nuclear"):
+        assert measured[name].tolist() == runs[name].tolist()
+    np.testing.assert_allclose(measured["schatten_2"], np.linalg.norm(measured[["sv_0", "sv_1", "sv_2"]], axis=1))
+    # However many are measured together.
+    monkeypatch.setattr("orchestrator.sweeps.measure.AT_ONCE", 2)
+    assert sweep.measure("error")["error"].tolist() == runs["error"].tolist()
+    some = sweep.measure("error", where="seed > 0", trials=list(runs["trial_id"][:2]))
+    assert some["trial_id"].tolist() == [runs["trial_id"][1]]
+    for name, message in (
+        ("errror", "unknown measure errror; did you mean error?"),
+        ("loss", "loss is in every table"),
+        ("cp_rank", "tensors"),
+    ):
+        with pytest.raises(UsageError, match=re.escape(message)):
+            sweep.measure(name)
 
 
 def test_figures_are_charts_and_verdicts_a_table(scripted):
