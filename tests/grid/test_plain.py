@@ -81,6 +81,11 @@ def test_mistakes_are_placed_in_the_data(change, mistake):
     assert after in found
 
 
+def test_what_is_missing_as_a_whole_is_not_put_down_to_the_first_key():
+    with pytest.raises(GridError, match="^grid: name: is missing"):
+        plain_grid({key: value for key, value in GRID.items() if key != "name"})
+
+
 def test_values_of_overrides():
     values = {
         "3": 3,
