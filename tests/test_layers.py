@@ -48,7 +48,14 @@ LAYERS = [
     *("workloads.trial", "workloads.engines", "workloads.measures", "workloads.training"),
     *("orchestrator.errors", "orchestrator.options", "orchestrator.files", "orchestrator.liveness", "orchestrator.deadline"),
     *("orchestrator.planning", "orchestrator.storage", "orchestrator.grid", "orchestrator.tracking", "orchestrator.analysis"),
-    *("orchestrator.execution", "orchestrator.cluster", "orchestrator.diagnosis", "orchestrator.sweeps", "orchestrator.cli"),
+    *(
+        "orchestrator.execution",
+        "orchestrator.cluster",
+        "orchestrator.diagnosis",
+        "orchestrator.sweeps",
+        "orchestrator.scripting",
+        "orchestrator.cli",
+    ),
 ]
 """From the bottom to the top: a package may import those before it."""
 

@@ -18,7 +18,7 @@ from orchestrator.errors import UsageError
 from orchestrator.grid.expressions import OVER_TRACE, Expression
 from orchestrator.grid.questions import SEEDS
 from orchestrator.tracking import layout
-from orchestrator.tracking.read.tables import load_history, load_runs, without_trace
+from orchestrator.tracking.read.tables import load_history_of, load_runs_of, without_trace
 from workloads.factorizations import FACTORIZATIONS
 from workloads.training.trial_state import Outcome
 from workloads.trial import KINDS
@@ -45,22 +45,7 @@ class Results:
     @classmethod
     def load(cls, store: Store, sweeps: Sequence[SweepSummary]) -> Results:
         """Return the trials of ``sweeps``, each once, reused ones included; their traces, too."""
-        tables = [load_runs(store, sweep).assign(sweep=sweep.sweep_id) for sweep in sweeps]
-        runs = pd.concat(tables, ignore_index=True) if len(tables) > 1 else tables[0]
-        if len(tables) > 1:
-            # Of a trial that is in several sweeps, a run that has ended counts, and then one that may.
-            worth = runs["outcome"].map(lambda outcome: 2 if outcome == layout.DELETED else int(outcome is None))
-            runs = runs.iloc[worth.argsort(kind="stable")].drop_duplicates("trial_id").sort_index()
-
-        def history() -> pd.DataFrame:
-            traces: list[pd.DataFrame] = [load_history(store, sweep) for sweep in sweeps]
-            # In every sweep that has a trial its trace is the same.
-            if len(traces) == 1:
-                return traces[0]
-            once: pd.DataFrame = pd.concat(traces, ignore_index=True).drop_duplicates(["trial_id", "step"])
-            return once
-
-        return cls(runs, history)
+        return cls(load_runs_of(store, sweeps), lambda: load_history_of(store, sweeps))
 
     def __len__(self) -> int:
         return len(self.runs)
@@ -246,7 +231,10 @@ class _Rows(_Columns):
 def _missing(name: str, frame: pd.DataFrame) -> UsageError:
     import difflib
 
-    close = difflib.get_close_matches(name, map(str, frame.columns), 1, 0.65)
+    names = [str(column) for column in frame.columns]
+    # Of a key people often write the last part alone.
+    tails = {column.rpartition(".")[2]: column for column in reversed(names)}
+    close = difflib.get_close_matches(name, names, 1, 0.65) or [tails[tail] for tail in difflib.get_close_matches(name, tails, 1, 0.65)]
     hint = f"did you mean {close[0]}?" if close else "`orchestrate runs` and `history` show what there is"
     return UsageError(f"the runs have no {name}; {hint}")
 

@@ -58,6 +58,26 @@ def typical(values: NDArray[np.float64], statistic: str, confidence: float) -> E
     return _interval((values,), _AXIS[statistic], confidence)
 
 
+def quantiles(values: NDArray[np.float64], groups: NDArray[np.intp], count: int, share: float) -> NDArray[np.float64]:
+    """Return a quantile of each of ``count`` groups [G] of ``values`` [N], of which ``groups`` [N] says the group; NaN of none.
+
+    It is linear between two values, and infinite between a number and infinity. What is NaN is left out.
+    """
+    known = ~np.isnan(values)
+    order = np.lexsort((values[known], groups[known]))
+    ordered = values[known][order]
+    sizes = np.bincount(groups[known], minlength=count)
+    ends = np.cumsum(sizes)
+    places = np.maximum(sizes - 1, 0) * share
+    below, above = (ends - sizes + side(places).astype(np.intp) for side in (np.floor, np.ceil))
+    found = np.full(count, np.nan)
+    some = sizes > 0
+    low, high, part = ordered[below[some]], ordered[above[some]], (places - np.floor(places))[some]
+    with np.errstate(invalid="ignore"):
+        found[some] = np.where(low == high, low, low + (high - low) * part)
+    return found
+
+
 def _interval(samples: tuple[NDArray[np.float64], ...], of: Callable[..., Any], confidence: float) -> Estimate:
     from scipy.stats import DegenerateDataWarning, bootstrap
 

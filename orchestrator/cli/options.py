@@ -30,6 +30,7 @@ SEEN = (
 
 grid_argument = click.argument("grid", type=click.Path(path_type=Path))
 sweep_argument = click.argument("sweep", default="latest")
+sweeps_argument = click.argument("sweeps", metavar="[SWEEP]...", nargs=-1)
 
 
 def set_option(command: Command) -> Command:
@@ -139,7 +140,7 @@ def _finite(value: Any) -> Any:
 def write_frame(frame: pd.DataFrame, form: str, output: Path | None) -> None:
     """Write a table as csv, json or parquet to ``output`` or standard output.
 
-    A file appears whole or not at all. Raises `StorageUnavailable` if it cannot be written, `click.UsageError` for parquet on a terminal.
+    Raises `StorageUnavailable` if the file cannot be written, `click.UsageError` for parquet on a terminal.
     """
     if form == "parquet" and output is None and sys.stdout.isatty():
         raise click.UsageError("parquet is not for a terminal: give -o FILE, or send it into a pipe")
@@ -150,6 +151,11 @@ def write_frame(frame: pd.DataFrame, form: str, output: Path | None) -> None:
         content = (json.dumps(_finite(frame.astype(object).where(frame.notna(), None).to_dict("records"))) + "\n").encode()
     else:
         content = bytes(frame.to_parquet(index=False))
+    write_content(content, output)
+
+
+def write_content(content: bytes, output: Path | None) -> None:
+    """Write to ``output``, which appears whole or not at all, or standard output. Raises `StorageUnavailable` if it cannot be written."""
     if output is None:
         sys.stdout.buffer.write(content)
     else:

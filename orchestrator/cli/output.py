@@ -49,6 +49,19 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, empty: 
         click.echo(line if edge is None or len(line) <= edge else line[: edge - 1] + "…")
 
 
+def print_fitting(header: Sequence[str], rows: Sequence[Sequence[str]], *, empty: str) -> None:
+    """Columns aligned by width; on a terminal, columns for which it has no room are named below instead."""
+    count = len(header)
+    if sys.stdout.isatty():
+        edge = shutil.get_terminal_size().columns
+        widths = [max(len(row[n]) for row in (header, *rows)) for n in range(count)]
+        while count > 1 and sum(widths[:count]) + 2 * (count - 1) > edge:
+            count -= 1
+    print_table(header[:count], [row[:count] for row in rows], empty=empty)
+    if count < len(header):
+        click.echo(f"no room for {', '.join(header[count:])}: --columns picks, --format csv has all")
+
+
 def counts_text(sweep: SweepSummary) -> str:
     """Return the trials by outcome, as far as they have one."""
     parts = [f"{count} {outcome}" for outcome, count in sweep.counts.items() if count]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from workloads.training.trial_state import Outcome
+from orchestrator.execution.progress import describe, fraction
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -97,38 +97,3 @@ class _Lines:
         if now - self._last >= LINE_SECONDS:
             self._last = now
             self.note(describe(state))
-
-
-def fraction(state: State) -> float:
-    """Return the share of the sweep's trial-steps that is done or not needed after all; of its trials, where steps are not bounded."""
-    if state.budget:
-        return min(1.0, (state.steps + state.settled_steps) / state.budget)
-    return state.finished / max(state.trials - state.reused, 1)
-
-
-def describe(state: State) -> str:
-    """One line: trials, trial-steps per second, time left, and what went wrong."""
-    parts = [f"{state.finished + state.reused}/{state.trials} trials"]
-    if state.logged < state.finished:
-        parts.append(f"{state.logged} logged")
-    if state.rate:
-        parts.append(f"{_short(state.rate)} trial-steps/s")
-        if state.budget:
-            left = max(0.0, state.budget - state.steps - state.settled_steps) / state.rate
-            parts.append(f"at most {_clock(left)} left")
-    trouble = (Outcome.DIVERGED, Outcome.FAILED, Outcome.CANCELLED)
-    parts += [f"{state.outcomes[outcome]} {outcome}" for outcome in trouble if state.outcomes[outcome]]
-    return ", ".join(parts)
-
-
-def _short(number: float) -> str:
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= size:
-            return f"{number / size:.1f}{unit}"
-    return f"{number:.0f}"
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -63,8 +64,8 @@ class Cluster:
         """Join the cluster at ``address``: ``host:port``, ``auto``, or ``local`` for an embedded one.
 
         For a missing address stands what `orchestrator.cluster.kept.address_of` says. ``cpus`` and ``gpus`` set what an embedded
-        cluster offers, by default what the machine has. Raises `RayUnavailable` within seconds when nobody answers, `UsageError` for an
-        address of another form.
+        cluster offers, by default what the machine has. Raises `RayUnavailable` within seconds when nobody answers, or where this process
+        is connected already, `UsageError` for an address of another form.
         """
         address = address_of(address)
         if address == "local":
@@ -73,6 +74,9 @@ class Cluster:
             check_reachable(address)
         import ray
 
+        if ray.is_initialized():
+            # Whose it is would end with this sweep.
+            raise RayUnavailable("this process is connected to Ray already: call ray.shutdown() first, or submit from another process")
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
         if address == "local":
             options |= {"include_dashboard": False, "num_cpus": cpus or os.cpu_count(), "_node_ip_address": "127.0.0.1"}
@@ -120,6 +124,8 @@ def _set_up_environment(address: str) -> None:
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^")
     # A worker that asks for no GPU must see none.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
+    # Imported in a notebook it asks for widgets, of which nothing here is made.
+    logging.getLogger("ray.widgets.util").setLevel(logging.WARNING)
     if "ray" in sys.modules:
         # Ray has read its settings when it was imported, which somebody else may have done before.
         private.read_settings()

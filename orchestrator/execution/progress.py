@@ -80,3 +80,38 @@ class Meter:
             self._seen.pop(0)
         (then, before), elapsed = self._seen[0], now - self._seen[0][0]
         return (steps - before) / elapsed if elapsed > 0 and now > then else 0.0
+
+
+def fraction(state: State) -> float:
+    """Return the share of the sweep's trial-steps that is done or not needed after all; of its trials, where steps are not bounded."""
+    if state.budget:
+        return min(1.0, (state.steps + state.settled_steps) / state.budget)
+    return state.finished / max(state.trials - state.reused, 1)
+
+
+def describe(state: State) -> str:
+    """One line: trials, trial-steps per second, time left, and what went wrong."""
+    parts = [f"{state.finished + state.reused}/{state.trials} trials"]
+    if state.logged < state.finished:
+        parts.append(f"{state.logged} logged")
+    if state.rate:
+        parts.append(f"{_short(state.rate)} trial-steps/s")
+        if state.budget:
+            left = max(0.0, state.budget - state.steps - state.settled_steps) / state.rate
+            parts.append(f"at most {_clock(left)} left")
+    trouble = (Outcome.DIVERGED, Outcome.FAILED, Outcome.CANCELLED)
+    parts += [f"{state.outcomes[outcome]} {outcome}" for outcome in trouble if state.outcomes[outcome]]
+    return ", ".join(parts)
+
+
+def _short(number: float) -> str:
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.1f}{unit}"
+    return f"{number:.0f}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

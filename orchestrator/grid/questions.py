@@ -34,12 +34,20 @@ def _condition(text: str) -> str:
     return text
 
 
-def read_condition(text: str) -> str:
-    """Return a condition that did not come with a grid. Raises `orchestrator.errors.UsageError` if it is none."""
+def read_condition(text: str, field: str = "where") -> str:
+    """Return a condition that did not come with a grid but as ``field``. Raises `orchestrator.errors.UsageError` if it is none."""
     try:
         return _condition(text)
     except ValueError as error:
-        raise UsageError(f"where: {error}") from error
+        raise UsageError(f"{field}: {error}") from error
+
+
+def read_formula(text: str, field: str) -> str:
+    """Return an expression that did not come with a grid but as ``field``. Raises `orchestrator.errors.UsageError` if it is none."""
+    try:
+        return _expression(text)
+    except ValueError as error:
+        raise UsageError(f"{field}: {error}") from error
 
 
 def listed(value: object) -> object:

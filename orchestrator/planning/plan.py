@@ -25,7 +25,7 @@ PACK_TRIALS = 10_000
 SPLITS_PER_WORKER = 4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """What will run. ``packs`` are in the order in which they start, the longest first; ``crews`` is who is to run them."""
 
@@ -33,6 +33,11 @@ class Plan:
     trials: int
     reused: int
     crews: tuple[Crew, ...]
+
+    def __repr__(self) -> str:
+        time = "not known" if self.seconds is None else f"at most {self.seconds:.0f} s"
+        memory = f"{self.peak_bytes / (1 << 20):.0f} MiB"
+        return f"<plan of {self.trials} trials in {len(self.packs)} packs, {self.workers} at once: memory {memory}, time {time}>"
 
     @property
     def workers(self) -> int:

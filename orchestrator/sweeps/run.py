@@ -35,10 +35,14 @@ SAVE_SECONDS = 30.0
 
 
 class StopRequest:
-    """Somebody wants a sweep to end, and to be gone on with later. Only ``heard`` while there is something to be saved."""
+    """Somebody wants a sweep to end, and to be gone on with later. Only ``heard`` while there is something to be saved.
+
+    ``interrupted`` is true if a signal has said so, not somebody elsewhere.
+    """
 
     def __init__(self) -> None:
         self.wanted = False
+        self.interrupted = False
         self.heard = False
         self._deferring = False
         self._deferred = False
@@ -48,7 +52,7 @@ class StopRequest:
         if self._deferring and not self._deferred:
             self._deferred = True
         elif self.heard and not self.wanted:
-            self.wanted = True
+            self.wanted = self.interrupted = True
         else:
             raise KeyboardInterrupt
 

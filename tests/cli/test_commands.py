@@ -119,7 +119,8 @@ def test_list_and_status(swept):
 def test_runs_in_every_format(swept):
     work, _ = swept
     text = call(work, "runs").stdout.splitlines()
-    assert len(text) == 4
+    assert len(text) == 5
+    assert text[-1].startswith("same for all: outcome exhausted, steps 20")
     frame = pd.read_csv(io.StringIO(call(work, "runs", "--format", "csv").stdout))
     assert list(frame.columns[:5]) == ["trial_id", "run_id", "outcome", "steps", "seconds"]
     assert {"optimizer.lr", "factorization.depth", "seed", "nuclear", "sv_0"} <= set(frame.columns)
@@ -127,6 +128,12 @@ def test_runs_in_every_format(swept):
     assert [r["nuclear"] for r in records] == list(frame["nuclear"])
     assert call(work, "runs", "--format", "parquet", "-o", "runs.parquet").returncode == 0
     assert list(pd.read_parquet(work / "runs.parquet")["sv_0"]) == list(frame["sv_0"])
+    assert call(work, "runs", "-o", "runs.csv").returncode == 0
+    pd.testing.assert_frame_equal(pd.read_csv(work / "runs.csv"), frame)
+    assert call(work, "runs", "-o", "runs.tex").returncode == 0
+    assert (work / "runs.tex").read_text().count(r" \\") == 4
+    assert call(work, "runs", "--format", "markdown").stdout.startswith("| trial\\_id | ")
+    assert "give --format" in call(work, "runs", "-o", "runs.txt").stderr
 
 
 def test_history_in_every_format(swept):
@@ -139,6 +146,12 @@ def test_history_in_every_format(swept):
     one = frame.trial_id.iloc[0]
     only = json.loads(call(work, "history", "--trial", one, "--format", "json").stdout)
     assert {row["trial_id"] for row in only} == {one}
+    assert call(work, "history", "--trials", one[:-1], "--format", "json").stdout == json.dumps(only) + "\n"
+    assert "error: there is no trial 'x'" in call(work, "history", "--trial", "x").stderr
+    late = pd.read_csv(io.StringIO(call(work, "history", "--where", "seed == 1", "--when", "step >= 10", "--spec").stdout))
+    assert late["step"].min() >= 10
+    assert set(late["seed"]) == {1}
+    assert late["factorization.depth"].tolist() == [2] * len(late)
     assert call(work, "history", "-o", "no/such/folder/h.csv").returncode == 3
 
 
@@ -157,7 +170,10 @@ def test_factors_are_taken_out(swept):
     with np.load(work / "f.npz") as found:
         assert {name.partition("/")[0] for name in found} == {one}
     wrong = call(work, "factors", "latest", "x", "-o", "g.npz")
-    assert (wrong.returncode, "has no factors of x" in wrong.stderr) == (2, True)
+    assert (wrong.returncode, "error: there is no trial 'x'" in wrong.stderr) == (2, True)
+    assert call(work, "factors", "latest", one[:-1], "-o", "f.npz").returncode == 0
+    with np.load(work / "f.npz") as found:
+        assert {name.partition("/")[0] for name in found} == {one}
     assert call(work, "factors", "latest", "-o", "no/such/folder/f.npz").returncode == 3
     assert not (work / "g.npz").exists()
 

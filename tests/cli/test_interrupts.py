@@ -14,10 +14,10 @@ import psutil
 import pytest
 
 from orchestrator.cli.options import INTERRUPTED
-from orchestrator.cli.signals import SIGNALS, stoppable
 from orchestrator.grid import parse_grid
 from orchestrator.options import Options
 from orchestrator.sweeps import hire as crews
+from orchestrator.sweeps.signals import SIGNALS, stoppable
 from orchestrator.sweeps.submit import recording_of
 from tests.cli.commands import GRID
 from tests.forked import Forked

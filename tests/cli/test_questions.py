@@ -100,6 +100,11 @@ def test_verify_says_what_holds_and_who_speaks_against_it(asked):
         (["compare", "asked", "nothing"], "error: there is no sweep or experiment 'nothing'"),
         (["compare", "asked", "asked", "--where", "error"], "error: where: 'error' is a number, not a condition"),
         (["compare", "asked", "asked", "--where", "eror < 1"], "error: the runs have no eror; did you mean error"),
+        (["runs", "asked", "--where", "eror < 1"], "error: the runs have no eror; did you mean error?"),
+        (["runs", "asked", "--columns", "eror"], "error: the runs have no eror; did you mean error?"),
+        (["runs", "asked", "--by", "depth"], "error: the runs have no depth; did you mean factorization.depth?"),
+        (["runs", "asked", "--by", "seed", "--statistic", "meen"], "error: there is no statistic 'meen'; did you mean mean?"),
+        (["runs", "asked", "--statistic", "mean"], "Error: --statistic goes with --by"),
         (["compare", "asked", "asked", "--measure", "rank"], "error: rank is not in both sweeps; in both are"),
     ],
 )
@@ -108,6 +113,53 @@ def test_mistakes_are_one_line_and_exit_code_2(asked, arguments, message):
     assert done.returncode == 2, done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_runs_are_picked_sorted_and_taken_together(asked):
+    work, _ = asked
+    picked = call(
+        work, "runs", "--where", "factorization.depth == 3", "--sort", "-error", "--columns", "seed,error", "--columns", "abs(sv_0)"
+    )
+    lines = picked.stdout.splitlines()
+    assert (lines[0].split(), len(lines)) == (["seed", "error", "abs(sv_0)"], 4)
+    errors = [float(line.split()[1]) for line in lines[1:]]
+    assert errors == sorted(errors, reverse=True)
+    by = ("--by", "factorization.kind,factorization.depth", "--columns", "error,rate(error < 10)", "--statistic", "mean+-std")
+    frame = pd.read_csv(io.StringIO(call(work, "runs", *by, "--format", "csv").stdout))
+    assert frame["trials"].tolist() == [3, 3, 1]
+    runs = pd.read_csv(io.StringIO(call(work, "runs", "--format", "csv").stdout))
+    deep = runs[runs["factorization.depth"] == 3]["error"]
+    assert frame.loc[1, ["error_mean", "error_std"]].tolist() == pytest.approx([deep.mean(), deep.std()])
+    assert frame["rate(error < 10)"].tolist() == [1.0, 1.0, 1.0]
+    table = call(work, "runs", *by).stdout
+    assert "means ± standard deviations over trials\nsame for all: diverged 0, failed 0\n" in table
+
+
+def test_measures_that_were_not_recorded(asked):
+    work, _ = asked
+    runs = pd.read_csv(io.StringIO(call(work, "runs", "asked", "--format", "csv").stdout)).set_index("trial_id")
+    measured = pd.read_csv(io.StringIO(call(work, "measure", "asked", "schatten_1", "nuclear", "--format", "csv").stdout)).set_index(
+        "trial_id"
+    )
+    assert list(measured.columns) == ["factorization.kind", "factorization.depth", "seed", "schatten_1", "nuclear"]
+    # Of trials of every depth and the baseline, whose factors differ.
+    pd.testing.assert_series_equal(measured["nuclear"], runs["nuclear"], rtol=1e-12)
+    pd.testing.assert_series_equal(measured["schatten_1"], runs["nuclear"], check_names=False)
+    deep = call(
+        work, "measure", "asked", "stable_rank", "--where", "factorization.depth == 3", "--by", "factorization.depth", "--format", "json"
+    )
+    (group,) = json.loads(deep.stdout)
+    assert (group["trials"], 1 <= group["stable_rank_median"] <= 3) == (3, True)
+    assert list(group)[-3:] == ["stable_rank_median", "stable_rank_q25", "stable_rank_q75"]
+    assert "unknown measure stabel_rank; did you mean stable_rank?" in call(work, "measure", "asked", "stabel_rank").stderr
+
+
+def test_runs_of_several_sweeps_say_whose_they_are_and_are_there_once(asked):
+    work, done = asked
+    sweep = json.loads(done.stdout.splitlines()[-1])["sweep_id"]
+    twice = json.loads(call(work, "runs", "asked", sweep, "--format", "json").stdout)
+    assert [row["sweep"] for row in twice] == [sweep] * 7
+    assert "sweep" not in json.loads(call(work, "runs", "asked", "--format", "json").stdout)[0]
 
 
 def test_figures_again_elsewhere_and_on_the_spot(asked):

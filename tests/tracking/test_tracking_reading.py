@@ -16,7 +16,16 @@ from orchestrator.storage.detail import Detail
 from orchestrator.tracking import layout
 from orchestrator.tracking.read.factors import load_factors
 from orchestrator.tracking.read.queries import find_finished, find_sweep, list_sweeps
-from orchestrator.tracking.read.tables import count_deleted, failures, load_history, load_runs, lost
+from orchestrator.tracking.read.tables import (
+    count_deleted,
+    failures,
+    load_history,
+    load_history_of,
+    load_runs,
+    load_runs_of,
+    lost,
+    match_trials,
+)
 from orchestrator.tracking.store import Store
 from orchestrator.tracking.write.late import add_runs
 from orchestrator.tracking.write.parent import SweepInfo
@@ -68,8 +77,33 @@ def test_runs_and_history_with_reuse(store: Store, make_sweep: MakeSweep, make_r
         assert rows["step"].tolist() == results[name].trace.steps.tolist()
         assert np.array_equal(rows[["loss", "nuclear", "det"]].to_numpy(), results[name].trace.values)
     assert set(load_history(store, sweep, ["b"])["trial_id"]) == {"b"}
-    with pytest.raises(UsageError, match="no trial x"):
+    with pytest.raises(UsageError, match="no trial 'x'"):
         load_history(store, sweep, ["x"])
+
+
+def test_trials_are_meant_by_the_beginnings_of_their_ids() -> None:
+    known = ["4cf3", "4c1a", "9b", "9"]
+    assert match_trials(known, ["4cf", "9b"]) == ["4cf3", "9b"]
+    # An id is that trial, whatever else it begins.
+    assert match_trials(known, "9") == ["9"]
+    for reference, message in (("4c", "'4c' begins the ids of several trials: 4cf3, 4c1a$"), ("x", "no trial 'x'"), ("", "no trial ''")):
+        with pytest.raises(UsageError, match=message):
+            match_trials(known, [reference])
+    with pytest.raises(UsageError, match="and 2 more"):
+        match_trials([f"a{number}" for number in range(10)], "a")
+
+
+def test_of_several_sweeps_each_trial_is_there_once(store: Store, make_sweep: MakeSweep, make_result: MakeResult, experiment: str) -> None:
+    first = make_sweep("a b")
+    write(store, first, make_result("a"), make_result("b"))
+    second = make_sweep("b c", reused=find_finished(store, experiment, {"b"}, first.record))
+    write(store, second, make_result("c"))
+    sweeps = [find_sweep(store, sweep.sweep_id) for sweep in (first, second)]
+    runs, history = load_runs_of(store, sweeps), load_history_of(store, sweeps)
+    assert runs["trial_id"].tolist() == ["a", "b", "c"]
+    assert runs["sweep"].tolist() == [first.sweep_id, first.sweep_id, second.sweep_id]
+    assert history.groupby("trial_id").size().tolist() == [100, 100, 100]
+    assert set(load_history_of(store, sweeps, ["b", "c"])["trial_id"]) == {"b", "c"}
 
 
 def test_only_what_was_recorded_alike_is_reused(store: Store, make_sweep: MakeSweep, make_result: MakeResult, experiment: str) -> None:

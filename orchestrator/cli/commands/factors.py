@@ -19,13 +19,14 @@ from orchestrator.files import write_file
 def command(sweep: str, trials: tuple[str, ...], output: Path, tracking_uri: str | None) -> None:
     """Write the final factors of SWEEP's trials, or of each TRIAL, to a NumPy file.
 
-    SWEEP is an id, a unique prefix of one, an experiment's name (its newest sweep), or latest. The file has an array for each factor,
-    named TRIAL/W1, TRIAL/W2, …; those at a checkpoint that was asked for are named TRIAL/W1 at step-1000.
+    SWEEP is an id, a unique prefix of one, an experiment's name (its newest sweep), or latest; TRIAL is an id, or a unique prefix of one.
+    The file has an array for each factor, named TRIAL/W1, TRIAL/W2, …; those at a checkpoint that was asked for are named
+    TRIAL/W1 at step-1000.
 
     \b
     Example:
       orchestrate factors figure1 -o factors.npz
-      orchestrate factors figure1 4cf3b0a1c2d3e4f5 -o factors.npz
+      orchestrate factors figure1 4cf3 -o factors.npz
       python -c "import numpy; print(*numpy.load('factors.npz'))"
     """
     import numpy as np

@@ -37,16 +37,11 @@ def command(grid: Path, overrides: tuple[str, ...], workers: int | None, as_json
 
 def show_plan(grid: Grid, workers: int | None, as_json: bool) -> None:
     """Plan ``grid`` and print it, as text or JSON."""
-    from orchestrator.planning.pack import Crew
-    from orchestrator.planning.plan import default_workers, make_plan
+    from orchestrator.sweeps.plan import planned_here
     from orchestrator.sweeps.submit import detail_of, recording_of
-    from workloads.engines.calibration import known_rates
-    from workloads.engines.rates import CORE
 
-    recording = recording_of(grid)
-    rates = known_rates() or CORE
-    crew = Crew(workers or default_workers(grid.resources.cpus), "cpu", rates)
-    plan = make_plan(grid.trials, recording, grid.resources.engine, [crew])
+    recording, plan = recording_of(grid), planned_here(grid, workers)
+    rates = plan.crews[0].rates
     if as_json:
         print_json({"experiment": grid.name, "merged": grid.extent.merged, **plan.as_json()})
         return

@@ -77,7 +77,7 @@ def start(grid: Grid, options: Options, as_json: bool, detach: bool) -> NoReturn
 def run(grid: Grid, options: Options, as_json: bool) -> NoReturn:
     """Run a grid, show how it goes and what came of it, and exit with the code that says so."""
     from orchestrator.cli.progress import reporter_for
-    from orchestrator.cli.signals import stoppable
+    from orchestrator.sweeps.signals import stoppable
     from orchestrator.sweeps.submit import submit
 
     with reporter_for(as_json) as reporter, stoppable() as stop:

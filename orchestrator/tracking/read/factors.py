@@ -13,7 +13,7 @@ from orchestrator.tracking import layout
 from orchestrator.tracking.factors import decode_factors
 from orchestrator.tracking.read.artifacts import Artifacts
 from orchestrator.tracking.read.queries import SweepSummary
-from orchestrator.tracking.read.tables import find_trials
+from orchestrator.tracking.read.tables import find_trials, match_trials
 from orchestrator.tracking.store import Store, translated
 from workloads.training.trial_state import Outcome
 
@@ -21,21 +21,24 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def load_factors(store: Store, sweep: SweepSummary, trials: Collection[str] | None = None) -> Iterator[tuple[str, dict[str, NDArray[Any]]]]:
+def load_factors(
+    store: Store, sweep: SweepSummary, trials: str | Collection[str] | None = None
+) -> Iterator[tuple[str, dict[str, NDArray[Any]]]]:
     """Yield the trials of a sweep that have ended, or those of ``trials``, each with its final factors by name.
 
     Those at a checkpoint that was asked for are there, too: ``W1 at step-1000``. Unless all are asked for, raises `UsageError` for a
-    trial that is not in the sweep or has none: it has not ended, has failed, or was deleted. One file is in memory at a time.
+    trial that has none (it has not ended, has failed, or was deleted), and what `match_trials` raises. One file is in memory at a time.
     """
     with translated(store.display):
         found = find_trials(store, sweep, measures=False)
         rows = found.ended.assign(trial_id=found.trials["trial_id"])
         there = rows[rows["outcome"].notna() & ~rows["outcome"].isin([layout.DELETED, Outcome.FAILED.value])]
         if trials is not None:
-            missing = sorted(set(trials) - set(there["trial_id"]))
+            wanted = match_trials(list(rows["trial_id"]), trials)
+            missing = sorted(set(wanted) - set(there["trial_id"]))
             if missing:
-                raise UsageError(f"sweep {sweep.sweep_id} has no factors of {', '.join(missing[:5])}; `orchestrate runs` lists its trials")
-            there = there[there["trial_id"].isin(trials)]
+                raise UsageError(f"sweep {sweep.sweep_id} has no factors of {', '.join(missing[:5])}: `orchestrate runs` says why")
+            there = there[there["trial_id"].isin(wanted)]
         packed = there["factors"].notna()
         for (parent, path), ids in there[packed].groupby(["parent", "factors"], sort=False)["trial_id"]:
             content = found.artifacts(store, str(parent)).read(str(path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -14,8 +15,14 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @contextmanager
 def stoppable() -> Iterator[StopRequest]:
-    """Provide what the signals that end a process have to say to a sweep. A signal that was ignored before, as ``nohup`` does, still is."""
+    """Provide what the signals that end a process have to say to a sweep. A signal that was ignored before, as ``nohup`` does, still is.
+
+    They are heard in the main thread alone: a sweep in another one is ended by `orchestrate cancel`.
+    """
     stop = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
 
     def handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
         stop.signalled()

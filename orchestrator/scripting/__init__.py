@@ -1,0 +1,1 @@
+"""What scripts and notebooks do with grids and sweeps, behind `orchestrator`'s own functions."""

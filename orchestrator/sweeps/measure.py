@@ -1,0 +1,128 @@
+"""Measures that a sweep did not record, computed from the final factors of its trials."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from orchestrator.analysis.results import Results
+from orchestrator.errors import UsageError
+from orchestrator.grid.questions import read_condition
+from orchestrator.grid.quoting import nearest
+from orchestrator.sweeps.resume import grid_of
+from orchestrator.tracking.read.factors import load_factors
+from orchestrator.tracking.read.tables import match_trials
+from workloads import measures
+from workloads.training.trial_state import Outcome
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from orchestrator.storage.base import Storage
+    from orchestrator.tracking.read.queries import SweepSummary
+    from orchestrator.tracking.store import Store
+    from workloads.trial import TrialSpec
+
+AT_ONCE = 1_000
+"""Trials that are measured together."""
+NUMBERS = 8_000_000
+"""Numbers in the products of trials that are measured together, at most, unless it is one trial."""
+
+Kept = tuple[str, dict[str, "NDArray[Any]"]]
+"""A trial's id, and its factors by name."""
+
+
+def measure(
+    store: Store, storage: Storage, sweep: SweepSummary, names: Sequence[str], trials: Collection[str] | None = None
+) -> pd.DataFrame:
+    """Return a row for each trial of a sweep that has factors, or for each of ``trials``: ``trial_id``, and the columns of the measures.
+
+    Where one is not defined for a trial it is missing. Raises `UsageError` for a measure that is unknown, or defined for no trial, and what
+    `grid_of` and `load_factors` raise.
+    """
+    grid = grid_of(store, storage, sweep)
+    specs = {trial.trial_id: trial.spec for trial in grid.trials}
+    # Of trials that share their sections one is enough to know what is defined.
+    distinct = list({spec.sections: spec for spec in specs.values()}.values())
+    for name in names:
+        _check(name, distinct)
+    rows: dict[str, dict[str, float]] = {}
+    for some in _batches(load_factors(store, sweep, trials), specs):
+        rows |= _measured(names, some, specs, grid.files.contents)
+    columns = dict.fromkeys(column for name in names for spec in distinct for column in _columns(name, spec))
+    order = [trial_id for trial_id in specs if trial_id in rows]
+    numbers = {column: pd.Series([rows[trial_id].get(column, math.nan) for trial_id in order], dtype="float64") for column in columns}
+    return pd.DataFrame({"trial_id": pd.Series(order, dtype="object"), **numbers})
+
+
+def measured_results(
+    store: Store,
+    storage: Storage,
+    sweep: SweepSummary,
+    names: Sequence[str],
+    where: str | None = None,
+    trials: str | Collection[str] | None = None,
+) -> tuple[Results, list[str]]:
+    """Return the trials of a sweep that have factors, those that meet a condition and are of ``trials``, with measures beside the rest.
+
+    Also return the new columns. Raises what `measure` raises, and `UsageError` for a condition on what the runs do not have.
+    """
+    results = Results.load(store, [sweep])
+    chosen = results.ended & (results.runs["outcome"] != Outcome.FAILED.value).to_numpy()
+    if where is not None:
+        chosen &= results.condition(read_condition(where))
+    if trials is not None:
+        chosen &= results.runs["trial_id"].isin(match_trials(list(results.runs["trial_id"]), trials)).to_numpy()
+    runs = results.runs[chosen]
+    measured = measure(store, storage, sweep, names, list(runs["trial_id"]))
+    columns = list(measured.columns.drop("trial_id"))
+    # What was recorded, too, is the same.
+    merged = runs.drop(columns=[column for column in columns if column in runs]).merge(measured, on="trial_id")
+    return Results(merged, lambda: results.history), columns
+
+
+def _check(name: str, specs: Iterable[TrialSpec]) -> None:
+    """Raise `UsageError` unless a measure is one that can be computed afterwards for one of ``specs``."""
+    if measures.find(name) is None:
+        raise UsageError(f"unknown measure {name}{nearest(name, [row.shown for row in measures.MEASURES])}")
+    if name == "loss":
+        raise UsageError("loss is in every table of trials: factors alone say nothing of it")
+    reasons = [measures.undefined(name, spec) for spec in specs]
+    if all(reasons):
+        raise UsageError(f"{name} {reasons[0]}")
+
+
+def _columns(name: str, spec: TrialSpec) -> tuple[str, ...]:
+    return () if measures.undefined(name, spec) else measures.column_names(name, spec)
+
+
+def _batches(kept: Iterable[Kept], specs: Mapping[str, TrialSpec]) -> Iterator[list[Kept]]:
+    """Yield trials with factors of the same shapes, and products that are the same function of them, as many as are measured together."""
+    waiting: dict[tuple[object, ...], list[Kept]] = defaultdict(list)
+    for trial in kept:
+        spec = specs[trial[0]]
+        some = waiting[spec.lane_key]
+        some.append(trial)
+        if len(some) >= min(AT_ONCE, max(1, NUMBERS // math.prod(spec.shape))):
+            yield waiting.pop(spec.lane_key)
+    yield from waiting.values()
+
+
+def _measured(
+    names: Sequence[str], some: Sequence[Kept], specs: Mapping[str, TrialSpec], files: Mapping[str, bytes]
+) -> dict[str, dict[str, float]]:
+    from workloads.training.afterwards import measure_factors
+    from workloads.training.preparing import Preparer
+
+    spec, preparer = specs[some[0][0]], Preparer(files)
+    defined = [name for name in names if not measures.undefined(name, spec)]
+    if not defined:
+        return {trial_id: {} for trial_id, _ in some}
+    factors = [[kept[name] for name in spec.factor_shapes] for _, kept in some]
+    values = measure_factors(defined, spec, factors, [preparer.problem(specs[trial_id]) for trial_id, _ in some])
+    columns = [column for name in defined for column in measures.column_names(name, spec)]
+    return {trial_id: dict(zip(columns, map(float, row), strict=True)) for (trial_id, _), row in zip(some, values, strict=True)}
