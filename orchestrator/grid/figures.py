@@ -7,10 +7,27 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from orchestrator.grid.expressions import Expression, ExpressionError
-from orchestrator.grid.questions import Condition, Formula, Formulas, Grouping, Pixels, Question, Range, is_pattern, listed
+from orchestrator.grid.expressions import Expression
+from orchestrator.grid.questions import (
+    Condition,
+    Formula,
+    Grouping,
+    Pixels,
+    Quantities,
+    Quantity,
+    Question,
+    Range,
+    checked,
+    is_pattern,
+    listed,
+)
 from orchestrator.grid.quoting import shown
+from orchestrator.grid.summaries import rate_in
 from workloads.section import Finite
+
+Statistic = Literal["median", "mean"]
+OF_MEANS = ("std", "sem")
+OF_RATES = ("wilson", "bootstrap", "none")
 
 
 class Figure(Question):
@@ -68,9 +85,9 @@ class Trajectories(Figure):
         yield from super().own_conflicts()
         for formula in self.y:
             try:
-                Expression(formula.replace("*", "")) if is_pattern(formula) else Expression(formula)
-            except ExpressionError as error:
-                yield "y", f"{shown(formula)} {error}"
+                checked(formula.replace("*", "") if is_pattern(formula) else formula)
+            except ValueError as error:
+                yield "y", str(error)
         if self.color is not None and (len(self.y) > 1 or is_pattern(self.y[0])):
             yield "color", "has no effect: the items of y are told apart by colour"
         for name, formula in self.curves.items():
@@ -80,19 +97,22 @@ class Trajectories(Figure):
 
 
 class Medians(Figure):
-    """Final values over an axis: the median over all trials with the same ``x``, ``color`` and ``facet``, with bars.
+    """Final values over an axis: a statistic over all trials with the same ``x``, ``color`` and ``facet``, with bars.
 
-    ``bars`` are the interquartile range, or the whole range. ``y`` a list makes a panel for each item, which ``log`` can name;
-    ``lines`` are dashed horizontal ones: ``{cp_rank: {truth: 1}}``.
+    The statistic is the median or the mean; of ``rate(error < 1e-2)`` it is the share of trials for which the condition holds. ``bars`` are
+    the interquartile range, the whole range, with ``statistic: mean`` the standard deviation (``std``) or standard error (``sem``), or a
+    95 % interval: ``bootstrap`` (percentiles), or ``wilson`` for rates. A rate has bars only if they are such an interval. ``y`` a list
+    makes a panel for each item, which ``log`` can name; ``lines`` are dashed horizontal ones: ``{cp_rank: {truth: 1}}``.
     """
 
-    example: ClassVar[str] = "{kind: medians, x: problem.observed, y: [error, effective_rank], color: init.scale, log: [error]}"
+    example: ClassVar[str] = "{kind: medians, x: problem.observed, y: [error, rate(error < 1e-2)], color: init.scale, log: [error]}"
 
     kind: Literal["medians"] = "medians"
     x: Formula
-    y: Formulas
+    y: Quantities
     color: Grouping | None = None
-    bars: Literal["iqr", "range", "none"] = "iqr"
+    statistic: Statistic = "median"
+    bars: Literal["iqr", "range", "std", "sem", "bootstrap", "wilson", "none"] = "iqr"
     lines: dict[str, dict[str, Finite]] = Field(default_factory=dict)
 
     @property
@@ -104,17 +124,41 @@ class Medians(Figure):
         for name in self.lines:
             if name not in self.y:
                 yield "lines", f"belong to an item of y, not to {name}"
+        rates = [name for name in self.y if rate_in(name) is not None]
+        if any(name in self.log or "y" in self.log for name in rates):
+            yield "log", f"is not for {rates[0]}: a share may be zero"
+        if len(rates) == len(self.y):
+            if "statistic" in self.model_fields_set:
+                yield "statistic", "has no effect on rates"
+            if "bars" in self.model_fields_set and self.bars not in OF_RATES:
+                yield "bars", f"of rates are {', '.join(OF_RATES)}, not {self.bars}"
+        elif self.bars in OF_MEANS and self.statistic != "mean":
+            yield "bars", f"{self.bars} goes with statistic: mean"
+        if self.bars == "wilson" and not rates:
+            yield "bars", "wilson is an interval of rates: y has none"
 
 
 class Heatmap(Figure):
-    """The median of ``color`` over all trials with the same ``x`` and ``y``, as a map of rectangles."""
+    """A statistic of ``color`` over all trials with the same ``x`` and ``y``, as a map of rectangles.
+
+    It is the median or the mean; of ``rate(error < 1e-2)`` it is the share of trials for which the condition holds.
+    """
 
     example: ClassVar[str] = "{kind: heatmap, x: factorization.depth, y: init.scale, color: error, log: color}"
 
     kind: Literal["heatmap"] = "heatmap"
     x: Formula
     y: Formula
-    color: Formula
+    color: Quantity
+    statistic: Statistic = "median"
+
+    def own_conflicts(self) -> Iterator[tuple[str, str]]:
+        yield from super().own_conflicts()
+        if rate_in(self.color) is not None:
+            if "color" in self.log:
+                yield "log", f"is not for {self.color}: a share may be zero"
+            if "statistic" in self.model_fields_set:
+                yield "statistic", "has no effect on a rate"
 
 
 class Points(Figure):
@@ -128,4 +172,9 @@ class Points(Figure):
     color: Grouping | None = None
 
 
-FIGURES: dict[str, type[Figure]] = {"trajectories": Trajectories, "medians": Medians, "heatmap": Heatmap, "points": Points}
+FIGURES: dict[str, type[Figure]] = {
+    "trajectories": Trajectories,
+    "medians": Medians,
+    "heatmap": Heatmap,
+    "points": Points,
+}

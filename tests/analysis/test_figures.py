@@ -17,26 +17,8 @@ from orchestrator.analysis.figures import draw, spec_of
 from orchestrator.analysis.rendering import FORMATS, cache_folder, rendered, rendering
 from orchestrator.errors import UsageError
 from orchestrator.grid.figures import FIGURES
+from tests.analysis.drawn import chart, encoding, panels, rows
 from tests.analysis.made import results
-
-
-def chart(made, **figure):
-    return draw(FIGURES[figure["kind"]].model_validate(figure), made).to_dict()
-
-
-def panels(spec):
-    return spec.get("concat", [spec])
-
-
-def rows(panel, spec):
-    """The rows of a panel's first layer."""
-    layer = panel["layer"][0] if "layer" in panel else panel
-    data = layer.get("data", panel.get("data", spec.get("data")))
-    return spec["datasets"][data["name"]] if "name" in data else data["values"]
-
-
-def encoding(panel):
-    return panel["layer"][0]["encoding"] if "layer" in panel else panel["encoding"]
 
 
 def falling(trial):

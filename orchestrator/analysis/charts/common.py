@@ -24,6 +24,8 @@ _LOG_LABEL = "format(datum.value, datum.value >= 1e27 ? '.0e' : datum.value >= 1
 """There are prefixes up to yotta, 1e24."""
 
 Frame = pd.DataFrame
+Span = tuple[float | None, float | None]
+"""The ends of an axis, where they are given."""
 
 
 class NothingToDraw(UsageError):
@@ -82,9 +84,9 @@ def color_of(figure: Figure, frame: Frame, grouping: str | Mapping[str, str], *,
     return alt.Color("color:N", title=title or None, scale=scale, sort=order, legend=alt.Legend(symbolStrokeWidth=2)), "N"
 
 
-def continuous(figure: Figure) -> alt.Scale:
+def continuous(figure: Figure, **more: Any) -> alt.Scale:
     """Return a continuous scale of colours."""
-    return alt.Scale(type="log" if "color" in figure.log else "linear", scheme="viridis")
+    return alt.Scale(type="log" if "color" in figure.log else "linear", scheme="viridis", **more)
 
 
 def large(values: NDArray[Any]) -> bool:
@@ -94,22 +96,28 @@ def large(values: NDArray[Any]) -> bool:
 
 
 def as_category(frame: Frame, column: str) -> Frame:
-    """Return the rows with a column's values as text."""
-    return frame.assign(**{column: [text_of(value) for value in frame[column]]})
+    """Return the rows with a column's values as text; what is missing stays so."""
+    texts = [None if pd.isna(value) else text_of(value) for value in frame[column]]
+    return frame.assign(**{column: pd.Series(texts, index=frame.index, dtype=object)})
 
 
-def axis_of(figure: Figure, channel: str, log: bool, values: NDArray[Any], title: str) -> dict[str, Any]:
-    """Arguments of ``alt.X`` or ``alt.Y``: numbers get a scale, anything else an ordinal one."""
-    span = figure.x_range if channel == "x" else figure.y_range
+def axis_of(
+    figure: Figure,
+    channel: str,
+    log: bool,
+    values: NDArray[Any],
+    title: str | list[str],
+    span: Span | None = None,
+) -> dict[str, Any]:
+    """Arguments of ``alt.X`` or ``alt.Y``: numbers get a scale, anything else an ordinal one. ``span`` is what it shows unless told."""
+    span = (figure.x_range if channel == "x" else figure.y_range) or span
     if values.dtype.kind not in "if":
         return {"title": title, "sort": order_of(values, None), "axis": alt.Axis(labelAngle=0)}
     scaled = scaled_axis(values.astype(np.float64), log, span, reverse=channel in figure.reverse)
     return {"title": title, **scaled}
 
 
-def scaled_axis(
-    values: NDArray[np.float64], log: bool, span: tuple[float | None, float | None] | None = None, *, reverse: bool = False
-) -> dict[str, Any]:
+def scaled_axis(values: NDArray[np.float64], log: bool, span: Span | None = None, *, reverse: bool = False) -> dict[str, Any]:
     """Arguments ``scale`` and ``axis`` of a channel for ``values``: logarithmic with a number every decade, or linear."""
     finite = values[np.isfinite(values)]
     if not len(finite):
@@ -120,15 +128,16 @@ def scaled_axis(
         low, high = (low if span[0] is None else span[0]), (high if span[1] is None else span[1])
     scale: dict[str, Any] = {"type": "log" if log else "linear", "zero": False, "reverse": reverse}
     axis: dict[str, Any] = {"labelOverlap": True, "tickCount": 6}
+    if (finite == finite.round()).all():
+        # There are no halves of a layer.
+        axis["tickMinStep"] = 1
     if log:
         low, high = (low, high) if span else (low / 1.15, min(high * 1.15, sys.float_info.max))
         scale |= {"domain": [low, high], "nice": False}
         axis |= {"values": _log_ticks(low, high), "labelExpr": _LOG_LABEL}
-    elif span is not None:
-        scale |= {"domain": [low, high], "nice": False}
     else:
         # In pixels, so that no point is cut in half by the frame.
-        scale["padding"] = 8
+        scale |= {"padding": 8} if span is None else {"domain": [low, high], "nice": False, "padding": 8 if span == (0, 1) else 0}
     return {"scale": alt.Scale(**scale), "axis": alt.Axis(**axis)}
 
 

@@ -1,0 +1,104 @@
+"""Trials in groups: what is summed up of each, with the ends of its bars."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from orchestrator.analysis.results import Results
+from orchestrator.analysis.statistics import share, typical
+from orchestrator.grid.figures import OF_RATES
+from orchestrator.grid.summaries import rate_in
+
+CONFIDENCE = 0.95
+RANGES = {"iqr": (0.25, 0.75), "range": (0.0, 1.0)}
+"""Bars that are quantiles."""
+
+Frame = pd.DataFrame
+Values = NDArray[np.float64]
+Statistic = Literal["median", "mean", "rate"]
+
+
+def quantity(formula: str, results: Results) -> Values:
+    """Return a formula once a trial [R], as `Results.finals`; of a rate, 1 where its condition holds and else 0.
+
+    A trial that diverged is one for which a condition on measures does not hold, unless it is about the ``outcome``, too. Undefined is
+    the rate of a trial that has a value of none of the measures it is about.
+    """
+    condition = rate_in(formula)
+    return results.finals(formula) if condition is None else results.met(condition)
+
+
+def statistic_of(formula: str, wanted: Literal["median", "mean"]) -> Statistic:
+    """Return the statistic of a formula, of which a rate brings its own."""
+    return wanted if rate_in(formula) is None else "rate"
+
+
+def spoken(formula: str) -> str:
+    """Return how an axis names a quantity."""
+    condition = rate_in(formula)
+    return formula if condition is None else f"share of trials with {condition.strip()}"
+
+
+def summarized(frame: Frame, keys: Sequence[str], statistic: Statistic, bars: str = "none", tips: Sequence[str] = ()) -> Frame:
+    """Return the groups of rows with equal ``keys``: a statistic of ``value``, the ends ``low`` and ``high`` of its bars.
+
+    And the number of ``trials``, and of ``infinite`` ones; of columns ``tips`` what they have in common.
+    """
+    if statistic == "rate" and bars not in OF_RATES:
+        bars = "none"
+    rows = []
+    for label, some in frame.groupby(list(keys), sort=False):
+        values = some["value"].to_numpy(np.float64)
+        middle = level(values, statistic)
+        ends = _ends(values, middle, statistic, bars)
+        rows.append((*label, middle, *ends, len(values), int(np.isinf(values).sum()), *(in_common(some[tip]) for tip in tips)))
+    return pd.DataFrame(rows, columns=[*keys, "value", "low", "high", "trials", "infinite", *tips]).infer_objects()
+
+
+def in_common(column: pd.Series[str]) -> str:
+    """Return the one value of a group of trials, or how many there are."""
+    values = column.dropna().unique()
+    return str(values[0]) if len(values) == 1 else f"{len(values)} values" if len(values) else ""
+
+
+def level(values: Values, statistic: Statistic) -> float:
+    """Return a statistic of values, some of which may be infinite; the mean of infinities of both signs is infinite."""
+    if statistic == "median":
+        return quantile(np.sort(values), 0.5)
+    with np.errstate(invalid="ignore"):
+        mean = float(values.mean())
+    return math.inf if math.isnan(mean) else mean
+
+
+def quantile(ordered: Values, share: float) -> float:
+    """Return a quantile of rising values, linear between two; between a number and infinity, where numpy has none, it is infinite."""
+    place = share * (len(ordered) - 1)
+    low, high = (float(ordered[round_to(place)]) for round_to in (math.floor, math.ceil))
+    if low == high:
+        return low
+    infinite = [value for value in (low, high) if math.isinf(value)]
+    return infinite[-1] if infinite else low + (high - low) * (place % 1)
+
+
+def _ends(values: Values, middle: float, statistic: Statistic, bars: str) -> tuple[float, float]:
+    """Return where the bars of a group end: in its ``middle`` where there is nothing that they could say."""
+    if bars in RANGES:
+        ordered = np.sort(values)
+        low, high = (quantile(ordered, part) for part in RANGES[bars])
+        return low, high
+    if bars == "wilson" and statistic == "rate":
+        interval = share(int(values.sum()), len(values), CONFIDENCE)
+        return interval.low, interval.high
+    if bars == "bootstrap":
+        interval = typical(values, "median" if statistic == "median" else "mean", CONFIDENCE)
+        return interval.low, interval.high
+    if bars in ("std", "sem") and math.isfinite(middle) and len(values) > 1:
+        spread = float(values.std(ddof=1)) / (math.sqrt(len(values)) if bars == "sem" else 1.0)
+        return middle - spread, middle + spread
+    return middle, middle
