@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestrator.analysis import tables
 from orchestrator.analysis.claims import Verdict, verify
-from orchestrator.analysis.figures import draw, spec_of
+from orchestrator.analysis.figures import draw, spec_of, tabulate
 from orchestrator.analysis.rendering import FORMATS, rendering
 from orchestrator.analysis.results import Results
 from orchestrator.errors import UsageError
@@ -67,7 +68,7 @@ def report(
     claims: Mapping[str, Claim],
     folder: Path,
     *,
-    formats: Collection[str] = FORMATS,
+    formats: Collection[str] = (*FORMATS, *tables.FORMATS),
     log: bool = True,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Report:
@@ -82,17 +83,19 @@ def report(
     results = Results.load(store, sweeps)
     drawn: dict[str, bytes] = {}
     undrawn: dict[str, str] = {}
-    with rendering(formats, len(figures)) as renderer:
+    tabulated: dict[str, dict[str, bytes]] = {}
+    with rendering([form for form in formats if form in FORMATS], len(figures)) as renderer:
         started: dict[str, Future[dict[str, bytes]]] = {}
         for name, figure in figures.items():
             tell(f"drawing {name}")
             with _noting(name, undrawn):
                 started[name] = renderer.start(spec_of(draw(figure, results)))
+                tabulated[name] = tabulate(figure, results, formats)
         # While they are rendered.
         verdicts = tuple(verdict for name, claim in claims.items() for verdict in _verdicts(name, claim, results, strict=not log))
         for name, files in started.items():
             with _noting(name, undrawn):
-                drawn |= {f"{name}.{form}": content for form, content in files.result().items()}
+                drawn |= {f"{name}.{form}": content for form, content in (files.result() | tabulated[name]).items()}
     for name, content in drawn.items():
         write_file(folder / name, content)
     if log and len(sweeps) == 1:

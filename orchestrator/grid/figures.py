@@ -11,6 +11,7 @@ from orchestrator.grid.expressions import Expression
 from orchestrator.grid.questions import (
     Condition,
     Formula,
+    GroupCondition,
     Grouping,
     Pixels,
     Quantities,
@@ -32,6 +33,9 @@ OF_RATES = ("wilson", "bootstrap", "none")
 
 class Figure(Question):
     """A picture: a panel for each value of ``facet``; ``log`` lists what has a logarithmic scale: x, y, color."""
+
+    axes: ClassVar[tuple[str, ...]] = ()
+    """What has an axis without a field of its name."""
 
     title: str | None = None
     facet: Grouping | None = None
@@ -56,7 +60,7 @@ class Figure(Question):
         for name in self.labels:
             if name not in (*known, "shape"):
                 yield "labels", f"are for {', '.join((*known, 'shape'))}, not for {name}"
-            elif name not in self.panels and getattr(self, name, None) is None:
+            elif name not in (*self.panels, *self.axes) and getattr(self, name, None) is None:
                 yield "labels", f"has no effect for {name}, which is not drawn"
 
 
@@ -172,9 +176,31 @@ class Points(Figure):
     color: Grouping | None = None
 
 
+class Threshold(Figure):
+    """From where on it works, over an axis: the smallest ``of`` from which on ``when`` holds, there and at all larger ones.
+
+    ``when`` is a condition on all trials with the same ``of``, ``x``, ``color`` and ``facet``: on a ``rate(CONDITION)``, ``median(...)`` or
+    ``mean(...)`` of them. Where it does not hold at the largest ``of`` there is an open mark at the upper edge; where it holds at all that
+    were tried, one that points down. The numbers are beside the figure, as ``NAME.csv`` and, for LaTeX, as ``NAME.tex``.
+    """
+
+    axes: ClassVar[tuple[str, ...]] = ("y",)
+
+    example: ClassVar[str] = (
+        "{kind: threshold, x: factorization.depth, of: problem.observed, when: rate(error < 1e-2) >= 0.9, color: init.scale}"
+    )
+
+    kind: Literal["threshold"] = "threshold"
+    x: Formula
+    of: Formula
+    when: GroupCondition
+    color: Grouping | None = None
+
+
 FIGURES: dict[str, type[Figure]] = {
     "trajectories": Trajectories,
     "medians": Medians,
     "heatmap": Heatmap,
     "points": Points,
+    "threshold": Threshold,
 }

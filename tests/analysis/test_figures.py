@@ -117,6 +117,7 @@ KINDS = {
     "medians": {"x": "factorization.depth", "y": ["loss", "sv_0"], "color": "init.balanced", "log": "loss"},
     "heatmap": {"x": "factorization.depth", "y": "seed", "color": "sv_1"},
     "points": {"x": "sv_0", "y": "sv_1", "facet": "init.balanced"},
+    "threshold": {"x": "factorization.depth", "of": "seed", "when": "rate(loss < 1) >= 0.5", "color": "init.balanced"},
 }
 
 

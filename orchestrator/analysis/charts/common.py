@@ -128,9 +128,9 @@ def scaled_axis(values: NDArray[np.float64], log: bool, span: Span | None = None
         low, high = (low if span[0] is None else span[0]), (high if span[1] is None else span[1])
     scale: dict[str, Any] = {"type": "log" if log else "linear", "zero": False, "reverse": reverse}
     axis: dict[str, Any] = {"labelOverlap": True, "tickCount": 6}
-    if (finite == finite.round()).all():
+    if not log and span is None and high - low <= 8 and (finite == finite.round()).all():
         # There are no halves of a layer.
-        axis["tickMinStep"] = 1
+        axis |= {"values": list(range(int(low), int(high) + 1)), "format": "d"}
     if log:
         low, high = (low, high) if span else (low / 1.15, min(high * 1.15, sys.float_info.max))
         scale |= {"domain": [low, high], "nice": False}
