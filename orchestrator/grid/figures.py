@@ -24,6 +24,7 @@ from orchestrator.grid.questions import (
 )
 from orchestrator.grid.quoting import shown
 from orchestrator.grid.summaries import rate_in
+from workloads.measures import find
 from workloads.section import Finite
 
 Statistic = Literal["median", "mean"]
@@ -65,11 +66,17 @@ class Figure(Question):
 
 
 class Trajectories(Figure):
-    """Traces: a curve a trial, ``y`` over ``x`` at every recorded step.
+    """Traces: a curve a trial, ``y`` over ``x`` at every recorded step; with a ``band`` or ``statistic``, a curve over seeds.
 
     Coloured by a key of the spec, by ``step`` or another measure along the curve, or, where ``y`` is a list (``sv_*`` stands for all
     such columns), by its items. ``curves`` are formulas in ``x``, drawn dashed; ``shape`` tells trials apart by the shape of points;
     ``when`` picks recorded steps.
+
+    The ``statistic`` (the median unless told) is that of all trials that differ in their seeds alone, at the same ``x``; the ``band``
+    around it is their interquartile range, whole range, or with ``statistic: mean`` standard deviation (``std``) or error (``sem``).
+    Between two recorded steps a trial goes straight, on the axes as they are. Over steps, one that has ended keeps its last value, and
+    counts as infinite if it has diverged. Over a measure, a trial has a value as far as it got, that of when it first got there, and there
+    is a curve where half of the trials have one.
     """
 
     over_trace: ClassVar[tuple[str, ...]] = ("x", "y", "color", "curves", "when")
@@ -84,6 +91,13 @@ class Trajectories(Figure):
     when: Condition | None = None
     curves: dict[str, Formula] = Field(default_factory=dict)
     mark: Literal["auto", "line", "point"] = "auto"
+    statistic: Statistic | None = None
+    band: Literal["iqr", "range", "std", "sem", "none"] | None = None
+
+    @property
+    def over_seeds(self) -> bool:
+        """True if there is a curve for trials that differ in their seeds alone, rather than one for each."""
+        return self.statistic is not None or self.band is not None
 
     def own_conflicts(self) -> Iterator[tuple[str, str]]:
         yield from super().own_conflicts()
@@ -94,10 +108,22 @@ class Trajectories(Figure):
                 yield "y", str(error)
         if self.color is not None and (len(self.y) > 1 or is_pattern(self.y[0])):
             yield "color", "has no effect: the items of y are told apart by colour"
+        if self.over_seeds:
+            yield from self._conflicts_over_seeds()
         for name, formula in self.curves.items():
             others = [n for n in Expression(formula).names if n != self.x]
             if others or Expression(self.x).names != (self.x,):
                 yield "curves", f"{shown(name)} must be a formula in x alone, and x a single column"
+
+    def _conflicts_over_seeds(self) -> Iterator[tuple[str, str]]:
+        if self.band in OF_MEANS and self.statistic != "mean":
+            yield "band", f"{self.band} goes with statistic: mean"
+        if isinstance(self.color, str) and any(name in ("step", "loss") or find(name) for name in Expression(self.color).names):
+            yield "color", f"{self.color} changes along a curve: beside band or statistic it must be a key of the spec"
+        if self.shape is not None:
+            yield "shape", "has no effect beside band or statistic: there are no points of trials"
+        if self.mark == "point":
+            yield "mark", "has no effect beside band or statistic, which are lines"
 
 
 class Medians(Figure):

@@ -12,7 +12,7 @@ import pytest
 
 from orchestrator.analysis import rendering as module
 from orchestrator.analysis.charts.common import NothingToDraw
-from orchestrator.analysis.charts.trajectories import MAX_ROWS
+from orchestrator.analysis.charts.traces import MAX_ROWS
 from orchestrator.analysis.figures import draw, spec_of
 from orchestrator.analysis.rendering import FORMATS, cache_folder, rendered, rendering
 from orchestrator.errors import UsageError

@@ -27,25 +27,31 @@ MAX_NAMES = 6
 _DASHES = [DASHED, [2, 2], [9, 3, 2, 3], [12, 4], [6, 2, 2, 2, 2, 2], [3, 5]]
 
 
-def placed(figure: Figure, results: Results, trials: NDArray[np.intp], channels: Sequence[str]) -> Frame:
+def placed(
+    figure: Figure, results: Results, trials: NDArray[np.intp], channels: Sequence[str], off: NDArray[np.bool_] | None = None
+) -> Frame:
     """Return a row a trial: its value in each of ``channels``, missing where it lacks the key, and its name as a ``baseline``, or "".
 
-    Trials that meet none of a channel's conditions, or have no value in it for another reason, are left out.
+    ``off`` are further baselines [R], which have no place on an axis that is not one of the channels. Trials that meet none of a channel's
+    conditions, or have no value in it for another reason, are left out.
     """
     groupings = {channel: getattr(figure, channel) for channel in channels}
-    frame = pd.DataFrame({channel: grouped(grouping, results, traced=False)[trials] for channel, grouping in groupings.items()})
-    lacks = pd.DataFrame({channel: _lacking(grouping, results)[trials] for channel, grouping in groupings.items()}, index=frame.index)
-    apart = lacks.any(axis=1).to_numpy()
+    places = range(len(trials))
+    frame = pd.DataFrame({name: grouped(formula, results, traced=False)[trials] for name, formula in groupings.items()}, index=places)
+    lacks = pd.DataFrame({name: lacking(formula, results)[trials] for name, formula in groupings.items()}, index=places)
+    apart = lacks.any(axis=1).to_numpy() | (np.False_ if off is None else off[trials])
     names = np.full(len(trials), "", dtype=object)
     if apart.any() and not apart.all():
-        missing = list(dict.fromkeys(str(groupings[channel]) for channel in channels if lacks[channel].any()))
+        missing = list(dict.fromkeys(str(groupings[channel]) for channel in channels if lacks[channel].any())) or [
+            str(getattr(figure, "x", ""))
+        ]
         names[apart] = _names(results, trials[apart], trials[~apart], missing)
     fits = (frame.isna() == lacks).all(axis=1).to_numpy() & (~apart | (names != ""))
-    placed: Frame = frame.assign(baseline=names, trial=trials)[fits].reset_index(drop=True)
-    return placed
+    rows: Frame = frame.assign(baseline=names, trial=trials)[fits].reset_index(drop=True)
+    return rows
 
 
-def _lacking(grouping: object, results: Results) -> NDArray[np.bool_]:
+def lacking(grouping: object, results: Results) -> NDArray[np.bool_]:
     """Return which trials lack a key of the spec that a formula is about [R]; a mapping of conditions is about none."""
     keys = [name for name in Expression(grouping).names if name in results.keys] if isinstance(grouping, str) else []
     lacks: NDArray[np.bool_] = results.runs[keys].isna().any(axis=1).to_numpy()

@@ -158,7 +158,7 @@ def data_of(frame: Frame) -> dict[str, Any]:
         if column.dtype.kind == "f":
             columns[name] = [None if not math.isfinite(value) else float(f"{value:.9g}") for value in column.tolist()]
         else:
-            columns[name] = column.tolist()
+            columns[name] = column.astype(object).where(column.notna(), None).tolist()
     # A tuple: altair copies charts at every turn, and lists in them row by row.
     return {"values": tuple(dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))}
 
@@ -188,16 +188,16 @@ def headed(chart: Any, figure: Figure, heading: str | None) -> Any:
     return sized.properties(title=alt.TitleParams(heading, fontSize=13)) if heading else sized
 
 
-def drawable(frame: Frame, figure: Figure) -> Frame:
-    """Return the rows that have a place in the picture or, being infinite, at its edge, and a colour if there are any."""
+def drawable(frame: Frame, figure: Figure, needed: Sequence[str] = ("color", "shape", "facet")) -> Frame:
+    """Return the rows that have a place in the picture or, being infinite, at its edge, and what is ``needed``, where there are any."""
     keep = ~np.isnan(frame["x"].to_numpy()) & ~np.isnan(frame["y"].to_numpy())
     for channel in ("x", "y"):
         if channel in figure.log:
             keep &= frame[channel].to_numpy() > 0
-    for channel in ("color", "shape", "facet"):
+    for channel in needed:
         if channel in frame.columns:
             keep &= frame[channel].notna().to_numpy()
-    if "color" in figure.log and "color" in frame.columns:
+    if "color" in figure.log and "color" in needed and "color" in frame.columns:
         keep &= (frame["color"] > 0).to_numpy()
     if not keep.any():
         raise NothingToDraw("no trial has values that could be drawn")

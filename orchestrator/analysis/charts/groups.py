@@ -53,12 +53,13 @@ def summarized(frame: Frame, keys: Sequence[str], statistic: Statistic, bars: st
     if statistic == "rate" and bars not in OF_RATES:
         bars = "none"
     rows = []
-    for label, some in frame.groupby(list(keys), sort=False):
+    for label, some in frame.groupby(list(keys), sort=False, dropna=False):
         values = some["value"].to_numpy(np.float64)
         middle = level(values, statistic)
-        ends = _ends(values, middle, statistic, bars)
+        ends = ends_of(values, middle, statistic, bars)
         rows.append((*label, middle, *ends, len(values), int(np.isinf(values).sum()), *(in_common(some[tip]) for tip in tips)))
-    return pd.DataFrame(rows, columns=[*keys, "value", "low", "high", "trials", "infinite", *tips]).infer_objects()
+    table = pd.DataFrame(rows, columns=[*keys, "value", "low", "high", "trials", "infinite", *tips]).infer_objects()
+    return table.astype(dict.fromkeys(("value", "low", "high"), np.float64))
 
 
 def in_common(column: pd.Series[str]) -> str:
@@ -86,7 +87,7 @@ def quantile(ordered: Values, share: float) -> float:
     return infinite[-1] if infinite else low + (high - low) * (place % 1)
 
 
-def _ends(values: Values, middle: float, statistic: Statistic, bars: str) -> tuple[float, float]:
+def ends_of(values: Values, middle: float, statistic: Statistic, bars: str) -> tuple[float, float]:
     """Return where the bars of a group end: in its ``middle`` where there is nothing that they could say."""
     if bars in RANGES:
         ordered = np.sort(values)

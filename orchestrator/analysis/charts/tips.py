@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from orchestrator.analysis.charts.common import text_of
+from orchestrator.analysis.charts.common import data_of, text_of
 from orchestrator.analysis.results import Results
 from orchestrator.grid.figures import Figure
 from orchestrator.grid.questions import SEEDS
@@ -37,6 +37,14 @@ class Tips:
     def tooltip(self, shown: Mapping[str, str]) -> list[alt.Tooltip]:
         """Return a tooltip with columns by their titles, and then the keys."""
         return [alt.Tooltip(field, title=title) for field, title in {**shown, **{f"{k}:N": key for k, key in self.keys.items()}}.items()]
+
+    def looked_up(self, chart: Any, rows: Frame) -> Any:
+        """Return a chart of rows with an ``owner`` and a ``trial``, a name of it: the keys are written once a trial."""
+        if not self.keys:
+            return chart
+        owners = rows[["owner", "trial"]].drop_duplicates().reset_index(drop=True)
+        table = pd.concat([owners[["trial"]], self.of(owners["owner"])], axis=1)
+        return chart.transform_lookup(lookup="trial", from_=alt.LookupData(data=data_of(table), key="trial", fields=list(self.keys)))
 
 
 def _texts(column: pd.Series[Any]) -> list[str | None]:
