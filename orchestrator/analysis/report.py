@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from orchestrator.tracking.store import Store
 
 FOLDER = Path("figures")
-"""Where figures are written, in a folder of the experiment's name."""
+"""Where figures are written, in a folder of the experiment's name and one of the sweep's id."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,9 @@ def questions_of(store: Store, sweep: SweepSummary) -> tuple[dict[str, Figure], 
 
 
 def folder_of(sweeps: Sequence[SweepSummary]) -> Path:
-    """Where figures of sweeps are written unless told otherwise."""
-    return FOLDER / file_name("-".join(dict.fromkeys(sweep.experiment for sweep in sweeps)))
+    """Where figures of sweeps are written unless told otherwise: those of other sweeps are elsewhere."""
+    experiments = dict.fromkeys(sweep.experiment for sweep in sweeps)
+    return FOLDER / file_name("-".join(experiments)) / file_name("-".join(sweep.sweep_id for sweep in sweeps))
 
 
 def report(
