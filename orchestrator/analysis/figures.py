@@ -6,6 +6,7 @@ A chart is a grid of panels; each holds its own data, thinned to what can be see
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
@@ -45,8 +46,11 @@ def draw(figure: Figure, results: Results) -> alt.TopLevelMixin:
     if len(panels) > MAX_PANELS:
         raise UsageError(f"has {len(panels)} panels, more than {MAX_PANELS}: choose another facet, or pick trials with where")
     columns = len(figure.panels) if len(figure.panels) > 1 else COLUMNS.get(len(panels), 4)
-    chart = alt.concat(*panels, columns=columns) if len(panels) > 1 else panels[0]
-    shared = {} if len(figure.panels) > 1 else {"x": "shared", "y": "shared"}
+    with warnings.catch_warnings():
+        # That parameters of one name become one is what is wanted.
+        warnings.filterwarnings("ignore", "Automatically deduplicated selection parameter")
+        chart = alt.concat(*panels, columns=columns) if len(panels) > 1 else panels[0]
+    shared = {"x": "shared", "y": "shared"} if figure.shares_axes else {}
     if len(panels) > 1:
         chart = chart.resolve_scale(color="shared", shape="shared", size="shared", **shared)
     if figure.title:

@@ -53,6 +53,11 @@ class Figure(Question):
         """The items of ``y`` that have a panel each, and can be named in ``log``."""
         return ()
 
+    @property
+    def shares_axes(self) -> bool:
+        """True if all panels have the same axes, and not one each for an item of ``y``."""
+        return len(self.panels) <= 1
+
     def own_conflicts(self) -> Iterator[tuple[str, str]]:
         known = ("x", "y", "color", *self.panels)
         for name in self.log:

@@ -84,6 +84,20 @@ def color_of(figure: Figure, frame: Frame, grouping: str | Mapping[str, str], *,
     return alt.Color("color:N", title=title or None, scale=scale, sort=order, legend=alt.Legend(symbolStrokeWidth=2)), "N"
 
 
+PICKED = "picked"
+"""The colours that were clicked on in the legend: all until then."""
+FADED = 0.04
+
+
+def colored(color: alt.Color | None, opacity: float = 1.0) -> dict[str, Any]:
+    """Return the channels of what has a colour, if there are any: a category that is not picked in the legend fades."""
+    if color is None:
+        return {}
+    if not str(color.shorthand).endswith(":N"):
+        return {"color": color}
+    return {"color": color, "opacity": alt.condition(alt.Parameter(PICKED), alt.value(opacity), alt.value(FADED))}
+
+
 def continuous(figure: Figure, **more: Any) -> alt.Scale:
     """Return a continuous scale of colours."""
     return alt.Scale(type="log" if "color" in figure.log else "linear", scheme="viridis", **more)
@@ -176,10 +190,13 @@ def facets_of(figure: Figure, frame: Frame) -> Iterator[tuple[str | None, Frame]
 
 
 def sized(layers: Sequence[Any], figure: Figure, heading: str | None, number: int) -> Any:
-    """Return a panel from its layers, the first of which it can be moved and zoomed by."""
-    zoom = alt.selection_interval(bind="scales", name=f"zoom_{number}")
-    chart = alt.layer(layers[0].add_params(zoom), *layers[1:]) if len(layers) > 1 else layers[0].add_params(zoom)
-    return headed(chart, figure, heading)
+    """Return a panel from its layers, by the first of which it can be moved and zoomed, and its colours picked in the legend."""
+    # Panels that share their axes share what they are moved by: it is one parameter if it has one name.
+    params = [alt.selection_interval(bind="scales", name="zoom" if figure.shares_axes else f"zoom_{number}")]
+    if any(layer.encoding.opacity is not alt.Undefined for layer in layers):
+        params.append(alt.selection_point(fields=["color"], bind="legend", name=PICKED))
+    first = layers[0].add_params(*params)
+    return headed(alt.layer(first, *layers[1:]) if len(layers) > 1 else first, figure, heading)
 
 
 def headed(chart: Any, figure: Figure, heading: str | None) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from orchestrator.analysis.charts.baselines import dashes, in_panel
-from orchestrator.analysis.charts.common import Span, as_category, axis_of, color_of, data_of, facets_of, position_of, sized
+from orchestrator.analysis.charts.common import Span, as_category, axis_of, color_of, colored, data_of, facets_of, position_of, sized
 from orchestrator.analysis.charts.edges import edge
 from orchestrator.grid.figures import Medians, Threshold
 
@@ -56,7 +56,7 @@ def level_panels(figure: Medians | Threshold, levels: Levels, first: int) -> Ite
     dash = dashes([*levels.lines, *dict.fromkeys(beside["line"])])
     axes = {"x": x, "y": alt.Y("y:Q", **height)}
     for number, (heading, panel) in enumerate(facets_of(figure, table), first):
-        layers = _layers(figure, levels, _without_facet(panel), axes, {} if color is None else {"color": color})
+        layers = _layers(figure, levels, _without_facet(panel), axes, colored(color))
         layers += _beside(figure, levels, in_panel(beside, panel), axes, color, dash)
         for name, at in levels.lines.items():
             line = alt.Chart(data_of(pd.DataFrame({"y": [at], "line": [name]})))
@@ -108,10 +108,10 @@ def _beside(
 ) -> list[Any]:
     """Return layers of baselines: curves where they have x, else lines across the panel; black where they lack the colour."""
     layers: list[Any] = []
-    colored = beside["color"].notna() if color is not None else pd.Series(False, index=beside.index)
-    for (has_x, has_color), some in beside.groupby([beside["x"].notna(), colored]):
+    with_color = beside["color"].notna() if color is not None else pd.Series(False, index=beside.index)
+    for (has_x, has_color), some in beside.groupby([beside["x"].notna(), with_color]):
         rows = _without_facet(some).drop(columns=[c for c, has in (("x", has_x), ("color", has_color)) if not has and c in some])
-        told: dict[str, Any] = {"tooltip": _told(levels, rows)} | ({"color": color} if has_color else {})
+        told: dict[str, Any] = {"tooltip": _told(levels, rows)} | colored(color if has_color else None)
         black = {} if has_color else {"color": "black"}
         chart = alt.Chart(data_of(rows[np.isfinite(rows["y"])].drop(columns="over")))
         if not has_x:

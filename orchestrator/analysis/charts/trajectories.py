@@ -11,13 +11,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from orchestrator.analysis.charts.baselines import dashes, in_panel
-from orchestrator.analysis.charts.common import axis_of, color_of, data_of, facets_of, order_of, sized, title_of
+from orchestrator.analysis.charts.common import axis_of, color_of, colored, data_of, facets_of, order_of, sized, title_of
 from orchestrator.analysis.charts.edges import crosses
 from orchestrator.analysis.charts.formulas import formula_curves
 from orchestrator.analysis.charts.traces import Traces, formulas_of, traces_of
 from orchestrator.analysis.results import Results
 from orchestrator.grid.figures import Trajectories
 
+_BAND = 0.2
+"""How opaque a band is."""
 _SHAPES = ["circle", "triangle-up", "square", "diamond", "cross", "triangle-down"]
 
 Frame = pd.DataFrame
@@ -63,13 +65,13 @@ class _Drawing:
         yield from self._own(own)
         yield from self._beside(curves[curves["baseline"] != ""].assign(line=lambda frame: frame["baseline"]))
         # What changes along a curve has no value at its end, where the trial diverged.
-        marked = {} if self.color is None or self.traces.along else {"color": self.color}
+        marked = colored(None if self.traces.along else self.color)
         yield from crosses(self.figure, _slim(marks).assign(over=marks["over"]), self.axes, self.traces.sizes, **marked)
         yield from self._levels(levels)
         yield from formula_curves(self.figure, own["x"].to_numpy(np.float64), self.axes["x"], self.axes["y"], self.dash)
 
     def _own(self, rows: Frame) -> Iterator[Any]:
-        encoding = self._encoding(rows) | ({} if self.color is None else {"color": self.color})
+        encoding = self._encoding(rows) | colored(self.color)
         if self.figure.over_seeds and self.figure.band not in (None, "none"):
             yield self._band(rows, encoding)
         chart = self._chart(rows).encode(**self.axes, **encoding)
@@ -86,16 +88,17 @@ class _Drawing:
     def _band(self, rows: Frame, encoding: Mapping[str, Any], **mark: Any) -> Any:
         low = self.axes["y"].copy()
         low.shorthand = "low:Q"
-        area = alt.Chart(data_of(_slim(rows))).mark_area(opacity=0.2, strokeWidth=0, **mark)
-        return area.encode(x=self.axes["x"], y=low, y2="high:Q", detail="trial:N", **encoding)
+        area = alt.Chart(data_of(_slim(rows))).mark_area(opacity=_BAND, strokeWidth=0, **mark)
+        shown = {**encoding, **(colored(self.color, _BAND) if "color" in encoding else {})}
+        return area.encode(x=self.axes["x"], y=low, y2="high:Q", detail="trial:N", **shown)
 
     def _beside(self, rows: Frame) -> Iterator[Any]:
         """Yield curves of baselines, black where they lack the colour."""
         if not len(rows):
             return
-        colored = rows["color"].notna() if self.color is not None and not self.traces.along else pd.Series(False, index=rows.index)
-        for has_color, some in rows.groupby(colored):
-            encoding = self._encoding(some) | ({"color": self.color} if has_color else {})
+        with_color = rows["color"].notna() if self.color is not None and not self.traces.along else pd.Series(False, index=rows.index)
+        for has_color, some in rows.groupby(with_color):
+            encoding = self._encoding(some) | colored(self.color if has_color else None)
             mark = {} if has_color else {"color": "black"}
             if self.figure.over_seeds and self.figure.band not in (None, "none"):
                 yield self._band(some, encoding, **mark)
@@ -104,11 +107,11 @@ class _Drawing:
 
     def _levels(self, levels: Frame) -> Iterator[Any]:
         """Yield a line across the panel for each baseline that has no place on the axis."""
-        colored = levels["color"].notna() if self.color is not None and "color" in levels else pd.Series(False, index=levels.index)
-        for has_color, some in levels.groupby(colored):
+        with_color = levels["color"].notna() if self.color is not None and "color" in levels else pd.Series(False, index=levels.index)
+        for has_color, some in levels.groupby(with_color):
             rule = alt.Chart(data_of(_slim(some))).mark_rule(strokeWidth=1.5, **({} if has_color else {"color": "black"}))
             tips = [alt.Tooltip("line:N", title="baseline"), alt.Tooltip("y:Q", title=self._title("y")), "trials:Q"]
-            yield rule.encode(y=self.axes["y"], strokeDash=self.dash, tooltip=tips, **({"color": self.color} if has_color else {}))
+            yield rule.encode(y=self.axes["y"], strokeDash=self.dash, tooltip=tips, **colored(self.color if has_color else None))
 
     def _title(self, channel: str) -> str:
         return title_of(self.figure, channel, self.figure.x if channel == "x" else ", ".join(self.figure.y))
