@@ -31,7 +31,8 @@ class Table:
 
 def as_csv(table: Table) -> str:
     """Return the rows, with an empty cell for what is missing."""
-    text: str = table.rows.to_csv(index=False, lineterminator="\n")
+    # Whole numbers are written so, beside what is missing, too.
+    text: str = table.rows.convert_dtypes().to_csv(index=False, lineterminator="\n")
     return text
 
 

@@ -74,7 +74,7 @@ def _names(results: Results, apart: NDArray[np.intp], others: NDArray[np.intp], 
 
 
 def _disjoint(column: pd.Series[Any], apart: NDArray[np.intp], others: NDArray[np.intp]) -> bool:
-    return not set(column.iloc[apart]) & set(column.iloc[others].dropna())
+    return not set(column.iloc[apart].unique()) & set(column.iloc[others].dropna().unique())
 
 
 def parts(frame: Frame, channels: Sequence[str]) -> Iterator[tuple[list[str], Frame]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,9 @@ from orchestrator.analysis.results import Results
 from orchestrator.analysis.statistics import share, typical
 from orchestrator.grid.figures import OF_RATES
 from orchestrator.grid.summaries import rate_in
+
+if TYPE_CHECKING:
+    from pandas.core.groupby.generic import SeriesGroupBy
 
 CONFIDENCE = 0.95
 RANGES = {"iqr": (0.25, 0.75), "range": (0.0, 1.0)}
@@ -52,20 +55,22 @@ def summarized(frame: Frame, keys: Sequence[str], statistic: Statistic, bars: st
     """
     if statistic == "rate" and bars not in OF_RATES:
         bars = "none"
+    groups = frame.groupby(list(keys), sort=False, dropna=False)
     rows = []
-    for label, some in frame.groupby(list(keys), sort=False, dropna=False):
-        values = some["value"].to_numpy(np.float64)
+    for label, some in groups["value"]:
+        values = some.to_numpy(np.float64)
         middle = level(values, statistic)
         ends = ends_of(values, middle, statistic, bars)
-        rows.append((*label, middle, *ends, len(values), int(np.isinf(values).sum()), *(in_common(some[tip]) for tip in tips)))
-    table = pd.DataFrame(rows, columns=[*keys, "value", "low", "high", "trials", "infinite", *tips]).infer_objects()
-    return table.astype(dict.fromkeys(("value", "low", "high"), np.float64))
+        rows.append((*label, middle, *ends, len(values), int(np.isinf(values).sum())))
+    table = pd.DataFrame(rows, columns=[*keys, "value", "low", "high", "trials", "infinite"]).infer_objects()
+    told = {tip: in_common(groups[tip]) for tip in tips}
+    return table.astype(dict.fromkeys(("value", "low", "high"), np.float64)).assign(**told)
 
 
-def in_common(column: pd.Series[str]) -> str:
-    """Return the one value of a group of trials, or how many there are."""
-    values = column.dropna().unique()
-    return str(values[0]) if len(values) == 1 else f"{len(values)} values" if len(values) else ""
+def in_common(groups: SeriesGroupBy[str, Any]) -> list[str | None]:
+    """Return the one value of each group of trials, or how many there are."""
+    firsts, counts = groups.first(), groups.nunique()
+    return [first if count == 1 else f"{count} values" if count else None for first, count in zip(firsts, counts, strict=True)]
 
 
 def level(values: Values, statistic: Statistic) -> float:

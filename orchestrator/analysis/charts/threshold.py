@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import altair as alt
@@ -80,16 +80,25 @@ def thresholds(figure: Threshold, results: Results, trials: NDArray[np.intp], ti
     found = []
     for known, part in groups:
         keys = [*known, "baseline"]
-        for label, some in part.groupby(keys, sort=True):
-            at = {value: _holds(criterion, alike[names]) for value, alike in some.groupby("of", sort=True)}
-            told_of = {tip: in_common(some[tip]) for tip in told}
+        together = part.groupby(keys, sort=True)
+        common = {tip: in_common(together[tip]) for tip in told}
+        for number, (label, some) in enumerate(together[["of", *names]]):
+            at = {value: _holds(criterion, [some[name].to_numpy()[places] for name in names]) for value, places in _by_value(some["of"])}
+            told_of = {tip: texts[number] for tip, texts in common.items()}
             found.append({**dict(zip(keys, label, strict=True)), **_from(at), "trials": len(some), **told_of})
     return pd.DataFrame(found, columns=[*channels, "baseline", *_COLUMNS, *told]).infer_objects()
 
 
-def _holds(criterion: Criterion, values: Frame) -> bool:
+def _by_value(column: pd.Series[float]) -> list[tuple[float, NDArray[np.intp]]]:
+    """Return the values of a column, rising, with the places of each."""
+    values, places = np.unique(column.to_numpy(), return_inverse=True)
+    order = np.split(np.argsort(places, kind="stable"), np.cumsum(np.bincount(places))[:-1])
+    return list(zip(values.tolist(), order, strict=True))
+
+
+def _holds(criterion: Criterion, columns: Sequence[Values]) -> bool:
     """Return whether the condition holds of a group of trials with values for each of its summaries."""
-    known = [values[name].dropna().to_numpy(np.float64) for name in values]
+    known = [values[~np.isnan(values)] for values in columns]
     return criterion.holds([_summary(part.function, some) for part, some in zip(criterion.summaries, known, strict=True)])
 
 

@@ -47,5 +47,8 @@ class Tips:
         return chart.transform_lookup(lookup="trial", from_=alt.LookupData(data=data_of(table), key="trial", fields=list(self.keys)))
 
 
-def _texts(column: pd.Series[Any]) -> list[str | None]:
-    return [None if pd.isna(value) else text_of(value) for value in column]
+def _texts(column: pd.Series[Any]) -> NDArray[np.object_]:
+    """Return the values as text, ``None`` for what is missing; each of them is written once."""
+    places, values = pd.factorize(column)
+    texts = np.array([*(text_of(value) for value in values), None], dtype=object)
+    return texts[places]
