@@ -70,7 +70,8 @@ class Criterion:
         expression = Expression((outer + self.text[place:]).strip())
         names = {_name(number) for number in range(len(summaries))}
         if alone := [name for name in expression.names if name not in names]:
-            raise ExpressionError(f"is about groups of trials: write rate({alone[0]} < 1e-2) >= 0.9 or median({alone[0]}) < 1e-2, say")
+            example = f"rate({alone[0]} < 1e-2) >= 0.9 or median({alone[0]}) < 1e-2"
+            raise ExpressionError(f"has {alone[0]} of a single trial, where a group is asked for: write {example}, say")
         if not summaries:
             raise ExpressionError("says nothing of trials: write rate(error < 1e-2) >= 0.9, say")
         if not expression.is_condition:

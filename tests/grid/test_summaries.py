@@ -46,7 +46,7 @@ def test_a_criterion_holds_by_the_values_of_its_summaries():
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("error < 1", r"is about groups of trials: write rate\(error < 1e-2\) >= 0.9"),
+        ("error < 1", r"has error of a single trial, where a group is asked for: write rate\(error < 1e-2\) >= 0.9"),
         ("rate(error < 1)", "is a number, not a condition: compare it"),
         ("1 < 2", "says nothing of trials"),
         ("rate(error < 1) >=", "is not an expression"),

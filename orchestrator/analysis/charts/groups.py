@@ -67,10 +67,11 @@ def summarized(frame: Frame, keys: Sequence[str], statistic: Statistic, bars: st
     return table.astype(dict.fromkeys(("value", "low", "high"), np.float64)).assign(**told)
 
 
-def in_common(groups: SeriesGroupBy[str, Any]) -> list[str | None]:
+def in_common(groups: SeriesGroupBy[str, Any]) -> NDArray[np.object_]:
     """Return the one value of each group of trials, or how many there are."""
     firsts, counts = groups.first(), groups.nunique()
-    return [first if count == 1 else f"{count} values" if count else None for first, count in zip(firsts, counts, strict=True)]
+    texts = [first if count == 1 else f"{count} values" if count else None for first, count in zip(firsts, counts, strict=True)]
+    return np.array(texts, dtype=object)
 
 
 def level(values: Values, statistic: Statistic) -> float:
