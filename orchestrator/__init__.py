@@ -47,6 +47,7 @@ def submit(
     storage: str | None = None,
     workers: int | None = None,
     fresh: bool = False,
+    reuse_from: Sequence[str] = (),
     checkpoint_every: float = CHECKPOINT_SECONDS,
     patience: float = PATIENCE,
     progress: bool = True,
@@ -64,7 +65,7 @@ def submit(
     from orchestrator.scripting.grids import grid_from
     from orchestrator.scripting.sweep import submit
 
-    options = Options(address, tracking_uri, storage, fresh, checkpoint_every, patience, workers)
+    options = Options(address, tracking_uri, storage, fresh, tuple(reuse_from), checkpoint_every, patience, workers)
     return submit(grid_from(grid, overrides), options, progress)
 
 

@@ -6,14 +6,16 @@ A chart is a grid of panels; each holds its own data, thinned to what can be see
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import altair as alt
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.analysis.charts import heatmap, medians, points, trajectories
+from orchestrator.analysis import figure_tables
+from orchestrator.analysis.charts import heatmap, medians, points, threshold, trajectories
 from orchestrator.analysis.charts.common import MAX_PANELS, NothingToDraw
 from orchestrator.analysis.results import Results
 from orchestrator.errors import UsageError
@@ -24,8 +26,12 @@ PANELS: Mapping[str, Callable[[Any, Results, NDArray[np.intp]], Iterator[Any]]] 
     "medians": medians.panels,
     "heatmap": heatmap.panels,
     "points": points.panels,
+    "threshold": threshold.panels,
 }
 """By the kind of figure."""
+
+TABLES: Mapping[str, Callable[[Any, Results, NDArray[np.intp]], figure_tables.Table]] = {"threshold": threshold.table}
+"""By the kind of figure, for those whose numbers are written beside it."""
 
 COLUMNS = {1: 1, 2: 2, 3: 3, 4: 2, 5: 3, 6: 3}
 """By the number of panels; more are in rows of four."""
@@ -40,8 +46,11 @@ def draw(figure: Figure, results: Results) -> alt.TopLevelMixin:
     if len(panels) > MAX_PANELS:
         raise UsageError(f"has {len(panels)} panels, more than {MAX_PANELS}: choose another facet, or pick trials with where")
     columns = len(figure.panels) if len(figure.panels) > 1 else COLUMNS.get(len(panels), 4)
-    chart = alt.concat(*panels, columns=columns) if len(panels) > 1 else panels[0]
-    shared = {} if len(figure.panels) > 1 else {"x": "shared", "y": "shared"}
+    with warnings.catch_warnings():
+        # That parameters of one name become one is what is wanted.
+        warnings.filterwarnings("ignore", "Automatically deduplicated selection parameter")
+        chart = alt.concat(*panels, columns=columns) if len(panels) > 1 else panels[0]
+    shared = {"x": "shared", "y": "shared"} if figure.shares_axes else {}
     if len(panels) > 1:
         chart = chart.resolve_scale(color="shared", shape="shared", size="shared", **shared)
     if figure.title:
@@ -49,6 +58,14 @@ def draw(figure: Figure, results: Results) -> alt.TopLevelMixin:
     return chart.configure_axis(labelFontSize=12, titleFontSize=13, gridOpacity=0.5).configure_legend(
         labelFontSize=12, titleFontSize=12, symbolOpacity=1, labelLimit=400
     )
+
+
+def tabulate(figure: Figure, results: Results, formats: Collection[str] = figure_tables.FORMATS) -> dict[str, bytes]:
+    """Return the numbers of a figure that can be drawn in each of ``formats``, nothing if its kind has no table."""
+    if figure.kind not in TABLES:
+        return {}
+    table = TABLES[figure.kind](figure, results, results.chosen(figure.where))
+    return {form: write(table).encode() for form, write in figure_tables.WRITERS.items() if form in formats}
 
 
 def spec_of(chart: alt.TopLevelMixin) -> str:

@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestrator.analysis import figure_tables
 from orchestrator.analysis.claims import Verdict, verify
-from orchestrator.analysis.figures import draw, spec_of
+from orchestrator.analysis.figures import draw, spec_of, tabulate
 from orchestrator.analysis.rendering import FORMATS, rendering
 from orchestrator.analysis.results import Results
 from orchestrator.errors import UsageError
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from orchestrator.tracking.store import Store
 
 FOLDER = Path("figures")
-"""Where figures are written, in a folder of the experiment's name."""
+"""Where figures are written, in a folder of the experiment's name and one of the sweep's id."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,9 @@ def questions_of(store: Store, sweep: SweepSummary) -> tuple[dict[str, Figure], 
 
 
 def folder_of(sweeps: Sequence[SweepSummary]) -> Path:
-    """Where figures of sweeps are written unless told otherwise."""
-    return FOLDER / file_name("-".join(dict.fromkeys(sweep.experiment for sweep in sweeps)))
+    """Where figures of sweeps are written unless told otherwise: those of other sweeps are elsewhere."""
+    experiments = dict.fromkeys(sweep.experiment for sweep in sweeps)
+    return FOLDER / file_name("-".join(experiments)) / file_name("-".join(sweep.sweep_id for sweep in sweeps))
 
 
 def report(
@@ -67,7 +69,7 @@ def report(
     claims: Mapping[str, Claim],
     folder: Path,
     *,
-    formats: Collection[str] = FORMATS,
+    formats: Collection[str] = (*FORMATS, *figure_tables.FORMATS),
     log: bool = True,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Report:
@@ -82,17 +84,19 @@ def report(
     results = Results.load(store, sweeps)
     drawn: dict[str, bytes] = {}
     undrawn: dict[str, str] = {}
-    with rendering(formats, len(figures)) as renderer:
+    tabulated: dict[str, dict[str, bytes]] = {}
+    with rendering([form for form in formats if form in FORMATS], len(figures)) as renderer:
         started: dict[str, Future[dict[str, bytes]]] = {}
         for name, figure in figures.items():
             tell(f"drawing {name}")
             with _noting(name, undrawn):
                 started[name] = renderer.start(spec_of(draw(figure, results)))
+                tabulated[name] = tabulate(figure, results, formats)
         # While they are rendered.
         verdicts = tuple(verdict for name, claim in claims.items() for verdict in _verdicts(name, claim, results, strict=not log))
         for name, files in started.items():
             with _noting(name, undrawn):
-                drawn |= {f"{name}.{form}": content for form, content in files.result().items()}
+                drawn |= {f"{name}.{form}": content for form, content in (files.result() | tabulated[name]).items()}
     for name, content in drawn.items():
         write_file(folder / name, content)
     if log and len(sweeps) == 1:

@@ -125,6 +125,21 @@ class Results:
         values = np.asarray(self.values(text), dtype=np.float64)
         return np.where(np.isnan(values) & self.diverged & self.is_measured(text), np.inf, values)
 
+    def met(self, text: str) -> NDArray[np.float64]:
+        """Return 1 for trials that meet a condition, 0 for those that do not, and NaN where no measure that it is about has a value [R].
+
+        What diverged trials measured meets none, unless the condition is about the ``outcome``, too: then it says itself what of them.
+        """
+        met = self.condition(text).astype(np.float64)
+        names = Expression(text).names
+        measured = [name for name in names if self.is_measured(name)]
+        if not measured:
+            return met
+        if "outcome" not in names:
+            met[self.diverged] = 0.0
+        known = self.diverged | np.logical_or.reduce([~np.isnan(np.asarray(self.values(name), np.float64)) for name in measured])
+        return np.where(known, met, np.nan)
+
     def is_measured(self, text: str) -> bool:
         """Return whether an expression is made of measures, rather than of the spec alone."""
         return any(name in self.measures or name.partition("(")[0] in OVER_TRACE for name in Expression(text).names)

@@ -78,6 +78,14 @@ def quantiles(values: NDArray[np.float64], groups: NDArray[np.intp], count: int,
     return found
 
 
+def share(count: int, total: int, confidence: float) -> Estimate:
+    """Return ``count`` of ``total`` as a share with its interval (Wilson 1927)."""
+    from scipy.stats import binomtest
+
+    found = binomtest(count, total).proportion_ci(confidence, method="wilson")
+    return Estimate(count / total, float(found.low), float(found.high))
+
+
 def _interval(samples: tuple[NDArray[np.float64], ...], of: Callable[..., Any], confidence: float) -> Estimate:
     from scipy.stats import DegenerateDataWarning, bootstrap
 

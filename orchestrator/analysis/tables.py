@@ -17,6 +17,7 @@ from orchestrator.errors import UsageError
 from orchestrator.grid.expressions import Expression
 from orchestrator.grid.questions import read_condition, read_formula
 from orchestrator.grid.quoting import nearest
+from orchestrator.grid.summaries import rate_in
 from workloads.training.trial_state import Outcome
 
 AUTO = "auto"
@@ -121,8 +122,8 @@ def rate_of(text: str) -> str | None:
 
     Raises `UsageError` if what is in the brackets is no condition.
     """
-    found = re.fullmatch(r"\s*rate\s*\((.*)\)\s*", text, re.DOTALL)
-    return None if found is None else read_condition(found[1].strip(), "rate")
+    condition = rate_in(text)
+    return None if condition is None else read_condition(condition, "rate")
 
 
 def listing(

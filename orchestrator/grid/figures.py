@@ -7,14 +7,36 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from orchestrator.grid.expressions import Expression, ExpressionError
-from orchestrator.grid.questions import Condition, Formula, Formulas, Grouping, Pixels, Question, Range, is_pattern, listed
+from orchestrator.grid.expressions import Expression
+from orchestrator.grid.questions import (
+    Condition,
+    Formula,
+    GroupCondition,
+    Grouping,
+    Pixels,
+    Quantities,
+    Quantity,
+    Question,
+    Range,
+    checked,
+    is_pattern,
+    listed,
+)
 from orchestrator.grid.quoting import shown
+from orchestrator.grid.summaries import rate_in
+from workloads.measures import find
 from workloads.section import Finite
+
+Statistic = Literal["median", "mean"]
+OF_MEANS = ("std", "sem")
+OF_RATES = ("wilson", "bootstrap", "none")
 
 
 class Figure(Question):
     """A picture: a panel for each value of ``facet``; ``log`` lists what has a logarithmic scale: x, y, color."""
+
+    axes: ClassVar[tuple[str, ...]] = ()
+    """What has an axis without a field of its name."""
 
     title: str | None = None
     facet: Grouping | None = None
@@ -31,6 +53,11 @@ class Figure(Question):
         """The items of ``y`` that have a panel each, and can be named in ``log``."""
         return ()
 
+    @property
+    def shares_axes(self) -> bool:
+        """True if all panels have the same axes, and not one each for an item of ``y``."""
+        return len(self.panels) <= 1
+
     def own_conflicts(self) -> Iterator[tuple[str, str]]:
         known = ("x", "y", "color", *self.panels)
         for name in self.log:
@@ -39,16 +66,22 @@ class Figure(Question):
         for name in self.labels:
             if name not in (*known, "shape"):
                 yield "labels", f"are for {', '.join((*known, 'shape'))}, not for {name}"
-            elif name not in self.panels and getattr(self, name, None) is None:
+            elif name not in (*self.panels, *self.axes) and getattr(self, name, None) is None:
                 yield "labels", f"has no effect for {name}, which is not drawn"
 
 
 class Trajectories(Figure):
-    """Traces: a curve a trial, ``y`` over ``x`` at every recorded step.
+    """Traces: a curve a trial, ``y`` over ``x`` at every recorded step; with a ``band`` or ``statistic``, a curve over seeds.
 
     Coloured by a key of the spec, by ``step`` or another measure along the curve, or, where ``y`` is a list (``sv_*`` stands for all
     such columns), by its items. ``curves`` are formulas in ``x``, drawn dashed; ``shape`` tells trials apart by the shape of points;
     ``when`` picks recorded steps.
+
+    The ``statistic`` (the median unless told) is that of all trials that differ in their seeds alone, at the same ``x``; the ``band``
+    around it is their interquartile range, whole range, or with ``statistic: mean`` standard deviation (``std``) or error (``sem``).
+    Between two recorded steps a trial goes straight, on the axes as they are. Over steps, one that has ended keeps its last value, and
+    counts as infinite if it has diverged. Over a measure, a trial has a value as far as it got, that of when it first got there, and there
+    is a curve where half of the trials have one.
     """
 
     over_trace: ClassVar[tuple[str, ...]] = ("x", "y", "color", "curves", "when")
@@ -63,36 +96,58 @@ class Trajectories(Figure):
     when: Condition | None = None
     curves: dict[str, Formula] = Field(default_factory=dict)
     mark: Literal["auto", "line", "point"] = "auto"
+    statistic: Statistic | None = None
+    band: Literal["iqr", "range", "std", "sem", "none"] | None = None
+
+    @property
+    def over_seeds(self) -> bool:
+        """True if there is a curve for trials that differ in their seeds alone, rather than one for each."""
+        return self.statistic is not None or self.band is not None
 
     def own_conflicts(self) -> Iterator[tuple[str, str]]:
         yield from super().own_conflicts()
         for formula in self.y:
             try:
-                Expression(formula.replace("*", "")) if is_pattern(formula) else Expression(formula)
-            except ExpressionError as error:
-                yield "y", f"{shown(formula)} {error}"
+                checked(formula.replace("*", "") if is_pattern(formula) else formula)
+            except ValueError as error:
+                yield "y", str(error)
         if self.color is not None and (len(self.y) > 1 or is_pattern(self.y[0])):
             yield "color", "has no effect: the items of y are told apart by colour"
+        if self.over_seeds:
+            yield from self._conflicts_over_seeds()
         for name, formula in self.curves.items():
             others = [n for n in Expression(formula).names if n != self.x]
             if others or Expression(self.x).names != (self.x,):
                 yield "curves", f"{shown(name)} must be a formula in x alone, and x a single column"
 
+    def _conflicts_over_seeds(self) -> Iterator[tuple[str, str]]:
+        if self.band in OF_MEANS and self.statistic != "mean":
+            yield "band", f"{self.band} goes with statistic: mean"
+        if isinstance(self.color, str) and any(name in ("step", "loss") or find(name) for name in Expression(self.color).names):
+            yield "color", f"{self.color} changes along a curve: beside band or statistic it must be a key of the spec"
+        if self.shape is not None:
+            yield "shape", "has no effect beside band or statistic: there are no points of trials"
+        if self.mark == "point":
+            yield "mark", "has no effect beside band or statistic, which are lines"
+
 
 class Medians(Figure):
-    """Final values over an axis: the median over all trials with the same ``x``, ``color`` and ``facet``, with bars.
+    """Final values over an axis: a statistic over all trials with the same ``x``, ``color`` and ``facet``, with bars.
 
-    ``bars`` are the interquartile range, or the whole range. ``y`` a list makes a panel for each item, which ``log`` can name;
-    ``lines`` are dashed horizontal ones: ``{cp_rank: {truth: 1}}``.
+    The statistic is the median or the mean; of ``rate(error < 1e-2)`` it is the share of trials for which the condition holds. ``bars`` are
+    the interquartile range, the whole range, with ``statistic: mean`` the standard deviation (``std``) or standard error (``sem``), or a
+    95 % interval: ``bootstrap`` (percentiles), or ``wilson`` for rates. A rate has bars only if they are such an interval. ``y`` a list
+    makes a panel for each item, which ``log`` can name; ``lines`` are dashed horizontal ones: ``{cp_rank: {truth: 1}}``.
     """
 
-    example: ClassVar[str] = "{kind: medians, x: problem.observed, y: [error, effective_rank], color: init.scale, log: [error]}"
+    example: ClassVar[str] = "{kind: medians, x: problem.observed, y: [error, rate(error < 1e-2)], color: init.scale, log: [error]}"
 
     kind: Literal["medians"] = "medians"
     x: Formula
-    y: Formulas
+    y: Quantities
     color: Grouping | None = None
-    bars: Literal["iqr", "range", "none"] = "iqr"
+    statistic: Statistic = "median"
+    bars: Literal["iqr", "range", "std", "sem", "bootstrap", "wilson", "none"] = "iqr"
     lines: dict[str, dict[str, Finite]] = Field(default_factory=dict)
 
     @property
@@ -104,17 +159,41 @@ class Medians(Figure):
         for name in self.lines:
             if name not in self.y:
                 yield "lines", f"belong to an item of y, not to {name}"
+        rates = [name for name in self.y if rate_in(name) is not None]
+        if any(name in self.log or "y" in self.log for name in rates):
+            yield "log", f"is not for {rates[0]}: a share may be zero"
+        if len(rates) == len(self.y):
+            if "statistic" in self.model_fields_set:
+                yield "statistic", "has no effect on rates"
+            if "bars" in self.model_fields_set and self.bars not in OF_RATES:
+                yield "bars", f"of rates are {', '.join(OF_RATES)}, not {self.bars}"
+        elif self.bars in OF_MEANS and self.statistic != "mean":
+            yield "bars", f"{self.bars} goes with statistic: mean"
+        if self.bars == "wilson" and not rates:
+            yield "bars", "wilson is an interval of rates: y has none"
 
 
 class Heatmap(Figure):
-    """The median of ``color`` over all trials with the same ``x`` and ``y``, as a map of rectangles."""
+    """A statistic of ``color`` over all trials with the same ``x`` and ``y``, as a map of rectangles.
+
+    It is the median or the mean; of ``rate(error < 1e-2)`` it is the share of trials for which the condition holds.
+    """
 
     example: ClassVar[str] = "{kind: heatmap, x: factorization.depth, y: init.scale, color: error, log: color}"
 
     kind: Literal["heatmap"] = "heatmap"
     x: Formula
     y: Formula
-    color: Formula
+    color: Quantity
+    statistic: Statistic = "median"
+
+    def own_conflicts(self) -> Iterator[tuple[str, str]]:
+        yield from super().own_conflicts()
+        if rate_in(self.color) is not None:
+            if "color" in self.log:
+                yield "log", f"is not for {self.color}: a share may be zero"
+            if "statistic" in self.model_fields_set:
+                yield "statistic", "has no effect on a rate"
 
 
 class Points(Figure):
@@ -128,4 +207,31 @@ class Points(Figure):
     color: Grouping | None = None
 
 
-FIGURES: dict[str, type[Figure]] = {"trajectories": Trajectories, "medians": Medians, "heatmap": Heatmap, "points": Points}
+class Threshold(Figure):
+    """From where on it works, over an axis: the smallest ``of`` from which on ``when`` holds, there and at all larger ones.
+
+    ``when`` is a condition on all trials with the same ``of``, ``x``, ``color`` and ``facet``: on a ``rate(CONDITION)``, ``median(...)`` or
+    ``mean(...)`` of them. Where it does not hold at the largest ``of`` there is an open mark at the upper edge; where it holds at all that
+    were tried, one that points down. The numbers are beside the figure, as ``NAME.csv`` and, for LaTeX, as ``NAME.tex``.
+    """
+
+    axes: ClassVar[tuple[str, ...]] = ("y",)
+
+    example: ClassVar[str] = (
+        "{kind: threshold, x: factorization.depth, of: problem.observed, when: rate(error < 1e-2) >= 0.9, color: init.scale}"
+    )
+
+    kind: Literal["threshold"] = "threshold"
+    x: Formula
+    of: Formula
+    when: GroupCondition
+    color: Grouping | None = None
+
+
+FIGURES: dict[str, type[Figure]] = {
+    "trajectories": Trajectories,
+    "medians": Medians,
+    "heatmap": Heatmap,
+    "points": Points,
+    "threshold": Threshold,
+}

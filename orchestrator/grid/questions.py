@@ -15,23 +15,58 @@ from orchestrator.grid.expressions import OVER_TRACE, Expression, ExpressionErro
 from orchestrator.grid.quoting import nearest, shown
 from orchestrator.grid.sections import validate
 from orchestrator.grid.source import Mistake, Path
+from orchestrator.grid.summaries import Criterion, rate_in, summaries_of
 from workloads import measures
 from workloads.section import Count, Finite, Section, as_tuple
 from workloads.trial import TrialSpec
 
 
-def _expression(text: str) -> str:
+def checked(text: str) -> str:
+    """Return an expression. Raises `ValueError` if it is none."""
     try:
         Expression(text)
     except ExpressionError as error:
+        if found := summaries_of(text):
+            raise ValueError(f"{shown(text)} has {found[0].function}(...), which {_PLACES[found[0].function]}") from error
         raise ValueError(f"{shown(text)} {error}") from error
     return text
 
 
+_PLACES = {
+    "rate": "stands alone, in y of medians or color of heatmap, or in when of threshold",
+    **dict.fromkeys(("median", "mean"), "stands in when of threshold; medians and heatmap have statistic: for it"),
+}
+"""Of summaries over trials, where they may stand."""
+
+
 def _condition(text: str) -> str:
-    if not Expression(_expression(text)).is_condition:
+    if not Expression(checked(text)).is_condition:
         raise ValueError(f"{shown(text)} is a number, not a condition: compare it with something, such as {text[:60]} > 0")
     return text
+
+
+def _quantity(text: str) -> str:
+    condition = rate_in(text)
+    if condition is None:
+        return checked(text)
+    _condition(condition)
+    return text
+
+
+def _criterion(text: str) -> str:
+    try:
+        criterion = Criterion(text)
+    except ExpressionError as error:
+        raise ValueError(f"{shown(text)} {error}") from error
+    for summary in criterion.summaries:
+        (_condition if summary.function == "rate" else checked)(summary.of)
+    return text
+
+
+def _inner(text: str) -> Iterator[str]:
+    """Yield the expressions in an expression that are taken once a trial: those in summaries over trials, or the whole."""
+    found = summaries_of(text)
+    yield from (summary.of for summary in found) if found else (text,)
 
 
 def read_condition(text: str, field: str = "where") -> str:
@@ -45,7 +80,7 @@ def read_condition(text: str, field: str = "where") -> str:
 def read_formula(text: str, field: str) -> str:
     """Return an expression that did not come with a grid but as ``field``. Raises `orchestrator.errors.UsageError` if it is none."""
     try:
-        return _expression(text)
+        return checked(text)
     except ValueError as error:
         raise UsageError(f"{field}: {error}") from error
 
@@ -55,9 +90,12 @@ def listed(value: object) -> object:
     return (value,) if isinstance(value, str) else as_tuple(value)
 
 
-Formula = Annotated[str, AfterValidator(_expression)]
+Formula = Annotated[str, AfterValidator(checked)]
 Condition = Annotated[str, AfterValidator(_condition)]
-Formulas = Annotated[tuple[Formula, ...], BeforeValidator(listed), Field(min_length=1)]
+Quantity = Annotated[str, AfterValidator(_quantity)]
+"""A formula of a trial's values, of which a statistic over trials is drawn, or ``rate(CONDITION)``, a share of the trials."""
+Quantities = Annotated[tuple[Quantity, ...], BeforeValidator(listed), Field(min_length=1)]
+GroupCondition = Annotated[str, AfterValidator(_criterion)]
 Keys = Annotated[tuple[Formula, ...], BeforeValidator(listed)]
 Pixels = Annotated[Count, Field(le=10_000)]
 Range = Annotated[tuple[Finite | None, Finite | None], BeforeValidator(as_tuple)]
@@ -83,10 +121,8 @@ class Question(Section):
             value = getattr(self, name, None)
             if value is None or (name == "along" and value == "step"):
                 continue
-            if isinstance(value, Mapping):
-                yield from ((name, inner) for inner in value.values())
-            else:
-                yield from ((name, inner) for inner in ((value,) if isinstance(value, str) else value))
+            texts = value.values() if isinstance(value, Mapping) else (value,) if isinstance(value, str) else value
+            yield from ((name, inner) for text in texts for inner in _inner(text))
 
     def is_traced(self, field: str) -> bool:
         """Return whether a field's expressions are taken at every recorded step."""

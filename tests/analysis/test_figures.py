@@ -12,31 +12,13 @@ import pytest
 
 from orchestrator.analysis import rendering as module
 from orchestrator.analysis.charts.common import NothingToDraw
-from orchestrator.analysis.charts.trajectories import MAX_ROWS
+from orchestrator.analysis.charts.traces import MAX_ROWS
 from orchestrator.analysis.figures import draw, spec_of
 from orchestrator.analysis.rendering import FORMATS, cache_folder, rendered, rendering
 from orchestrator.errors import UsageError
 from orchestrator.grid.figures import FIGURES
+from tests.analysis.drawn import chart, encoding, panels, rows
 from tests.analysis.made import results
-
-
-def chart(made, **figure):
-    return draw(FIGURES[figure["kind"]].model_validate(figure), made).to_dict()
-
-
-def panels(spec):
-    return spec.get("concat", [spec])
-
-
-def rows(panel, spec):
-    """The rows of a panel's first layer."""
-    layer = panel["layer"][0] if "layer" in panel else panel
-    data = layer.get("data", panel.get("data", spec.get("data")))
-    return spec["datasets"][data["name"]] if "name" in data else data["values"]
-
-
-def encoding(panel):
-    return panel["layer"][0]["encoding"] if "layer" in panel else panel["encoding"]
 
 
 def falling(trial):
@@ -135,6 +117,7 @@ KINDS = {
     "medians": {"x": "factorization.depth", "y": ["loss", "sv_0"], "color": "init.balanced", "log": "loss"},
     "heatmap": {"x": "factorization.depth", "y": "seed", "color": "sv_1"},
     "points": {"x": "sv_0", "y": "sv_1", "facet": "init.balanced"},
+    "threshold": {"x": "factorization.depth", "of": "seed", "when": "rate(loss < 1) >= 0.5", "color": "init.balanced"},
 }
 
 

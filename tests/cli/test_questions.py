@@ -30,6 +30,7 @@ record: {points: 10, measures: [nuclear, error, singular_values]}
 figures:
   losses: {kind: trajectories, y: loss, color: factorization.depth, log: [x, y]}
   errors: {kind: medians, x: factorization.kind, y: error}
+  enough: {kind: threshold, x: factorization.depth, of: seed, when: rate(error < 10) >= 0.5}
 claims:
   falls: {kind: monotone, of: loss, direction: falling}
   least:
@@ -59,13 +60,19 @@ def artifacts(work, run_id, path=""):
     return {item.path for item in client.list_artifacts(run_id, path or None)}
 
 
+def files_of(work):
+    return {str(path.relative_to(work)) for path in work.rglob("*") if path.is_file()}
+
+
 def test_submit_draws_and_checks(asked):
     work, done = asked
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout.splitlines()[-1])
     assert "holds  falls: loss is falling along step" in done.stderr
-    expected = {f"{name}.{form}" for name in ("losses", "errors") for form in ("html", "png", "svg", "pdf")}
-    assert {path.name for path in (work / "figures" / "asked").iterdir()} == expected
+    expected = {f"{name}.{form}" for name in ("losses", "errors", "enough") for form in ("html", "png", "svg", "pdf")}
+    expected |= {"enough.csv", "enough.tex"}
+    assert [path.name for path in (work / "figures" / "asked").iterdir()] == [summary["sweep_id"]]
+    assert {path.name for path in (work / "figures" / "asked" / summary["sweep_id"]).iterdir()} == expected
     assert artifacts(work, summary["parent_run_id"], "figures") == {f"figures/{name}" for name in expected}
     assert "claims.json" in artifacts(work, summary["parent_run_id"])
     metrics = mlflow.MlflowClient(f"sqlite:///{work}/mlflow.db").get_run(summary["parent_run_id"]).data.metrics
@@ -94,7 +101,7 @@ def test_verify_says_what_holds_and_who_speaks_against_it(asked):
         (["verify", "asked", "--claim", "{kind: within, of: eror, range: [0, 1]}"], "error: the runs have no eror; did you mean error"),
         (["verify", "asked", "--claim", "{kind: within, of: error}"], "claims.claim.range: is missing"),
         (["verify", "asked", "--claim", "{kind: wthin}"], "unknown kind 'wthin'; did you mean within?"),
-        (["figures", "asked", "--only", "loses"], "error: there is no figure 'loses'; there are losses, errors"),
+        (["figures", "asked", "--only", "loses"], "error: there is no figure 'loses'; there are losses, errors, enough"),
         (["figures", "asked", "--draw", "{kind: points, x: error}"], "figures.figure.y: is missing"),
         (["figures", "asked", "--draw", "{", "--format", "png"], "is not valid YAML"),
         (["compare", "asked", "nothing"], "error: there is no sweep or experiment 'nothing'"),
@@ -167,6 +174,16 @@ def test_figures_again_elsewhere_and_on_the_spot(asked):
     done = call(work, "figures", "asked", "--only", "losses", "--format", "png", "-o", "paper/now")
     assert done.returncode == 0, done.stderr
     assert [path.name for path in (work / "paper" / "now").iterdir()] == ["losses.png"]
+    parent = json.loads(asked[1].stdout.splitlines()[-1])["parent_run_id"]
+    before = files_of(work)
+    wide = GRID.replace("x: factorization.depth, of: seed", "x: factorization.kind, of: seed").replace("enough:", "elsewhere:")
+    (work / "wide.yaml").write_text(wide)
+    done = call(
+        work, "figures", "asked", "--grid", "wide.yaml", "--only", "elsewhere", "--format", "tex", "--format", "csv", "-o", "paper/there"
+    )
+    assert done.stdout.splitlines() == ["drawn: paper/there/elsewhere.csv (and tex)"]
+    assert files_of(work) - before == {"wide.yaml", "paper/there/elsewhere.csv", "paper/there/elsewhere.tex"}
+    assert not {name for name in artifacts(work, parent, "figures") if "elsewhere" in name}, "it was told where to"
     done = call(work, "figures", "--draw", "{kind: points, x: nuclear, y: error}", "--format", "svg", "-o", "paper")
     assert (work / "paper" / "figure.svg").read_text().startswith("<svg"), done.stderr
     nothing = call(work, "figures", "asked", "--draw", "{kind: points, x: nuclear, y: error, where: seed > 99}", "-o", "paper/none")

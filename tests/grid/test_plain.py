@@ -82,7 +82,7 @@ def test_mistakes_are_placed_in_the_data(change, mistake):
 
 
 def test_what_is_missing_as_a_whole_is_not_put_down_to_the_first_key():
-    with pytest.raises(GridError, match="^grid: name: is missing"):
+    with pytest.raises(GridError, match=r"^grid: name: is missing"):
         plain_grid({key: value for key, value in GRID.items() if key != "name"})
 
 

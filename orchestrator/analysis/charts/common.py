@@ -24,6 +24,8 @@ _LOG_LABEL = "format(datum.value, datum.value >= 1e27 ? '.0e' : datum.value >= 1
 """There are prefixes up to yotta, 1e24."""
 
 Frame = pd.DataFrame
+Span = tuple[float | None, float | None]
+"""The ends of an axis, where they are given."""
 
 
 class NothingToDraw(UsageError):
@@ -82,9 +84,23 @@ def color_of(figure: Figure, frame: Frame, grouping: str | Mapping[str, str], *,
     return alt.Color("color:N", title=title or None, scale=scale, sort=order, legend=alt.Legend(symbolStrokeWidth=2)), "N"
 
 
-def continuous(figure: Figure) -> alt.Scale:
+PICKED = "picked"
+"""The colours that were clicked on in the legend: all until then."""
+FADED = 0.04
+
+
+def colored(color: alt.Color | None, opacity: float = 1.0) -> dict[str, Any]:
+    """Return the channels of what has a colour, if there are any: a category that is not picked in the legend fades."""
+    if color is None:
+        return {}
+    if not str(color.shorthand).endswith(":N"):
+        return {"color": color}
+    return {"color": color, "opacity": alt.condition(alt.Parameter(PICKED), alt.value(opacity), alt.value(FADED))}
+
+
+def continuous(figure: Figure, **more: Any) -> alt.Scale:
     """Return a continuous scale of colours."""
-    return alt.Scale(type="log" if "color" in figure.log else "linear", scheme="viridis")
+    return alt.Scale(type="log" if "color" in figure.log else "linear", scheme="viridis", **more)
 
 
 def large(values: NDArray[Any]) -> bool:
@@ -94,22 +110,28 @@ def large(values: NDArray[Any]) -> bool:
 
 
 def as_category(frame: Frame, column: str) -> Frame:
-    """Return the rows with a column's values as text."""
-    return frame.assign(**{column: [text_of(value) for value in frame[column]]})
+    """Return the rows with a column's values as text; what is missing stays so."""
+    texts = [None if pd.isna(value) else text_of(value) for value in frame[column]]
+    return frame.assign(**{column: pd.Series(texts, index=frame.index, dtype=object)})
 
 
-def axis_of(figure: Figure, channel: str, log: bool, values: NDArray[Any], title: str) -> dict[str, Any]:
-    """Arguments of ``alt.X`` or ``alt.Y``: numbers get a scale, anything else an ordinal one."""
-    span = figure.x_range if channel == "x" else figure.y_range
+def axis_of(
+    figure: Figure,
+    channel: str,
+    log: bool,
+    values: NDArray[Any],
+    title: str | list[str],
+    span: Span | None = None,
+) -> dict[str, Any]:
+    """Arguments of ``alt.X`` or ``alt.Y``: numbers get a scale, anything else an ordinal one. ``span`` is what it shows unless told."""
+    span = (figure.x_range if channel == "x" else figure.y_range) or span
     if values.dtype.kind not in "if":
         return {"title": title, "sort": order_of(values, None), "axis": alt.Axis(labelAngle=0)}
     scaled = scaled_axis(values.astype(np.float64), log, span, reverse=channel in figure.reverse)
     return {"title": title, **scaled}
 
 
-def scaled_axis(
-    values: NDArray[np.float64], log: bool, span: tuple[float | None, float | None] | None = None, *, reverse: bool = False
-) -> dict[str, Any]:
+def scaled_axis(values: NDArray[np.float64], log: bool, span: Span | None = None, *, reverse: bool = False) -> dict[str, Any]:
     """Arguments ``scale`` and ``axis`` of a channel for ``values``: logarithmic with a number every decade, or linear."""
     finite = values[np.isfinite(values)]
     if not len(finite):
@@ -120,15 +142,16 @@ def scaled_axis(
         low, high = (low if span[0] is None else span[0]), (high if span[1] is None else span[1])
     scale: dict[str, Any] = {"type": "log" if log else "linear", "zero": False, "reverse": reverse}
     axis: dict[str, Any] = {"labelOverlap": True, "tickCount": 6}
+    if not log and span is None and high - low <= 8 and (finite == finite.round()).all():
+        # There are no halves of a layer.
+        axis |= {"values": list(range(int(low), int(high) + 1)), "format": "d"}
     if log:
         low, high = (low, high) if span else (low / 1.15, min(high * 1.15, sys.float_info.max))
         scale |= {"domain": [low, high], "nice": False}
         axis |= {"values": _log_ticks(low, high), "labelExpr": _LOG_LABEL}
-    elif span is not None:
-        scale |= {"domain": [low, high], "nice": False}
     else:
         # In pixels, so that no point is cut in half by the frame.
-        scale["padding"] = 8
+        scale |= {"padding": 8} if span is None else {"domain": [low, high], "nice": False, "padding": 8 if span == (0, 1) else 0}
     return {"scale": alt.Scale(**scale), "axis": alt.Axis(**axis)}
 
 
@@ -149,7 +172,7 @@ def data_of(frame: Frame) -> dict[str, Any]:
         if column.dtype.kind == "f":
             columns[name] = [None if not math.isfinite(value) else float(f"{value:.9g}") for value in column.tolist()]
         else:
-            columns[name] = column.tolist()
+            columns[name] = column.astype(object).where(column.notna(), None).tolist()
     # A tuple: altair copies charts at every turn, and lists in them row by row.
     return {"values": tuple(dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))}
 
@@ -167,10 +190,13 @@ def facets_of(figure: Figure, frame: Frame) -> Iterator[tuple[str | None, Frame]
 
 
 def sized(layers: Sequence[Any], figure: Figure, heading: str | None, number: int) -> Any:
-    """Return a panel from its layers, the first of which it can be moved and zoomed by."""
-    zoom = alt.selection_interval(bind="scales", name=f"zoom_{number}")
-    chart = alt.layer(layers[0].add_params(zoom), *layers[1:]) if len(layers) > 1 else layers[0].add_params(zoom)
-    return headed(chart, figure, heading)
+    """Return a panel from its layers, by the first of which it can be moved and zoomed, and its colours picked in the legend."""
+    # Panels that share their axes share what they are moved by: it is one parameter if it has one name.
+    params = [alt.selection_interval(bind="scales", name="zoom" if figure.shares_axes else f"zoom_{number}")]
+    if any(layer.encoding.opacity is not alt.Undefined for layer in layers):
+        params.append(alt.selection_point(fields=["color"], bind="legend", name=PICKED))
+    first = layers[0].add_params(*params)
+    return headed(alt.layer(first, *layers[1:]) if len(layers) > 1 else first, figure, heading)
 
 
 def headed(chart: Any, figure: Figure, heading: str | None) -> Any:
@@ -179,16 +205,16 @@ def headed(chart: Any, figure: Figure, heading: str | None) -> Any:
     return sized.properties(title=alt.TitleParams(heading, fontSize=13)) if heading else sized
 
 
-def drawable(frame: Frame, figure: Figure) -> Frame:
-    """Return the rows that have a place in the picture or, being infinite, at its edge, and a colour if there are any."""
+def drawable(frame: Frame, figure: Figure, needed: Sequence[str] = ("color", "shape", "facet")) -> Frame:
+    """Return the rows that have a place in the picture or, being infinite, at its edge, and what is ``needed``, where there are any."""
     keep = ~np.isnan(frame["x"].to_numpy()) & ~np.isnan(frame["y"].to_numpy())
     for channel in ("x", "y"):
         if channel in figure.log:
             keep &= frame[channel].to_numpy() > 0
-    for channel in ("color", "shape", "facet"):
+    for channel in needed:
         if channel in frame.columns:
             keep &= frame[channel].notna().to_numpy()
-    if "color" in figure.log and "color" in frame.columns:
+    if "color" in figure.log and "color" in needed and "color" in frame.columns:
         keep &= (frame["color"] > 0).to_numpy()
     if not keep.any():
         raise NothingToDraw("no trial has values that could be drawn")

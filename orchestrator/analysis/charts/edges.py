@@ -5,8 +5,7 @@ What a diverged trial measured at its end counts as infinite (`orchestrator.anal
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
 
 import altair as alt
@@ -75,32 +74,19 @@ def labels_of(texts: Iterable[str]) -> dict[str, int]:
     return {text: LARGE for text in ("diverged", "infinite") if text in set(texts)}
 
 
-def partly(infinite: NDArray[Any], whole: NDArray[np.bool_], diverged: bool) -> tuple[list[str], dict[str, int]]:
-    """Return what is to be said of groups with so many ``infinite`` trials, in ``whole`` if their median is; and the marks' sizes."""
+def partly(table: Frame, statistic: str, diverged: bool) -> tuple[list[str], dict[str, int]]:
+    """Return what is to be said of groups some of whose trials are ``infinite``, and the marks' sizes.
+
+    One such trial makes a mean infinite, and half of them a median.
+    """
     word = "diverged" if diverged else "infinite"
     some, half = f"some {word}", f"half or more {word}"
-    texts = ["" if not count else half if all_of_it else some for count, all_of_it in zip(infinite, whole, strict=True)]
-    return texts, {text: size for text, size in ((some, SMALL), (half, LARGE)) if text in texts}
+    whole = np.isinf(table["value"].to_numpy()) & (statistic == "median")
+    texts = ["" if not count else half if all_of_it else some for count, all_of_it in zip(table["infinite"], whole, strict=True)]
+    sizes = {some: LARGE if statistic == "mean" else SMALL, half: LARGE}
+    return texts, {text: size for text, size in sizes.items() if text in texts}
 
 
 def all_diverged(frame: Frame) -> bool:
     """Return whether all rows with an infinite ``value`` are of trials that ``diverged``."""
     return bool(frame.loc[np.isinf(frame["value"]), "diverged"].all())
-
-
-def grouped_values(frame: Frame, keys: Sequence[str], shares: Mapping[str, float]) -> Frame:
-    """Return the groups of rows with equal ``keys``: quantiles of ``value`` by their names, the number of trials, and of infinite ones."""
-    groups = frame.groupby(list(keys), sort=False)["value"]
-    quantiles = {name: groups.agg(_quantile, share) for name, share in shares.items()}
-    counts = {"trials": groups.size(), "infinite": groups.agg(lambda values: int(np.isinf(values).sum()))}
-    return pd.DataFrame({**quantiles, **counts}).reset_index().infer_objects()
-
-
-def _quantile(values: pd.Series[float], share: float) -> float:
-    """Return a quantile, linear between two values; between a number and infinity, where numpy has none, it is infinite."""
-    ordered, place = np.sort(values.to_numpy()), share * (len(values) - 1)
-    low, high = (float(ordered[round_to(place)]) for round_to in (math.floor, math.ceil))
-    if low == high:
-        return low
-    infinite = [value for value in (low, high) if math.isinf(value)]
-    return infinite[-1] if infinite else low + (high - low) * (place % 1)

@@ -1,9 +1,8 @@
-"""Traces: a curve a trial."""
+"""Traces: a curve a trial, or one over the seeds of a setting with a band."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import altair as alt
@@ -11,28 +10,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from orchestrator.analysis.charts.common import (
-    DASHED,
-    as_category,
-    axis_of,
-    color_of,
-    data_of,
-    drawable,
-    facets_of,
-    grouped,
-    order_of,
-    sized,
-    title_of,
-)
-from orchestrator.analysis.charts.edges import crosses, inside, labels_of, off_scale
+from orchestrator.analysis.charts.baselines import dashes, in_panel
+from orchestrator.analysis.charts.common import axis_of, color_of, colored, data_of, facets_of, order_of, sized, title_of
+from orchestrator.analysis.charts.edges import crosses
+from orchestrator.analysis.charts.formulas import formula_curves
+from orchestrator.analysis.charts.traces import Traces, formulas_of, traces_of
 from orchestrator.analysis.results import Results
-from orchestrator.errors import UsageError
-from orchestrator.grid.expressions import Expression
 from orchestrator.grid.figures import Trajectories
-from orchestrator.grid.questions import is_pattern
 
-MAX_ROWS = 30_000
-"""Rows of traces in one figure. More could not be told apart, and would make its page slow."""
+_BAND = 0.2
+"""How opaque a band is."""
 _SHAPES = ["circle", "triangle-up", "square", "diamond", "cross", "triangle-down"]
 
 Frame = pd.DataFrame
@@ -40,86 +27,117 @@ Frame = pd.DataFrame
 
 def panels(figure: Trajectories, results: Results, trials: NDArray[np.intp]) -> Iterator[Any]:
     """Yield the panels of traces."""
-    rows = results.rows(trials, figure.when)
-    history = results.history
-    formulas = [name for y in figure.y for name in (_matching(y, history.columns) if is_pattern(y) else [y])]
-    base: dict[str, Any] = {"x": np.asarray(results.traced(figure.x), dtype=np.float64)[rows], "step": history["step"].to_numpy()[rows]}
-    base["trial"] = results.runs["trial_id"].to_numpy()[results.owners[rows]]
-    for channel in ("color", "shape", "facet"):
-        grouping = getattr(figure, channel)
-        if grouping is not None:
-            base[channel] = grouped(grouping, results, traced=True)[rows]
-    parts = []
-    for name in formulas:
-        part = pd.DataFrame({**base, "y": np.asarray(results.traced(name), dtype=np.float64)[rows]})
-        parts.append(part.assign(color=name) if len(formulas) > 1 else part)
-    grouping = dict.fromkeys(formulas, "") if len(formulas) > 1 else figure.color
-    frame = off_scale(pd.concat(parts, ignore_index=True), np.tile(results.divergences[rows], len(parts)))
-    frame = _thinned(drawable(frame, figure))
-    along = isinstance(grouping, str) and any(name in history.columns for name in Expression(grouping).names)
+    traces = traces_of(figure, results, trials)
+    names = formulas_of(figure, results)
+    everything = pd.concat([traces.curves, traces.marks], ignore_index=True)
     color = None
+    grouping = dict.fromkeys(names, "") if len(names) > 1 else figure.color
     if grouping is not None:
-        color, kind = color_of(figure, frame, grouping, along=along)
-        frame = as_category(frame, "color") if kind == "N" else frame
+        color, kind = color_of(figure, everything[everything["color"].notna()].infer_objects(), grouping, along=traces.along)
+        traces = traces.with_categories("color") if kind == "N" else traces
+    ends = [everything[name] for name in ("y", "low", "high") if name in everything]
+    heights = np.concatenate([column.to_numpy(np.float64) for column in (*ends, traces.levels["y"])])
+    axes = {
+        "x": alt.X("x:Q", **axis_of(figure, "x", "x" in figure.log, everything["x"].to_numpy(), title_of(figure, "x", figure.x))),
+        "y": alt.Y("y:Q", **axis_of(figure, "y", "y" in figure.log, heights, title_of(figure, "y", ", ".join(figure.y)))),
+    }
+    shapes = []
     if figure.shape is not None:
-        shapes = order_of(frame["shape"].to_numpy(), figure.shape)
-        frame = as_category(frame, "shape")
-    x = alt.X("x:Q", **axis_of(figure, "x", "x" in figure.log, frame["x"].to_numpy(), title_of(figure, "x", figure.x)))
-    label = title_of(figure, "y", ", ".join(figure.y))
-    y = alt.Y("y:Q", **axis_of(figure, "y", "y" in figure.log, frame["y"].to_numpy(), label))
-    mark = figure.mark if figure.mark != "auto" else "point" if along or figure.shape is not None else "line"
-    for number, (heading, panel) in enumerate(facets_of(figure, frame)):
-        some = panel[[c for c in panel.columns if c != "facet"]]
-        chart = alt.Chart(data_of(inside(some))).encode(x=x, y=y)
-        chart = chart.encode(tooltip=[alt.Tooltip(f"{c}:{'N' if c in ('trial', 'shape') else 'Q'}") for c in ("trial", "step", "x", "y")])
-        if color is not None:
-            chart = chart.encode(color=color)
-        if mark == "line":
-            chart = chart.mark_line(strokeWidth=1.5, strokeOpacity=0.8).encode(detail="trial:N", order="step:Q")
-        elif figure.shape is not None:
-            scale = alt.Scale(domain=shapes, range=_SHAPES[: len(shapes)])
-            shape = alt.Shape("shape:N", title=title_of(figure, "shape", figure.shape) or None, scale=scale, sort=shapes)
-            chart = chart.mark_point(filled=True, size=22, opacity=1, fillOpacity=0.9).encode(shape=shape)
-        else:
-            chart = chart.mark_circle(size=16, opacity=1, fillOpacity=0.9)
+        shapes = order_of(everything["shape"].to_numpy(), figure.shape)
+        traces = traces.with_categories("shape")
+    drawing = _Drawing(figure, traces, axes, color, shapes)
+    for number, (heading, panel) in enumerate(facets_of(figure, everything[everything["baseline"] == ""])):
+        yield sized(list(drawing.layers(panel)), figure, heading, number)
+
+
+class _Drawing:
+    """How traces become layers of a panel."""
+
+    def __init__(self, figure: Trajectories, traces: Traces, axes: Mapping[str, Any], color: alt.Color | None, shapes: list[str]) -> None:
+        self.figure, self.traces, self.axes, self.color, self.shapes = figure, traces, axes, color, shapes
+        names = [*dict.fromkeys(traces.curves["baseline"]), *dict.fromkeys(traces.levels["line"])]
+        self.dash = dashes([*figure.curves, *dict.fromkeys(name for name in names if name)])
+
+    def layers(self, panel: Frame) -> Iterator[Any]:
+        """Yield the layers of a panel with these rows of curves and marks."""
+        curves, marks, levels = (in_panel(frame, panel) for frame in (self.traces.curves, self.traces.marks, self.traces.levels))
+        own = curves[curves["baseline"] == ""]
+        yield from self._own(own)
+        yield from self._beside(curves[curves["baseline"] != ""].assign(line=lambda frame: frame["baseline"]))
         # What changes along a curve has no value at its end, where the trial diverged.
-        marked = {"tooltip": ["trial:N", "step:Q"]} | ({} if color is None or along else {"color": color})
-        over = crosses(figure, some, {"x": x, "y": y}, labels_of(frame["over"]), **marked)
-        layers = [chart, *over, *_curves(figure, inside(frame)["x"].to_numpy(), x, y)]
-        yield sized(layers, figure, heading, number)
+        marked = colored(None if self.traces.along else self.color)
+        yield from crosses(self.figure, _slim(marks).assign(over=marks["over"]), self.axes, self.traces.sizes, **marked)
+        yield from self._levels(levels)
+        yield from formula_curves(self.figure, own["x"].to_numpy(np.float64), self.axes["x"], self.axes["y"], self.dash)
 
+    def _own(self, rows: Frame) -> Iterator[Any]:
+        encoding = self._encoding(rows) | colored(self.color)
+        if self.figure.over_seeds and self.figure.band not in (None, "none"):
+            yield self._band(rows, encoding)
+        chart = self._chart(rows).encode(**self.axes, **encoding)
+        mark = self.figure.mark if self.figure.mark != "auto" else "point" if self.traces.along or self.shapes else "line"
+        if mark == "line":
+            yield chart.mark_line(strokeWidth=1.5, strokeOpacity=0.8).encode(**_joined(rows))
+        elif self.shapes:
+            scale = alt.Scale(domain=self.shapes, range=_SHAPES[: len(self.shapes)])
+            shape = alt.Shape("shape:N", title=title_of(self.figure, "shape", self.figure.shape) or None, scale=scale, sort=self.shapes)
+            yield chart.mark_point(filled=True, size=22, opacity=1, fillOpacity=0.9).encode(shape=shape)
+        else:
+            yield chart.mark_circle(size=16, opacity=1, fillOpacity=0.9)
 
-def _matching(pattern: str, columns: Iterable[str]) -> list[str]:
-    found = [name for name in columns if name.startswith(pattern[:-1])]
-    if not found:
-        raise UsageError(f"no measure of the runs is called {pattern}")
-    return found
+    def _band(self, rows: Frame, encoding: Mapping[str, Any], **mark: Any) -> Any:
+        low = self.axes["y"].copy()
+        low.shorthand = "low:Q"
+        area = alt.Chart(data_of(_slim(rows))).mark_area(opacity=_BAND, strokeWidth=0, **mark)
+        shown = {**encoding, **(colored(self.color, _BAND) if "color" in encoding else {})}
+        return area.encode(x=self.axes["x"], y=low, y2="high:Q", detail="trial:N", **shown)
 
-
-def _thinned(frame: Frame) -> Frame:
-    """Every so many rows of each trial, its last included, so that all trials keep their curves."""
-    if len(frame) <= MAX_ROWS:
-        return frame
-    every = math.ceil(len(frame) / MAX_ROWS)
-    place = frame.groupby("trial", sort=False).cumcount(ascending=False).to_numpy()
-    thinned: Frame = frame[(place % every == 0) | (frame["over"] != "")].reset_index(drop=True)
-    return thinned
-
-
-def _curves(figure: Trajectories, values: NDArray[Any], x: alt.X, y: alt.Y) -> Iterator[Any]:
-    """Yield the formulas in x, dashed, each with its name at its end."""
-    for name, formula in figure.curves.items():
-        if not len(values):
+    def _beside(self, rows: Frame) -> Iterator[Any]:
+        """Yield curves of baselines, black where they lack the colour."""
+        if not len(rows):
             return
-        low, high = float(values.min()), float(values.max())
-        xs = np.geomspace(low, high, 200) if "x" in figure.log else np.linspace(low, high, 200)
-        ys = np.broadcast_to(np.asarray(Expression(formula).evaluate({figure.x: xs}), dtype=np.float64), len(xs))
-        keep = np.isfinite(ys) & ((ys > 0) | ("y" not in figure.log))
-        for channel, span in ((xs, figure.x_range), (ys, figure.y_range)):
-            keep &= (channel >= (-np.inf if span is None or span[0] is None else span[0])) & (
-                channel <= (np.inf if span is None or span[1] is None else span[1])
-            )
-        curve = pd.DataFrame({"x": xs, "y": ys, "curve": name})[keep]
-        if len(curve):
-            dash = alt.StrokeDash("curve:N", title=None, scale=alt.Scale(range=[DASHED]))
-            yield alt.Chart(data_of(curve)).mark_line(color="black", strokeWidth=1.3).encode(x=x, y=y, strokeDash=dash)
+        with_color = rows["color"].notna() if self.color is not None and not self.traces.along else pd.Series(False, index=rows.index)
+        for has_color, some in rows.groupby(with_color):
+            encoding = self._encoding(some) | colored(self.color if has_color else None)
+            mark = {} if has_color else {"color": "black"}
+            if self.figure.over_seeds and self.figure.band not in (None, "none"):
+                yield self._band(some, encoding, **mark)
+            line = self._chart(some).mark_line(strokeWidth=1.5, **mark)
+            yield line.encode(**self.axes, strokeDash=self.dash, **_joined(some), **encoding)
+
+    def _levels(self, levels: Frame) -> Iterator[Any]:
+        """Yield a line across the panel for each baseline that has no place on the axis."""
+        with_color = levels["color"].notna() if self.color is not None and "color" in levels else pd.Series(False, index=levels.index)
+        for has_color, some in levels.groupby(with_color):
+            rule = alt.Chart(data_of(_slim(some))).mark_rule(strokeWidth=1.5, **({} if has_color else {"color": "black"}))
+            tips = [alt.Tooltip("line:N", title="baseline"), alt.Tooltip("y:Q", title=self._title("y")), "trials:Q"]
+            yield rule.encode(y=self.axes["y"], strokeDash=self.dash, tooltip=tips, **colored(self.color if has_color else None))
+
+    def _title(self, channel: str) -> str:
+        return title_of(self.figure, channel, self.figure.x if channel == "x" else ", ".join(self.figure.y))
+
+    def _encoding(self, rows: Frame) -> dict[str, Any]:
+        shown = {"line:N": "baseline"} if "line" in rows else {}
+        shown |= {"step:Q": "step"} if "step" in rows and self.figure.x != "step" else {}
+        shown |= {"x:Q": self._title("x"), "y:Q": self._title("y")}
+        if self.figure.over_seeds:
+            shown |= {"low:Q": "from", "high:Q": "to", "trials:Q": "trials", "infinite:Q": "infinite"}
+        else:
+            shown = {"trial:N": "trial", **shown}
+        if self.color is not None:
+            shown[f"color:{'Q' if self.traces.along else 'N'}"] = title_of(self.figure, "color", self.figure.color) or "color"
+        return {"tooltip": self.traces.tips.tooltip(shown)}
+
+    def _chart(self, rows: Frame) -> Any:
+        chart = alt.Chart(data_of(_slim(rows)))
+        return chart if self.figure.over_seeds else self.traces.tips.looked_up(chart, rows)
+
+
+def _joined(rows: Frame) -> dict[str, Any]:
+    """Return what makes a line of rows."""
+    return {"detail": "trial:N"} | ({"order": "step:Q"} if "step" in rows else {})
+
+
+def _slim(rows: Frame) -> Frame:
+    """Return rows without what a picture needs no more."""
+    return rows.drop(columns=["facet", "baseline", "owner", "item", "over"], errors="ignore")

@@ -1,0 +1,58 @@
+"""Numbers beside a figure: CSV, and a table for LaTeX with rules of the package booktabs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from orchestrator.errors import one_line
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMATS = ("csv", "tex")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows about a ``subject``, and how they stand on a page: each in a cell [N], under a heading, in the line that ``lines`` say.
+
+    ``lines`` are texts, a column for each of those on the left; a row of which one is empty stands in every line with the others.
+    """
+
+    subject: str
+    rows: pd.DataFrame
+    lines: pd.DataFrame
+    headings: Sequence[str]
+    cells: Sequence[str]
+    """As LaTeX has them."""
+
+
+def as_csv(table: Table) -> str:
+    """Return the rows, with an empty cell for what is missing."""
+    # Whole numbers are written so, beside what is missing, too.
+    text: str = table.rows.convert_dtypes().to_csv(index=False, lineterminator="\n")
+    return text
+
+
+def as_latex(table: Table) -> str:
+    """Return a ``tabular``."""
+    import pandas as pd
+
+    whole = table.lines[(table.lines != "").all(axis=1)].drop_duplicates()
+    columns = list(dict.fromkeys(table.headings))
+    page = []
+    for line in whole.itertuples(index=False):
+        there = ((table.lines == list(line)) | (table.lines == "")).all(axis=1)
+        found = {heading: cell for heading, cell, here in zip(table.headings, table.cells, there, strict=True) if here}
+        page.append([*line, *(found.get(column, "--") for column in columns)])
+    left: list[Hashable] = list(table.lines.columns)
+    style = pd.DataFrame(page, columns=[*left, *columns]).style.hide(axis="index")
+    style = style.format(escape="latex", subset=left).format_index(escape="latex", axis="columns")
+    body = style.to_latex(hrules=True, column_format="l" * len(left) + "r" * len(columns))
+    return f"% {one_line(table.subject)}: \\usepackage{{booktabs}}\n{body}"
+
+
+WRITERS: Mapping[str, Callable[[Table], str]] = {"csv": as_csv, "tex": as_latex}
+"""By the format."""
