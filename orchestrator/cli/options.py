@@ -73,6 +73,12 @@ def workers_option(command: Command) -> Command:
     return click.option("--workers", type=click.IntRange(min=1), metavar="N", help=text)(command)
 
 
+def reuse_option(command: Command) -> Command:
+    """``--reuse-from``."""
+    text = "Reuse trials of this experiment, too; may be repeated."
+    return click.option("--reuse-from", multiple=True, metavar="EXPERIMENT", help=text)(command)
+
+
 def every_option(command: Command) -> Command:
     """``--checkpoint-every``."""
     return click.option(

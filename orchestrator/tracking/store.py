@@ -189,10 +189,16 @@ def _remove_unfinished(path: Path) -> None:
                 leftover.unlink()
 
 
+def is_there(uri: str | None = None) -> bool:
+    """Return whether there may be a store: any but a SQLite file that does not exist. Imports nothing of MLflow."""
+    path = sqlite_path(resolve(uri))
+    return path is None or path.exists()
+
+
 def open_existing(uri: str | None = None) -> Store:
     """Open a store to read from it. Raises `UsageError` if it is a SQLite file that does not exist, instead of creating it."""
-    path = sqlite_path(resolve(uri))
-    if path is not None and not path.exists():
+    if not is_there(uri):
+        path = sqlite_path(resolve(uri))
         raise UsageError(f"there is no MLflow database {path} yet: `orchestrate submit GRID` makes one, --tracking-uri names another")
     return open_store(uri)
 

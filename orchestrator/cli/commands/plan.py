@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.cli.options import grid_argument, json_option, print_json, set_option
+from orchestrator.cli.options import grid_argument, json_option, print_json, reuse_option, set_option, tracking_option
 
 if TYPE_CHECKING:
     from orchestrator.grid import Grid
+    from orchestrator.tracking.read.reuse import Reuse
 
 
 @click.command("plan")
 @grid_argument
 @set_option
 @click.option("--workers", type=click.IntRange(min=1), help="Packs that run at once [default: what this machine's cores allow].")
+@reuse_option
+@tracking_option
 @json_option
-def command(grid: Path, overrides: tuple[str, ...], workers: int | None, as_json: bool) -> None:
+def command(
+    grid: Path, overrides: tuple[str, ...], workers: int | None, reuse_from: tuple[str, ...], tracking_uri: str | None, as_json: bool
+) -> None:
     """Print what GRID would run: trials, packs, engines, memory and time. Starts and creates nothing.
+
+    Where there is an MLflow store, also which trials it has already, and why others that it has are run again.
 
     \b
     Example:
@@ -32,23 +40,41 @@ def command(grid: Path, overrides: tuple[str, ...], workers: int | None, as_json
 
     with counted("expanding the grid") as advanced:
         loaded = load_grid(grid, overrides, advanced)
-    show_plan(loaded, workers, as_json)
+    show_plan(loaded, workers, as_json, reuse_of(loaded, reuse_from, tracking_uri))
 
 
-def show_plan(grid: Grid, workers: int | None, as_json: bool) -> None:
-    """Plan ``grid`` and print it, as text or JSON."""
+def reuse_of(grid: Grid, experiments: Sequence[str], tracking_uri: str | None) -> Reuse | None:
+    """Return what a grid would reuse of its own and other ``experiments``; ``None`` where there is no store yet."""
+    from orchestrator.tracking.store import is_there, open_existing
+
+    if not is_there(tracking_uri):
+        return None
+    from orchestrator.sweeps.submit import recording_of
+    from orchestrator.tracking.read.queries import check_experiments
+    from orchestrator.tracking.read.reuse import look_up
+
+    store = open_existing(tracking_uri)
+    places = [grid.name, *check_experiments(store, experiments)]
+    return look_up(store, places, [trial.trial_id for trial in grid.trials], recording_of(grid))
+
+
+def show_plan(grid: Grid, workers: int | None, as_json: bool, reuse: Reuse | None = None) -> None:
+    """Plan ``grid`` and print it, as text or JSON, with what it would reuse."""
     from orchestrator.sweeps.plan import planned_here
     from orchestrator.sweeps.submit import detail_of, recording_of
 
     recording, plan = recording_of(grid), planned_here(grid, workers)
     rates = plan.crews[0].rates
     if as_json:
-        print_json({"experiment": grid.name, "merged": grid.extent.merged, **plan.as_json()})
+        known = {} if reuse is None else reuse.as_json()
+        print_json({"experiment": grid.name, "merged": grid.extent.merged, **plan.as_json(), **known})
         return
     varies = f", varying {', '.join(grid.extent.keys)}" if grid.extent.keys else ""
     click.echo(f"{grid.name}: {plan.trials} trials{varies}")
     if merged := grid.extent.merged:
         click.echo(f"{merged} more points of the grid are the same trials: what draws nothing is one trial for all seeds")
+    for line in reuse.lines() if reuse is not None else ():
+        click.echo(line)
     click.echo(f"records {', '.join(dict.fromkeys(name for pack in plan.packs for name in recording.names(pack.trials[0].spec)))}")
     kinds = Counter(
         (p.engine, p.trials[0].spec.factorization.kind, p.trials[0].spec.shape, _parameters(p.trials[0].spec)) for p in plan.packs

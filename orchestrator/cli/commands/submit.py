@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from orchestrator.cli.options import INTERRUPTED, grid_argument, json_option, running_options, set_option
+from orchestrator.cli.options import INTERRUPTED, grid_argument, json_option, reuse_option, running_options, set_option
 from orchestrator.cli.output import unread
 from orchestrator.cli.verdicts import print_figures, print_lost, print_verdicts
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @set_option
 @running_options
 @click.option("--fresh", is_flag=True, help="Run all trials, also those that MLflow has already.")
-@click.option("--reuse-from", multiple=True, metavar="EXPERIMENT", help="Reuse trials of this experiment, too; may be repeated.")
+@reuse_option
 @click.option("--dry-run", is_flag=True, help="Check the grid and print the plan; start and create nothing.")
 @json_option
 def command(
@@ -54,9 +54,9 @@ def command(
     with counted("expanding the grid") as advanced:
         loaded = load_grid(grid, overrides, advanced)
     if dry_run:
-        from orchestrator.cli.commands.plan import show_plan
+        from orchestrator.cli.commands.plan import reuse_of, show_plan
 
-        show_plan(loaded, None, as_json)
+        show_plan(loaded, None, as_json, None if fresh else reuse_of(loaded, reuse_from, options.tracking_uri))
         return
     start(loaded, dataclasses.replace(options, fresh=fresh, reuse_from=reuse_from), as_json, detach)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.tracking import layout
 from orchestrator.tracking.read.queries import SweepSummary, find_finished, list_sweeps, own_trials
@@ -26,6 +26,10 @@ class Reuse:
     trials: int
     reused: int
     reasons: Counter[str]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return this as plain data."""
+        return {"reused": self.reused, "run_again": dict(self.reasons)}
 
     def lines(self) -> Iterator[str]:
         """Yield in words what is reused and why the rest is not."""
