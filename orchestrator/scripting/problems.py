@@ -15,14 +15,16 @@ from orchestrator.tracking.read.tables import match_trials
 
 if TYPE_CHECKING:
     from orchestrator.grid import Grid
+    from workloads.problems.data.realized import ProblemData
 
 
 @dataclass(frozen=True, eq=False)
 class GivenProblem:
     """What a trial was given, and what it was to find: `truth` [*shape], the target W*, or ``None`` where only observations are known.
 
-    ``values`` [N] is what was observed. Of completion, ``indices`` [N, order] are the places of those entries and ``mask`` [*shape] tells
-    which they are; of sensing, ``measurements`` [N, *shape] are what ``values`` are inner products with.
+    ``values`` [N] is what was observed, with noise if there was any. Of completion, ``indices`` [N, order] are the places of those entries and
+    ``mask`` [*shape] tells which they are; of sensing, ``measurements`` [N, *shape] are what ``values`` are inner products with. Entries that
+    are known but were not trained on have the places ``held_out_indices`` [H, order] and the values ``held_out_values`` [H].
     """
 
     shape: tuple[int, ...]
@@ -31,6 +33,8 @@ class GivenProblem:
     mask: NDArray[np.bool_] | None = None
     indices: NDArray[np.intp] | None = None
     measurements: NDArray[np.float64] | None = None
+    held_out_indices: NDArray[np.intp] | None = None
+    held_out_values: NDArray[np.float64] | None = None
 
     def __repr__(self) -> str:
         seen = "entries" if self.measurements is None else "measurements"
@@ -51,7 +55,10 @@ def problem_of(grid: Grid, trial: str | None) -> GivenProblem:
     else:
         (wanted,) = match_trials([one.trial_id for one in grid.trials], trial)
         found = next(one for one in grid.trials if one.trial_id == wanted)
-    data = found.spec.problem.realize(grid.files.contents)
+    return _given(found.spec.problem.realize(grid.files.contents))
+
+
+def _given(data: ProblemData) -> GivenProblem:
     shape = data.shape
     truth = None if data.truth is None else data.truth.reshape(shape)
     if data.mask is None or data.target is None:
@@ -59,7 +66,13 @@ def problem_of(grid: Grid, trial: str | None) -> GivenProblem:
         assert data.values is not None
         return GivenProblem(shape, truth, data.values, measurements=data.measurements.reshape(-1, *shape))
     mask = data.mask.reshape(shape)
-    return GivenProblem(shape, truth, data.target.reshape(shape)[mask], mask, np.argwhere(mask))
+    places, values = None, None
+    if data.held_out is not None:
+        places, values = np.stack(np.unravel_index(data.held_out[0], shape), axis=-1), data.held_out[1]
+    elif truth is not None:
+        places, values = np.argwhere(~mask), truth[~mask]
+    seen = data.target.reshape(shape)[mask]
+    return GivenProblem(shape, truth, seen, mask, np.argwhere(mask), held_out_indices=places, held_out_values=values)
 
 
 def load_problem(given: Given, trial: str | None, tracking_uri: str | None, storage: str | None) -> GivenProblem:

@@ -30,7 +30,20 @@ def test_of_completion_the_entries_are_those_of_the_target():
     assert len(problem.values) == problem.mask.sum() == 5
     np.testing.assert_array_equal(problem.values, problem.truth[tuple(problem.indices.T)])
     assert problem.mask[tuple(problem.indices.T)].all()
+    # The others were not trained on.
+    assert not problem.mask[tuple(problem.held_out_indices.T)].any()
+    np.testing.assert_array_equal(problem.held_out_values, problem.truth[tuple(problem.held_out_indices.T)])
+    assert len(problem.held_out_values) == 12 - 5
     assert repr(problem) == "<5 entries of 4x3>"
+
+
+def test_noise_is_on_what_was_seen_and_held_out_and_not_on_the_target():
+    problem = {**GRID["fixed"]["problem"], "held_out": 3, "noise": {"std": 0.5}}
+    found = orchestrator.load_problem({**GRID, "fixed": {**GRID["fixed"], "problem": problem}})
+    for indices, values in ((found.indices, found.values), (found.held_out_indices, found.held_out_values)):
+        assert (values != found.truth[tuple(indices.T)]).all()
+    assert (len(found.values), len(found.held_out_values)) == (5, 3)
+    np.testing.assert_array_equal(found.truth, orchestrator.load_problem(GRID).truth)
 
 
 def test_it_is_what_workers_compute():
