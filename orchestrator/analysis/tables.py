@@ -162,7 +162,8 @@ def grouped(
 
     ``by`` are keys of the spec or expressions, or `AUTO`. Trials that have not ended, or were deleted, are left out; a measure of one that
     diverged is infinite, so that a mean with it is, too, and one that failed has none. Columns are the steps and all final measures unless
-    given; ``rate(CONDITION)`` is the share of a group's trials that meet a condition. Raises `UsageError` for what the runs do not have.
+    given; ``rate(CONDITION)`` is the share of trials that meet a condition, as `Results.met`. Raises `UsageError` for what the runs do not
+    have.
     """
     rows = np.intersect1d(_meeting(results, where), np.flatnonzero(results.ended))
     keys = list(_expanded(by, results.runs.columns, lambda: results.varying(rows)))
@@ -204,7 +205,7 @@ def _statistics(
 ) -> dict[str, NDArray[np.float64]]:
     """Return the columns that a statistic makes of one, or the share of trials that meet a condition."""
     if condition := rate_of(name):
-        return {name: _PARTS["mean"](results.condition(condition)[rows].astype(np.float64), groups, count)}
+        return {name: _PARTS["mean"](results.met(condition)[rows], groups, count)}
     if Expression(read_formula(name, "columns")).is_condition:
         raise UsageError(f"columns: {name} is a condition: rate({name}) is the share of trials that meet it")
     if results.values(name).dtype.kind in "OUS":

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 class GivenProblem:
     """What a trial was given, and what it was to find: `truth` [*shape], the target W*, or ``None`` where only observations are known.
 
-    ``values`` [N] is what was observed, with noise if there was any. Of completion, ``indices`` [N, order] are the places of those entries and
-    ``mask`` [*shape] tells which they are; of sensing, ``measurements`` [N, *shape] are what ``values`` are inner products with. Entries that
-    are known but were not trained on have the places ``held_out_indices`` [H, order] and the values ``held_out_values`` [H].
+    ``values`` [N] is what was observed, with noise if there was any. Of completion, ``indices`` [N, order] are the places of those entries
+    and ``mask`` [*shape] tells which they are; of sensing, ``measurements`` [N, *shape] are what ``values`` are inner products with. What
+    is known but not trained on are ``held_out_indices`` [H, order] and ``held_out_values`` [H].
     """
 
     shape: tuple[int, ...]

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from orchestrator.analysis.charts.edges import grouped_values
+from orchestrator.analysis.charts.groups import quantity, summarized
 from orchestrator.analysis.statistics import quantiles
 from orchestrator.analysis.tables import grouped, listing, rate_of, read_statistic, split_list
 from orchestrator.errors import UsageError
@@ -64,6 +64,15 @@ def test_a_mean_with_a_diverged_trial_is_infinite_and_failed_ones_have_no_measur
     assert frame["error_std"].tolist() == pytest.approx([math.sqrt(2), math.nan, math.nan], nan_ok=True)
 
 
+def test_rates_are_those_of_the_figures():
+    trials = made((2, 0, 0.5), (2, 1, 2.0), (2, 2, 0.0, "diverged"), (2, 3, math.nan, "failed"))
+    frame = grouped(trials, ["factorization.depth"], columns=["rate(error < 1)", "rate(error > 1)", "rate(outcome == 'diverged')"]).frame
+    for formula in frame.columns[4:]:
+        assert frame[formula].item() == pytest.approx(np.nanmean(quantity(formula, trials))), formula
+    # What diverged meets no condition on measures; what has none is in no rate of them.
+    assert frame.iloc[0, 4:].tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 4])
+
+
 def test_only_what_has_ended_is_in_a_group():
     trials = made((2, 0, 1.0), (2, 1, math.nan, None), (2, 2, math.nan, "deleted"))
     frame = grouped(trials, ["factorization.depth"], columns=["error", "rate(error < 2)"]).frame
@@ -97,8 +106,8 @@ def test_quantiles_are_those_of_the_figures():
     rng = np.random.default_rng(0)
     values = np.where(rng.random(200) < 0.2, np.inf, rng.standard_normal(200))
     groups = rng.integers(0, 30, 200)
-    table = grouped_values(pd.DataFrame({"x": groups, "value": values, "diverged": False}), ["x"], {"y": 0.5, "low": 0.25, "high": 0.75})
-    for name, share in (("y", 0.5), ("low", 0.25), ("high", 0.75)):
+    table = summarized(pd.DataFrame({"x": groups, "value": values}), ["x"], "median", "iqr")
+    for name, share in (("value", 0.5), ("low", 0.25), ("high", 0.75)):
         found = quantiles(values, groups, 31, share)
         np.testing.assert_allclose(found[table["x"]], table[name].astype(float), rtol=1e-12)
         assert np.isnan(found[30])

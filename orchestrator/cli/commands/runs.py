@@ -20,7 +20,8 @@ def command(sweeps: tuple[str, ...], asked: Asked, tracking_uri: str | None) -> 
     below; the other formats have every column. A trial whose run was deleted in MLflow has the outcome `deleted`.
 
     With --by, trials that have ended are taken together over seeds. What a diverged trial measured counts as infinite, so a mean with it
-    is infinite, too; a failed trial has no measures. Both are counted. A column `rate(CONDITION)` is the share of trials that meet it.
+    is infinite, too; a failed trial has no measures. Both are counted. A column `rate(CONDITION)` is the share of trials that meet it, of
+    those that have the measures it is about; diverged ones do not.
 
     \b
     Example:
