@@ -39,14 +39,23 @@ class Figure(Question):
     """What has an axis without a field of its name."""
 
     title: str | None = None
+    """What stands above it all."""
     facet: Grouping | None = None
+    """What has a panel for each value."""
     log: Annotated[tuple[str, ...], BeforeValidator(listed)] = ()
+    """What has a logarithmic scale: x, y, color."""
     labels: dict[str, str] = Field(default_factory=dict)
+    """Titles of axes and legends: ``{x: entries seen}``."""
     x_range: Range | None = None
+    """The ends of the axis; ``null`` for one that follows from the data."""
     y_range: Range | None = None
+    """The ends of the axis; ``null`` for one that follows from the data."""
     reverse: Annotated[tuple[Literal["x", "y"], ...], BeforeValidator(listed)] = ()
+    """Axes that run the other way."""
     width: Pixels = 320
+    """Of a panel, in pixels."""
     height: Pixels = 260
+    """Of a panel, in pixels."""
 
     @property
     def panels(self) -> tuple[str, ...]:
@@ -77,9 +86,8 @@ class Trajectories(Figure):
     such columns), by its items. ``curves`` are formulas in ``x``, drawn dashed; ``shape`` tells trials apart by the shape of points;
     ``when`` picks recorded steps.
 
-    The ``statistic`` (the median unless told) is that of all trials that differ in their seeds alone, at the same ``x``; the ``band``
-    around it is their interquartile range, whole range, or with ``statistic: mean`` standard deviation (``std``) or error (``sem``).
-    Between two recorded steps a trial goes straight, on the axes as they are. Over steps, one that has ended keeps its last value, and
+    The ``statistic`` is that of all trials that differ in their seeds alone, at the same ``x``; ``std`` and ``sem`` go with a mean. Between
+    two recorded steps a trial goes straight, on the axes as they are. Over steps, one that has ended keeps its last value, and
     counts as infinite if it has diverged. Over a measure, a trial has a value as far as it got, that of when it first got there, and there
     is a curve where half of the trials have one.
     """
@@ -90,14 +98,23 @@ class Trajectories(Figure):
 
     kind: Literal["trajectories"] = "trajectories"
     x: Formula = "step"
+    """The axis, at every recorded step."""
     y: Annotated[tuple[str, ...], BeforeValidator(listed), Field(min_length=1)]
+    """What is drawn; ``sv_*`` stands for all such columns."""
     color: Grouping | None = None
+    """A key of the spec, ``step`` or a measure along the curve, or labels with conditions."""
     shape: Grouping | None = None
+    """What tells trials apart by the shape of points."""
     when: Condition | None = None
+    """Which recorded steps are drawn."""
     curves: dict[str, Formula] = Field(default_factory=dict)
+    """Formulas in x, drawn dashed, by their names."""
     mark: Literal["auto", "line", "point"] = "auto"
+    """Lines, unless a colour changes along them or there are shapes."""
     statistic: Statistic | None = None
+    """Draw one curve, of this, for trials that differ in their seeds alone; the median if there is a band."""
     band: Literal["iqr", "range", "std", "sem", "none"] | None = None
+    """Around the statistic: the interquartile or whole range, or of a mean the standard deviation or error."""
 
     @property
     def over_seeds(self) -> bool:
@@ -134,21 +151,26 @@ class Trajectories(Figure):
 class Medians(Figure):
     """Final values over an axis: a statistic over all trials with the same ``x``, ``color`` and ``facet``, with bars.
 
-    The statistic is the median or the mean; of ``rate(error < 1e-2)`` it is the share of trials for which the condition holds. ``bars`` are
-    the interquartile range, the whole range, with ``statistic: mean`` the standard deviation (``std``) or standard error (``sem``), or a
-    95 % interval: ``bootstrap`` (percentiles), or ``wilson`` for rates. A rate has bars only if they are such an interval. ``y`` a list
-    makes a panel for each item, which ``log`` can name; ``lines`` are dashed horizontal ones: ``{cp_rank: {truth: 1}}``.
+    Of ``rate(error < 1e-2)`` it is the share of trials for which the condition holds. ``std`` and ``sem`` go with ``statistic: mean``. An
+    interval is ``bootstrap`` (percentiles), or ``wilson`` for rates, which have no other bars. ``y`` a list makes a panel for each item,
+    which ``log`` can name.
     """
 
     example: ClassVar[str] = "{kind: medians, x: problem.observed, y: [error, rate(error < 1e-2)], color: init.scale, log: [error]}"
 
     kind: Literal["medians"] = "medians"
     x: Formula
+    """The axis."""
     y: Quantities
+    """What is summed up, with a panel for each; or ``rate(CONDITION)``, a share of the trials."""
     color: Grouping | None = None
+    """A key of the spec, or labels with conditions."""
     statistic: Statistic = "median"
+    """What is drawn of the trials of a group."""
     bars: Literal["iqr", "range", "std", "sem", "bootstrap", "wilson", "none"] = "iqr"
+    """The interquartile or whole range, of a mean the standard deviation or error, or a 95 % interval."""
     lines: dict[str, dict[str, Finite]] = Field(default_factory=dict)
+    """Dashed horizontal ones: ``{cp_rank: {truth: 1}}``."""
 
     @property
     def panels(self) -> tuple[str, ...]:
@@ -183,9 +205,13 @@ class Heatmap(Figure):
 
     kind: Literal["heatmap"] = "heatmap"
     x: Formula
+    """Columns of the map."""
     y: Formula
+    """Rows of the map, small values at the bottom."""
     color: Quantity
+    """What is summed up; or ``rate(CONDITION)``, a share of the trials."""
     statistic: Statistic = "median"
+    """What is drawn of the trials of a cell."""
 
     def own_conflicts(self) -> Iterator[tuple[str, str]]:
         yield from super().own_conflicts()
@@ -203,8 +229,11 @@ class Points(Figure):
 
     kind: Literal["points"] = "points"
     x: Formula
+    """The axis."""
     y: Formula
+    """The other axis."""
     color: Grouping | None = None
+    """A key of the spec, or labels with conditions."""
 
 
 class Threshold(Figure):
@@ -223,9 +252,13 @@ class Threshold(Figure):
 
     kind: Literal["threshold"] = "threshold"
     x: Formula
+    """The axis."""
     of: Formula
+    """Whose smallest value is looked for."""
     when: GroupCondition
+    """What has to hold of a group of trials: ``rate(error < 1e-2) >= 0.9``."""
     color: Grouping | None = None
+    """A key of the spec, or labels with conditions."""
 
 
 FIGURES: dict[str, type[Figure]] = {
