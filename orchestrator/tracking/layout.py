@@ -61,6 +61,8 @@ JOB = "orchestrate.job"
 """Tag of a parent run: the Ray job in which its driver runs, and the address where the cluster takes jobs; empty if it is no job."""
 CANCEL = "orchestrate.cancel"
 """Tag of a parent run: somebody wants it to end."""
+IMPORTING = "orchestrate.importing"
+"""Tag of a parent run that is being taken in from a file, until all of it is there."""
 LEASE = "orchestrate.lease."
 """Start of tags of an experiment: each is of a process that writes to it, or waits for its turn (`orchestrator.tracking.lease`)."""
 COUNT = "sweep/"
@@ -89,6 +91,9 @@ FACTORS_FILE = "factors.safetensors"
 ERROR_FILE = "error.txt"
 FIGURES_FOLDER = "figures"
 CLAIMS_FILE = "claims.json"
+DATA_FOLDER = "data"
+DATA_NAMES = f"{DATA_FOLDER}/names.json"
+"""Of a sweep that came from a file: its grid's data files, by digest, and the digests by the names that the grid has for them."""
 
 RESULT = {
     "trial_id": "object",
@@ -122,6 +127,8 @@ STATUS = {
 
 MOST_KEYS = 30
 """Keys that are kept of those that trials differ in."""
+KEY_LENGTH = 250
+"""Longest name of a tag or a param that MLflow takes."""
 PARAM_LENGTH = 6000
 """Longest value of a param that MLflow takes."""
 TAG_LENGTH = 8000

@@ -65,6 +65,11 @@ class BulkRunWriter:
             return False
         return all(set(keys) <= set(table.columns.keys()) and not _required(table) - set(keys) for table, keys in _tables())
 
+    def present(self, run_ids: Sequence[str]) -> set[str]:
+        """Return those of some ids that runs have, whatever experiment they are in and whether they were deleted or not."""
+        with self._engine.connect() as connection:
+            return self._present(connection, run_ids)
+
     def write(self, records: Sequence[RunRecord]) -> list[str]:
         """Write runs in one transaction, those that are not there already. Their files come first. Returns their ids."""
         from mlflow.utils.uri import append_to_uri_path

@@ -89,8 +89,9 @@ class ParentRun:
         run = client.update_run(run_id, status="RUNNING") or client.get_run(run_id)
         for key, value in {**sweep.tags, layout.REUSED: str(sweep.reused), layout.ATTEMPT: str(sweep.attempt)}.items():
             client.set_tag(run_id, key, value)
-        if layout.CANCEL in run.data.tags:
-            client.delete_tag(run_id, layout.CANCEL)
+        for tag in (layout.CANCEL, layout.IMPORTING):
+            if tag in run.data.tags:
+                client.delete_tag(run_id, tag)
         there = {file.path for file in client.list_artifacts(run_id)} - {layout.TRIALS_FILE}
         self._put(run, {name: content for name, content in self._files.items() if name not in there})
         return run
