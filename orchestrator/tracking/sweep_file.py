@@ -39,6 +39,7 @@ MLFLOWS = frozenset({layout.NOTE, layout.USER, layout.SOURCE_NAME})
 """Tags of MLflow's own that are taken along."""
 MAX_CELLS = 1 << 31
 """Most values in one table: a small file may hold as many as it likes."""
+MAX_ATTEMPTS = 1 << 20
 _TEXTS = {"trial_id", "pack", "spec", "source", "run_id", "name", "tags", "params", "outcome", "trace", "factors", "error"}
 _WHOLE = {"attempt", "steps", "step", "started", "ended"}
 
@@ -115,8 +116,13 @@ class SweepFile:
             raise self._wrong("its runs are not those of its trials")
         if self.runs.isna().any(axis=None) or self.results[["attempt", "steps"]].isna().any(axis=None):
             raise self._wrong("something is missing of a trial")
+        if not self.results["attempt"].between(1, MAX_ATTEMPTS).all() or not (self.results["steps"] >= 0).all():
+            raise self._wrong("a trial has no such number of steps or attempts")
         if not self.runs["run_id"].str.fullmatch("[0-9a-f]{32}").all():
             raise self._wrong("the id of a run is none of MLflow's")
+        self._check_contents()
+
+    def _check_contents(self) -> None:
         if unknown := set(self.results["outcome"]) - set(Outcome):
             raise self._wrong(f"a trial has no outcome {sorted(map(str, unknown))[0]!r}")
         for table, columns in ((self.trials, ("spec",)), (self.runs, ("tags", "params"))):

@@ -92,3 +92,19 @@ def test_what_cannot_be_imported_is_said(folder: Path) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert "there are no sweeps" in done.stderr
     assert not json.loads(call(folder, "list", "--json").stdout)
+
+
+def test_a_sweep_is_deleted_when_that_is_confirmed(kept: tuple[Path, str], folder: Path) -> None:
+    work, sweep = kept
+    assert call(work, "export", "kept", "-o", str(folder / "kept.zip")).returncode == 0
+    assert call(folder, "import", "kept.zip").returncode == 0
+    done = call(folder, "rm", sweep)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"sweep {sweep} of kept, started " in done.stderr
+    assert done.stderr.rstrip().endswith("error: nothing was deleted: where nobody can be asked, --yes is needed")
+    assert call(folder, "rm", "kept", "nosuch", "--yes").returncode == 2
+    assert len(json.loads(call(folder, "list", "--json").stdout)) == 1
+    done = call(folder, "rm", sweep[:5], "latest", "--yes")
+    assert (done.returncode, done.stdout) == (0, f"sweep {sweep} of kept is deleted, with 5 runs of MLflow\n")
+    assert "mlflow gc" in done.stderr
+    assert json.loads(call(folder, "list", "--json").stdout) == []

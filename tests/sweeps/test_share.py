@@ -249,6 +249,21 @@ def test_trials_without_runs_are_taken_in_as_they_are(
     assert set(trial_runs(local, here.parent_run_id)) == set(trial_runs(origin, sweep.parent_run_id))
 
 
+def test_one_that_was_taken_in_can_be_gone_on_with(
+    origin: Store, local: Store, make_sweep: MakeSweep, make_result: MakeResult, tmp_path: Path
+) -> None:
+    info = make_sweep("a b c")
+    sweep = write(origin, info, make_result("a"), make_result("b", Outcome.FAILED, rows=0, error="no"), status="KILLED")
+    export_sweep(origin, sweep, tmp_path / "x.zip")
+    import_sweep(local, tmp_path / "x.zip")
+    here = find_sweep(local, sweep.sweep_id)
+    again = replace(info, parent_run_id=here.parent_run_id, attempt=2, attempts={"b": 2})
+    write(local, again, make_result("b"), make_result("c"))
+    runs = load_runs(local, find_sweep(local, sweep.sweep_id))
+    assert runs["outcome"].tolist() == ["converged"] * 3
+    assert runs["run_id"][0] == load_runs(origin, sweep)["run_id"][0]
+
+
 def test_a_sweep_that_runs_is_taken_in_as_one_that_was_interrupted(
     origin: Store, local: Store, make_sweep: MakeSweep, make_result: MakeResult, tmp_path: Path
 ) -> None:

@@ -54,7 +54,8 @@ def encode_rows(rows: pd.DataFrame) -> bytes:
     import pyarrow as pa
 
     kinds = {"object": pa.string(), "int64": pa.int64(), "float64": pa.float64()}
-    columns = {name: pa.array(rows[name], kinds[kind], from_pandas=True) for name, kind in layout.RESULT.items()}
+    types = {name: kinds[kind] for name, kind in layout.RESULT.items()} | {"attempt": pa.int32()}
+    columns = {name: pa.array(rows[name], kind, from_pandas=True) for name, kind in types.items()}
     for name in rows.columns:
         if name.startswith(layout.MEASURE):
             columns[name] = pa.array(rows[name], pa.float64(), from_pandas=True)
