@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from orchestrator.errors import one_line
+from orchestrator.tracking import layout
+
 if TYPE_CHECKING:
     from orchestrator.tracking.read.queries import SweepSummary
 
@@ -55,6 +58,11 @@ def counts_text(sweep: SweepSummary) -> str:
     if sweep.reused:
         parts.append(f"{sweep.reused} reused")
     return ", ".join(parts)
+
+
+def title(sweep: SweepSummary) -> str:
+    """Return the name that somebody gave a sweep; empty if nobody did."""
+    return "" if sweep.name == layout.sweep_name(sweep.sweep_id) else one_line(sweep.name)
 
 
 def started_text(seconds: float) -> str:

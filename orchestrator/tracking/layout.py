@@ -129,6 +129,8 @@ MOST_KEYS = 30
 """Keys that are kept of those that trials differ in."""
 KEY_LENGTH = 250
 """Longest name of a tag or a param that MLflow takes."""
+NAME_LENGTH = 250
+"""Longest name of a run that MLflow takes."""
 PARAM_LENGTH = 6000
 """Longest value of a param that MLflow takes."""
 TAG_LENGTH = 8000
@@ -195,6 +197,11 @@ def checkpoint_path(name: str) -> str:
 def log_path(attempt: int) -> str:
     """Artifact path of what a sweep said when it was taken up for the n-th time."""
     return f"{LOGS_FOLDER}/{attempt:04d}.txt"
+
+
+def sweep_name(sweep_id: str) -> str:
+    """Return what a sweep's run is called until somebody gives it a name."""
+    return f"sweep-{sweep_id}"
 
 
 def run_id(parent_id: str, started: int, place: int, trial_id: str, attempt: int) -> str:

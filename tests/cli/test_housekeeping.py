@@ -108,3 +108,30 @@ def test_a_sweep_is_deleted_when_that_is_confirmed(kept: tuple[Path, str], folde
     assert (done.returncode, done.stdout) == (0, f"sweep {sweep} of kept is deleted, with 5 runs of MLflow\n")
     assert "mlflow gc" in done.stderr
     assert json.loads(call(folder, "list", "--json").stdout) == []
+
+
+def test_names_and_notes_are_shown(kept: tuple[Path, str], folder: Path) -> None:
+    work, sweep = kept
+    assert call(work, "export", "kept", "-o", str(folder / "kept.zip")).returncode == 0
+    assert call(folder, "import", "kept.zip").returncode == 0
+    plain = call(folder, "list").stdout.splitlines()
+    assert plain[0].split() == ["sweep", "experiment", "status", "started", "trials", "outcomes"]
+    done = call(folder, "rename", "latest", "odd one")
+    assert (done.returncode, done.stderr) == (0, f"sweep {sweep} of kept is called 'odd one'\n")
+    assert call(folder, "rename", "odd one", "kept").returncode == 2
+    assert call(folder, "note", "odd one").stderr == f"sweep {sweep} has no note\n"
+    for text in ("levels off", "\x1b[31mred"):
+        assert call(folder, "note", "odd one", text).returncode == 0
+    assert call(folder, "note", "odd one").stdout == "levels off\n\n\\x1b[31mred\n"
+    header, row = call(folder, "list").stdout.splitlines()
+    assert header.split() == ["sweep", "name", "experiment", "status", "started", "trials", "outcomes", "note"]
+    assert row.split()[:3] == [sweep, "odd", "one"]
+    assert row.endswith("levels off")
+    status = call(folder, "status", "odd one").stdout
+    assert status.startswith(f"sweep {sweep}, odd one, of kept: finished")
+    assert "note: levels off\nnote: \nnote: \\x1b[31mred\n" in status
+    (listed,) = json.loads(call(folder, "list", "--json").stdout)
+    assert (listed["name"], listed["note"]) == ("odd one", "levels off\n\n\x1b[31mred")
+    assert call(folder, "note", "odd one", "--replace").returncode == 2
+    assert call(folder, "note", "odd one", "again", "--replace").returncode == 0
+    assert call(folder, "note", "odd one").stdout == "again\n"

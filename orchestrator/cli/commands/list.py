@@ -5,7 +5,10 @@ from __future__ import annotations
 import click
 
 from orchestrator.cli.options import json_option, print_json, tracking_option
-from orchestrator.cli.output import counts_text, print_table, started_text, summary_json
+from orchestrator.cli.output import counts_text, print_table, started_text, summary_json, title
+from orchestrator.errors import one_line
+
+SHOWN_NOTE = 60
 
 
 @click.command("list")
@@ -27,5 +30,18 @@ def command(experiment: str | None, tracking_uri: str | None, as_json: bool) -> 
     if as_json:
         print_json([summary_json(sweep) for sweep in sweeps])
         return
-    rows = [(s.sweep_id, s.experiment, s.status.lower(), started_text(s.started), str(s.trials), counts_text(s)) for s in sweeps]
-    print_table(("sweep", "experiment", "status", "started", "trials", "outcomes"), rows, empty="no sweeps yet: orchestrate submit GRID")
+    rows = [
+        (s.sweep_id, title(s), s.experiment, s.status.lower(), started_text(s.started), str(s.trials), counts_text(s), _beginning(s.note))
+        for s in sweeps
+    ]
+    header = ("sweep", "name", "experiment", "status", "started", "trials", "outcomes", "note")
+    # Most sweeps have neither a name nor a note.
+    kept = [n for n, column in enumerate(header) if column not in ("name", "note") or any(row[n] for row in rows)]
+    shown = [[row[n] for n in kept] for row in rows]
+    print_table([header[n] for n in kept], shown, empty="no sweeps yet: orchestrate submit GRID")
+
+
+def _beginning(note: str) -> str:
+    """Return as much of a note as fits into a table."""
+    first = one_line(next(iter(note.splitlines()), ""))
+    return first if len(first) <= SHOWN_NOTE else f"{first[: SHOWN_NOTE - 1]}…"

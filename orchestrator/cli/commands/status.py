@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from orchestrator.cli.options import json_option, print_json, sweep_argument, tracking_option
-from orchestrator.cli.output import counts_text, started_text, summary_json
+from orchestrator.cli.output import counts_text, started_text, summary_json, title
+from orchestrator.errors import one_line
 
 SHOWN_FAILURES = 5
 
@@ -39,7 +40,8 @@ def command(sweep: str, tracking_uri: str | None, as_json: bool, show_all: bool)
         print_json({**summary_json(found), "deleted": deleted, "failures": listed})
         return
     ended = sum(found.counts.values()) + found.reused
-    click.echo(f"sweep {found.sweep_id} of {found.experiment}: {found.status.lower()}, started {started_text(found.started)}")
+    name = f", {title(found)}," if title(found) else ""
+    click.echo(f"sweep {found.sweep_id}{name} of {found.experiment}: {found.status.lower()}, started {started_text(found.started)}")
     click.echo(f"{ended} of {found.trials} trials have an outcome: {counts_text(found) or 'none yet'}")
     if deleted:
         click.echo(lost_runs(deleted, found.trials))
@@ -49,6 +51,8 @@ def command(sweep: str, tracking_uri: str | None, as_json: bool, show_all: bool)
         click.echo(f"its process is gone: `orchestrate resume {found.sweep_id}` goes on with it")
     elif found.status == "KILLED" or (found.ended is not None and ended < found.trials):
         click.echo(f"it was interrupted: `orchestrate resume {found.sweep_id}`, or submit the same grid again, to run what is missing")
+    if found.note:
+        click.echo("\n".join(f"note: {one_line(line)}" for line in found.note.splitlines()))
     shown = failed if show_all else failed[:SHOWN_FAILURES]
     for trial, run, text in shown:
         click.echo(f"\nfailed trial {trial} (MLflow run {run}):\n{text.rstrip()}")

@@ -53,7 +53,7 @@ class ParentRun:
             layout.USER: _user(),
             layout.SOURCE_NAME: "orchestrate",
         }
-        run = store.client.create_run(self._experiment_id, start_time=_now(), tags=tags, run_name=f"sweep-{sweep.sweep_id}")
+        run = store.client.create_run(self._experiment_id, start_time=_now(), tags=tags, run_name=layout.sweep_name(sweep.sweep_id))
         try:
             self._put(run, self._files)
         except BaseException:
