@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orchestrator.errors import one_line
-from orchestrator.tracking import layout
 
 if TYPE_CHECKING:
     from orchestrator.tracking.read.queries import SweepSummary
@@ -62,6 +61,8 @@ def counts_text(sweep: SweepSummary) -> str:
 
 def title(sweep: SweepSummary) -> str:
     """Return the name that somebody gave a sweep; empty if nobody did."""
+    from orchestrator.tracking import layout
+
     return "" if sweep.name == layout.sweep_name(sweep.sweep_id) else one_line(sweep.name)
 
 
@@ -72,4 +73,4 @@ def started_text(seconds: float) -> str:
 
 def summary_json(sweep: SweepSummary) -> dict[str, Any]:
     """Return a sweep as plain data."""
-    return {key: value for key, value in asdict(sweep).items() if key != "tags"}
+    return {key: value for key, value in asdict(sweep).items() if key != "tags"} | {"note": sweep.note}

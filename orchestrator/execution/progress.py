@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Any, Protocol, Self
 
 from workloads.training.trial_state import Outcome
 
@@ -33,6 +34,22 @@ class State:
     def finished(self) -> int:
         """Trials that have ended in this sweep."""
         return sum(self.outcomes.values())
+
+    def encoded(self, at: float) -> str:
+        """Return how far a sweep is ``at`` some time, in seconds since the epoch, as text for others to read."""
+        return json.dumps({**vars(self), "outcomes": dict(self.outcomes), "at": round(at, 1)})
+
+    @classmethod
+    def decoded(cls, text: str) -> tuple[Self, float] | None:
+        """Return what `encoded` was given; ``None`` for all else."""
+        try:
+            told = json.loads(text)
+            at = float(told.pop("at"))
+            outcomes = Counter({Outcome(name): int(count) for name, count in told.pop("outcomes").items()})
+            numbers: dict[str, Any] = {key: float(value) if key == "rate" else int(value) for key, value in told.items()}
+            return cls(outcomes=outcomes, **numbers), at
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return None
 
 
 class Reporter(Protocol):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from importlib import metadata
 from typing import Any
 
@@ -61,6 +63,8 @@ JOB = "orchestrate.job"
 """Tag of a parent run: the Ray job in which its driver runs, and the address where the cluster takes jobs; empty if it is no job."""
 CANCEL = "orchestrate.cancel"
 """Tag of a parent run: somebody wants it to end."""
+PROGRESS = "orchestrate.progress"
+"""Tag of a parent run: how far its sweep is, and when it said so (`orchestrator.execution.progress.State`), while it runs."""
 IMPORTING = "orchestrate.importing"
 """Tag of a parent run that is being taken in from a file, until all of it is there."""
 LEASE = "orchestrate.lease."
@@ -72,6 +76,13 @@ WRITTEN = f"{COUNT}trials_written"
 TRIALS = "orchestrate.trials"
 REUSED = "orchestrate.reused"
 VERSION = "orchestrate.version"
+VERSIONS = "orchestrate.version."
+"""Start of tags of a parent run: the versions of what else it was run with, such as ``orchestrate.version.torch``."""
+VERSIONED = ("mlflow", "ray", "torch")
+COMMIT = "mlflow.source.git.commit"
+"""Tag of a parent run, shown by MLflow's page: the commit of the work tree in which its grid lies."""
+DIRTY = "orchestrate.git_dirty"
+"""Tag of a parent run: whether the grid, or something else there that Git tracks, was not as it is in that commit."""
 
 PARENT = "mlflow.parentRunId"
 NOTE = "mlflow.note.content"
@@ -221,6 +232,15 @@ def version() -> str:
     except metadata.PackageNotFoundError:
         # Run from a checkout that was never installed.
         return "unknown"
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what computes and stores a sweep, as tags; no library is imported for that."""
+    found = {f"{VERSIONS}python": platform.python_version()}
+    for name in VERSIONED:
+        with suppress(metadata.PackageNotFoundError):
+            found[f"{VERSIONS}{name}"] = metadata.version(name)
+    return found
 
 
 def digest(text: str) -> str:

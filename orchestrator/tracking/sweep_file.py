@@ -31,11 +31,11 @@ CARRIED = (layout.LOGS_FOLDER, layout.FIGURES_FOLDER)
 KEPT_HERE = frozenset(
     {
         *(layout.MACHINE, layout.PROCESS, layout.JOB, layout.STORAGE, layout.CANCEL, layout.IMPORTING, layout.PARENT, layout.SWEEP_ID),
-        *(layout.RUN_NAME, layout.REUSED, layout.FORMAT, layout.TRACE, layout.FACTORS),
+        *(layout.RUN_NAME, layout.REUSED, layout.PROGRESS, layout.FORMAT, layout.TRACE, layout.FACTORS),
     }
 )
 """Tags that say where a sweep is or was: they are not taken along, or said anew."""
-MLFLOWS = frozenset({layout.NOTE, layout.USER, layout.SOURCE_NAME})
+MLFLOWS = frozenset({layout.NOTE, layout.USER, layout.SOURCE_NAME, layout.COMMIT})
 """Tags of MLflow's own that are taken along."""
 MAX_CELLS = 1 << 31
 """Most values in one table: a small file may hold as many as it likes."""

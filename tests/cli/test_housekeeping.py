@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 import shutil
+import subprocess
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
-from tests.cli.commands import call, run
+from orchestrator.cli.options import INTERRUPTED
+from orchestrator.tracking.read.queries import find_sweep
+from orchestrator.tracking.store import open_store
+from tests.cli.commands import call, run, variables
+from tests.forked import Forked
+from tests.held import GATE, LONG
+from tests.processes import communicate, eventually
 
 GRID = """\
 name: kept
@@ -33,6 +43,8 @@ def kept(tmp_path_factory: pytest.TempPathFactory, template: Path, cluster_addre
     work.mkdir()
     (work / "grid.yaml").write_text(GRID)
     (work / "seen.csv").write_text("0,0,1.0\n0,1,0.5\n1,1,2.0\n")
+    for arguments in (("init", "-q"), ("add", "."), ("-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "x")):
+        subprocess.run(["git", *arguments], cwd=work, check=True)
     shutil.copy(template, work)
     done = run(work, "submit", "grid.yaml", "--json", "--address", cluster_address, "--workers", "1")
     assert done.returncode == 0, done.stderr
@@ -61,6 +73,17 @@ def said(work: Path, sweep: str) -> dict[str, bytes | str]:
     for path in (work / "factors.npz", *(work / "drawn").iterdir()):
         found[path.name] = path.read_bytes()
     return found
+
+
+def test_a_sweep_says_what_it_was_run_with(kept: tuple[Path, str]) -> None:
+    work, sweep = kept
+    tags = find_sweep(open_store(f"sqlite:///{work}/mlflow.db"), sweep).tags
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=work, check=True, capture_output=True, text=True).stdout.strip()
+    assert (tags["mlflow.source.git.commit"], tags["orchestrate.git_dirty"]) == (head, "false")
+    assert {name: tags[f"orchestrate.version.{name}"] for name in ("torch", "mlflow", "ray")} == {
+        name: metadata.version(name) for name in ("torch", "mlflow", "ray")
+    }
+    assert tags["orchestrate.version.python"] == platform.python_version()
 
 
 def test_a_sweep_travels_in_a_file_and_reads_the_same(kept: tuple[Path, str], folder: Path, cluster_address: str) -> None:
@@ -135,3 +158,46 @@ def test_names_and_notes_are_shown(kept: tuple[Path, str], folder: Path) -> None
     assert call(folder, "note", "odd one", "--replace").returncode == 2
     assert call(folder, "note", "odd one", "again", "--replace").returncode == 0
     assert call(folder, "note", "odd one").stdout == "again\n"
+
+
+def test_a_sweep_that_runs_is_seen_from_elsewhere_until_it_ends(folder: Path, cluster_address: str) -> None:
+    (folder / "long.yaml").write_text(LONG)
+    gate = folder / "gate"
+    environment = variables(folder) | {GATE: str(gate), "PYTHONPATH": os.environ["PYTHONPATH"]}
+    with (folder / "log").open("w") as log:
+        arguments = ["submit", "long.yaml", "--checkpoint-every", "0.1", "--address", cluster_address, "--workers", "2"]
+        sweep = Forked(arguments, module="tests.held", cwd=folder, env=environment, stdout=log, stderr=log)
+
+    def told() -> bool:
+        assert sweep.poll() is None, (folder / "log").read_text()
+        listed = json.loads(call(folder, "list", "--json").stdout)
+        return bool(listed and listed[0]["progress"])
+
+    eventually(told, lambda: (folder / "log").read_text())
+    (listed,) = json.loads(call(folder, "list", "--json").stdout)
+    assert (listed["progress"]["trials"], listed["progress"]["ended"], listed["progress"]["outcomes"]["exhausted"]) == (8, 0, 0)
+    assert "0/8 trials" in call(folder, "list").stdout
+    assert "in training: 0/8 trials" in call(folder, "status", "long").stdout
+    # What it has said so far is there, too.
+    eventually(lambda: "long: 8 trials to run in 2 packs" in call(folder, "logs", "long").stdout)
+    with (folder / "shown").open("w") as shown:
+        ended, follower = (
+            Forked(["logs", "long", "--follow"], cwd=folder, env=variables(folder), **streams)
+            for streams in ({"stdout": shown, "stderr": shown}, {})
+        )
+    eventually(lambda: "long: 8 trials to run" in (folder / "shown").read_text())
+    ended.terminate()
+    communicate(ended)
+    assert ended.returncode == INTERRUPTED
+    assert "the sweep goes on without this terminal" in (folder / "shown").read_text()
+    gate.touch()
+    communicate(sweep)
+    assert sweep.returncode == 0, (folder / "log").read_text()
+    out, errors = communicate(follower)
+    assert follower.returncode == 0, errors
+    assert out.count("long: 8 trials to run in 2 packs") == 1
+    assert "is finished: `orchestrate status" in errors
+    assert out == call(folder, "logs", "long").stdout
+    assert "in training" not in call(folder, "status", "long").stdout
+    (listed,) = json.loads(call(folder, "list", "--json").stdout)
+    assert listed["progress"] is None

@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from orchestrator.cli.options import sweep_argument, tracking_option
-from orchestrator.cli.progress import counted
 from orchestrator.cli.verdicts import print_left_out
 
 
@@ -25,6 +24,7 @@ def command(sweep: str, output: Path, tracking_uri: str | None) -> None:
     Example:
       orchestrate export figure1 -o figure1.zip
     """
+    from orchestrator.cli.progress import counted
     from orchestrator.sweeps.share import export_sweep
     from orchestrator.tracking.read.queries import find_sweep
     from orchestrator.tracking.read.tables import count_deleted, lost_runs

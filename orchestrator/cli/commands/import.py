@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from orchestrator.cli.options import tracking_option
-from orchestrator.cli.progress import counted
 
 
 @click.command("import")
@@ -24,6 +23,7 @@ def command(file: Path, tracking_uri: str | None) -> None:
       orchestrate import figure1.zip
       orchestrate import figure1.zip --tracking-uri http://mlflow:5000
     """
+    from orchestrator.cli.progress import counted
     from orchestrator.sweeps.share import import_sweep
     from orchestrator.tracking.store import open_store
 

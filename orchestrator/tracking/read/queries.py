@@ -26,8 +26,8 @@ class SweepSummary:
     """A sweep as ``list`` and ``status`` show it: times in seconds since the epoch, ``counts`` by outcome.
 
     ``status`` is MLflow's; a sweep whose process died stays ``RUNNING``. Reused trials are in ``trials`` and ``reused``; ``counts``
-    has them only if the process that ended the sweep counted them in. ``name`` is what it is called, ``note`` what somebody has written
-    about it; ``tags`` are the parent run's.
+    has them only if the process that ended the sweep counted them in. ``name`` is what it is called; ``tags`` are
+    the parent run's.
     """
 
     sweep_id: str
@@ -41,8 +41,12 @@ class SweepSummary:
     reused: int
     parent_run_id: str
     name: str = ""
-    note: str = ""
     tags: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def note(self) -> str:
+        """What somebody has written about it."""
+        return self.tags.get(layout.NOTE, "")
 
 
 def find_finished(store: Store, experiment: str, trial_ids: Collection[str], record: Mapping[str, Any]) -> dict[str, Source]:
@@ -108,6 +112,13 @@ def find_sweep(store: Store, reference: str) -> SweepSummary:
         groups = [experiments[run.info.experiment_id].name for run in parents]
         chosen = _match(reference, ids, groups, [run.info.run_name for run in parents])
         return _summary(store, parents[chosen], experiments[parents[chosen].info.experiment_id])
+
+
+def refreshed(store: Store, sweep: SweepSummary) -> SweepSummary:
+    """Return a sweep as it stands now, with the counts that its run has only."""
+    with translated(store.display):
+        run = store.client.get_run(sweep.parent_run_id)
+        return _summary(store, run, store.client.get_experiment(sweep.experiment_id), count=False)
 
 
 def _match(reference: str, ids: Sequence[str], experiments: Sequence[str], names: Sequence[str | None]) -> int:
@@ -178,7 +189,6 @@ def _summary(store: Store, run: Run, experiment: Experiment, *, count: bool = Tr
         reused=int(tags.get(layout.REUSED, 0)),
         parent_run_id=run.info.run_id,
         name=run.info.run_name or "",
-        note=tags.get(layout.NOTE, ""),
         tags=tags,
     )
     if sweep.counts or not count:
