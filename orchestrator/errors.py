@@ -36,6 +36,11 @@ def one_line(text: str) -> str:
     """``text`` as a line fit for a terminal: what a file from elsewhere says must neither move the cursor nor pass for another message."""
     if len(text) > MAX_LINE:
         text = f"{text[: MAX_LINE - 200]}...{text[-200:]}"
+    return printable(text)
+
+
+def printable(text: str) -> str:
+    """``text`` with whatever is no character to be read, such as what moves a cursor, written out."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

@@ -47,6 +47,7 @@ LAYERS = [
     *("workloads.problems", "workloads.losses", "workloads.optimizers", "workloads.factorizations", "workloads.inits", "workloads.stop"),
     *("workloads.trial", "workloads.engines", "workloads.measures", "workloads.training"),
     *("orchestrator.errors", "orchestrator.options", "orchestrator.files", "orchestrator.liveness", "orchestrator.deadline"),
+    "orchestrator.git",
     *("orchestrator.planning", "orchestrator.storage", "orchestrator.grid", "orchestrator.tracking", "orchestrator.analysis"),
     *(
         "orchestrator.execution",

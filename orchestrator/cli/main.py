@@ -31,7 +31,8 @@ LEAVING_SECONDS = 5.0
 """How long what libraries do at the end of a process may take after an error or a signal."""
 FIRST = (
     *("submit", "resume", "cancel", "logs", "sync", "plan", "slurm", "status", "list"),
-    *("runs", "history", "factors", "measure", "figures", "verify", "compare", "ui", "schema", "help", "doctor", "up", "down"),
+    *("runs", "history", "factors", "measure", "figures", "verify", "compare", "export", "import", "rename", "note", "rm"),
+    *("ui", "schema", "help", "doctor", "up", "down"),
 )
 """The order in which help lists commands. Those that are not here come last."""
 COMMANDS = sorted((m.name for m in pkgutil.iter_modules(commands.__path__)), key=lambda name: (*FIRST, name).index(name))

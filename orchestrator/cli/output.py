@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from orchestrator.errors import one_line
+
 if TYPE_CHECKING:
     from orchestrator.tracking.read.queries import SweepSummary
 
@@ -70,6 +72,13 @@ def counts_text(sweep: SweepSummary) -> str:
     return ", ".join(parts)
 
 
+def title(sweep: SweepSummary) -> str:
+    """Return the name that somebody gave a sweep; empty if nobody did."""
+    from orchestrator.tracking import layout
+
+    return "" if sweep.name == layout.sweep_name(sweep.sweep_id) else one_line(sweep.name)
+
+
 def started_text(seconds: float) -> str:
     """Local time to the second."""
     return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")
@@ -77,4 +86,4 @@ def started_text(seconds: float) -> str:
 
 def summary_json(sweep: SweepSummary) -> dict[str, Any]:
     """Return a sweep as plain data."""
-    return {key: value for key, value in asdict(sweep).items() if key != "tags"}
+    return {key: value for key, value in asdict(sweep).items() if key != "tags"} | {"note": sweep.note}

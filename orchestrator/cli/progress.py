@@ -6,19 +6,24 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from orchestrator.execution.progress import describe, fraction
+from orchestrator.execution.progress import describe, fraction, seconds_left
+from orchestrator.tracking import layout
+from workloads.training.trial_state import Outcome
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from orchestrator.execution.progress import Reporter, State
+    from orchestrator.tracking.read.queries import SweepSummary
 
 LINE_SECONDS = 10.0
 """A pipe gets a line this often."""
+RECENT_SECONDS = 60.0
+"""How long what a sweep says of its progress is worth showing; clocks of machines differ by less."""
 QUIET_SECONDS = 1.0
 """What takes less is not worth a word."""
 
@@ -97,3 +102,26 @@ class _Lines:
         if now - self._last >= LINE_SECONDS:
             self._last = now
             self.note(describe(state))
+
+
+def progress_of(sweep: SweepSummary) -> State | None:
+    """Return how far a sweep that runs is, as it said a moment ago; ``None`` if it has not."""
+    from orchestrator.execution.progress import State
+
+    told = State.decoded(sweep.tags.get(layout.PROGRESS, "")) if sweep.status == "RUNNING" else None
+    return told[0] if told is not None and abs(time.time() - told[1]) <= RECENT_SECONDS else None
+
+
+def progress_json(state: State | None) -> dict[str, Any] | None:
+    """Return how far a sweep is as plain data; ``seconds_left`` at most, ``null`` where that is not known."""
+    if state is None:
+        return None
+    outcomes = {outcome.value: state.outcomes[outcome] for outcome in Outcome}
+    ended = state.finished + state.reused
+    return {
+        "trials": state.trials,
+        "ended": ended,
+        "outcomes": outcomes,
+        "steps_per_second": state.rate,
+        "seconds_left": seconds_left(state),
+    }

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Any, Protocol, Self
 
 from workloads.training.trial_state import Outcome
 
@@ -33,6 +34,22 @@ class State:
     def finished(self) -> int:
         """Trials that have ended in this sweep."""
         return sum(self.outcomes.values())
+
+    def encoded(self, at: float) -> str:
+        """Return how far a sweep is ``at`` some time, in seconds since the epoch, as text for others to read."""
+        return json.dumps({**vars(self), "outcomes": dict(self.outcomes), "at": round(at, 1)})
+
+    @classmethod
+    def decoded(cls, text: str) -> tuple[Self, float] | None:
+        """Return what `encoded` was given; ``None`` for all else."""
+        try:
+            told = json.loads(text)
+            at = float(told.pop("at"))
+            outcomes = Counter({Outcome(name): int(count) for name, count in told.pop("outcomes").items()})
+            numbers: dict[str, Any] = {key: float(value) if key == "rate" else int(value) for key, value in told.items()}
+            return cls(outcomes=outcomes, **numbers), at
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return None
 
 
 class Reporter(Protocol):
@@ -89,6 +106,13 @@ def fraction(state: State) -> float:
     return state.finished / max(state.trials - state.reused, 1)
 
 
+def seconds_left(state: State) -> float | None:
+    """Return how many seconds a sweep takes at most, at the rate at which it goes."""
+    if not state.rate or not state.budget:
+        return None
+    return max(0.0, state.budget - state.steps - state.settled_steps) / state.rate
+
+
 def describe(state: State) -> str:
     """One line: trials, trial-steps per second, time left, and what went wrong."""
     parts = [f"{state.finished + state.reused}/{state.trials} trials"]
@@ -96,8 +120,7 @@ def describe(state: State) -> str:
         parts.append(f"{state.logged} logged")
     if state.rate:
         parts.append(f"{_short(state.rate)} trial-steps/s")
-        if state.budget:
-            left = max(0.0, state.budget - state.steps - state.settled_steps) / state.rate
+        if (left := seconds_left(state)) is not None:
             parts.append(f"at most {_clock(left)} left")
     trouble = (Outcome.DIVERGED, Outcome.FAILED, Outcome.CANCELLED)
     parts += [f"{state.outcomes[outcome]} {outcome}" for outcome in trouble if state.outcomes[outcome]]

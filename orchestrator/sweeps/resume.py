@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -271,10 +272,12 @@ def to_take_up(store: Store, experiment: str, digest: str, record: str) -> Sweep
 def grid_of(store: Store, storage: Storage, sweep: SweepSummary) -> Grid:
     """Return the grid of a sweep, as it was submitted. Data files are read from where they were, or from the sweep's folder.
 
-    Raises `UsageError` if that cannot be: a data file is gone, or has changed, and ``storage`` does not have it.
+    Those of one that came from a file are among its artifacts. Raises `UsageError` if that cannot be: a data file is gone, or has changed,
+    and ``storage`` does not have it.
     """
     from orchestrator.grid import parse_grid
     from orchestrator.tracking import layout
+    from orchestrator.tracking.read.artifacts import data_files
     from orchestrator.tracking.write.parent import digest_of
 
     folder = SweepFolder(storage, sweep.experiment, sweep.sweep_id)
@@ -286,7 +289,9 @@ def grid_of(store: Store, storage: Storage, sweep: SweepSummary) -> Grid:
             raise ValueError(f"{name} is not in {storage.url} any more")
         return content
 
-    kept = {} if description is None else {n: (lambda n=n, d=d: from_folder(n, d)) for n, d in description.files.items()}
+    kept = data_files(store, sweep.parent_run_id)
+    if description is not None:
+        kept |= {name: partial(from_folder, name, digest) for name, digest in description.files.items()}
     path = Path(sweep.tags.get(layout.GRID, "grid.yaml"))
     text = store.read(sweep.parent_run_id, layout.GRID_FILE).decode()
     try:

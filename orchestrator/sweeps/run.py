@@ -86,8 +86,8 @@ class StopRequest:
 
 
 @contextmanager
-def watched(store: Store, parent_run_id: str, stop: StopRequest) -> Iterator[None]:
-    """Look every few seconds whether somebody, on whatever machine, has asked for the sweep's end."""
+def watched(store: Store, writer: SweepWriter, state: State, stop: StopRequest) -> Iterator[None]:
+    """Look every few seconds whether somebody, on whatever machine, has asked for the sweep's end, and say there how far it is."""
 
     over = threading.Event()
 
@@ -95,9 +95,11 @@ def watched(store: Store, parent_run_id: str, stop: StopRequest) -> Iterator[Non
         while not over.wait(CANCEL_SECONDS):
             # A store that is down has nothing to say.
             with suppress(Exception):
-                if layout.CANCEL in store.client.get_run(parent_run_id).data.tags:
+                if layout.CANCEL in store.client.get_run(writer.parent_run_id).data.tags:
                     stop.wanted = True
-                    return
+            # And what it is not told now, it is told the next time.
+            with suppress(Exception):
+                writer.show(state.encoded(time.time()))
 
     thread = threading.Thread(target=look, name="cancel-watch", daemon=True)
     thread.start()

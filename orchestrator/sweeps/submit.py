@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from orchestrator.errors import StorageUnavailable, TrackingUnavailable
 from orchestrator.execution.progress import Logged, Reporter, State
 from orchestrator.execution.recovery import Recovery
 from orchestrator.execution.scheduler import Board
+from orchestrator.git import commit_of
 from orchestrator.options import Options
 from orchestrator.planning.pack import steps_left
 from orchestrator.planning.plan import Plan, make_plan
@@ -108,7 +108,7 @@ def submit(grid: Grid, reporter: Reporter, options: Options | None = None, stop:
         state = State(len(trials), len(found.finished), _budget(missing))
         board: Board[Any] = Board(plan.packs, time.monotonic)
         run = Run(grid, recording, workers, board, Recovery(board, folder.checkpoints(job.tag)), writer, state, logged)
-        with stop.listening(), watched(store, writer.parent_run_id, stop):
+        with stop.listening(), watched(store, writer, state, stop):
             run.go(folder.checkpointing(job.tag, options.every), stop)
         counts = _counts(state, found, len(missing))
         measured = {"seconds": time.monotonic() - began, "idle_share": board.idle_share, "peak_memory_bytes": state.peak_bytes}
@@ -234,9 +234,18 @@ class _Beginning:
             layout.MACHINE: liveness.machine(),
             layout.PROCESS: liveness.process(),
             layout.JOB: self.options.job or "",
-            "orchestrate.python": platform.python_version(),
             "orchestrate.ray": cluster.address,
+            **layout.versions(),
+            **_commit(Path(self.grid.path)),
         }
+
+
+def _commit(grid: Path) -> dict[str, str]:
+    """Return which commit a grid file belongs to, as tags."""
+    commit = commit_of(grid)
+    if commit is None:
+        return {}
+    return {layout.COMMIT: commit.name} | ({} if commit.dirty is None else {layout.DIRTY: str(commit.dirty).lower()})
 
 
 def _announcement(grid: Grid, plan: Plan, cluster: Cluster) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from importlib import metadata
 from typing import Any
 
@@ -61,6 +63,10 @@ JOB = "orchestrate.job"
 """Tag of a parent run: the Ray job in which its driver runs, and the address where the cluster takes jobs; empty if it is no job."""
 CANCEL = "orchestrate.cancel"
 """Tag of a parent run: somebody wants it to end."""
+PROGRESS = "orchestrate.progress"
+"""Tag of a parent run: how far its sweep is, and when it said so (`orchestrator.execution.progress.State`), while it runs."""
+IMPORTING = "orchestrate.importing"
+"""Tag of a parent run that is being taken in from a file, until all of it is there."""
 LEASE = "orchestrate.lease."
 """Start of tags of an experiment: each is of a process that writes to it, or waits for its turn (`orchestrator.tracking.lease`)."""
 COUNT = "sweep/"
@@ -70,6 +76,13 @@ WRITTEN = f"{COUNT}trials_written"
 TRIALS = "orchestrate.trials"
 REUSED = "orchestrate.reused"
 VERSION = "orchestrate.version"
+VERSIONS = "orchestrate.version."
+"""Start of tags of a parent run: the versions of what else it was run with, such as ``orchestrate.version.torch``."""
+VERSIONED = ("mlflow", "ray", "torch")
+COMMIT = "mlflow.source.git.commit"
+"""Tag of a parent run, shown by MLflow's page: the commit of the work tree in which its grid lies."""
+DIRTY = "orchestrate.git_dirty"
+"""Tag of a parent run: whether the grid, or something else there that Git tracks, was not as it is in that commit."""
 
 PARENT = "mlflow.parentRunId"
 NOTE = "mlflow.note.content"
@@ -89,6 +102,9 @@ FACTORS_FILE = "factors.safetensors"
 ERROR_FILE = "error.txt"
 FIGURES_FOLDER = "figures"
 CLAIMS_FILE = "claims.json"
+DATA_FOLDER = "data"
+DATA_NAMES = f"{DATA_FOLDER}/names.json"
+"""Of a sweep that came from a file: its grid's data files, by digest, and the digests by the names that the grid has for them."""
 
 RESULT = {
     "trial_id": "object",
@@ -122,6 +138,10 @@ STATUS = {
 
 MOST_KEYS = 30
 """Keys that are kept of those that trials differ in."""
+KEY_LENGTH = 250
+"""Longest name of a tag or a param that MLflow takes."""
+NAME_LENGTH = 250
+"""Longest name of a run that MLflow takes."""
 PARAM_LENGTH = 6000
 """Longest value of a param that MLflow takes."""
 TAG_LENGTH = 8000
@@ -190,6 +210,11 @@ def log_path(attempt: int) -> str:
     return f"{LOGS_FOLDER}/{attempt:04d}.txt"
 
 
+def sweep_name(sweep_id: str) -> str:
+    """Return what a sweep's run is called until somebody gives it a name."""
+    return f"sweep-{sweep_id}"
+
+
 def run_id(parent_id: str, started: int, place: int, trial_id: str, attempt: int) -> str:
     """Return the id of a trial's run, where it can be chosen: the same for the same trial, so that writing it again leaves one run.
 
@@ -207,6 +232,15 @@ def version() -> str:
     except metadata.PackageNotFoundError:
         # Run from a checkout that was never installed.
         return "unknown"
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what computes and stores a sweep, as tags; no library is imported for that."""
+    found = {f"{VERSIONS}python": platform.python_version()}
+    for name in VERSIONED:
+        with suppress(metadata.PackageNotFoundError):
+            found[f"{VERSIONS}{name}"] = metadata.version(name)
+    return found
 
 
 def digest(text: str) -> str:

@@ -399,3 +399,26 @@ def test_runs_have_ids_in_the_order_of_their_places_whenever_they_are_written(
     ids = {layout.run_id(writer.parent_run_id, started, place, name, 1): name for place, name in enumerate(names.split())}
     assert ids == {run.info.run_id: name for name, run in runs.items()}
     assert len({layout.run_id(writer.parent_run_id, started, 0, "d", attempt) for attempt in (1, 2, 257)}) == 3
+
+
+@pytest.mark.parametrize("store", ["bulk", pytest.param("server", marks=pytest.mark.server)], indirect=True)
+def test_what_a_sweep_says_can_be_read_while_it_runs(store: Store, make_sweep: MakeSweep) -> None:
+    lines = ["one\n"]
+
+    def read() -> tuple[str, list[str]]:
+        run = store.client.get_run(writer.parent_run_id)
+        return run.data.tags.get(layout.PROGRESS, ""), store.texts(writer.parent_run_id, layout.LOGS_FOLDER)
+
+    with SweepWriter(store, make_sweep("a"), log=lambda: "".join(lines)) as writer:
+        assert read() == ("", [])
+        writer.show("half")
+        assert read() == ("half", ["one\n"])
+        lines.append("two\n")
+        writer.show("more")
+        assert read() == ("more", ["one\ntwo\n"])
+        lines.append("three\n")
+        writer.close()
+        # A thread that was late.
+        lines.clear()
+        writer.show("late")
+        assert read() == ("more", ["one\ntwo\nthree\n"])

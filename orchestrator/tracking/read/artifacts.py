@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.tracking.store import Store
+from orchestrator.tracking import layout
+from orchestrator.tracking.store import Store, translated
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -75,3 +78,23 @@ class Artifacts:
         place = table.schema.get_field_index("trial_id")
         table = table.set_column(place, "trial_id", table["trial_id"].cast(pa.string()))
         return table if trials is None else table.filter(pa.compute.is_in(table["trial_id"], pa.array(list(trials), pa.string())))
+
+
+def data_files(store: Store, run_id: str) -> dict[str, Callable[[], bytes]]:
+    """Return the data files of a grid that are among the artifacts of its sweep, each by the name that the grid has for it.
+
+    There are some of a sweep that came from a file. One that is missing raises `ValueError` when it is read.
+    """
+    with translated(store.display):
+        artifacts = Artifacts(store, store.client.get_run(run_id))
+        names = artifacts.read(layout.DATA_NAMES)
+
+    def read(name: str, digest: str) -> bytes:
+        with translated(store.display):
+            content = artifacts.read(f"{layout.DATA_FOLDER}/{digest}")
+        if content is None:
+            raise ValueError(f"{name} is not among the sweep's artifacts any more")
+        return content
+
+    known: dict[str, str] = {} if names is None else json.loads(names)
+    return {name: partial(read, name, digest) for name, digest in known.items()}

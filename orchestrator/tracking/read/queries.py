@@ -26,7 +26,8 @@ class SweepSummary:
     """A sweep as ``list`` and ``status`` show it: times in seconds since the epoch, ``counts`` by outcome.
 
     ``status`` is MLflow's; a sweep whose process died stays ``RUNNING``. Reused trials are in ``trials`` and ``reused``; ``counts``
-    has them only if the process that ended the sweep counted them in. ``tags`` are the parent run's.
+    has them only if the process that ended the sweep counted them in. ``name`` is what it is called; ``tags`` are
+    the parent run's.
     """
 
     sweep_id: str
@@ -39,7 +40,13 @@ class SweepSummary:
     counts: Mapping[str, int]
     reused: int
     parent_run_id: str
+    name: str = ""
     tags: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def note(self) -> str:
+        """What somebody has written about it."""
+        return self.tags.get(layout.NOTE, "")
 
 
 def find_finished(store: Store, experiment: str, trial_ids: Collection[str], record: Mapping[str, Any]) -> dict[str, Source]:
@@ -92,7 +99,7 @@ def list_sweeps(store: Store, experiment: str | None = None, *, count: bool = Tr
 
 
 def find_sweep(store: Store, reference: str) -> SweepSummary:
-    """Return the sweep meant by an id, a unique prefix of one, an experiment's name (its newest sweep), or ``latest``.
+    """Return the sweep meant by an id, a unique prefix of one, its name, an experiment's name (its newest sweep), or ``latest``.
 
     Raises `UsageError` that names the candidates if there is no such sweep, or more than one.
     """
@@ -102,26 +109,36 @@ def find_sweep(store: Store, reference: str) -> SweepSummary:
         if not parents:
             raise UsageError(f"there are no sweeps in {store.display} yet: `orchestrate submit GRID` makes one")
         ids = [run.data.tags[layout.SWEEP_ID] for run in parents]
-        names = [experiments[run.info.experiment_id].name for run in parents]
-        chosen = _match(reference, ids, names)
+        groups = [experiments[run.info.experiment_id].name for run in parents]
+        chosen = _match(reference, ids, groups, [run.info.run_name for run in parents])
         return _summary(store, parents[chosen], experiments[parents[chosen].info.experiment_id])
 
 
-def _match(reference: str, ids: Sequence[str], experiments: Sequence[str]) -> int:
+def refreshed(store: Store, sweep: SweepSummary) -> SweepSummary:
+    """Return a sweep as it stands now, with the counts that its run has only."""
+    with translated(store.display):
+        run = store.client.get_run(sweep.parent_run_id)
+        return _summary(store, run, store.client.get_experiment(sweep.experiment_id), count=False)
+
+
+def _match(reference: str, ids: Sequence[str], experiments: Sequence[str], names: Sequence[str | None]) -> int:
     """Return the position of the sweep that is meant among sweeps sorted newest first."""
     if reference == "latest":
         return 0
     for known in (ids, experiments):
         if reference in known:
             return known.index(reference)
-    matches = [position for position, name in enumerate(ids) if name.startswith(reference)] if reference else []
+    problem, matches = "is the name of several sweeps", [position for position, name in enumerate(names) if reference and name == reference]
+    if not matches:
+        problem = "begins the ids of several sweeps"
+        matches = [position for position, name in enumerate(ids) if name.startswith(reference)] if reference else []
     if len(matches) == 1:
         return matches[0]
     shown = matches or list(range(len(ids)))
-    names = ", ".join(f"{ids[position]} ({experiments[position]})" for position in shown[:_CANDIDATES])
+    listed = ", ".join(f"{ids[position]} ({experiments[position]})" for position in shown[:_CANDIDATES])
     more = f" and {len(shown) - _CANDIDATES} more" if len(shown) > _CANDIDATES else ""
-    problem = f"{reference!r} begins the ids of several sweeps" if matches else f"there is no sweep or experiment {reference!r}; there are"
-    raise UsageError(f"{problem}: {names}{more}")
+    told = f"{reference!r} {problem}" if matches else f"there is no sweep or experiment {reference!r}; there are"
+    raise UsageError(f"{told}: {listed}{more}")
 
 
 def own_trials(store: Store, sweep: SweepSummary, *, measures: bool = False, attempts: bool = False) -> pd.DataFrame:
@@ -171,6 +188,7 @@ def _summary(store: Store, run: Run, experiment: Experiment, *, count: bool = Tr
         counts=_counts(run.data.metrics),
         reused=int(tags.get(layout.REUSED, 0)),
         parent_run_id=run.info.run_id,
+        name=run.info.run_name or "",
         tags=tags,
     )
     if sweep.counts or not count:

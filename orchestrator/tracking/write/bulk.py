@@ -26,7 +26,7 @@ from orchestrator.tracking.write.tables import Columns, insert
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Table
 
-_PATIENCE = 60.0
+PATIENCE = 60.0
 """Seconds to wait while another process writes to the file."""
 _CACHE = 128 << 10
 """KiB of a file's pages that are kept: all that one transaction changes, so that readers are held up by its end alone."""
@@ -54,7 +54,7 @@ class BulkRunWriter:
         self._location = artifact_location
         self._runs, *self._others = (table for table, _ in _tables())
         local = sqlite_path(uri) is not None
-        self._engine = sqlalchemy.create_engine(uri, pool_size=1, max_overflow=0, connect_args={"timeout": _PATIENCE} if local else {})
+        self._engine = sqlalchemy.create_engine(uri, pool_size=1, max_overflow=0, connect_args={"timeout": PATIENCE} if local else {})
         if local:
             sqlalchemy.event.listen(self._engine, "connect", lambda raw, _: raw.execute(f"PRAGMA cache_size = -{_CACHE}"))
 
@@ -64,6 +64,11 @@ class BulkRunWriter:
         if sqlite_path(uri) is None and not uri.startswith("postgresql"):
             return False
         return all(set(keys) <= set(table.columns.keys()) and not _required(table) - set(keys) for table, keys in _tables())
+
+    def present(self, run_ids: Sequence[str]) -> set[str]:
+        """Return those of some ids that runs have, whatever experiment they are in and whether they were deleted or not."""
+        with self._engine.connect() as connection:
+            return self._present(connection, run_ids)
 
     def write(self, records: Sequence[RunRecord]) -> list[str]:
         """Write runs in one transaction, those that are not there already. Their files come first. Returns their ids."""

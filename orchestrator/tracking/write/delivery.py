@@ -153,8 +153,8 @@ def deliver(store: Store, parent_id: str, spool: Spool, turn: Turn) -> int:
     return trials
 
 
-def take(store: Store, parent: Run, taken: Mapping[str, Source]) -> None:
-    """Say of a sweep that some of its trials are other sweeps': where they are, by trial id."""
+def take(store: Store, parent: Run, taken: Mapping[str, Source | None]) -> None:
+    """Say of a sweep that some of its trials are other sweeps': where they are, by trial id; or, if ``None``, its own."""
     with translated(store.display):
         content, reused = with_reused(store.read(parent.info.run_id, layout.TRIALS_FILE), taken)
         put_files(parent.info.artifact_uri, {layout.TRIALS_FILE: content}, store.uri)

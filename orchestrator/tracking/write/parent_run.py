@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -34,6 +35,7 @@ class ParentRun:
             self.run: Run = self._create() if sweep.parent_run_id is None else self._take_up(sweep.parent_run_id)
         self.run_id: str = self.run.info.run_id
         self._marks: set[float] = set()
+        self._telling, self._told, self._complete = threading.Lock(), "", False
 
     def _create(self) -> Run:
         sweep, store = self._sweep, self._store
@@ -52,7 +54,7 @@ class ParentRun:
             layout.USER: _user(),
             layout.SOURCE_NAME: "orchestrate",
         }
-        run = store.client.create_run(self._experiment_id, start_time=_now(), tags=tags, run_name=f"sweep-{sweep.sweep_id}")
+        run = store.client.create_run(self._experiment_id, start_time=_now(), tags=tags, run_name=layout.sweep_name(sweep.sweep_id))
         try:
             self._put(run, self._files)
         except BaseException:
@@ -88,8 +90,9 @@ class ParentRun:
         run = client.update_run(run_id, status="RUNNING") or client.get_run(run_id)
         for key, value in {**sweep.tags, layout.REUSED: str(sweep.reused), layout.ATTEMPT: str(sweep.attempt)}.items():
             client.set_tag(run_id, key, value)
-        if layout.CANCEL in run.data.tags:
-            client.delete_tag(run_id, layout.CANCEL)
+        for tag in (layout.CANCEL, layout.IMPORTING):
+            if tag in run.data.tags:
+                client.delete_tag(run_id, tag)
         there = {file.path for file in client.list_artifacts(run_id)} - {layout.TRIALS_FILE}
         self._put(run, {name: content for name, content in self._files.items() if name not in there})
         return run
@@ -116,10 +119,25 @@ class ParentRun:
         history = self._store.client.get_metric_history(self.run_id, layout.WRITTEN) if self._marks else []
         return not self._marks <= {point.value for point in history if point.step == self._sweep.attempt}
 
+    def show(self, progress: str, text: str) -> None:
+        """Let others read how far the sweep is, and what it has said so far. From any thread; not once it has said all."""
+        with self._telling:
+            if self._complete:
+                return
+            self._store.client.set_tag(self.run_id, layout.PROGRESS, progress)
+            if text != self._told:
+                self._put_log(text)
+
     def log(self, text: str) -> None:
-        """Keep what the sweep has said."""
-        if text:
-            put_files(self.run.info.artifact_uri, {layout.log_path(self._sweep.attempt): text.encode()}, self._store.uri)
+        """Keep what the sweep has said, which is all that it will."""
+        with self._telling:
+            self._complete = True
+            if text:
+                self._put_log(text)
+
+    def _put_log(self, text: str) -> None:
+        put_files(self.run.info.artifact_uri, {layout.log_path(self._sweep.attempt): text.encode()}, self._store.uri)
+        self._told = text
 
     def end(self, status: str) -> None:
         """End the run, and delete trials' runs that were begun and never completed."""

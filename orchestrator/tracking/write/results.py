@@ -12,6 +12,7 @@ from orchestrator.tracking.write.traces import parquet_bytes
 from workloads.training.results import TrialResult
 
 if TYPE_CHECKING:
+    import pandas as pd
     import pyarrow as pa
 
 
@@ -45,4 +46,17 @@ def encode_results(trials: Sequence[EndedTrial]) -> bytes:
     }
     for name in dict.fromkeys(name for final in finals for name in final):
         columns[layout.MEASURE + name] = pa.array([final.get(name) for final in finals], pa.float64())
+    return parquet_bytes(pa.table(columns))
+
+
+def encode_rows(rows: pd.DataFrame) -> bytes:
+    """Return rows as `orchestrator.tracking.read.results.ended_trials` has them, with ``trial_id`` as a column, as such a file."""
+    import pyarrow as pa
+
+    kinds = {"object": pa.string(), "int64": pa.int64(), "float64": pa.float64()}
+    types = {name: kinds[kind] for name, kind in layout.RESULT.items()} | {"attempt": pa.int32()}
+    columns = {name: pa.array(rows[name], kind, from_pandas=True) for name, kind in types.items()}
+    for name in rows.columns:
+        if name.startswith(layout.MEASURE):
+            columns[name] = pa.array(rows[name], pa.float64(), from_pandas=True)
     return parquet_bytes(pa.table(columns))

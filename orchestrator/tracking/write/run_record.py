@@ -72,7 +72,7 @@ def run_record(
         ended=_milliseconds(result.ended),
         tags={**tags, **own},
         params={key: _param(value) for key, value in spec.items()},
-        metrics=list(_history(result, points)),
+        metrics=list(history(result.trace, _milliseconds(result.started), result.seconds, points)),
         files=files,
     )
 
@@ -85,15 +85,15 @@ def thinned(rows: int, points: int) -> NDArray[np.int64]:
     return np.unique(np.linspace(0, rows - 1, min(rows, max(points, 2))).round().astype(np.int64))
 
 
-def _history(result: TrialResult, points: int) -> Iterator[MetricPoint]:
-    trace: Trace = result.trace
+def history(trace: Trace, started: int, seconds: float, points: int) -> Iterator[MetricPoint]:
+    """Yield about ``points`` values of each measure of a trial that ``started``, in milliseconds since the epoch, and took ``seconds``."""
     if not len(trace.steps):
         return
     chosen = thinned(len(trace.steps), points)
     steps = trace.steps[chosen].tolist()
     # Timestamps follow from the step, so that writing a trial again writes the same rows.
-    start, span, last = _milliseconds(result.started), 1000 * result.seconds, max(steps[-1], 1)
-    times = [start + round(span * step / last) for step in steps]
+    span, last = 1000 * seconds, max(steps[-1], 1)
+    times = [started + round(span * step / last) for step in steps]
     values = trace.values[chosen]
     undefined = np.isnan(values)
     kept = ~undefined

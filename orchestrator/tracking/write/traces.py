@@ -60,17 +60,23 @@ def encode_trials(trials: Sequence[TrialRow]) -> bytes:
     )
 
 
-def with_reused(trials: bytes, reused: Mapping[str, Source]) -> tuple[bytes, int]:
-    """Return a list of trials in which some are ``reused``, by trial id, and how many of all are now."""
+def with_reused(trials: bytes, reused: Mapping[str, Source | None]) -> tuple[bytes, int]:
+    """Return a list of trials in which some are ``reused``, by trial id, or, if ``None``, are not any more; and how many of all are now."""
     import pyarrow as pa
     from pyarrow import parquet
 
     table = parquet.read_table(io.BytesIO(trials))
+    if "reused_from" not in table.column_names:
+        table = table.append_column("reused_from", pa.nulls(len(table), pa.string()))
     rows: list[dict[str, Any]] = table.select(["trial_id", "reused_run_id", "reused_from"]).to_pylist()
-    known = [reused.get(row["trial_id"], Source(row["reused_from"], row["reused_run_id"])) for row in rows]
-    for name, values in (("reused_run_id", [one.run_id for one in known]), ("reused_from", [one.parent_run_id for one in known])):
+    pairs = [(row["reused_from"], row["reused_run_id"]) for row in rows]
+    for place, row in enumerate(rows):
+        if row["trial_id"] in reused:
+            one = reused[row["trial_id"]]
+            pairs[place] = (None, None) if one is None else (one.parent_run_id, one.run_id)
+    for name, values in (("reused_from", [pair[0] for pair in pairs]), ("reused_run_id", [pair[1] for pair in pairs])):
         table = table.set_column(table.schema.get_field_index(name), name, pa.array(values, pa.string()))
-    return parquet_bytes(table), sum(one.parent_run_id is not None for one in known)
+    return parquet_bytes(table), sum(pair[0] is not None for pair in pairs)
 
 
 def parquet_bytes(table: pa.Table) -> bytes:

@@ -114,6 +114,10 @@ class SweepWriter:
         batch = Batch(pack, tuple(results), specs, own, sweep.history_points, sweep.attempts, places, sweep.detail, sweep.varying)
         self._queue.add(batch, refused=self._insistence.trouble is not None)
 
+    def show(self, progress: str) -> None:
+        """Let others read how far the sweep is, and what it has said so far; from any thread. Raises what MLflow's client raises."""
+        self._parent.show(progress, self._log())
+
     def close(self, status: str = "FINISHED", counts: Mapping[str, int] | None = None, metrics: Mapping[str, float] | None = None) -> None:
         """Write what is queued, then ``counts`` and ``metrics`` as the parent's metrics, then end the parent with ``status``.
 

@@ -1,0 +1,60 @@
+"""Sweeps to be deleted: what goes with them, and what stays."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from orchestrator.errors import UsageError
+from orchestrator.storage.base import open_storage
+from orchestrator.storage.folder import SweepFolder
+from orchestrator.sweeps.resume import is_alive
+from orchestrator.tracking import layout
+
+if TYPE_CHECKING:
+    from orchestrator.tracking.read.queries import SweepSummary
+    from orchestrator.tracking.store import Store
+    from orchestrator.tracking.write.removal import Reuse
+
+
+@dataclass(frozen=True)
+class Removal:
+    """A sweep that is to be deleted: what other sweeps reuse of it, its folder in the storage, and how many batches of results wait there
+    for MLflow."""
+
+    sweep: SweepSummary
+    reused: list[Reuse]
+    folder: SweepFolder
+    waiting: int
+
+
+def prepare(store: Store, sweep: SweepSummary, but: Collection[str], storage: str | None) -> Removal:
+    """See what is to be deleted with a sweep; sweeps with ids in ``but`` go, too. ``storage`` is where its folder is, if it did not say.
+
+    Raises `UsageError` if it is running, and `orchestrator.errors.UnavailableError`.
+    """
+    from orchestrator.tracking.write.removal import reused_by_others
+
+    if is_alive(sweep):
+        where = sweep.tags.get(layout.HOST, "another machine")
+        raise UsageError(f"sweep {sweep.sweep_id} is running on {where}: `orchestrate cancel {sweep.sweep_id}` ends it")
+    folder = SweepFolder(open_storage(storage or sweep.tags.get(layout.STORAGE)), sweep.experiment, sweep.sweep_id)
+    return Removal(sweep, reused_by_others(store, sweep, but), folder, len(folder.spool.names()))
+
+
+def remove(store: Store, sweep: SweepSummary, but: Collection[str], storage: str | None, *, with_reused: bool) -> int:
+    """Delete a sweep and its folder; return how many runs of MLflow were. What other sweeps reuse becomes theirs, unless ``with_reused``.
+
+    Raises what `prepare` raises, and `orchestrator.errors.BusyError` if a process, of whatever machine, writes to its experiment.
+    """
+    from orchestrator.tracking.turns import experiment_turn
+    from orchestrator.tracking.write.removal import hand_over, remove_sweep
+
+    with experiment_turn(store, sweep.experiment, patient=False):
+        found = prepare(store, sweep, but, storage)
+        if not with_reused:
+            hand_over(store, sweep, found.reused)
+        # The run last: a sweep that has it can be deleted again.
+        found.folder.remove()
+        return remove_sweep(store, sweep)

@@ -1,0 +1,174 @@
+"""What is in a file of `orchestrate export`: its names, its tables, and what of it is believed.
+
+Whoever made the file may have been anybody. It decides neither where anything is written, nor which process, job or storage a sweep is
+said to have, and a table that is not as described here is an error before anything is written.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from orchestrator.errors import UsageError, one_line
+from orchestrator.storage.archive import Archive
+from orchestrator.tracking import layout
+from workloads.training.trial_state import Outcome
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+RESULTS_FILE = "results.parquet"
+RUNS_FILE = "runs.parquet"
+RUNS_FOLDER = "runs"
+"""What trials came to, a row each; those of them that are runs, with what MLflow knows of them; the files of each of these."""
+CARRIED = (layout.LOGS_FOLDER, layout.FIGURES_FOLDER)
+"""Folders of a sweep's artifacts that are taken along as they are."""
+KEPT_HERE = frozenset(
+    {
+        *(layout.MACHINE, layout.PROCESS, layout.JOB, layout.STORAGE, layout.CANCEL, layout.IMPORTING, layout.PARENT, layout.SWEEP_ID),
+        *(layout.RUN_NAME, layout.REUSED, layout.PROGRESS, layout.FORMAT, layout.TRACE, layout.FACTORS),
+    }
+)
+"""Tags that say where a sweep is or was: they are not taken along, or said anew."""
+MLFLOWS = frozenset({layout.NOTE, layout.USER, layout.SOURCE_NAME, layout.COMMIT})
+"""Tags of MLflow's own that are taken along."""
+MAX_CELLS = 1 << 31
+"""Most values in one table: a small file may hold as many as it likes."""
+MAX_ATTEMPTS = 1 << 20
+_TEXTS = {"trial_id", "pack", "spec", "source", "run_id", "name", "tags", "params", "outcome", "trace", "factors", "error"}
+_WHOLE = {"attempt", "steps", "step", "started", "ended"}
+
+Id = Annotated[str, Field(pattern=r"^\w[\w-]{0,63}$")]
+Point = tuple[float, int, int]
+
+
+class About(BaseModel):
+    """A sweep's own run: times in milliseconds since the epoch, ``metrics`` by name as (value, time, step), and about how many ``points``
+    of a trace its trials' runs have."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+    sweep_id: Id
+    experiment: Annotated[str, Field(min_length=1, max_length=500)]
+    run_id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    name: Annotated[str, Field(max_length=250)]
+    status: Literal["RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED"]
+    started: int
+    ended: int | None
+    points: Annotated[int, Field(ge=1, le=10_000)]
+    tags: dict[Annotated[str, Field(max_length=250)], Annotated[str, Field(max_length=layout.TAG_LENGTH)]]
+    metrics: dict[Annotated[str, Field(max_length=250)], list[Point]]
+
+
+class SweepFile:
+    """A sweep in an archive. Raises `UsageError` if it is not as it has to be."""
+
+    def __init__(self, archive: Archive) -> None:
+        self._archive = archive
+        try:
+            self.about = About.model_validate(archive.about)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise self._wrong(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from error
+        self.trials = self._frame(layout.TRIALS_FILE, ("trial_id", "pack", "spec", "source"))
+        self.results = self._frame(RESULTS_FILE, tuple(layout.RESULT))
+        self.runs = self._frame(RUNS_FILE, ("trial_id", "run_id", "name", "started", "ended", "tags", "params"))
+        self._check()
+
+    def read(self, name: str) -> bytes:
+        """Return a file of the archive."""
+        return self._archive.read(name)
+
+    def files(self, folder: str) -> Iterator[str]:
+        """Yield the names of the files in and below a folder."""
+        return (name for name in self._archive.names if name.startswith(f"{folder}/"))
+
+    def own_files(self) -> Iterator[str]:
+        """Yield the names of what goes among the sweep's artifacts as it is, without traces and factors."""
+        for name in (layout.GRID_FILE, layout.PLAN_FILE, layout.CLAIMS_FILE):
+            if name in self._archive.names:
+                yield name
+        for folder in (*CARRIED, layout.DATA_FOLDER):
+            yield from self.files(folder)
+
+    def trace_table(self, name: str) -> pa.Table:
+        """Return the traces in a file."""
+        table = self._table(name, {"trial_id"}, {"step"})
+        if not {"trial_id", "step"} <= set(table.column_names):
+            raise self._wrong(f"{name} has no column trial_id or step")
+        return table
+
+    def _check(self) -> None:
+        names, trials = set(self._archive.names), self.trials["trial_id"]
+        missing = {layout.GRID_FILE, layout.TRIALS_FILE} - names
+        missing |= (set(self.results["trace"].dropna()) | set(self.results["factors"].dropna())) - names
+        if missing:
+            raise self._wrong(f"{sorted(missing)[0]} is missing")
+        ended = self.results["trial_id"]
+        if trials.duplicated().any() or ended.duplicated().any() or not ended.isin(trials).all():
+            raise self._wrong("its trials are not those that it lists")
+        if not self.runs["trial_id"].isin(ended).all() or self.runs["run_id"].duplicated().any():
+            raise self._wrong("its runs are not those of its trials")
+        if self.runs.isna().any(axis=None) or self.results[["attempt", "steps"]].isna().any(axis=None):
+            raise self._wrong("something is missing of a trial")
+        if not self.results["attempt"].between(1, MAX_ATTEMPTS).all() or not (self.results["steps"] >= 0).all():
+            raise self._wrong("a trial has no such number of steps or attempts")
+        if not self.runs["run_id"].str.fullmatch("[0-9a-f]{32}").all():
+            raise self._wrong("the id of a run is none of MLflow's")
+        self._check_contents()
+
+    def _check_contents(self) -> None:
+        if unknown := set(self.results["outcome"]) - set(Outcome):
+            raise self._wrong(f"a trial has no outcome {sorted(map(str, unknown))[0]!r}")
+        for table, columns in ((self.trials, ("spec",)), (self.runs, ("tags", "params"))):
+            for column in columns:
+                if not all(isinstance(_parsed(text), dict) for text in table[column]):
+                    raise self._wrong(f"the column {column} has something else than JSON")
+        for folder, paths in ((layout.TRACES_FOLDER, self.results["trace"]), (layout.FACTORS_FOLDER, self.results["factors"])):
+            if not paths.dropna().str.startswith(f"{folder}/").all():
+                raise self._wrong(f"there are {folder} elsewhere than in {folder}/")
+
+    def _frame(self, name: str, columns: Sequence[str]) -> pd.DataFrame:
+        if name not in self._archive.names:
+            raise self._wrong(f"{name} is missing")
+        table = self._table(name, _TEXTS, _WHOLE)
+        if missing := set(columns) - set(table.column_names):
+            raise self._wrong(f"{name} has no column {sorted(missing)[0]}")
+        frame: pd.DataFrame = table.to_pandas()
+        return frame
+
+    def _table(self, name: str, texts: Collection[str], whole: Collection[str]) -> pa.Table:
+        """Return a table with the types that its columns have to have, ``texts``, ``whole`` numbers or floats, after a look at its size."""
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        try:
+            with parquet.ParquetFile(io.BytesIO(self.read(name))) as file:
+                if file.metadata.num_rows * max(file.metadata.num_columns, 1) > MAX_CELLS:
+                    raise self._wrong(f"{name} is larger than any table of a sweep")
+                table = file.read()
+            text, number = pa.string(), pa.float64()
+            types = [(column, text if column in texts else pa.int64() if column in whole else number) for column in table.column_names]
+            return table.cast(pa.schema(types))
+        except (pa.ArrowException, ValueError, OSError) as error:
+            raise self._wrong(f"{name}: {error}") from error
+
+    def _wrong(self, reason: str) -> UsageError:
+        return UsageError(f"{self._archive.path} holds no sweep: {one_line(reason)}")
+
+
+def taken_along(tags: Mapping[str, str]) -> dict[str, str]:
+    """Return those of a run's tags that stay true wherever it is."""
+    return {key: value for key, value in tags.items() if key not in KEPT_HERE and (key in MLFLOWS or not key.startswith("mlflow."))}
+
+
+def _parsed(text: object) -> Any:
+    try:
+        return json.loads(text) if isinstance(text, str) else None
+    except (ValueError, RecursionError):
+        return None

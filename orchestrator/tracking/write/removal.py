@@ -1,0 +1,109 @@
+"""Deletes sweeps, and gives to other sweeps first what they reuse of them, so that it outlives even what was deleted for good."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.tracking import layout
+from orchestrator.tracking.gathering import Gathering
+from orchestrator.tracking.read.artifacts import Artifacts
+from orchestrator.tracking.read.queries import SweepSummary, list_sweeps, own_trials
+from orchestrator.tracking.read.results import Source
+from orchestrator.tracking.read.tables import find_trials
+from orchestrator.tracking.store import Store, translated
+from orchestrator.tracking.write.artifacts import put_files
+from orchestrator.tracking.write.delivery import take
+from orchestrator.tracking.write.edits import children, delete_runs, retag
+from orchestrator.tracking.write.results import encode_rows
+from workloads.training.trial_state import Outcome
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from mlflow.entities import Run
+
+TAKEN_OVER = layout.RESULTS_FOLDER + "/taken-{}.parquet"
+"""Where a sweep has what came of trials that it took over from one that was deleted; what `late` writes comes after it, and counts."""
+
+
+@dataclass(frozen=True)
+class Reuse:
+    """Trials that another sweep reuses of one: that sweep, and their ids."""
+
+    sweep: SweepSummary
+    trials: frozenset[str]
+
+
+def reused_by_others(store: Store, sweep: SweepSummary, but: Collection[str] = ()) -> list[Reuse]:
+    """Return what other sweeps of the experiment reuse of one, oldest first; ``but`` those with these ids.
+
+    Raises `orchestrator.errors.TrackingUnavailable`.
+    """
+    ended = own_trials(store, sweep)
+    there, found = ended[~ended["gone"]], []
+    for other in reversed(list_sweeps(store, sweep.experiment, count=False)):
+        if other.sweep_id in {sweep.sweep_id, *but} or not other.reused:
+            continue
+        with translated(store.display):
+            table = Artifacts(store, store.client.get_run(other.parent_run_id)).table(layout.TRIALS_FILE)
+        if table is None:
+            continue
+        rows = table.to_pandas()
+        # Older lists say which run it is, and not of which sweep.
+        here = rows["reused_run_id"].isin(there["run_id"].dropna())
+        if "reused_from" in rows:
+            here = (rows["reused_from"] == sweep.parent_run_id) | here & rows["reused_from"].isna()
+        if trials := frozenset(rows["trial_id"][here & rows["trial_id"].isin(there.index)]):
+            found.append(Reuse(other, trials))
+    return found
+
+
+def hand_over(store: Store, sweep: SweepSummary, reused: Sequence[Reuse]) -> None:
+    """Give trials of a sweep to those that reuse them, in the experiment's turn: the first of several has it then, and the others reuse it
+    from there. Done again, it goes on. Raises `orchestrator.errors.TrackingUnavailable`."""
+    owners: dict[str, Source] = {}
+    lists: list[tuple[Run, dict[str, Source | None]]] = []
+    for reuse in reused:
+        with translated(store.display):
+            parent = store.client.get_run(reuse.sweep.parent_run_id)
+            others = {trial_id: owners[trial_id] for trial_id in reuse.trials & set(owners)}
+            rows = _take_over(store, sweep, reuse.sweep, parent, reuse.trials - set(owners))
+            run_ids = zip(rows["trial_id"], rows["run_id"], strict=True)
+            own = {trial_id: Source(parent.info.run_id, run_id) for trial_id, run_id in run_ids}
+            lists.append((parent, others | dict.fromkeys(own)))
+            owners |= own
+    # Backwards: as long as somebody reuses a trial, whoever is to have it does so, too, and would be given it again.
+    for parent, taken in reversed(lists):
+        take(store, parent, taken)
+
+
+def _take_over(store: Store, sweep: SweepSummary, taker: SweepSummary, parent: Run, trials: Collection[str]) -> pd.DataFrame:
+    """Make trials of ``sweep`` those of ``taker``, in all but its list of trials, and return them."""
+    found = find_trials(store, taker)
+    ended = found.ended["outcome"].notna() & (found.ended["outcome"] != layout.DELETED)
+    gathering = Gathering(store, found, ended & found.trials["trial_id"].isin(trials), f"{sweep.sweep_id}-")
+    for name, content in gathering.files():
+        put_files(parent.info.artifact_uri, {name: content}, store.uri)
+    rows = gathering.rows
+    if len(rows):
+        put_files(parent.info.artifact_uri, {TAKEN_OVER.format(sweep.sweep_id): encode_rows(rows)}, store.uri)
+    own = rows[rows["run_id"].notna()]
+    retag(store, {str(row["run_id"]): _tags(row, taker) for _, row in own.iterrows()})
+    counted = parent.data.metrics.keys() & {outcome.value for outcome in Outcome}
+    outcomes = own_trials(store, taker)["outcome"].value_counts()
+    store.measure(parent.info.run_id, {name: int(outcomes.get(name, 0)) for name in sorted(counted)})
+    return rows
+
+
+def _tags(row: pd.Series[Any], taker: SweepSummary) -> Mapping[str, str]:
+    tags = {layout.PARENT: taker.parent_run_id, layout.SWEEP_ID: taker.sweep_id}
+    return tags | {tag: row[name] for tag, name in ((layout.TRACE, "trace"), (layout.FACTORS, "factors")) if isinstance(row[name], str)}
+
+
+def remove_sweep(store: Store, sweep: SweepSummary) -> int:
+    """Mark a sweep's runs as deleted, its own last, and return how many that were. Raises `orchestrator.errors.TrackingUnavailable`."""
+    runs = children(store, sweep.experiment_id, sweep.parent_run_id)
+    delete_runs(store, runs)
+    delete_runs(store, [sweep.parent_run_id])
+    return len(runs) + 1

@@ -1,0 +1,223 @@
+"""Sweeps that are deleted: what goes with them, and that other sweeps keep what they reuse, for good."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow.tracking._tracking_service.utils import _get_store
+
+from orchestrator import liveness
+from orchestrator.errors import BusyError, UsageError
+from orchestrator.storage.base import LocalStorage
+from orchestrator.storage.detail import Detail
+from orchestrator.storage.folder import Description, SweepFolder
+from orchestrator.sweeps.remove import prepare, remove
+from orchestrator.tracking import layout
+from orchestrator.tracking.read.factors import load_factors
+from orchestrator.tracking.read.queries import SweepSummary, find_finished, find_sweep, list_sweeps
+from orchestrator.tracking.read.tables import load_history, load_runs, lost
+from orchestrator.tracking.store import Store
+from orchestrator.tracking.turns import experiment_turn
+from orchestrator.tracking.uris import is_http
+from orchestrator.tracking.write.delivery import take
+from orchestrator.tracking.write.edits import children
+from orchestrator.tracking.write.parent import SweepInfo
+from orchestrator.tracking.write.removal import _take_over, hand_over, reused_by_others
+from orchestrator.tracking.write.writer import SweepWriter
+from tests.stores import NEEDS_POSTGRESQL, trial_runs
+from workloads.training.results import TrialResult
+from workloads.training.trial_state import Outcome
+
+MakeSweep = Callable[..., SweepInfo]
+MakeResult = Callable[..., TrialResult]
+LARGE = {"W1": np.random.default_rng(0).standard_normal((100, 100))}
+
+
+def write(store: Store, sweep: SweepInfo, *results: TrialResult) -> SweepSummary:
+    counts = {outcome.value: sum(result.outcome is outcome for result in results) for outcome in Outcome}
+    with SweepWriter(store, sweep) as writer:
+        writer.add("pack-0", results)
+        writer.close("FINISHED", {"trials": len(sweep.trials), "reused": sweep.reused, **counts})
+    return find_sweep(store, sweep.sweep_id)
+
+
+def again(store: Store, sweep: SweepSummary) -> SweepSummary:
+    return find_sweep(store, sweep.sweep_id)
+
+
+def read(store: Store, sweep: SweepSummary) -> tuple[Any, ...]:
+    """All that is read of a sweep."""
+    found = again(store, sweep)
+    runs, history = load_runs(store, found), load_history(store, found)
+    factors = [(trial, name, factor.tobytes()) for trial, some in load_factors(store, found) for name, factor in some.items()]
+    return (
+        runs.to_csv(),
+        history.to_csv(),
+        sorted(factors),
+        list(lost(runs, history)),
+        found.trials,
+        sum(found.counts.values()) + found.reused,
+    )
+
+
+@pytest.fixture
+def detail(request: pytest.FixtureRequest) -> Detail:
+    return Detail(request.param, 4)
+
+
+HOLDINGS = [
+    *(("bulk", "all"), ("bulk", "none"), ("client", "all")),
+    pytest.param("server", "all", marks=pytest.mark.server),
+    pytest.param("database", "all", marks=NEEDS_POSTGRESQL),
+]
+"""Kinds of stores, and which trials are runs in them."""
+
+
+@pytest.fixture
+def three(store: Store, make_sweep: MakeSweep, make_result: MakeResult, experiment: str, detail: Detail) -> list[SweepSummary]:
+    """A sweep, and two that reuse some of its trials."""
+    results = {name: make_result(name) for name in "abcdef"}
+    if detail.runs == "all":
+        results["c"] = make_result("c", Outcome.EXHAUSTED, factors=LARGE)
+    first = make_sweep("a b c d", detail=detail)
+    sweeps = [write(store, first, *(results[name] for name in "abcd"))]
+    for names, own in (("e a c", "e"), ("c b f", "f")):
+        reused = find_finished(store, experiment, set(names.split()), first.record)
+        sweeps.append(write(store, make_sweep(names, reused=reused, detail=detail), results[own]))
+    return sweeps
+
+
+def gone_for_good(store: Store, *run_ids: str) -> None:
+    """Delete runs as `mlflow gc` does, which takes half a minute to be imported."""
+    for run_id in run_ids:
+        shutil.rmtree(store.client.get_run(run_id).info.artifact_uri, ignore_errors=True)
+        _get_store(store.uri)._hard_delete_run(run_id)
+
+
+@pytest.mark.parametrize(("store", "detail"), HOLDINGS, indirect=True)
+def test_what_others_reuse_becomes_theirs(store: Store, three: list[SweepSummary], detail: Detail, tmp_path: Path, experiment: str) -> None:
+    first, second, third = three
+    before = [read(store, sweep) for sweep in (second, third)]
+    storage = str(tmp_path / "storage")
+    found = prepare(store, first, [], storage)
+    assert [(one.sweep.sweep_id, one.trials) for one in found.reused] == [(second.sweep_id, {"a", "c"}), (third.sweep_id, {"b", "c"})]
+    # A trial that nobody reuses is what goes.
+    assert remove(store, first, [], storage, with_reused=False) == (2 if detail.runs == "all" else 1)
+    assert [sweep.sweep_id for sweep in list_sweeps(store, experiment)] == [third.sweep_id, second.sweep_id]
+    assert [read(store, sweep) for sweep in (second, third)] == before
+    assert [again(store, sweep).reused for sweep in (second, third)] == [0, 1]
+    if not is_http(store.uri):
+        gone_for_good(store, first.parent_run_id)
+        assert [read(store, sweep) for sweep in (second, third)] == before
+    record = {"points": 200, "steps": None, "measures": ["nuclear"]}
+    where = find_finished(store, experiment, set("abcdef"), record)
+    assert {trial: source.parent_run_id for trial, source in where.items()} == {
+        **dict.fromkeys("ace", second.parent_run_id),
+        **dict.fromkeys("bf", third.parent_run_id),
+    }
+    if detail.runs == "all":
+        assert set(trial_runs(store, second.parent_run_id)) == set("ace")
+        tags = trial_runs(store, second.parent_run_id)["a"].data.tags
+        assert tags[layout.SWEEP_ID] == second.sweep_id
+        assert tags[layout.TRACE] in {file.path for file in store.client.list_artifacts(second.parent_run_id, layout.TRACES_FOLDER)}
+
+
+@pytest.mark.parametrize(("store", "detail"), HOLDINGS[:4], indirect=True)
+def test_with_what_others_reuse(store: Store, three: list[SweepSummary], tmp_path: Path, detail: Detail) -> None:
+    first, second, _ = three
+    assert remove(store, first, [], str(tmp_path), with_reused=True) == (5 if detail.runs == "all" else 1)
+    assert load_runs(store, again(store, second))["outcome"].tolist() == ["converged", "deleted", "deleted"]
+    assert children(store, first.experiment_id, first.parent_run_id) == []
+    for run_id in (first.parent_run_id, *load_runs(store, again(store, second))["run_id"][1:].dropna()):
+        assert store.client.get_run(run_id).info.lifecycle_stage == "deleted"
+
+
+@pytest.mark.parametrize(("store", "detail"), HOLDINGS[:1], indirect=True)
+def test_sweeps_that_go_together_keep_nothing_of_each_other(
+    store: Store, three: list[SweepSummary], tmp_path: Path, detail: Detail
+) -> None:
+    first, second, third = three
+    before = read(store, third)
+    ids = [first.sweep_id, second.sweep_id]
+    assert [one.trials for one in prepare(store, first, ids, str(tmp_path)).reused] == [{"b", "c"}]
+    for sweep in (first, second):
+        remove(store, sweep, ids, str(tmp_path), with_reused=False)
+    assert read(store, third) == before
+    assert set(trial_runs(store, third.parent_run_id)) == set("bcf")
+
+
+@pytest.mark.parametrize(("store", "detail"), HOLDINGS[:1], indirect=True)
+def test_what_was_interrupted_can_be_done_again(
+    store: Store, three: list[SweepSummary], tmp_path: Path, detail: Detail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = three
+    before = [read(store, sweep) for sweep in (second, third)]
+    reused = reused_by_others(store, first)
+    # Before any list of trials is written, when one is, and when all are.
+    _take_over(store, first, second, store.client.get_run(second.parent_run_id), {"a", "c"})
+    assert [one.trials for one in reused_by_others(store, first)] == [one.trials for one in reused]
+    writes = iter([None])
+
+    def once(*arguments: Any) -> None:
+        next(writes)
+        take(*arguments)
+
+    monkeypatch.setattr("orchestrator.tracking.write.removal.take", once)
+    with pytest.raises(StopIteration):
+        hand_over(store, first, reused)
+    monkeypatch.undo()
+    assert [one.trials for one in reused_by_others(store, first)] == [reused[0].trials]
+    hand_over(store, first, reused_by_others(store, first))
+    assert reused_by_others(store, first) == []
+    assert [set(load_runs(store, again(store, sweep))["trial_id"]) for sweep in (second, third)] == [set("eac"), set("cbf")]
+    assert [again(store, sweep).reused for sweep in (second, third)] == [0, 1]
+    remove(store, first, [], str(tmp_path), with_reused=False)
+    assert [read(store, sweep) for sweep in (second, third)] == before
+
+
+def test_its_folder_goes_with_it(local: Store, make_sweep: MakeSweep, make_result: MakeResult, tmp_path: Path, experiment: str) -> None:
+    storage = LocalStorage(tmp_path / "storage")
+    info = make_sweep("a", tags={layout.STORAGE: storage.url})
+    sweep = write(local, info, make_result("a"))
+    folder = SweepFolder(storage, experiment, sweep.sweep_id)
+    folder.describe(Description(sweep.sweep_id, experiment, local.display, "", liveness.machine(), {}), {"digest": b"data"})
+    remove(local, sweep, [], None, with_reused=False)
+    assert folder.description() is None
+    assert not storage.root.exists()
+    assert list_sweeps(local, experiment) == []
+    assert find_finished(local, experiment, {"a"}, info.record) == {}
+
+
+def test_a_sweep_that_runs_is_refused(local: Store, make_sweep: MakeSweep, tmp_path: Path, experiment: str) -> None:
+    here = {layout.MACHINE: liveness.machine(), layout.PROCESS: liveness.process(), layout.HOST: "here"}
+    with SweepWriter(local, make_sweep("a", tags=here)) as writer:
+        with pytest.raises(UsageError, match=r"is running on here: `orchestrate cancel"):
+            remove(local, find_sweep(local, writer.sweep_id), [], str(tmp_path), with_reused=False)
+        assert local.status(writer.parent_run_id) == "RUNNING"
+    # Elsewhere, whoever runs has the turn.
+    with SweepWriter(local, make_sweep("a", tags=here | {layout.MACHINE: "elsewhere"})) as writer:
+        sweep = find_sweep(local, writer.sweep_id)
+        with experiment_turn(local, experiment), pytest.raises(BusyError, match="another process, on this machine, is writing"):
+            remove(local, sweep, [], str(tmp_path), with_reused=False)
+        assert local.status(writer.parent_run_id) == "RUNNING"
+
+
+def test_many_runs_are_changed_as_few(
+    local: Store, make_sweep: MakeSweep, make_result: MakeResult, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("orchestrator.tracking.write.edits._AT_ONCE", 2)
+    names = "a b c d e"
+    first = make_sweep(names)
+    sweep = write(local, first, *(make_result(name) for name in names.split()))
+    reused = find_finished(local, first.experiment, {"a", "b", "c"}, first.record)
+    other = write(local, make_sweep("a b c", reused=reused))
+    before = load_runs(local, again(local, other))
+    assert remove(local, sweep, [], str(tmp_path), with_reused=False) == 3
+    pd.testing.assert_frame_equal(load_runs(local, again(local, other)), before)
+    assert set(trial_runs(local, other.parent_run_id)) == {"a", "b", "c"}
