@@ -39,6 +39,23 @@ class Axis:
         """All keys that some point sets, with one place where each is."""
         return {a.key: a.path for point in self.points for a in point}
 
+    @property
+    def independent(self) -> tuple[str, ...]:
+        """The keys that tell points apart, without those that follow from the ones before them: ``init.kind`` from ``factorization.kind``."""
+        if len(self.points) < 2 or len(self.keys) == 1 or self.name == "random":
+            return tuple(self.keys) if len(self.points) > 1 else ()
+        told: list[object] = [()] * len(self.points)
+        kept = []
+        given = [{a.key: repr(a.value) for a in point} for point in self.points]
+        for key in self.keys:
+            finer = [(before, values.get(key)) for before, values in zip(told, given, strict=True)]
+            if len(set(finer)) > len(set(told)):
+                kept.append(key)
+                # Small and equal where the pairs are: pairs of pairs would grow with every key.
+                numbers = {pair: n for n, pair in enumerate(dict.fromkeys(finer))}
+                told = [numbers[pair] for pair in finer]
+        return tuple(kept)
+
     def without(self, prefix: str) -> Axis | None:
         """Return the axis without ``prefix`` and the keys below it; ``None`` if it sets nothing else."""
         points = tuple(tuple(a for a in point if not _below(a.key, prefix)) for point in self.points)

@@ -104,7 +104,7 @@ class Expander:
 
     def extent(self) -> Extent:
         """Return the keys that differ between trials, and how many points `trials` has merged."""
-        return Extent(tuple(key for axis in self.axes if len(axis.points) > 1 for key in axis.keys), self._merged)
+        return Extent(tuple(key for axis in self.axes for key in axis.independent), self._merged)
 
     def _spec(self, indices: tuple[int, ...]) -> TrialSpec | None:
         parts = {part: self._part(part, indices) for part in PARTS}

@@ -55,7 +55,10 @@ def spread(written: Any) -> Sequence[int] | Sequence[float]:
             raise ValueError("logspace needs numbers above 0")
         low, high = math.log(low), math.log(high)
     spaced = [low + place / (many - 1) * (high - low) for place in range(many)]
-    return [float(f"{math.exp(value) if name == 'logspace' else value:.{DIGITS}g}") for value in spaced]
+    numbers = [float(f"{math.exp(value) if name == 'logspace' else value:.{DIGITS}g}") for value in spaced]
+    # Where whole numbers are written and all are, they count: observed entries, say.
+    whole = all(isinstance(end, int) for end in given[:2]) and all(number.is_integer() for number in numbers)
+    return [int(number) for number in numbers] if whole else numbers
 
 
 def distribution(value: object) -> Callable[[float], Any]:
