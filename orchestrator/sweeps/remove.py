@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -46,12 +47,16 @@ def prepare(store: Store, sweep: SweepSummary, but: Collection[str], storage: st
 def remove(store: Store, sweep: SweepSummary, but: Collection[str], storage: str | None, *, with_reused: bool) -> int:
     """Delete a sweep and its folder; return how many runs of MLflow were. What other sweeps reuse becomes theirs, unless ``with_reused``.
 
-    Raises what `prepare` raises, and `orchestrator.errors.BusyError` if a process, of whatever machine, writes to its experiment.
+    Raises what `prepare` raises, and `orchestrator.errors.BusyError` if a process, of whatever machine, writes to its experiment, or to
+    that of a sweep that reuses some of it.
     """
     from orchestrator.tracking.turns import experiment_turn
     from orchestrator.tracking.write.removal import hand_over, remove_sweep
 
-    with experiment_turn(store, sweep.experiment, patient=False):
+    takers = [] if with_reused else prepare(store, sweep, but, storage).reused
+    with ExitStack() as stack:
+        for name in sorted({sweep.experiment, *(taker.sweep.experiment for taker in takers)}):
+            stack.enter_context(experiment_turn(store, name, patient=False))
         found = prepare(store, sweep, but, storage)
         if not with_reused:
             hand_over(store, sweep, found.reused)

@@ -30,8 +30,9 @@ CARRIED = (layout.LOGS_FOLDER, layout.FIGURES_FOLDER)
 """Folders of a sweep's artifacts that are taken along as they are."""
 KEPT_HERE = frozenset(
     {
-        *(layout.MACHINE, layout.PROCESS, layout.JOB, layout.STORAGE, layout.CANCEL, layout.IMPORTING, layout.PARENT, layout.SWEEP_ID),
-        *(layout.RUN_NAME, layout.REUSED, layout.PROGRESS, layout.FORMAT, layout.TRACE, layout.FACTORS),
+        *(layout.MACHINE, layout.PROCESS, layout.JOB, layout.STORAGE, layout.CANCEL, layout.IMPORTING, layout.PROGRESS),
+        *(layout.PARENT, layout.RUNS_IN, layout.SWEEP_ID, layout.RUN_NAME, layout.REUSED, layout.REUSE_FROM, layout.FORMAT),
+        *(layout.TRACE, layout.FACTORS),
     }
 )
 """Tags that say where a sweep is or was: they are not taken along, or said anew."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,18 @@ from mlflow.tracking._tracking_service.utils import _get_store
 
 from orchestrator import liveness
 from orchestrator.errors import BusyError, UsageError
+from orchestrator.storage.archive import Archive
 from orchestrator.storage.base import LocalStorage
 from orchestrator.storage.detail import Detail
 from orchestrator.storage.folder import Description, SweepFolder
 from orchestrator.sweeps.remove import prepare, remove
+from orchestrator.sweeps.share import export_sweep
 from orchestrator.tracking import layout
 from orchestrator.tracking.read.factors import load_factors
 from orchestrator.tracking.read.queries import SweepSummary, find_finished, find_sweep, list_sweeps
 from orchestrator.tracking.read.tables import load_history, load_runs, lost
 from orchestrator.tracking.store import Store
+from orchestrator.tracking.sweep_file import SweepFile
 from orchestrator.tracking.turns import experiment_turn
 from orchestrator.tracking.uris import is_http
 from orchestrator.tracking.write.delivery import take
@@ -133,7 +137,7 @@ def test_with_what_others_reuse(store: Store, three: list[SweepSummary], tmp_pat
     first, second, _ = three
     assert remove(store, first, [], str(tmp_path), with_reused=True) == (5 if detail.runs == "all" else 1)
     assert load_runs(store, again(store, second))["outcome"].tolist() == ["converged", "deleted", "deleted"]
-    assert children(store, first.experiment_id, first.parent_run_id) == []
+    assert children(store, store.client.get_run(first.parent_run_id)) == []
     for run_id in (first.parent_run_id, *load_runs(store, again(store, second))["run_id"][1:].dropna()):
         assert store.client.get_run(run_id).info.lifecycle_stage == "deleted"
 
@@ -179,6 +183,34 @@ def test_what_was_interrupted_can_be_done_again(
     assert [again(store, sweep).reused for sweep in (second, third)] == [0, 1]
     remove(store, first, [], str(tmp_path), with_reused=False)
     assert [read(store, sweep) for sweep in (second, third)] == before
+
+
+@pytest.mark.parametrize(("store", "detail"), [HOLDINGS[0], HOLDINGS[3]], indirect=True)
+def test_sweeps_of_other_experiments_keep_what_they_reuse(
+    store: Store,
+    three: list[SweepSummary],
+    make_sweep: MakeSweep,
+    make_result: MakeResult,
+    tmp_path: Path,
+    detail: Detail,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = three[0]
+    reused = find_finished(store, first.experiment, {"d"}, {"points": 200, "steps": None, "measures": ["nuclear"]})
+    other = write(store, replace(make_sweep("g d", reused=reused), experiment=f"{first.experiment} too"), make_result("g"))
+    before = [read(store, sweep) for sweep in (*three[1:], other)]
+    with experiment_turn(store, other.experiment), pytest.raises(BusyError):
+        remove(store, first, [], str(tmp_path), with_reused=False)
+    remove(store, first, [], str(tmp_path), with_reused=False)
+    monkeypatch.setattr("orchestrator.tracking.read.results._FEW", 1)
+    assert [read(store, sweep) for sweep in (*three[1:], other)] == before
+    # What is deleted of it now is known to be, and can be given to others.
+    found = again(store, other)
+    export_sweep(store, found, tmp_path / "x.zip")
+    with Archive(tmp_path / "x.zip") as archive:
+        assert len(SweepFile(archive).runs) == 2
+    assert remove(store, found, [], str(tmp_path), with_reused=False) == 3
+    assert not children(store, store.client.get_run(other.parent_run_id))
 
 
 def test_its_folder_goes_with_it(local: Store, make_sweep: MakeSweep, make_result: MakeResult, tmp_path: Path, experiment: str) -> None:

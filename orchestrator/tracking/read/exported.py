@@ -11,7 +11,7 @@ from orchestrator.tracking import layout
 from orchestrator.tracking.gathering import Gathering
 from orchestrator.tracking.read.artifacts import Artifacts
 from orchestrator.tracking.read.queries import SweepSummary
-from orchestrator.tracking.read.runs import runs_by_id
+from orchestrator.tracking.read.runs import experiments_of, runs_by_id
 from orchestrator.tracking.read.tables import Found, find_trials
 from orchestrator.tracking.store import Store, translated
 from orchestrator.tracking.sweep_file import CARRIED, RESULTS_FILE, RUNS_FILE, RUNS_FOLDER, taken_along
@@ -41,7 +41,8 @@ def export(
         for name, content in gathering.files():
             archive.add(name, content)
         archive.add(RESULTS_FILE, encode_rows(gathering.rows))
-        _export_runs(store, sweep, gathering.rows, archive, advanced)
+        experiments = {experiment: None for run in found.parents.values() for experiment in experiments_of(run)}
+        _export_runs(store, list(experiments), gathering.rows, archive, advanced)
         archive.finish(_about(store, sweep, parent, points))
     return len(gathering.rows)
 
@@ -73,13 +74,13 @@ def _trials(sweep: SweepSummary, found: Found) -> bytes:
 
 
 def _export_runs(
-    store: Store, sweep: SweepSummary, rows: pd.DataFrame, archive: ArchiveWriter, advanced: Callable[[int, int], None]
+    store: Store, experiments: Sequence[str], rows: pd.DataFrame, archive: ArchiveWriter, advanced: Callable[[int, int], None]
 ) -> None:
     """Write what MLflow knows of those trials that are runs, and the files that these have of their own."""
     import pyarrow as pa
 
     own = rows[rows["run_id"].notna()]
-    runs = runs_by_id(store, sweep.experiment_id, own["run_id"])
+    runs = runs_by_id(store, experiments, own["run_id"])
     listed: list[dict[str, Any]] = []
     for done, (trial_id, run_id, packed) in enumerate(zip(own["trial_id"], own["run_id"], own["factors"].notna(), strict=True)):
         advanced(done, len(own))

@@ -10,7 +10,7 @@ import pandas as pd
 
 from orchestrator.tracking import layout
 from orchestrator.tracking.read.artifacts import Artifacts
-from orchestrator.tracking.read.runs import search, tag_is
+from orchestrator.tracking.read.runs import experiments_of, search, tag_is
 from orchestrator.tracking.store import Store
 from orchestrator.tracking.uris import is_http
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 _FEW = 1000
-"""Runs that a database is asked for one by one; of more, it is asked for all of the experiment."""
+"""Runs that a database is asked for one by one; of more, it is asked for all of the experiments."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def _written(store: Store, parent: Run, measures: bool) -> pd.DataFrame | None:
 
 def _own_runs(store: Store, parent: Run) -> Iterator[Run]:
     for deleted in (False, True):
-        yield from search(store, [parent.info.experiment_id], tag_is(layout.PARENT, parent.info.run_id), deleted=deleted)
+        yield from search(store, experiments_of(parent), tag_is(layout.PARENT, parent.info.run_id), deleted=deleted)
 
 
 def _gone(store: Store, parent: Run, run_ids: pd.Series[Any]) -> pd.Series[bool]:
@@ -116,19 +116,19 @@ def _deleted(store: Store, parent: Run, run_ids: Collection[str]) -> set[str]:
         return set()
     if is_http(store.uri):
         # A server says nothing of a run that was deleted for good; the tables still do.
-        found = search(store, [parent.info.experiment_id], tag_is(layout.PARENT, parent.info.run_id), deleted=True)
+        found = search(store, experiments_of(parent), tag_is(layout.PARENT, parent.info.run_id), deleted=True)
         return {run.info.run_id for run in found}
-    return set(run_ids) - _active(store, parent.info.experiment_id, run_ids)
+    return set(run_ids) - _active(store, experiments_of(parent), run_ids)
 
 
-def _active(store: Store, experiment_id: str, run_ids: Collection[str]) -> set[str]:
-    """Return runs of an experiment in a database that were not deleted, those of ``run_ids`` among them."""
+def _active(store: Store, experiment_ids: Sequence[str], run_ids: Collection[str]) -> set[str]:
+    """Return runs of experiments in a database that were not deleted, those of ``run_ids`` among them."""
     import sqlalchemy
     from mlflow.store.tracking.dbmodels.models import SqlRun
 
     query = sqlalchemy.select(SqlRun.run_uuid).where(SqlRun.lifecycle_stage == "active")
     few = len(run_ids) <= _FEW
-    query = query.where(SqlRun.run_uuid.in_(run_ids) if few else SqlRun.experiment_id == int(experiment_id))
+    query = query.where(SqlRun.run_uuid.in_(run_ids) if few else SqlRun.experiment_id.in_(map(int, experiment_ids)))
     engine = sqlalchemy.create_engine(store.uri, poolclass=sqlalchemy.NullPool)
     with engine.connect() as connection:
         return set(connection.scalars(query))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from orchestrator.tracking import layout
 from orchestrator.tracking.store import Store, translated
 
 if TYPE_CHECKING:
@@ -34,11 +36,16 @@ def tag_is(tag: str, value: str) -> str:
     return f"tags.`{tag}` = '{value}'"
 
 
-def runs_by_id(store: Store, experiment_id: str, run_ids: Iterable[str]) -> dict[str, Run]:
-    """Return runs of an experiment, by run id; those that were deleted are missing."""
+def experiments_of(parent: Run) -> list[str]:
+    """Return the ids of the experiments in which runs of a sweep's trials are."""
+    return [parent.info.experiment_id, *json.loads(parent.data.tags.get(layout.RUNS_IN, "[]"))]
+
+
+def runs_by_id(store: Store, experiment_ids: Sequence[str], run_ids: Iterable[str]) -> dict[str, Run]:
+    """Return runs of experiments, by run id; those that were deleted are missing."""
     ids = list(run_ids)
     found = {}
     for start in range(0, len(ids), _IDS_PER_REQUEST):
         some = ", ".join(f"'{run_id}'" for run_id in ids[start : start + _IDS_PER_REQUEST])
-        found.update({run.info.run_id: run for run in search(store, [experiment_id], f"attributes.run_id IN ({some})")})
+        found.update({run.info.run_id: run for run in search(store, experiment_ids, f"attributes.run_id IN ({some})")})
     return found

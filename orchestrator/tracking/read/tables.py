@@ -237,7 +237,7 @@ def find_trials(store: Store, sweep: SweepSummary, *, measures: bool = True) -> 
 
 def _by_run(store: Store, experiment_id: str, trials: pd.DataFrame, parents: dict[str, Run]) -> pd.DataFrame:
     """Return what trials have come to whose sweep was deleted for good, from their runs; ``gone`` are those without one."""
-    runs = runs_by_id(store, experiment_id, trials["reused_run_id"].dropna())
+    runs = runs_by_id(store, [experiment_id], trials["reused_run_id"].dropna())
     there = from_runs(runs.values()).set_index("trial_id").assign(gone=False)
     there["parent"] = [runs[run_id].data.tags.get(layout.PARENT, "") for run_id in there["run_id"]]
     for parent in set(there["parent"]) - set(parents):

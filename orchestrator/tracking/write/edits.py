@@ -9,29 +9,30 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.tracking import layout
-from orchestrator.tracking.read.runs import search, tag_is
+from orchestrator.tracking.read.runs import experiments_of, search, tag_is
 from orchestrator.tracking.store import Store, translated
 from orchestrator.tracking.uris import is_http, sqlite_path
 from orchestrator.tracking.write.bulk import PATIENCE, BulkRunWriter
 from orchestrator.tracking.write.client import CONNECTIONS
 
 if TYPE_CHECKING:
+    from mlflow.entities import Run
     from sqlalchemy import Connection
 
 _AT_ONCE = 500
 """Runs that one statement is about."""
 
 
-def children(store: Store, experiment_id: str, parent_id: str) -> list[str]:
-    """Return the runs of a sweep's trials that were not deleted. Raises `orchestrator.errors.TrackingUnavailable`."""
+def children(store: Store, parent: Run) -> list[str]:
+    """Return the runs, not deleted, of the trials of a sweep, whose own is ``parent``. Raises `orchestrator.errors.TrackingUnavailable`."""
     if not BulkRunWriter.fits(store.uri):
-        return [run.info.run_id for run in search(store, [experiment_id], tag_is(layout.PARENT, parent_id))]
+        return [run.info.run_id for run in search(store, experiments_of(parent), tag_is(layout.PARENT, parent.info.run_id))]
     import sqlalchemy
     from mlflow.store.tracking.dbmodels.models import SqlRun, SqlTag
 
     with _connected(store) as connection:
         query = sqlalchemy.select(SqlRun.run_uuid).join(SqlTag, SqlTag.run_uuid == SqlRun.run_uuid)
-        query = query.where(SqlTag.key == layout.PARENT, SqlTag.value == parent_id, SqlRun.lifecycle_stage == "active")
+        query = query.where(SqlTag.key == layout.PARENT, SqlTag.value == parent.info.run_id, SqlRun.lifecycle_stage == "active")
         return list(connection.scalars(query))
 
 

@@ -164,7 +164,7 @@ class Intake:
         outcomes = self._rows["outcome"].value_counts()
         counts = {"reused": len(self.reused), **{outcome.value: int(outcomes.get(outcome.value, 0)) for outcome in Outcome}}
         points = [
-            Metric(name, float(counts.get(name, value)), time, step)
+            Metric(name, float(counts.get(name.removeprefix(layout.COUNT), value)), time, step)
             for name, values in about.metrics.items()
             for value, time, step in values
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from orchestrator.tracking.gathering import Gathering
 from orchestrator.tracking.read.artifacts import Artifacts
 from orchestrator.tracking.read.queries import SweepSummary, list_sweeps, own_trials
 from orchestrator.tracking.read.results import Source
+from orchestrator.tracking.read.runs import experiments_of
 from orchestrator.tracking.read.tables import find_trials
 from orchestrator.tracking.store import Store, translated
 from orchestrator.tracking.write.artifacts import put_files
@@ -36,13 +38,13 @@ class Reuse:
 
 
 def reused_by_others(store: Store, sweep: SweepSummary, but: Collection[str] = ()) -> list[Reuse]:
-    """Return what other sweeps of the experiment reuse of one, oldest first; ``but`` those with these ids.
+    """Return what other sweeps, of whatever experiment, reuse of one, oldest first; ``but`` those with these ids.
 
     Raises `orchestrator.errors.TrackingUnavailable`.
     """
     ended = own_trials(store, sweep)
     there, found = ended[~ended["gone"]], []
-    for other in reversed(list_sweeps(store, sweep.experiment, count=False)):
+    for other in reversed(list_sweeps(store, count=False)):
         if other.sweep_id in {sweep.sweep_id, *but} or not other.reused:
             continue
         with translated(store.display):
@@ -60,8 +62,11 @@ def reused_by_others(store: Store, sweep: SweepSummary, but: Collection[str] = (
 
 
 def hand_over(store: Store, sweep: SweepSummary, reused: Sequence[Reuse]) -> None:
-    """Give trials of a sweep to those that reuse them, in the experiment's turn: the first of several has it then, and the others reuse it
-    from there. Done again, it goes on. Raises `orchestrator.errors.TrackingUnavailable`."""
+    """Give trials of a sweep to those that reuse them, in the turns of all their experiments.
+
+    The first of several has a trial then, and the others reuse it from there. Done again, it goes on. Raises
+    `orchestrator.errors.TrackingUnavailable`.
+    """
     owners: dict[str, Source] = {}
     lists: list[tuple[Run, dict[str, Source | None]]] = []
     for reuse in reused:
@@ -89,10 +94,14 @@ def _take_over(store: Store, sweep: SweepSummary, taker: SweepSummary, parent: R
     if len(rows):
         put_files(parent.info.artifact_uri, {TAKEN_OVER.format(sweep.sweep_id): encode_rows(rows)}, store.uri)
     own = rows[rows["run_id"].notna()]
+    with translated(store.display):
+        experiments = {*experiments_of(parent), *experiments_of(store.client.get_run(sweep.parent_run_id))} - {taker.experiment_id}
+    if experiments:
+        store.tag(parent.info.run_id, layout.RUNS_IN, json.dumps(sorted(experiments)))
     retag(store, {str(row["run_id"]): _tags(row, taker) for _, row in own.iterrows()})
-    counted = parent.data.metrics.keys() & {outcome.value for outcome in Outcome}
+    counted = {name: name.removeprefix(layout.COUNT) for name in sorted(parent.data.metrics)}
     outcomes = own_trials(store, taker)["outcome"].value_counts()
-    store.measure(parent.info.run_id, {name: int(outcomes.get(name, 0)) for name in sorted(counted)})
+    store.measure(parent.info.run_id, {name: int(outcomes.get(key, 0)) for name, key in counted.items() if key in set(Outcome)})
     return rows
 
 
@@ -103,7 +112,9 @@ def _tags(row: pd.Series[Any], taker: SweepSummary) -> Mapping[str, str]:
 
 def remove_sweep(store: Store, sweep: SweepSummary) -> int:
     """Mark a sweep's runs as deleted, its own last, and return how many that were. Raises `orchestrator.errors.TrackingUnavailable`."""
-    runs = children(store, sweep.experiment_id, sweep.parent_run_id)
+    with translated(store.display):
+        parent = store.client.get_run(sweep.parent_run_id)
+    runs = children(store, parent)
     delete_runs(store, runs)
     delete_runs(store, [sweep.parent_run_id])
     return len(runs) + 1
