@@ -41,7 +41,7 @@ class Axis:
 
     @property
     def independent(self) -> tuple[str, ...]:
-        """The keys that tell points apart, without those that follow from the ones before them: ``init.kind`` from ``factorization.kind``."""
+        """The keys that tell points apart, without those that follow from others before them: ``init.kind`` from ``factorization.kind``."""
         if len(self.points) < 2 or len(self.keys) == 1 or self.name == "random":
             return tuple(self.keys) if len(self.points) > 1 else ()
         told: list[object] = [()] * len(self.points)

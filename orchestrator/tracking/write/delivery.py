@@ -180,6 +180,6 @@ def complete(store: Store, sweep: queries.SweepSummary) -> int:
     if not left and sweep.status != "FINISHED":
         remove_begun(store, sweep.experiment_id, sweep.parent_run_id)
         counts = {"trials": sweep.trials, "reused": reused, **{str(outcome): outcomes[outcome] for outcome in Outcome}}
-        store.measure(sweep.parent_run_id, counts)
+        store.measure(sweep.parent_run_id, {layout.COUNT + name: count for name, count in counts.items()})
         store.end(sweep.parent_run_id, "FINISHED")
     return left
