@@ -24,11 +24,16 @@ def plain_grid(data: Mapping[str, Any], overrides: Sequence[str] = ()) -> Grid:
     lines begin with what is wrong in ``data``: ``grid['fixed']['stop']``.
     """
     # Below a first line of its own, what is wrong with the whole is told from what is wrong with the first key.
-    text = "# Submitted from Python.\n" + _written(_plain(data, ()))
+    text = "# Submitted from Python.\n" + grid_text(data)
     try:
         return parse_grid(text, NAME, overrides=overrides)
     except GridError as error:
         raise GridError([_placed(mistake, text) for mistake in error.mistakes]) from None
+
+
+def grid_text(data: Mapping[str, Any]) -> str:
+    """Return data as the text of the grid file that it would be. Raises `GridError` for what is no plain data."""
+    return _written(_plain(data, ()))
 
 
 def written(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import numpy as np
@@ -13,6 +14,7 @@ from orchestrator.grid import parse_grid
 from orchestrator.options import Options
 from orchestrator.sweeps.submit import submit
 from tests import sharing
+from tests.cli.commands import run
 from tests.sweeps.test_submit import Quiet, uri
 
 GRID = """\
@@ -130,3 +132,27 @@ def test_a_sweep_says_why_it_runs_trials_again(sweeps, cluster):
     assert "8 are run again: recorded without det, nuclear" in notes
     _, notes, _, _, _ = go(folder, cluster, [MORE, "record.points=19"])
     assert any(note.endswith("run again: recorded at other steps") for note in notes)
+
+
+def test_some_trials_are_run_again_to_see_more_of_them(sweeps, cluster):
+    """Through the command, as its users have it: the grid of such a sweep is made, not written."""
+    _, (more, _, runs, history, _), _, folder = sweeps
+    chosen = [runs["trial_id"][0], runs["trial_id"][5]]
+    asked = ["--record", "points=40", "--record", "measures=[error, nuclear]", "--address", cluster, "--storage", str(folder / "storage")]
+    named = [more.sweep_id, *(trial_id[:12] for trial_id in chosen)]
+    ran = run(folder, "rerun", *named, *asked, "--tracking-uri", uri(folder), "--json")
+    assert ran.returncode == 0, ran.stderr
+    summary = json.loads(ran.stdout.splitlines()[-1])
+    assert (summary["trials"], summary["experiment"], summary["reused"]) == (2, "budgets", 0)
+    again = orchestrator.load_runs(summary["sweep_id"], tracking_uri=uri(folder)).set_index("trial_id")
+    finer = orchestrator.load_history(summary["sweep_id"], tracking_uri=uri(folder))
+    before = runs.set_index("trial_id")
+    assert again.index.tolist() == chosen
+    assert again.loc[chosen, ["outcome", "steps", "error"]].equals(before.loc[chosen, ["outcome", "steps", "error"]])
+    assert again["nuclear"].notna().all()
+    assert (finer["trial_id"] == chosen[0]).sum() > (history["trial_id"] == chosen[0]).sum()
+    wrong = run(folder, "rerun", more.sweep_id, "zz", "--tracking-uri", uri(folder))
+    assert (wrong.returncode, wrong.stderr) == (2, "error: there is no trial 'zz': `orchestrate runs` lists those of a sweep\n")
+    wrong = run(folder, "rerun", *named, "--record", "point=3", "--tracking-uri", uri(folder), "--storage", str(folder / "storage"))
+    assert wrong.returncode == 2
+    assert "record.point: unknown key; did you mean points?" in wrong.stderr
