@@ -53,6 +53,18 @@ def test_without_pairs_groups_are_compared():
     assert rows[0]["median"] == pytest.approx(np.median(b) - np.median(a))
 
 
+def test_trials_that_are_no_runs_are_compared_as_others_are():
+    def of(run_ids):
+        rows = [trials(0.1, noise), trials(0.2, lambda d, s: noise(d, s) + 1)]
+        named = [[row | {"trial_id": f"t{row['run_id']}"} for row in side] for side in rows]
+        return compare(*(results(side if run_ids else [row | {"run_id": None} for row in side]) for side in named))
+
+    some, none = of(run_ids=True), of(run_ids=False)
+    assert none.table.equals(some.table)
+    assert (none.differs, none.matched, none.unmatched) == (some.differs, some.matched, some.unmatched)
+    assert none.table["paired"].all()
+
+
 BASELINE = {"lr": None, "error": lambda *_: 1.0, "depths": (None,), "seeds": 1}
 """A trial that both sweeps have."""
 

@@ -201,7 +201,8 @@ def test_the_plan_says_what_is_merged_and_records_what_is_defined(folder):
     said = call(folder, "plan", "grid.yaml").stdout
     assert "small: 4 trials" in said
     assert "2 more points of the grid are the same trials" in said
-    assert json.loads(call(folder, "plan", "grid.yaml", "--json").stdout)["merged"] == 2
+    said = json.loads(call(folder, "plan", "grid.yaml", "--json").stdout)
+    assert (said["merged"], said["runs"]) == (2, "all")
     text = GRID.replace("target: {rank: 1}, observed: 5", "file: data.csv").replace("measures: [nuclear, singular_values]", "points: 5")
     (folder / "csv.yaml").write_text(text.replace("points: 10, points: 5", "points: 5"))
     assert "records loss, frobenius, effective_rank\n" in call(folder, "plan", "csv.yaml").stdout

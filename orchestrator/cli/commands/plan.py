@@ -67,7 +67,8 @@ def show_plan(grid: Grid, workers: int | None, as_json: bool, reuse: Reuse | Non
     rates = plan.crews[0].rates
     if as_json:
         known = {} if reuse is None else reuse.as_json()
-        print_json({"experiment": grid.name, "merged": grid.extent.merged, **plan.as_json(), **known})
+        said = {"experiment": grid.name, "merged": grid.extent.merged, "runs": detail_of(grid).runs}
+        print_json({**said, **plan.as_json(), **known})
         return
     varies = f", varying {', '.join(grid.extent.keys)}" if grid.extent.keys else ""
     click.echo(f"{grid.name}: {plan.trials} trials{varies}")
