@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from orchestrator.errors import UsageError
@@ -19,7 +20,7 @@ from orchestrator.grid.quoting import nearest
 from orchestrator.grid.schema import inlined
 from orchestrator.grid.written import inner_sections
 from workloads import measures
-from workloads.kinds import Registry
+from workloads.kinds import Kind, Registry
 from workloads.losses import LOSSES
 from workloads.section import Section
 from workloads.stop import Stop
@@ -61,17 +62,18 @@ class Topic:
     example: str = ""
 
 
-def fields(model: type[Section], without: type[Section] | None = None) -> list[Field]:
+@cache
+def fields(model: type[Section], without: type[Section] | None = None) -> tuple[Field, ...]:
     """Return the keys of a section, but for its kind and those that it has from ``without``."""
     schema = inlined(model)
     left_out = {"kind", *(without.model_fields if without else ())}
     required = schema.get("required", ())
     words = field_words(model)
-    return [
+    return tuple(
         Field(name, words.get(name, ""), values(field), "required" if name in required else _default(field))
         for name, field in schema["properties"].items()
         if name not in left_out
-    ]
+    )
 
 
 def values(schema: Mapping[str, Any]) -> str:
@@ -135,7 +137,7 @@ def _all() -> Iterator[Topic]:
             others = {kind: summary(model) for kind, model in QUESTIONS.get(name, {}).items()}
             yield Topic(name, "top of the file", words, (), others, f"{name}: {EXAMPLES[name]}")
     for part, (model, example) in SECTIONS.items():
-        yield Topic(part, "section", summary(model), tuple(fields(model)), None, f"{part}: {example}")
+        yield Topic(part, "section", summary(model), fields(model), None, f"{part}: {example}")
         yield from _keys(part, model, f"{part}: {example}")
     for name, (what, words, default, example) in _SCALARS.items():
         yield Topic(name, f"{what}, default {default}", words, (), None, example)
@@ -147,18 +149,18 @@ def _all() -> Iterator[Topic]:
     for top, table in QUESTIONS.items():
         for kind, model in table.items():
             example = f"{top}: {{NAME: {model.example}}}"
-            yield Topic(f"{top}.{kind}", f"kind of {top}", summary(model), tuple(fields(model)), None, example)
+            yield Topic(f"{top}.{kind}", f"kind of {top}", summary(model), fields(model), None, example)
     yield from (_measure(measure) for measure in measures.MEASURES)
 
 
-def _part(part: str, kinds: Registry[Any]) -> Iterator[Topic]:
+def _part(part: str, kinds: Registry[Kind]) -> Iterator[Topic]:
     """Yield the topics of a section that comes in kinds: itself, its kinds, and the keys of each."""
     examples = {kind: f"{part}: {model.example}" for kind, model in kinds.items()}
     others = {kind: summary(model) for kind, model in kinds.items()}
-    yield Topic(part, "section with a kind", summary(kinds.base), tuple(fields(kinds.base)), others, next(iter(examples.values())))
+    yield Topic(part, "section with a kind", summary(kinds.base), fields(kinds.base), others, next(iter(examples.values())))
     yield from _keys(part, kinds.base, *examples.values())
     for kind, model in kinds.items():
-        yield Topic(f"{part}.{kind}", f"{part}.kind", summary(model), tuple(fields(model)), None, examples[kind])
+        yield Topic(f"{part}.{kind}", f"{part}.kind", summary(model), fields(model), None, examples[kind])
         yield from _keys(part, model, examples[kind], without=kinds.base, beside=f", with {part}.kind {kind}")
 
 
