@@ -6,6 +6,7 @@ that are given now has ended as it would have. Its trace is recorded at the step
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from orchestrator.tracking import layout
 from orchestrator.tracking.read.factors import load_factors
 from orchestrator.tracking.read.queries import SweepSummary, list_sweeps, own_trials
 from orchestrator.tracking.read.results import finished
-from orchestrator.tracking.read.tables import load_history, step_budgets
+from orchestrator.tracking.read.tables import listed_specs, load_history, step_budgets
 from workloads import measures
 from workloads.training.recording import Recording
 from workloads.training.trial_state import Outcome, Paused, Trace
@@ -68,34 +69,38 @@ def _earlier(store: Store, experiment: str, trials: Sequence[Trial], recording: 
         return {}
     asked = layout.recording_tag({"measures": list(recording.measures), "points": recording.points, "steps": recording.steps})
     best: dict[str, _Earlier] = {}
-    ids: dict[tuple[str, int], str] = {}
+    by_rest: dict[str, list[Trial]] = defaultdict(list)
+    for trial in wanted:
+        by_rest[_without_budget(trial.spec.flat())[0]].append(trial)
     for sweep in list_sweeps(store, experiment, count=False):
         if not layout.covers(sweep.tags.get(layout.RECORD, layout.NOTHING), asked):
             continue
-        budgets = step_budgets(store, sweep)
-        if len(budgets | {trial.spec.stop.steps for trial in wanted}) < 2:
+        # Sweeps of one budget are many, and their specs are long.
+        if len(step_budgets(store, sweep) | {trial.spec.stop.steps for trial in wanted}) < 2:
             continue
         ended = finished(own_trials(store, sweep))
         rows = dict(zip(ended.index, zip(ended["outcome"], ended["steps"], ended["seconds"], strict=True), strict=True))
-        for trial, budget in ((trial, budget) for trial in wanted for budget in budgets if budget != trial.spec.stop.steps):
-            key = (trial.trial_id, budget)
-            if key not in ids:
-                ids[key] = trial_id(_with_budget(trial.spec, budget))
-            if ids[key] in rows:
-                outcome, steps, seconds = rows[ids[key]]
-                one = _Earlier(ids[key], sweep, Outcome(outcome), int(steps), float(seconds))
-                if _helps(trial.spec, budget, one) and (trial.trial_id not in best or one.worth > best[trial.trial_id].worth):
+        for key, spec in listed_specs(store, sweep):
+            rest, budget = _without_budget(spec)
+            for trial in by_rest.get(rest, ()) if key in rows and budget is not None else ():
+                outcome, steps, seconds = rows[key]
+                one = _Earlier(key, sweep, Outcome(outcome), int(steps), float(seconds))
+                worthy = trial.trial_id not in best or one.worth > best[trial.trial_id].worth
+                if worthy and budget != trial.spec.stop.steps and _helps(trial.spec, budget, one):
                     best[trial.trial_id] = one
     return best
 
 
-def _with_budget(spec: TrialSpec, steps: int) -> TrialSpec:
-    return spec.model_copy(update={"stop": spec.stop.model_copy(update={"steps": steps})})
+def _without_budget(spec: Mapping[str, Any]) -> tuple[str, int | None]:
+    """Return a text that is equal for flat specs that differ in their budget of steps alone, and that budget."""
+    return json.dumps({key: value for key, value in spec.items() if key != "stop.steps"}, sort_keys=True), spec.get("stop.steps")
 
 
 def _helps(spec: TrialSpec, budget: int, one: _Earlier) -> bool:
-    """Return whether a trial may go on from one with another budget."""
+    """Return whether a trial may go on from one with another budget, which is the same one but for that: its data file has not changed."""
     assert spec.stop.steps is not None
+    if one.trial_id != trial_id(spec.model_copy(update={"stop": spec.stop.model_copy(update={"steps": budget})})):
+        return False
     if one.outcome is not Outcome.EXHAUSTED:
         return one.steps <= spec.stop.steps
     stepping = spec.method.stepping

@@ -133,10 +133,12 @@ def find(
 def _experiments(store: Store, own: str, others: Sequence[str], sweep: SweepSummary | None) -> tuple[str, ...]:
     """Return the experiments whose trials count: a sweep's ``own``, ``others``, and those that it was told of before."""
     from orchestrator.tracking import layout
-    from orchestrator.tracking.read.queries import check_experiments
+    from orchestrator.tracking.read.queries import check_experiments, experiment_names
 
     told = json.loads(sweep.tags.get(layout.REUSE_FROM, "[]")) if sweep is not None else []
-    return own, *check_experiments(store, [name for name in dict.fromkeys([*others, *told]) if name != own])
+    # What a sweep was told of before may have been deleted or renamed since, which is no reason not to go on.
+    there = [name for name in told if name in experiment_names(store)]
+    return own, *(name for name in dict.fromkeys([*check_experiments(store, others), *there]) if name != own)
 
 
 def settle(store: Store, storage: Storage, experiment: str, turn: Turn) -> tuple[list[SweepFolder], list[str]]:

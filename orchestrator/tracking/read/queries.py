@@ -79,11 +79,16 @@ def _finished(store: Store, experiment: Experiment, record: str, wanted: frozens
     return made
 
 
+def experiment_names(store: Store) -> set[str]:
+    """Return the names of all experiments that were not deleted."""
+    with translated(store.display):
+        return {experiment.name for experiment in _experiments(store, None).values()}
+
+
 def check_experiments(store: Store, names: Sequence[str]) -> Sequence[str]:
     """Return the names of experiments. Raises `UsageError` for one that there is not."""
     if names:
-        with translated(store.display):
-            known = [experiment.name for experiment in _experiments(store, None).values()]
+        known = experiment_names(store)
         for name in names:
             if name not in known:
                 there = ", ".join(sorted(known)[:_CANDIDATES])

@@ -141,6 +141,15 @@ def match_trials(known: Collection[str], references: str | Collection[str]) -> l
     return found
 
 
+def listed_specs(store: Store, sweep: SweepSummary) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the trials of a sweep, each with its spec by dotted keys; none if its list is missing."""
+    with translated(store.display):
+        table = Artifacts(store, store.client.get_run(sweep.parent_run_id)).table(layout.TRIALS_FILE, ["trial_id", "spec"])
+    if table is not None:
+        specs = json.loads(f"[{','.join(table['spec'].to_pylist())}]")
+        yield from zip(table["trial_id"].to_pylist(), specs, strict=True)
+
+
 def trial_order(store: Store, parent_run_id: str) -> list[str]:
     """Return the ids of a sweep's trials in the order in which it lists them; none if its list is missing."""
     with translated(store.display):
