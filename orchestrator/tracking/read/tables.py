@@ -227,7 +227,7 @@ def find_trials(store: Store, sweep: SweepSummary, *, measures: bool = True) -> 
     # Those that other sweeps ran, sweep by sweep.
     reused = trials[trials["reused_from"].notna() | trials["reused_run_id"].notna()]
     for source, some in reused.groupby(reused["reused_from"].fillna("")):
-        parent = _run(store, str(source))
+        parent = run_of(store, str(source))
         if parent is not None:
             parents[str(source)] = parent
             theirs = ended_trials(store, parent, measures=measures)
@@ -250,7 +250,7 @@ def _by_run(store: Store, experiment_id: str, trials: pd.DataFrame, parents: dic
     there = from_runs(runs.values()).set_index("trial_id").assign(gone=False)
     there["parent"] = [runs[run_id].data.tags.get(layout.PARENT, "") for run_id in there["run_id"]]
     for parent in set(there["parent"]) - set(parents):
-        run = _run(store, parent)
+        run = run_of(store, parent)
         if run is not None:
             parents[parent] = run
     there.loc[~there["parent"].isin(list(parents)), "trace"] = None
@@ -258,7 +258,7 @@ def _by_run(store: Store, experiment_id: str, trials: pd.DataFrame, parents: dic
     return pd.concat([there, pd.DataFrame({"run_id": lost["reused_run_id"], "gone": True}, index=lost.index)])
 
 
-def _run(store: Store, run_id: str) -> Run | None:
+def run_of(store: Store, run_id: str) -> Run | None:
     """Return a run, one that was deleted, too; ``None`` if it is gone for good."""
     from mlflow.exceptions import MlflowException
 
