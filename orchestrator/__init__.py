@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.options import CHECKPOINT_SECONDS, PATIENCE
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
     from numpy.typing import NDArray
 
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from orchestrator.tracking.read.queries import SweepSummary
     from orchestrator.tracking.store import Store
 
-__all__ = ["figures", "load_factors", "load_history", "load_problem", "load_runs", "measure", "plan", "submit", "verify"]
+__all__ = ["figures", "load_factors", "load_history", "load_problem", "load_runs", "measure", "plan", "report", "submit", "verify"]
 
 
 def submit(
@@ -194,6 +196,20 @@ def verify(sweep: str = "latest", claims: Mapping[str, Any] | None = None, *, tr
 
     store, (found,) = _found(sweep, tracking_uri)
     return verdicts(store, found, claims)
+
+
+def report(sweep: str = "latest", path: str | Path | None = None, *, tracking_uri: str | None = None) -> Path:
+    """Write a page of HTML with all of ``sweep`` that there is to read, which needs no network, and return where it is.
+
+    It goes to ``path`` alone, or else beside the sweep's figures and into its MLflow run. Raises what `load_runs` raises, and
+    `orchestrator.errors.StorageUnavailable` if it cannot be written.
+    """
+    from pathlib import Path
+
+    from orchestrator.analysis.page.writing import write_page
+
+    store, (found,) = _found(sweep, tracking_uri)
+    return write_page(store, found, None if path is None else Path(path))
 
 
 def _found(sweep: str | Sequence[str], tracking_uri: str | None) -> tuple[Store, list[SweepSummary]]:

@@ -24,6 +24,7 @@ HOMES = {
     "torch": "workloads/",
     "altair": "orchestrator/analysis/",
     "scipy": "orchestrator/analysis/",
+    "jinja2": "orchestrator/analysis/",
     "fsspec": "orchestrator/storage/",
 }
 """Where a library may be imported, besides what is listed in `EXCEPTIONS`."""

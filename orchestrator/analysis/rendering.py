@@ -39,6 +39,11 @@ def rendered(spec: str, formats: Collection[str] = FORMATS) -> dict[str, bytes]:
     return _cached(spec, formats, _draw)
 
 
+def scripts() -> str:
+    """Return all of Vega as a script, which defines ``vegaEmbed``: a page with several charts needs it once."""
+    return _cached("scripts", ["js"], _bundle)["js"].decode()
+
+
 @contextmanager
 def rendering(formats: Collection[str], count: int) -> Iterator[_Renderer]:
     """Provide what renders ``count`` charts in ``formats``, as many at once as there are cores."""
@@ -135,6 +140,12 @@ def _frame(_: str, formats: Collection[str]) -> dict[str, bytes]:
 
     page = vl_convert.vegalite_to_html(json.loads(EMPTY), bundle=True).encode()
     return dict.fromkeys(formats, page)
+
+
+def _bundle(_: str, formats: Collection[str]) -> dict[str, bytes]:
+    import vl_convert
+
+    return dict.fromkeys(formats, vl_convert.javascript_bundle().encode())
 
 
 def main() -> None:

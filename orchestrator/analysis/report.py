@@ -89,13 +89,13 @@ def report(
         started: dict[str, Future[dict[str, bytes]]] = {}
         for name, figure in figures.items():
             tell(f"drawing {name}")
-            with _noting(name, undrawn):
+            with noting(name, undrawn):
                 started[name] = renderer.start(spec_of(draw(figure, results)))
                 tabulated[name] = tabulate(figure, results, formats)
         # While they are rendered.
-        verdicts = tuple(verdict for name, claim in claims.items() for verdict in _verdicts(name, claim, results, strict=not log))
+        verdicts = judged(claims, results, strict=not log)
         for name, files in started.items():
-            with _noting(name, undrawn):
+            with noting(name, undrawn):
                 drawn |= {f"{name}.{form}": content for form, content in (files.result() | tabulated[name]).items()}
     for name, content in drawn.items():
         write_file(folder / name, content)
@@ -137,7 +137,7 @@ def _with_runs(store: Store, sweep: SweepSummary, verdicts: Sequence[Verdict]) -
 
 
 @contextmanager
-def _noting(name: str, undrawn: dict[str, str]) -> Iterator[None]:
+def noting(name: str, undrawn: dict[str, str]) -> Iterator[None]:
     """Take note of why a figure cannot be drawn: whatever it is, the others and the verdicts are wanted."""
     try:
         yield
@@ -145,6 +145,11 @@ def _noting(name: str, undrawn: dict[str, str]) -> Iterator[None]:
         undrawn[name] = str(error)
     except Exception as error:
         undrawn[name] = f"{type(error).__name__}: {error}"
+
+
+def judged(claims: Mapping[str, Claim], results: Results, *, strict: bool = False) -> tuple[Verdict, ...]:
+    """Return the verdicts on claims. One about what the runs do not have does not hold, or, if ``strict``, is a `UsageError`."""
+    return tuple(verdict for name, claim in claims.items() for verdict in _verdicts(name, claim, results, strict=strict))
 
 
 def _verdicts(name: str, claim: Claim, results: Results, *, strict: bool) -> list[Verdict]:

@@ -56,7 +56,7 @@ def markdown(table: Table) -> str:
     """Return a table as GitHub and most others read it."""
     columns, _ = table.split()
     header = [_marked(column.name) for column in columns]
-    rules = ["---:" if _is_numeric(table, column) else "---" for column in columns]
+    rules = ["---:" if is_numeric(table, column) else "---" for column in columns]
     cells = [[_marked(cell) for cell in row] for row in rows_of(table, columns, DIGITS)]
     lines = ["| " + " | ".join(row) + " |" for row in (header, rules, *cells)]
     notes = [f"\n{text[0].upper()}{text[1:]}." for text in notes_of(table, lambda value: _marked(plain_cell(value, DIGITS)))]
@@ -73,7 +73,7 @@ def latex(table: Table) -> str:
         r"\begin{table}",
         r"\centering",
         *([rf"\caption{{{' '.join(notes).replace('±', _ESCAPES['±'])}}}"] if notes else []),
-        rf"\begin{{tabular}}{{{''.join('r' if _is_numeric(table, column) else 'l' for column in columns)}}}",
+        rf"\begin{{tabular}}{{{''.join('r' if is_numeric(table, column) else 'l' for column in columns)}}}",
         r"\toprule",
         " & ".join(_escaped(column.name) for column in columns) + r" \\",
         r"\midrule",
@@ -157,7 +157,8 @@ def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 
-def _is_numeric(table: Table, column: Column) -> bool:
+def is_numeric(table: Table, column: Column) -> bool:
+    """Return whether a column is of numbers, or of statistics."""
     dtype = table.frame[column.parts[0]].dtype
     return pd.api.types.is_numeric_dtype(dtype) and not pd.api.types.is_bool_dtype(dtype)
 

@@ -31,7 +31,7 @@ LEAVING_SECONDS = 5.0
 """How long what libraries do at the end of a process may take after an error or a signal."""
 FIRST = (
     *("submit", "resume", "rerun", "cancel", "logs", "sync", "plan", "slurm", "status", "list"),
-    *("runs", "history", "factors", "measure", "figures", "verify", "compare", "export", "import", "rename", "note", "rm"),
+    *("runs", "history", "factors", "measure", "figures", "verify", "report", "compare", "export", "import", "rename", "note", "rm"),
     *("ui", "schema", "help", "doctor", "up", "down"),
 )
 """The order in which help lists commands. Those that are not here come last."""

@@ -191,6 +191,23 @@ def test_figures_again_elsewhere_and_on_the_spot(asked):
     assert "not drawn: figure: no trial is concerned" in nothing.stderr
 
 
+def test_a_report_is_one_file_with_all_that_was_asked(asked, tmp_path):
+    work, done = asked
+    summary = json.loads(done.stdout.splitlines()[-1])
+    written = call(work, "report", "asked", "-o", str(tmp_path / "asked.html"))
+    assert written.returncode == 0, written.stderr
+    page = (tmp_path / "asked.html").read_text()
+    assert page.count('class="wide chart"') == 3
+    # The threshold has its numbers beside it.
+    assert "<th>threshold</th>" in page.split("<figcaption>enough")[1].split("</figure>")[0]
+    assert "the convex baseline has the least nuclear norm" in page
+    assert f"orchestrate export {summary['sweep_id']}" in page
+    assert "report.html" not in artifacts(work, summary["parent_run_id"])
+    assert call(work, "report").stdout.startswith(f"written: figures/asked/{summary['sweep_id']}/report.html (")
+    assert "report.html" in artifacts(work, summary["parent_run_id"])
+    assert call(work, "report", "nowhere").returncode == 2
+
+
 def test_a_broken_claim_is_exit_code_1_of_submit_and_reused_trials_count(asked, tmp_path, cluster_address):
     # A copy: other tests ask for the newest sweep.
     work = shutil.copytree(asked[0], tmp_path / "work")
