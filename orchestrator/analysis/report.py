@@ -22,6 +22,7 @@ from orchestrator.grid.figures import Figure
 from orchestrator.grid.load import parse_questions, parse_tracking
 from orchestrator.tracking import layout
 from orchestrator.tracking.read.tables import lost
+from orchestrator.tracking.write.description import describe
 from orchestrator.tracking.write.late import add_runs
 
 if TYPE_CHECKING:
@@ -119,6 +120,7 @@ def _log(store: Store, sweep: SweepSummary, drawn: Mapping[str, bytes], verdicts
         held, withheld = (sum(verdict.word == word for verdict in verdicts) for word in ("holds", "withheld"))
         counts = {"claims_held": held, "claims_broken": sum(v.broken for v in verdicts), "claims_withheld": withheld}
         store.measure(sweep.parent_run_id, counts)
+    describe(store, sweep.parent_run_id)
 
 
 def _with_runs(store: Store, sweep: SweepSummary, verdicts: Sequence[Verdict]) -> tuple[Verdict, ...]:

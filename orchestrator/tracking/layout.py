@@ -213,6 +213,11 @@ def log_path(attempt: int) -> str:
     return f"{LOGS_FOLDER}/{attempt:04d}.txt"
 
 
+def page(experiment_id: str, run_id: str, artifact: str = "") -> str:
+    """Return the address of a run, or one of its artifacts, in whatever MLflow page a link to it is shown on."""
+    return f"#/experiments/{experiment_id}/runs/{run_id}{f'/artifacts/{artifact}' if artifact else ''}"
+
+
 def sweep_name(sweep_id: str) -> str:
     """Return what a sweep's run is called until somebody gives it a name."""
     return f"sweep-{sweep_id}"

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from orchestrator.errors import UsageError, one_line
 from orchestrator.storage.archive import Archive
 from orchestrator.tracking import layout
+from orchestrator.tracking.notes import own_note
 from workloads.training.trial_state import Outcome
 
 if TYPE_CHECKING:
@@ -165,7 +166,11 @@ class SweepFile:
 
 def taken_along(tags: Mapping[str, str]) -> dict[str, str]:
     """Return those of a run's tags that stay true wherever it is."""
-    return {key: value for key, value in tags.items() if key not in KEPT_HERE and (key in MLFLOWS or not key.startswith("mlflow."))}
+    kept = {key: value for key, value in tags.items() if key not in KEPT_HERE and (key in MLFLOWS or not key.startswith("mlflow."))}
+    if layout.NOTE in kept:
+        # The rest leads to runs that are not there.
+        kept[layout.NOTE] = own_note(kept[layout.NOTE])
+    return {key: value for key, value in kept.items() if value or key != layout.NOTE}
 
 
 def _parsed(text: object) -> Any:

@@ -117,7 +117,7 @@ def of_trial(store: Store, run: Any) -> dict[str, Any]:
 def alone(sweep: SweepSummary) -> dict[str, str]:
     """The tags of a sweep's run, but those that say where it is."""
     here = {layout.MACHINE, layout.PROCESS, layout.STORAGE, layout.JOB, layout.REUSED}
-    return {key: value for key, value in sweep.tags.items() if key not in here}
+    return {key: value for key, value in sweep.tags.items() if key not in here} | {layout.NOTE: sweep.note}
 
 
 def test_what_is_taken_in_reads_as_where_it_came_from(origin: Store, store: Store, shared: Any, tmp_path: Path, experiment: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from orchestrator.errors import UsageError
 from orchestrator.tracking import layout
+from orchestrator.tracking.notes import BEGIN, END
 from orchestrator.tracking.read.queries import find_sweep
 from orchestrator.tracking.store import Store
 from orchestrator.tracking.write.annotation import annotate, rename
@@ -59,8 +60,12 @@ def test_notes_are_added_to_and_replaced(store: Store, make_sweep: MakeSweep) ->
         annotate(store, find_sweep(store, sweep), text)
     found = find_sweep(store, sweep)
     assert found.note == "levels off\n\nthe sign is lost"
-    assert store.client.get_run(found.parent_run_id).data.tags["mlflow.note.content"] == found.note
+    description = store.client.get_run(found.parent_run_id).data.tags["mlflow.note.content"]
+    assert description.startswith(f"{BEGIN}\n\n**1 trial**: none run\n\n{END}")
+    assert description.endswith(f"\n\n{found.note}")
     with pytest.raises(UsageError, match=r"would have 8,0[0-9]{2} characters: MLflow takes 8,000"):
         annotate(store, found, "x" * 8000)
     annotate(store, found, "y" * 8000, replace=True)
     assert find_sweep(store, sweep).note == "y" * 8000
+    annotate(store, find_sweep(store, sweep), "short", replace=True)
+    assert find_sweep(store, sweep).note == "short"

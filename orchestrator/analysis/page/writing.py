@@ -10,6 +10,7 @@ from orchestrator.analysis.page.document import document
 from orchestrator.analysis.report import folder_of
 from orchestrator.files import make_folder, write_file
 from orchestrator.tracking import layout
+from orchestrator.tracking.write.description import describe
 
 if TYPE_CHECKING:
     from orchestrator.tracking.read.queries import SweepSummary
@@ -28,4 +29,5 @@ def write_page(store: Store, sweep: SweepSummary, output: Path | None, tell: Cal
     write_file(path, page)
     if output is None:
         store.attach(sweep.parent_run_id, {layout.REPORT_FILE: page})
+        describe(store, sweep.parent_run_id)
     return path

@@ -16,6 +16,8 @@ from orchestrator.errors import printable
 def command(sweep: str, text: str | None, replace: bool, tracking_uri: str | None) -> None:
     """Add TEXT to the note of SWEEP, which `list`, `status` and MLflow's page show; without TEXT, print it.
 
+    MLflow's page has it below what the program writes there: counts, verdicts and links. What was written there by hand is part of it.
+
     SWEEP is an id, a unique prefix of one, its name, an experiment's name (its newest sweep), or latest.
 
     \b

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,7 +31,7 @@ def origins(store: Store, parent: Run) -> list[Origin]:
     """Return the sweeps whose trials that of the run ``parent`` reuses, the one with most first."""
     with translated(store.display):
         table = Artifacts(store, parent).table(layout.TRIALS_FILE, ["trial_id", "reused_from", "reused_run_id"])
-        columns: dict[str, Sequence[str | None]] = {} if table is None else table.to_pydict()
+        columns: Mapping[str, Sequence[str | None]] = {} if table is None else table.to_pydict()
         there = columns.get("reused_from") or [None] * len(columns.get("reused_run_id", ()))
         # What was written by an earlier version knows the runs of trials alone.
         runs = columns.get("reused_run_id") or [None] * len(there)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import UsageError
 from orchestrator.tracking import layout
+from orchestrator.tracking.notes import own_note
 from orchestrator.tracking.read.results import Source, ended_trials, sources
 from orchestrator.tracking.read.runs import search, tag_is
 from orchestrator.tracking.store import Store, translated
@@ -46,7 +47,7 @@ class SweepSummary:
     @property
     def note(self) -> str:
         """What somebody has written about it."""
-        return self.tags.get(layout.NOTE, "")
+        return own_note(self.tags.get(layout.NOTE, ""))
 
 
 def find_finished(store: Store, experiment: str, trial_ids: Collection[str], record: Mapping[str, Any]) -> dict[str, Source]:
@@ -117,6 +118,13 @@ def find_sweep(store: Store, reference: str) -> SweepSummary:
         groups = [experiments[run.info.experiment_id].name for run in parents]
         chosen = _match(reference, ids, groups, [run.info.run_name for run in parents])
         return _summary(store, parents[chosen], experiments[parents[chosen].info.experiment_id])
+
+
+def sweep_of(store: Store, parent_run_id: str) -> SweepSummary:
+    """Return the sweep that has a run, with the counts of its trials."""
+    with translated(store.display):
+        run = store.client.get_run(parent_run_id)
+        return _summary(store, run, store.client.get_experiment(run.info.experiment_id))
 
 
 def refreshed(store: Store, sweep: SweepSummary) -> SweepSummary:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from orchestrator.errors import UsageError
 from orchestrator.tracking import layout
+from orchestrator.tracking.notes import with_note
 from orchestrator.tracking.read.queries import SweepSummary, list_sweeps
 from orchestrator.tracking.store import Store, translated
 
@@ -27,11 +28,11 @@ def rename(store: Store, sweep: SweepSummary, name: str) -> None:
 
 
 def annotate(store: Store, sweep: SweepSummary, text: str, *, replace: bool = False) -> None:
-    """Add a paragraph to a sweep's note, which MLflow's page shows as its description, or ``replace`` it.
+    """Add a paragraph to a sweep's note, or ``replace`` it. MLflow's page shows it below what the program says of the sweep.
 
     Raises `UsageError` if it gets too long for MLflow.
     """
     note = text if replace or not sweep.note else f"{sweep.note}\n\n{text}"
     if len(note) > layout.TAG_LENGTH:
         raise UsageError(f"the note would have {len(note):,} characters: MLflow takes {layout.TAG_LENGTH:,}")
-    store.tag(sweep.parent_run_id, layout.NOTE, note)
+    store.tag(sweep.parent_run_id, layout.NOTE, with_note(sweep.tags.get(layout.NOTE, ""), note))

@@ -21,6 +21,7 @@ from orchestrator.tracking.sweep_file import RUNS_FOLDER, SweepFile, taken_along
 from orchestrator.tracking.write.artifacts import put_files
 from orchestrator.tracking.write.bulk import BulkRunWriter
 from orchestrator.tracking.write.client import run_writer
+from orchestrator.tracking.write.description import describe
 from orchestrator.tracking.write.results import encode_rows
 from orchestrator.tracking.write.run_record import RunRecord, history
 from orchestrator.tracking.write.traces import parquet_bytes
@@ -174,6 +175,7 @@ class Intake:
         client.set_terminated(run_id, status, about.ended)
         # Before this it may be taken in again, with the same end.
         client.delete_tag(run_id, layout.IMPORTING)
+        describe(self._store, run_id)
 
 
 def _traces(file: SweepFile, path: str, trials: set[str]) -> Iterator[tuple[str, Trace]]:

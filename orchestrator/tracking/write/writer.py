@@ -17,6 +17,7 @@ from orchestrator.tracking.read.results import Source
 from orchestrator.tracking.store import Store
 from orchestrator.tracking.turns import ALONE, Turn
 from orchestrator.tracking.write.delivery import Delivery
+from orchestrator.tracking.write.description import describe
 from orchestrator.tracking.write.insisting import FIRST_WAIT, Insistence
 from orchestrator.tracking.write.parent import SweepInfo
 from orchestrator.tracking.write.parent_run import ParentRun
@@ -137,6 +138,7 @@ class SweepWriter:
         insist(lambda: self._parent.log(text))
         put_back = insist(self._parent.was_put_back)
         insist(lambda: self._parent.end("FAILED" if put_back else status))
+        describe(self._store, self._parent.run_id)
         if put_back:
             raise TrackingUnavailable(f"{FORGETFUL.format(self._store.display)}; submit again, and they are run again")
 
