@@ -82,7 +82,9 @@ def _earlier(store: Store, experiment: str, trials: Sequence[Trial], recording: 
         rows = dict(zip(ended.index, zip(ended["outcome"], ended["steps"], ended["seconds"], strict=True), strict=True))
         for key, spec in listed_specs(store, sweep):
             rest, budget = _without_budget(spec)
-            for trial in by_rest.get(rest, ()) if key in rows and budget is not None else ():
+            if key not in rows or budget is None:
+                continue
+            for trial in by_rest.get(rest, ()):
                 outcome, steps, seconds = rows[key]
                 one = _Earlier(key, sweep, Outcome(outcome), int(steps), float(seconds))
                 worthy = trial.trial_id not in best or one.worth > best[trial.trial_id].worth

@@ -146,7 +146,7 @@ def listed_specs(store: Store, sweep: SweepSummary) -> Iterator[tuple[str, dict[
     with translated(store.display):
         table = Artifacts(store, store.client.get_run(sweep.parent_run_id)).table(layout.TRIALS_FILE, ["trial_id", "spec"])
     if table is not None:
-        specs = json.loads(f"[{','.join(table['spec'].to_pylist())}]")
+        specs = json.loads(f"[{','.join(map(str, table['spec'].to_pylist()))}]")
         yield from zip(table["trial_id"].to_pylist(), specs, strict=True)
 
 
