@@ -17,6 +17,7 @@ import pytest
 from orchestrator.errors import UsageError
 from orchestrator.storage.archive import Archive, writing
 from orchestrator.storage.detail import Detail
+from orchestrator.sweeps.remove import remove
 from orchestrator.sweeps.resume import grid_of
 from orchestrator.sweeps.share import Shared, export_sweep, import_sweep
 from orchestrator.tracking import layout
@@ -232,6 +233,21 @@ def test_ids_of_runs_that_are_taken_are_chosen_anew(origin: Store, local: Store,
     assert not set(one["run_id"]) & set(other["run_id"])
     pd.testing.assert_frame_equal(one.drop(columns="run_id"), other.drop(columns="run_id"))
     assert load_history(local, after).equals(load_history(origin, sweep))
+
+
+def test_a_sweep_keeps_its_trials_when_one_that_had_reused_them_came_first(
+    origin: Store, local: Store, shared: Any, tmp_path: Path
+) -> None:
+    first, sweep = shared
+    for one in (sweep, first):
+        export_sweep(origin, one, tmp_path / "x.zip")
+        import_sweep(local, tmp_path / "x.zip")
+    remove(local, find_sweep(local, sweep.sweep_id), [], str(tmp_path), with_reused=False)
+    here = find_sweep(local, first.sweep_id)
+    one, other = (load_runs(*where).drop(columns="run_id") for where in ((local, here), (origin, first)))
+    pd.testing.assert_frame_equal(one, other)
+    assert load_history(local, here).equals(load_history(origin, first))
+    assert set(trial_runs(local, here.parent_run_id)) == set("abx")
 
 
 @pytest.mark.parametrize("runs", ["sampled", "none"])

@@ -153,9 +153,11 @@ class Intake:
         ours = {run.data.tags[layout.TRIAL_ID]: run.info.run_id for run in written}
         taken = self._writer.present(list(wanted.values())) - set(ours.values())
         places = {trial_id: place for place, trial_id in enumerate(self._file.trials["trial_id"])}
+        # Not by the parent, whose id may be the one by which those were chosen that are taken.
+        salt = uuid.uuid4().hex
         for trial_id, run_id in wanted.items():
             if run_id in taken:
-                wanted[trial_id] = layout.run_id(parent.info.run_id, self._file.about.started, places[trial_id], trial_id, 1)
+                wanted[trial_id] = layout.run_id(salt, self._file.about.started, places[trial_id], trial_id, 1)
         return wanted | ours
 
     def _end(self, parent: Run) -> None:
