@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -80,6 +81,19 @@ class SweepFolder:
     def remove(self) -> None:
         """Remove the folder with all that is in it."""
         self.storage.remove_folder(self.name)
+
+
+def folder_of(storage: Storage, experiment: str, sweep_id: str, tracking: str) -> SweepFolder:
+    """Return the folder of a sweep in the MLflow store ``tracking``.
+
+    Another store may have the same sweep, since it can be exported and imported. Who comes second to a storage has a folder of another name.
+    """
+    first = SweepFolder(storage, experiment, sweep_id)
+    second = SweepFolder(storage, experiment, f"{sweep_id}-{hashlib.sha256(tracking.encode()).hexdigest()[:8]}")
+    there = first.description()
+    if there is not None and there.tracking == tracking:
+        return first
+    return second if there is not None or second.description() is not None else first
 
 
 def folders(storage: Storage, experiment: str | None = None) -> Iterator[tuple[SweepFolder, Description]]:

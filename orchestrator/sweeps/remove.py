@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.errors import UsageError
 from orchestrator.storage.base import open_storage
-from orchestrator.storage.folder import SweepFolder
+from orchestrator.storage.folder import SweepFolder, folder_of
 from orchestrator.sweeps.resume import is_alive
 from orchestrator.tracking import layout
 
@@ -40,7 +40,8 @@ def prepare(store: Store, sweep: SweepSummary, but: Collection[str], storage: st
     if is_alive(sweep):
         where = sweep.tags.get(layout.HOST, "another machine")
         raise UsageError(f"sweep {sweep.sweep_id} is running on {where}: `orchestrate cancel {sweep.sweep_id}` ends it")
-    folder = SweepFolder(open_storage(storage or sweep.tags.get(layout.STORAGE)), sweep.experiment, sweep.sweep_id)
+    place = open_storage(storage or sweep.tags.get(layout.STORAGE))
+    folder = folder_of(place, sweep.experiment, sweep.sweep_id, store.display)
     return Removal(sweep, reused_by_others(store, sweep, but), folder, len(folder.spool.names()))
 
 

@@ -153,15 +153,17 @@ def settle(store: Store, storage: Storage, experiment: str, turn: Turn) -> tuple
     sweeps = {sweep.sweep_id: sweep for sweep in list_sweeps(store, experiment, count=False)}
     stopped, unknown = [], []
     for folder, description in folders(storage, experiment):
+        if description.tracking != store.display:
+            # Not even if its sweep is here: that may be a copy, from a file.
+            continue
         sweep = sweeps.get(description.sweep_id)
         if sweep is None:
-            if description.tracking == store.display:
-                if folder.is_idle and description.machine == liveness.machine():
-                    # It died before MLflow had heard of it.
-                    folder.remove()
-                    continue
-                stopped.append(folder)
-                unknown += [description.sweep_id] if folder.spool.names() else []
+            if folder.is_idle and description.machine == liveness.machine():
+                # It died before MLflow had heard of it.
+                folder.remove()
+                continue
+            stopped.append(folder)
+            unknown += [description.sweep_id] if folder.spool.names() else []
             continue
         if is_alive(sweep):
             continue
@@ -236,11 +238,13 @@ def sync(store: Store, storage: Storage, sweep_id: str | None) -> Iterator[Synce
         if sweep_id is not None and not description.sweep_id.startswith(sweep_id):
             continue
         sweeps = {sweep.sweep_id: sweep for sweep in list_sweeps(store, description.experiment, count=False)}
-        sweep = sweeps.get(description.sweep_id)
-        if sweep is None:
-            waiting = len(folder.spool.names()) if description.tracking == store.display else 0
+        sweep, here = sweeps.get(description.sweep_id), description.tracking == store.display
+        if sweep is None or not here:
+            # Of a sweep that is in another store there may be a copy here, from a file.
+            waiting = len(folder.spool.names()) if here or sweep is not None else 0
+            state = "its run is not there, restore it" if here else f"they are for {description.tracking}"
             if waiting:
-                yield Synced(description.sweep_id, description.experiment, 0, f"{waiting} batches wait: its run is not there, restore it")
+                yield Synced(description.sweep_id, description.experiment, 0, f"{waiting} batches wait: {state}")
             continue
         if is_alive(sweep):
             continue

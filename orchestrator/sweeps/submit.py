@@ -22,7 +22,7 @@ from orchestrator.planning.pack import steps_left
 from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.storage.base import Storage, open_storage
 from orchestrator.storage.detail import Detail
-from orchestrator.storage.folder import Description, SweepFolder
+from orchestrator.storage.folder import Description, SweepFolder, folder_of
 from orchestrator.sweeps.hire import connected, crews_of
 from orchestrator.sweeps.run import Run, StopRequest, watched
 from orchestrator.tracking import layout
@@ -173,7 +173,7 @@ class _Beginning:
     @contextmanager
     def folder(self) -> Iterator[SweepFolder]:
         """Provide the sweep's folder; it goes again if nothing came of the sweep."""
-        grid, folder = self.grid, SweepFolder(self.storage, self.grid.name, self.sweep_id)
+        grid, folder = self.grid, folder_of(self.storage, self.grid.name, self.sweep_id, self.store.display)
         fresh = folder.description() is None
         description = Description(self.sweep_id, grid.name, self.store.display, self.tag, liveness.machine(), grid.files.names)
         described = False

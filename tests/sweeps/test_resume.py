@@ -202,6 +202,21 @@ def test_a_sweep_that_is_taken_up_keeps_its_order(died: Died, store: Store) -> N
         assert [trial.trial_id for trial in beginning._trials()] == order.split()
 
 
+def test_a_sweep_that_another_store_has_too_has_a_folder_of_its_own(died: Died, store: Store) -> None:
+    sweep, _, folder = died("a b", written="a")
+    found = find(store, died.storage, sweep.experiment, ALONE, names(sweep), RECORDING, fresh=False)
+    grid = SimpleNamespace(name=sweep.experiment, files=SimpleNamespace(names={}, contents={}))
+    with _Beginning(grid, Options(), store, died.storage, RECORD, found).folder() as own:  # type: ignore[arg-type]
+        assert own.name == folder.name
+    theirs = replace(folder.description(), tracking="http://another")  # type: ignore[type-var]
+    folder.describe(theirs, {})
+    for _ in range(2):
+        with _Beginning(grid, Options(), store, died.storage, RECORD, found).folder() as own:  # type: ignore[arg-type]
+            assert own.name != folder.name
+        assert folder.description() == theirs
+    assert [one.name for one in settle(store, died.storage, sweep.experiment, ALONE)[0]] == [own.name]
+
+
 # -------------------------------------------------------------------------------------------------------------- half a sweep
 
 

@@ -14,17 +14,22 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from orchestrator import liveness
 from orchestrator.errors import UsageError
 from orchestrator.storage.archive import Archive, writing
+from orchestrator.storage.base import LocalStorage
 from orchestrator.storage.detail import Detail
+from orchestrator.storage.folder import Description, SweepFolder, folder_of
+from orchestrator.storage.spool import Batch
 from orchestrator.sweeps.remove import remove
-from orchestrator.sweeps.resume import grid_of
+from orchestrator.sweeps.resume import grid_of, settle, sync
 from orchestrator.sweeps.share import Shared, export_sweep, import_sweep
 from orchestrator.tracking import layout
 from orchestrator.tracking.read.factors import load_factors
 from orchestrator.tracking.read.queries import SweepSummary, find_finished, find_sweep, list_sweeps
 from orchestrator.tracking.read.tables import failures, load_history, load_runs, lost
 from orchestrator.tracking.store import Store, open_store
+from orchestrator.tracking.turns import ALONE
 from orchestrator.tracking.write.bulk import BulkRunWriter
 from orchestrator.tracking.write.parent import SweepInfo
 from orchestrator.tracking.write.writer import SweepWriter
@@ -250,6 +255,30 @@ def test_a_sweep_keeps_its_trials_when_one_that_had_reused_them_came_first(
     assert set(trial_runs(local, here.parent_run_id)) == set("abx")
 
 
+def test_a_copy_leaves_the_folder_of_the_sweep_that_it_came_from(
+    origin: Store, local: Store, make_sweep: MakeSweep, make_result: MakeResult, tmp_path: Path
+) -> None:
+    info, storage = make_sweep("a b"), LocalStorage(tmp_path / "storage")
+    sweep = write(origin, info, make_result("a"), status="KILLED")
+    folder = SweepFolder(storage, sweep.experiment, sweep.sweep_id)
+    theirs = Description(sweep.sweep_id, sweep.experiment, origin.display, "", liveness.machine(), {})
+    folder.describe(theirs, {})
+    folder.spool.add(Batch("pack-0", (make_result("b"),), {"b": {}}, {layout.RECORD: sweep.tags[layout.RECORD]}))
+    export_sweep(origin, sweep, tmp_path / "x.zip")
+    import_sweep(local, tmp_path / "x.zip")
+    copy = find_sweep(local, sweep.sweep_id)
+    assert settle(local, storage, sweep.experiment, ALONE) == ([], [])
+    assert [done.state for done in sync(local, storage, None)] == [f"1 batches wait: they are for {origin.display}"]
+    own = folder_of(storage, sweep.experiment, sweep.sweep_id, local.display)
+    own.describe(replace(theirs, tracking=local.display), {})
+    assert [one.name for one in settle(local, storage, sweep.experiment, ALONE)[0]] == [own.name]
+    remove(local, copy, [], storage.url, with_reused=False)
+    assert own.description() is None
+    assert folder.description() == theirs
+    assert [done.delivered for done in sync(origin, storage, None)] == [1]
+    assert folder.description() is None
+
+
 @pytest.mark.parametrize("runs", ["sampled", "none"])
 def test_trials_without_runs_are_taken_in_as_they_are(
     origin: Store, local: Store, make_sweep: MakeSweep, make_result: MakeResult, tmp_path: Path, runs: str, monkeypatch: pytest.MonkeyPatch
@@ -294,7 +323,6 @@ def test_a_sweep_that_runs_is_taken_in_as_one_that_was_interrupted(
 
 def test_the_grids_data_files_travel(origin: Store, local: Store, make_sweep: MakeSweep, tmp_path: Path, make_result: MakeResult) -> None:
     from orchestrator.grid import load_grid
-    from orchestrator.storage.base import LocalStorage
     from orchestrator.tracking.write.parent import TrialRow
 
     folder = tmp_path / "grids"
