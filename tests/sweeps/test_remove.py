@@ -29,7 +29,7 @@ from orchestrator.tracking.store import Store
 from orchestrator.tracking.sweep_file import SweepFile
 from orchestrator.tracking.turns import experiment_turn
 from orchestrator.tracking.uris import is_http
-from orchestrator.tracking.write.delivery import take
+from orchestrator.tracking.write.delivery import complete, take
 from orchestrator.tracking.write.edits import children
 from orchestrator.tracking.write.parent import SweepInfo
 from orchestrator.tracking.write.removal import _take_over, hand_over, reused_by_others
@@ -154,6 +154,26 @@ def test_sweeps_that_go_together_keep_nothing_of_each_other(
         remove(store, sweep, ids, str(tmp_path), with_reused=False)
     assert read(store, third) == before
     assert set(trial_runs(store, third.parent_run_id)) == set("bcf")
+
+
+def test_what_a_sweep_failed_at_and_another_has_finished_counts_once(
+    local: Store, make_sweep: MakeSweep, make_result: MakeResult, tmp_path: Path
+) -> None:
+    info = make_sweep("a b c")
+    with SweepWriter(local, info) as writer:
+        writer.add("pack-0", [make_result("a"), *(make_result(name, Outcome.FAILED, rows=0, error="no") for name in "bc")])
+        writer.close("KILLED")
+    sweep = find_sweep(local, info.sweep_id)
+    first = write(local, make_sweep("b"), make_result("b"))
+    write(local, make_sweep("c"), make_result("c"))
+    found = find_finished(local, info.experiment, {"b", "c"}, info.record)
+    take(local, local.client.get_run(sweep.parent_run_id), found)
+    assert load_runs(local, again(local, sweep))["outcome"].tolist() == ["converged"] * 3
+    assert complete(local, sweep) == 0
+    assert (again(local, sweep).counts["converged"], again(local, sweep).counts["failed"], again(local, sweep).reused) == (1, 0, 2)
+    remove(local, first, [], str(tmp_path), with_reused=False)
+    assert load_runs(local, again(local, sweep))["outcome"].tolist() == ["converged"] * 3
+    assert (again(local, sweep).counts["converged"], again(local, sweep).counts["failed"], again(local, sweep).reused) == (2, 0, 1)
 
 
 @pytest.mark.parametrize(("store", "detail"), HOLDINGS[:1], indirect=True)

@@ -16,7 +16,7 @@ from orchestrator.errors import TrackingUnavailable, UsageError
 from orchestrator.tracking import layout
 from orchestrator.tracking.read.artifacts import Artifacts
 from orchestrator.tracking.read.queries import SweepSummary
-from orchestrator.tracking.read.results import ended_trials, from_runs, texts
+from orchestrator.tracking.read.results import ended_trials, finished, from_runs, texts
 from orchestrator.tracking.read.runs import runs_by_id
 from orchestrator.tracking.store import Store, translated
 from workloads.training.trial_state import Outcome
@@ -157,6 +157,22 @@ def trial_order(store: Store, parent_run_id: str) -> list[str]:
     return [] if table is None else [str(trial_id) for trial_id in table["trial_id"].to_pylist()]
 
 
+def reused_trials(store: Store, parent_run_id: str) -> set[str]:
+    """Return the ids of the trials of a sweep that it lists as other sweeps'; none if its list is missing."""
+    with translated(store.display):
+        table = Artifacts(store, store.client.get_run(parent_run_id)).table(layout.TRIALS_FILE)
+    if table is None:
+        return set()
+    trials = table.to_pandas()
+    return set(trials["trial_id"][is_reused(trials)])
+
+
+def is_reused(trials: pd.DataFrame) -> pd.Series[bool]:
+    """Return of each trial in a sweep's list whether it is another sweep's. Older lists say which run it is, and not of which sweep."""
+    runs = trials["reused_run_id"].notna()
+    return runs | trials["reused_from"].notna() if "reused_from" in trials else runs
+
+
 def count_deleted(store: Store, sweep: SweepSummary) -> int:
     """Return how many trials had ended whose runs were deleted."""
     with translated(store.display):
@@ -223,9 +239,12 @@ def find_trials(store: Store, sweep: SweepSummary, *, measures: bool = True) -> 
     """Return the trials of a sweep with what they have come to, and their final ``measures``. Raises what MLflow's client raises."""
     own = store.client.get_run(sweep.parent_run_id)
     trials, parents = _trials(store, own), {sweep.parent_run_id: own}
-    parts = [ended_trials(store, own, measures=measures).assign(parent=sweep.parent_run_id)]
+    reused = trials[is_reused(trials)]
+    mine = ended_trials(store, own, measures=measures)
+    # It may have failed at what another sweep has finished since.
+    mine = mine[~mine.index.isin(reused["trial_id"]) | mine.index.isin(finished(mine).index)]
+    parts = [mine.assign(parent=sweep.parent_run_id)]
     # Those that other sweeps ran, sweep by sweep.
-    reused = trials[trials["reused_from"].notna() | trials["reused_run_id"].notna()]
     for source, some in reused.groupby(reused["reused_from"].fillna("")):
         parent = run_of(store, str(source))
         if parent is not None:

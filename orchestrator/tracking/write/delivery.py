@@ -13,6 +13,7 @@ from orchestrator.tracking.factors import encode_factors, factors_of, is_small
 from orchestrator.tracking.read import queries
 from orchestrator.tracking.read.results import Source
 from orchestrator.tracking.read.runs import search, tag_is
+from orchestrator.tracking.read.tables import reused_trials
 from orchestrator.tracking.store import Store, translated
 from orchestrator.tracking.turns import Turn
 from orchestrator.tracking.write.artifacts import put_files
@@ -172,10 +173,10 @@ def remove_begun(store: Store, experiment_id: str, parent_id: str) -> None:
 def complete(store: Store, sweep: queries.SweepSummary) -> int:
     """Say of a sweep that it is finished if all of its trials have an outcome. Returns how many have none."""
     trials = queries.own_trials(store, sweep)
-    outcomes = Counter(trials["outcome"][~trials["gone"]])
-    with translated(store.display):
-        # Some may have been taken from other sweeps a moment ago.
-        reused = int(store.client.get_run(sweep.parent_run_id).data.tags.get(layout.REUSED, 0))
+    # Some may have been taken from other sweeps a moment ago, and have failed here before.
+    others = reused_trials(store, sweep.parent_run_id)
+    outcomes = Counter(trials["outcome"][~trials["gone"] & ~trials.index.isin(list(others))])
+    reused = len(others)
     left = sweep.trials - reused - sum(outcomes.values())
     if not left and sweep.status != "FINISHED":
         remove_begun(store, sweep.experiment_id, sweep.parent_run_id)

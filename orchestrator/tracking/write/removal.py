@@ -13,7 +13,7 @@ from orchestrator.tracking.read.artifacts import Artifacts
 from orchestrator.tracking.read.queries import SweepSummary, list_sweeps, own_trials
 from orchestrator.tracking.read.results import Source
 from orchestrator.tracking.read.runs import experiments_of
-from orchestrator.tracking.read.tables import find_trials
+from orchestrator.tracking.read.tables import find_trials, is_reused
 from orchestrator.tracking.store import Store, translated
 from orchestrator.tracking.write.artifacts import put_files
 from orchestrator.tracking.write.delivery import take
@@ -100,7 +100,9 @@ def _take_over(store: Store, sweep: SweepSummary, taker: SweepSummary, parent: R
         store.tag(parent.info.run_id, layout.RUNS_IN, json.dumps(sorted(experiments)))
     retag(store, {str(row["run_id"]): _tags(row, taker) for _, row in own.iterrows()})
     counted = {name: name.removeprefix(layout.COUNT) for name in sorted(parent.data.metrics)}
-    outcomes = own_trials(store, taker)["outcome"].value_counts()
+    others = set(found.trials["trial_id"][is_reused(found.trials)]) - set(rows["trial_id"])
+    mine = own_trials(store, taker)["outcome"]
+    outcomes = mine[~mine.index.isin(list(others))].value_counts()
     store.measure(parent.info.run_id, {name: int(outcomes.get(key, 0)) for name, key in counted.items() if key in set(Outcome)})
     return rows
 
