@@ -86,7 +86,7 @@ class SweepFolder:
 def folder_of(storage: Storage, experiment: str, sweep_id: str, tracking: str) -> SweepFolder:
     """Return the folder of a sweep in the MLflow store ``tracking``.
 
-    Another store may have the same sweep, since it can be exported and imported. Who comes second to a storage has a folder of another name.
+    Another store may have the same sweep, since it can be exported and imported. Who comes second has a folder of another name.
     """
     first = SweepFolder(storage, experiment, sweep_id)
     second = SweepFolder(storage, experiment, f"{sweep_id}-{hashlib.sha256(tracking.encode()).hexdigest()[:8]}")

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from mlflow.tracking._tracking_service.utils import _get_store
 
@@ -24,6 +25,7 @@ from orchestrator.sweeps.share import export_sweep
 from orchestrator.tracking import layout
 from orchestrator.tracking.read.factors import load_factors
 from orchestrator.tracking.read.queries import SweepSummary, find_finished, find_sweep, list_sweeps
+from orchestrator.tracking.read.results import Source
 from orchestrator.tracking.read.tables import load_history, load_runs, lost
 from orchestrator.tracking.store import Store
 from orchestrator.tracking.sweep_file import SweepFile
@@ -33,6 +35,7 @@ from orchestrator.tracking.write.delivery import complete, take
 from orchestrator.tracking.write.edits import children
 from orchestrator.tracking.write.parent import SweepInfo
 from orchestrator.tracking.write.removal import _take_over, hand_over, reused_by_others
+from orchestrator.tracking.write.traces import parquet_bytes, with_reused
 from orchestrator.tracking.write.writer import SweepWriter
 from tests.stores import NEEDS_POSTGRESQL, trial_runs
 from workloads.training.results import TrialResult
@@ -174,6 +177,11 @@ def test_what_a_sweep_failed_at_and_another_has_finished_counts_once(
     remove(local, first, [], str(tmp_path), with_reused=False)
     assert load_runs(local, again(local, sweep))["outcome"].tolist() == ["converged"] * 3
     assert (again(local, sweep).counts["converged"], again(local, sweep).counts["failed"], again(local, sweep).reused) == (2, 0, 1)
+
+
+def test_older_lists_say_of_a_trial_that_is_reused_only_which_run_it_is() -> None:
+    older = parquet_bytes(pa.table({"trial_id": ["a", "b", "c"], "reused_run_id": ["1", "2", None]}))
+    assert [with_reused(older, taken)[1] for taken in ({}, {"a": None}, {"c": Source("3", None)})] == [2, 1, 3]
 
 
 @pytest.mark.parametrize(("store", "detail"), HOLDINGS[:1], indirect=True)

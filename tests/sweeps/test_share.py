@@ -32,6 +32,7 @@ from orchestrator.tracking.store import Store, open_store
 from orchestrator.tracking.turns import ALONE
 from orchestrator.tracking.write.bulk import BulkRunWriter
 from orchestrator.tracking.write.parent import SweepInfo
+from orchestrator.tracking.write.removal import reused_by_others
 from orchestrator.tracking.write.writer import SweepWriter
 from tests.stores import trial_runs
 from workloads.training.results import TrialResult
@@ -189,6 +190,31 @@ def test_what_was_interrupted_looks_unfinished_and_can_be_done_again(origin: Sto
     assert len(trial_runs(store, done.parent_run_id)) == 6
     assert read(store, sweep.sweep_id, ids=keeps_ids(store)) == read(origin, sweep.sweep_id, ids=keeps_ids(store))
     assert import_sweep(store, tmp_path / "x.zip").known
+
+
+def test_one_that_was_begun_may_reuse_what_came_meanwhile(origin: Store, local: Store, shared: Any, tmp_path: Path) -> None:
+    first, sweep = shared
+    for name, one in (("x", sweep), ("y", first)):
+        export_sweep(origin, one, tmp_path / f"{name}.zip")
+
+    def interrupt(done: int, count: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        import_sweep(local, tmp_path / "x.zip", interrupt)
+    begun = find_sweep(local, sweep.sweep_id)
+    assert set(trial_runs(local, begun.parent_run_id)) == set("abcdef")
+    local.tag(begun.parent_run_id, layout.PROCESS, "1 #1")
+    import_sweep(local, tmp_path / "y.zip")
+    assert import_sweep(local, tmp_path / "x.zip").reused == 2
+    done = find_sweep(local, sweep.sweep_id)
+    assert (done.reused, sum(done.counts.values()), done.tags[layout.PROCESS]) == (2, 4, liveness.process())
+    assert set(trial_runs(local, done.parent_run_id)) == set("cdef")
+    here = find_sweep(local, first.sweep_id)
+    # Whatever its tag says.
+    local.tag(done.parent_run_id, layout.REUSED, "0")
+    (reuse,) = reused_by_others(local, here)
+    assert reuse.trials == {"a", "b"}
 
 
 def test_one_that_was_begun_and_then_run_here_is_the_run_ones(

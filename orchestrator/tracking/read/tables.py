@@ -24,6 +24,8 @@ from workloads.training.trial_state import Outcome
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
+REUSE = ("trial_id", "reused_run_id", "reused_from")
+"""Columns of a sweep's list of trials that say which of them are other sweeps'."""
 _CANDIDATES = 8
 """Trials named in an error message."""
 _SPEC_COLUMN = {"loss": "spec.loss"}
@@ -160,7 +162,7 @@ def trial_order(store: Store, parent_run_id: str) -> list[str]:
 def reused_trials(store: Store, parent_run_id: str) -> set[str]:
     """Return the ids of the trials of a sweep that it lists as other sweeps'; none if its list is missing."""
     with translated(store.display):
-        table = Artifacts(store, store.client.get_run(parent_run_id)).table(layout.TRIALS_FILE)
+        table = Artifacts(store, store.client.get_run(parent_run_id)).table(layout.TRIALS_FILE, REUSE)
     if table is None:
         return set()
     trials = table.to_pandas()

@@ -22,6 +22,7 @@ from orchestrator.tracking.write.artifacts import put_files
 from orchestrator.tracking.write.bulk import BulkRunWriter
 from orchestrator.tracking.write.client import run_writer
 from orchestrator.tracking.write.description import describe
+from orchestrator.tracking.write.edits import delete_runs
 from orchestrator.tracking.write.results import encode_rows
 from orchestrator.tracking.write.run_record import RunRecord, history
 from orchestrator.tracking.write.traces import parquet_bytes
@@ -80,19 +81,15 @@ class Intake:
         about, client = self._file.about, self._store.client
         files = {name: self._file.read(name) for name in self._file.own_files()} | {layout.TRIALS_FILE: self._trials()}
         if self._begun is not None:
-            parent = client.get_run(self._begun.parent_run_id)
-            put_files(parent.info.artifact_uri, files, self._store.uri)
-            return parent
+            return self._go_on(client.get_run(self._begun.parent_run_id), files)
         tags = {
             **taken_along(about.tags),
             layout.KIND: layout.SWEEP,
             layout.SWEEP_ID: about.sweep_id,
             layout.FORMAT: str(layout.WITH_RESULTS),
             layout.TRIALS: str(len(self._file.trials)),
-            layout.REUSED: str(len(self.reused)),
             layout.IMPORTING: "true",
-            layout.MACHINE: liveness.machine(),
-            layout.PROCESS: liveness.process(),
+            **self._stands(),
         }
         if isinstance(self._writer, BulkRunWriter):
             run_id = uuid.uuid4().hex if self._writer.present([about.run_id]) else about.run_id
@@ -101,6 +98,18 @@ class Intake:
         parent = client.create_run(self._experiment_id, start_time=about.started, tags=tags, run_name=about.name)
         put_files(parent.info.artifact_uri, files, self._store.uri)
         return parent
+
+    def _go_on(self, parent: Run, files: Mapping[str, bytes]) -> Run:
+        """Say of what was begun how it stands now: trials that were its own may be reused from a sweep that came meanwhile."""
+        ours = search(self._store, [self._experiment_id], tag_is(layout.PARENT, parent.info.run_id))
+        delete_runs(self._store, [run.info.run_id for run in ours if run.data.tags.get(layout.TRIAL_ID) in self.reused])
+        put_files(parent.info.artifact_uri, files, self._store.uri)
+        for key, value in self._stands().items():
+            self._store.tag(parent.info.run_id, key, value)
+        return parent
+
+    def _stands(self) -> dict[str, str]:
+        return {layout.REUSED: str(len(self.reused)), layout.MACHINE: liveness.machine(), layout.PROCESS: liveness.process()}
 
     def _trials(self) -> bytes:
         import pyarrow as pa

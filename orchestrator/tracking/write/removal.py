@@ -13,7 +13,7 @@ from orchestrator.tracking.read.artifacts import Artifacts
 from orchestrator.tracking.read.queries import SweepSummary, list_sweeps, own_trials
 from orchestrator.tracking.read.results import Source
 from orchestrator.tracking.read.runs import experiments_of
-from orchestrator.tracking.read.tables import find_trials, is_reused
+from orchestrator.tracking.read.tables import REUSE, find_trials, is_reused
 from orchestrator.tracking.store import Store, translated
 from orchestrator.tracking.write.artifacts import put_files
 from orchestrator.tracking.write.delivery import take
@@ -45,10 +45,10 @@ def reused_by_others(store: Store, sweep: SweepSummary, but: Collection[str] = (
     ended = own_trials(store, sweep)
     there, found = ended[~ended["gone"]], []
     for other in reversed(list_sweeps(store, count=False)):
-        if other.sweep_id in {sweep.sweep_id, *but} or not other.reused:
+        if other.sweep_id in {sweep.sweep_id, *but}:
             continue
         with translated(store.display):
-            table = Artifacts(store, store.client.get_run(other.parent_run_id)).table(layout.TRIALS_FILE)
+            table = Artifacts(store, store.client.get_run(other.parent_run_id)).table(layout.TRIALS_FILE, REUSE)
         if table is None:
             continue
         rows = table.to_pandas()

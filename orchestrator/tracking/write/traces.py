@@ -76,7 +76,7 @@ def with_reused(trials: bytes, reused: Mapping[str, Source | None]) -> tuple[byt
             pairs[place] = (None, None) if one is None else (one.parent_run_id, one.run_id)
     for name, values in (("reused_from", [pair[0] for pair in pairs]), ("reused_run_id", [pair[1] for pair in pairs])):
         table = table.set_column(table.schema.get_field_index(name), name, pa.array(values, pa.string()))
-    return parquet_bytes(table), sum(pair[0] is not None for pair in pairs)
+    return parquet_bytes(table), sum(pair != (None, None) for pair in pairs)
 
 
 def parquet_bytes(table: pa.Table) -> bytes:
