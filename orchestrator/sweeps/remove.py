@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -45,22 +45,36 @@ def prepare(store: Store, sweep: SweepSummary, but: Collection[str], storage: st
     return Removal(sweep, reused_by_others(store, sweep, but), folder, len(folder.spool.names()))
 
 
-def remove(store: Store, sweep: SweepSummary, but: Collection[str], storage: str | None, *, with_reused: bool) -> int:
-    """Delete a sweep and its folder; return how many runs of MLflow were. What other sweeps reuse becomes theirs, unless ``with_reused``.
+def remove(
+    store: Store,
+    sweeps: Sequence[SweepSummary],
+    storage: str | None,
+    *,
+    with_reused: bool,
+    removed: Callable[[SweepSummary, int], None] = lambda *_: None,
+) -> int:
+    """Delete sweeps and their folders; return how many runs of MLflow were. What other sweeps reuse becomes theirs, unless ``with_reused``.
 
-    Raises what `prepare` raises, and `orchestrator.errors.BusyError` if a process, of whatever machine, writes to its experiment, or to
-    that of a sweep that reuses some of it.
+    ``removed`` is told of each of them, with its runs. Raises what `prepare` raises, and `orchestrator.errors.BusyError` if a process, of
+    whatever machine, writes to an experiment of theirs, or to that of a sweep that reuses some of them; then none of them is deleted.
     """
     from orchestrator.tracking.turns import experiment_turn
     from orchestrator.tracking.write.removal import hand_over, remove_sweep
 
-    takers = [] if with_reused else prepare(store, sweep, but, storage).reused
+    ids, runs = [sweep.sweep_id for sweep in sweeps], 0
+    # The newest first: as long as one is there, those that it reuses are.
+    ordered = sorted(sweeps, key=lambda sweep: sweep.started, reverse=True)
+    takers = [] if with_reused else [taker.sweep for sweep in ordered for taker in prepare(store, sweep, ids, storage).reused]
     with ExitStack() as stack:
-        for name in sorted({sweep.experiment, *(taker.sweep.experiment for taker in takers)}):
+        for name in sorted({sweep.experiment for sweep in (*sweeps, *takers)}):
             stack.enter_context(experiment_turn(store, name, patient=False))
-        found = prepare(store, sweep, but, storage)
-        if not with_reused:
-            hand_over(store, sweep, found.reused)
-        # The run last: a sweep that has it can be deleted again.
-        found.folder.remove()
-        return remove_sweep(store, sweep)
+        found = [prepare(store, sweep, ids, storage) for sweep in ordered]
+        for one in found if not with_reused else ():
+            hand_over(store, one.sweep, one.reused)
+        for one in found:
+            # The run last: a sweep that has it can be deleted again.
+            one.folder.remove()
+            count = remove_sweep(store, one.sweep)
+            runs += count
+            removed(one.sweep, count)
+    return runs

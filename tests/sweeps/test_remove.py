@@ -115,7 +115,7 @@ def test_what_others_reuse_becomes_theirs(store: Store, three: list[SweepSummary
     found = prepare(store, first, [], storage)
     assert [(one.sweep.sweep_id, one.trials) for one in found.reused] == [(second.sweep_id, {"a", "c"}), (third.sweep_id, {"b", "c"})]
     # A trial that nobody reuses is what goes.
-    assert remove(store, first, [], storage, with_reused=False) == (2 if detail.runs == "all" else 1)
+    assert remove(store, [first], storage, with_reused=False) == (2 if detail.runs == "all" else 1)
     assert [sweep.sweep_id for sweep in list_sweeps(store, experiment)] == [third.sweep_id, second.sweep_id]
     assert [read(store, sweep) for sweep in (second, third)] == before
     assert [again(store, sweep).reused for sweep in (second, third)] == [0, 1]
@@ -138,7 +138,7 @@ def test_what_others_reuse_becomes_theirs(store: Store, three: list[SweepSummary
 @pytest.mark.parametrize(("store", "detail"), HOLDINGS[:4], indirect=True)
 def test_with_what_others_reuse(store: Store, three: list[SweepSummary], tmp_path: Path, detail: Detail) -> None:
     first, second, _ = three
-    assert remove(store, first, [], str(tmp_path), with_reused=True) == (5 if detail.runs == "all" else 1)
+    assert remove(store, [first], str(tmp_path), with_reused=True) == (5 if detail.runs == "all" else 1)
     assert load_runs(store, again(store, second))["outcome"].tolist() == ["converged", "deleted", "deleted"]
     assert children(store, store.client.get_run(first.parent_run_id)) == []
     for run_id in (first.parent_run_id, *load_runs(store, again(store, second))["run_id"][1:].dropna()):
@@ -153,10 +153,29 @@ def test_sweeps_that_go_together_keep_nothing_of_each_other(
     before = read(store, third)
     ids = [first.sweep_id, second.sweep_id]
     assert [one.trials for one in prepare(store, first, ids, str(tmp_path)).reused] == [{"b", "c"}]
-    for sweep in (first, second):
-        remove(store, sweep, ids, str(tmp_path), with_reused=False)
+    remove(store, [first, second], str(tmp_path), with_reused=False)
     assert read(store, third) == before
     assert set(trial_runs(store, third.parent_run_id)) == set("bcf")
+
+
+@pytest.mark.parametrize(("store", "detail"), HOLDINGS[:1], indirect=True)
+def test_sweeps_that_go_together_lose_nothing_that_one_which_stays_needs(
+    store: Store, three: list[SweepSummary], make_sweep: MakeSweep, make_result: MakeResult, tmp_path: Path, detail: Detail
+) -> None:
+    first, second, _ = three
+    other = write(store, replace(make_sweep("g"), experiment=f"{first.experiment} too"), make_result("g"))
+    before = [read(store, sweep) for sweep in (*three, other)]
+    with experiment_turn(store, other.experiment), pytest.raises(BusyError):
+        remove(store, [first, second, other], str(tmp_path), with_reused=False)
+    assert [read(store, sweep) for sweep in (*three, other)] == before
+
+    def interrupt(sweep: SweepSummary, runs: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        remove(store, [first, second], str(tmp_path), with_reused=True, removed=interrupt)
+    assert second.sweep_id not in {sweep.sweep_id for sweep in list_sweeps(store)}
+    assert read(store, first) == before[0]
 
 
 def test_what_a_sweep_failed_at_and_another_has_finished_counts_once(
@@ -174,7 +193,7 @@ def test_what_a_sweep_failed_at_and_another_has_finished_counts_once(
     assert load_runs(local, again(local, sweep))["outcome"].tolist() == ["converged"] * 3
     assert complete(local, sweep) == 0
     assert (again(local, sweep).counts["converged"], again(local, sweep).counts["failed"], again(local, sweep).reused) == (1, 0, 2)
-    remove(local, first, [], str(tmp_path), with_reused=False)
+    remove(local, [first], str(tmp_path), with_reused=False)
     assert load_runs(local, again(local, sweep))["outcome"].tolist() == ["converged"] * 3
     assert (again(local, sweep).counts["converged"], again(local, sweep).counts["failed"], again(local, sweep).reused) == (2, 0, 1)
 
@@ -209,7 +228,7 @@ def test_what_was_interrupted_can_be_done_again(
     assert reused_by_others(store, first) == []
     assert [set(load_runs(store, again(store, sweep))["trial_id"]) for sweep in (second, third)] == [set("eac"), set("cbf")]
     assert [again(store, sweep).reused for sweep in (second, third)] == [0, 1]
-    remove(store, first, [], str(tmp_path), with_reused=False)
+    remove(store, [first], str(tmp_path), with_reused=False)
     assert [read(store, sweep) for sweep in (second, third)] == before
 
 
@@ -228,8 +247,8 @@ def test_sweeps_of_other_experiments_keep_what_they_reuse(
     other = write(store, replace(make_sweep("g d", reused=reused), experiment=f"{first.experiment} too"), make_result("g"))
     before = [read(store, sweep) for sweep in (*three[1:], other)]
     with experiment_turn(store, other.experiment), pytest.raises(BusyError):
-        remove(store, first, [], str(tmp_path), with_reused=False)
-    remove(store, first, [], str(tmp_path), with_reused=False)
+        remove(store, [first], str(tmp_path), with_reused=False)
+    remove(store, [first], str(tmp_path), with_reused=False)
     monkeypatch.setattr("orchestrator.tracking.read.results._FEW", 1)
     assert [read(store, sweep) for sweep in (*three[1:], other)] == before
     # What is deleted of it now is known to be, and can be given to others.
@@ -237,7 +256,7 @@ def test_sweeps_of_other_experiments_keep_what_they_reuse(
     export_sweep(store, found, tmp_path / "x.zip")
     with Archive(tmp_path / "x.zip") as archive:
         assert len(SweepFile(archive).runs) == 2
-    assert remove(store, found, [], str(tmp_path), with_reused=False) == 3
+    assert remove(store, [found], str(tmp_path), with_reused=False) == 3
     assert not children(store, store.client.get_run(other.parent_run_id))
 
 
@@ -247,7 +266,7 @@ def test_its_folder_goes_with_it(local: Store, make_sweep: MakeSweep, make_resul
     sweep = write(local, info, make_result("a"))
     folder = SweepFolder(storage, experiment, sweep.sweep_id)
     folder.describe(Description(sweep.sweep_id, experiment, local.display, "", liveness.machine(), {}), {"digest": b"data"})
-    remove(local, sweep, [], None, with_reused=False)
+    remove(local, [sweep], None, with_reused=False)
     assert folder.description() is None
     assert not storage.root.exists()
     assert list_sweeps(local, experiment) == []
@@ -258,13 +277,13 @@ def test_a_sweep_that_runs_is_refused(local: Store, make_sweep: MakeSweep, tmp_p
     here = {layout.MACHINE: liveness.machine(), layout.PROCESS: liveness.process(), layout.HOST: "here"}
     with SweepWriter(local, make_sweep("a", tags=here)) as writer:
         with pytest.raises(UsageError, match=r"is running on here: `orchestrate cancel"):
-            remove(local, find_sweep(local, writer.sweep_id), [], str(tmp_path), with_reused=False)
+            remove(local, [find_sweep(local, writer.sweep_id)], str(tmp_path), with_reused=False)
         assert local.status(writer.parent_run_id) == "RUNNING"
     # Elsewhere, whoever runs has the turn.
     with SweepWriter(local, make_sweep("a", tags=here | {layout.MACHINE: "elsewhere"})) as writer:
         sweep = find_sweep(local, writer.sweep_id)
         with experiment_turn(local, experiment), pytest.raises(BusyError, match="another process, on this machine, is writing"):
-            remove(local, sweep, [], str(tmp_path), with_reused=False)
+            remove(local, [sweep], str(tmp_path), with_reused=False)
         assert local.status(writer.parent_run_id) == "RUNNING"
 
 
@@ -278,6 +297,6 @@ def test_many_runs_are_changed_as_few(
     reused = find_finished(local, first.experiment, {"a", "b", "c"}, first.record)
     other = write(local, make_sweep("a b c", reused=reused))
     before = load_runs(local, again(local, other))
-    assert remove(local, sweep, [], str(tmp_path), with_reused=False) == 3
+    assert remove(local, [sweep], str(tmp_path), with_reused=False) == 3
     pd.testing.assert_frame_equal(load_runs(local, again(local, other)), before)
     assert set(trial_runs(local, other.parent_run_id)) == {"a", "b", "c"}

@@ -273,7 +273,7 @@ def test_a_sweep_keeps_its_trials_when_one_that_had_reused_them_came_first(
     for one in (sweep, first):
         export_sweep(origin, one, tmp_path / "x.zip")
         import_sweep(local, tmp_path / "x.zip")
-    remove(local, find_sweep(local, sweep.sweep_id), [], str(tmp_path), with_reused=False)
+    remove(local, [find_sweep(local, sweep.sweep_id)], str(tmp_path), with_reused=False)
     here = find_sweep(local, first.sweep_id)
     one, other = (load_runs(*where).drop(columns="run_id") for where in ((local, here), (origin, first)))
     pd.testing.assert_frame_equal(one, other)
@@ -298,7 +298,7 @@ def test_a_copy_leaves_the_folder_of_the_sweep_that_it_came_from(
     own = folder_of(storage, sweep.experiment, sweep.sweep_id, local.display)
     own.describe(replace(theirs, tracking=local.display), {})
     assert [one.name for one in settle(local, storage, sweep.experiment, ALONE)[0]] == [own.name]
-    remove(local, copy, [], storage.url, with_reused=False)
+    remove(local, [copy], storage.url, with_reused=False)
     assert own.description() is None
     assert folder.description() == theirs
     assert [done.delivered for done in sync(origin, storage, None)] == [1]

@@ -14,6 +14,7 @@ from orchestrator.tracking.uris import is_http
 
 if TYPE_CHECKING:
     from orchestrator.sweeps.remove import Removal
+    from orchestrator.tracking.read.queries import SweepSummary
 
 
 @click.command("rm")
@@ -48,11 +49,13 @@ def command(sweeps: tuple[str, ...], tracking_uri: str | None, storage: str | No
         if not click.confirm("delete?", err=True):
             click.echo("nothing was deleted", err=True)
             return
-    for sweep in found:
-        runs = remove(store, sweep, ids, storage, with_reused=with_reused)
-        click.echo(f"sweep {sweep.sweep_id} of {sweep.experiment} is deleted, with {runs:,} run{'s' if runs != 1 else ''} of MLflow")
+    remove(store, found, storage, with_reused=with_reused, removed=_print_removed)
     where = "URI`, on its server," if is_http(store.uri) else f"{store.display}`"
     click.echo(f"MLflow keeps what is deleted until `mlflow gc --backend-store-uri {where} deletes it for good", err=True)
+
+
+def _print_removed(sweep: SweepSummary, runs: int) -> None:
+    click.echo(f"sweep {sweep.sweep_id} of {sweep.experiment} is deleted, with {runs:,} run{'s' if runs != 1 else ''} of MLflow")
 
 
 def _print_removals(removals: Sequence[Removal], with_reused: bool) -> None:
