@@ -38,11 +38,15 @@ _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
 }
 
 
-MISSING = "needs a key that this trial does not have"
-
-
 class Undefined(ValueError):
     """A value that cannot be computed; the message says why."""
+
+
+class Missing(Undefined):
+    """A value that follows from a key that a trial does not have."""
+
+    def __init__(self) -> None:
+        super().__init__("needs a key that this trial does not have")
 
 
 def is_derived(value: object) -> bool:
@@ -67,7 +71,7 @@ def compute(expression: Expression, value_of: Callable[[str], Any]) -> Any:
     except ValueError as error:
         raise error if isinstance(error, Undefined) else Undefined("takes a root or a logarithm where there is none") from error
     if value is None:
-        raise Undefined(MISSING)
+        raise Missing
     if isinstance(value, complex) or (isinstance(value, float) and not math.isfinite(value)):
         raise Undefined("is not a finite number")
     if isinstance(value, int) and value.bit_length() > LARGEST_BITS:
@@ -110,8 +114,10 @@ def _value(node: ast.expr, given: Callable[[str], Any]) -> Any:
 
 
 def _number(value: Any) -> Any:
+    if value is None:
+        raise Missing
     if not isinstance(value, int | float):
-        raise Undefined("computes with what is no number" if value is not None else MISSING)
+        raise Undefined("computes with what is no number")
     return value
 
 
@@ -133,12 +139,18 @@ def _arithmetic(op: ast.operator, left: Any, right: Any) -> Any:
 
 
 def _compare(op: ast.cmpop, left: ast.expr, right: ast.expr, given: Callable[[str], Any]) -> bool:
-    one = _value(left, given)
+    try:
+        one = _value(left, given)
+        others = [_value(item, given) for item in (right.elts if isinstance(right, ast.List | ast.Tuple) else [right])]
+    except Missing:
+        return False
+    if one is None or None in others:
+        # As everywhere, no comparison with what is missing holds.
+        return False
     if isinstance(op, ast.In | ast.NotIn):
-        assert isinstance(right, ast.List | ast.Tuple), "passed the check"
-        return (one in [_value(item, given) for item in right.elts]) == isinstance(op, ast.In)
-    other = _value(right, given)
+        return (one in others) == isinstance(op, ast.In)
+    (other,) = others
     if isinstance(op, ast.Eq | ast.NotEq):
         return bool(one == other) == isinstance(op, ast.Eq)
-    # As everywhere, what is missing or no number is neither less nor more than anything.
+    # What is no number is neither less nor more than anything.
     return all(isinstance(side, int | float) for side in (one, other)) and _COMPARE[type(op)](one, other)

@@ -79,16 +79,17 @@ class Excludes:
 
     def _partial(self, item: Mapping[str, Any], path: Path) -> _Exclude | None:
         leaves = list(assignments(item, path, "", self._written.mistakes))
-        parts = self._written.by_part(leaves)
+        parts, known = self._written.by_part(leaves), spec_keys()
         for leaf in leaves:
-            known = spec_keys()
             if leaf.key not in known and leaf.key.partition(".")[0] in parts:
                 self._mistake(leaf.path, f"unknown key{nearest(leaf.key, known)}", leaf.key)
-                return None
+        if any(leaf.key not in known for leaf in leaves):
+            return None
+        wanted = [(leaf.key, _matcher(leaf.value, known[leaf.key])) for leaf in leaves]
 
         def meets(indices: Indices) -> bool:
             try:
-                return all(_matches(self._written.value(leaf.key, indices), leaf.value, spec_keys()[leaf.key]) for leaf in leaves)
+                return all(matches(self._written.value(key, indices)) for key, matches in wanted)
             except Undefined:
                 return False  # which is reported where it was written
 
@@ -111,11 +112,13 @@ def _point_of(axes: list[int]) -> Callable[[Indices], Any]:
     return operator.itemgetter(*axes) if axes else (lambda _: None)
 
 
-def _matches(value: Any, wanted: Any, depth: int) -> bool:
-    """Return whether a value is the one that is wanted, or among a list of them; ``depth`` is how deep lists are in such a value."""
-    if isinstance(wanted, list) and nesting(wanted) > depth:
-        return any(_matches(value, one, depth) for one in wanted)
-    return bool(_listed(value) == wanted)
+def _matcher(wanted: Any, depth: int) -> Callable[[Any], bool]:
+    """Return what tells whether a value is the one that is wanted, or among a list of them; ``depth`` is how deep lists are in one."""
+    options = wanted if isinstance(wanted, list) and nesting(wanted) > depth else [wanted]
+    if any(isinstance(option, list | dict) for option in options):
+        return lambda value: any(bool(_listed(value) == option) for option in options)
+    known = set(options)
+    return lambda value: not isinstance(value, list | tuple | dict) and value in known
 
 
 def _listed(value: Any) -> Any:

@@ -211,7 +211,7 @@ class _Seeds:
             point = tuple(indices[n] for n in self._expander.written.touching[key.partition(".")[0]])
             known = self._matters[key].get(point)
             if known is None or not known[0]:
-                self._matters[key][point] = (matters(spec), indices)
+                self._matters[key][point] = (matters(spec) or key in self._expander.written.named, indices)
 
     def mistakes(self) -> Iterator[Mistake]:
         """Yield each place where a seed was written that makes no difference to any trial."""

@@ -161,7 +161,11 @@ def _override(source: Source, overrides: Sequence[str], mistakes: list[Mistake])
         top = bare.partition(".")[0]
         if top in PARTS:
             points = _points(bare, value, mistakes, axis=bare != key)
-            if points:
+            # The last word counts, whatever was said of the same key before.
+            settings.pop(bare, None)
+            if points and not all(points):
+                mistakes.append(Mistake(("--set", key), bare, "must be a set of keys, and is empty"))
+            elif points:
                 settings[bare] = Override(bare, Axis(f"grid.{bare}", tuple(points)))
         elif top in ("record", "resources", "tracking") and "." in key:
             inner = source.data.get(top)

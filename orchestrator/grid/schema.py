@@ -39,7 +39,7 @@ def json_schema() -> dict[str, Any]:
     blocks = {
         "grid": together,
         "zip": {"anyOf": [together, {"type": "array", "items": together}]},
-        "random": {"type": "object", "additionalProperties": False, "properties": {"samples": whole, "seed": seed, **drawn}},
+        "random": {"type": "object", "additionalProperties": False, "properties": {**drawn, "samples": whole, "seed": seed}},
     }
     properties: dict[str, Any] = {
         "name": {"type": "string", "minLength": 1, "maxLength": 100},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -45,7 +46,13 @@ _EXPECTED = {
 
 def scalar_type(part: str) -> TypeAdapter[Any]:
     """Return the type of ``loss`` (the name of its kind), ``dtype`` or ``seed``."""
-    types: dict[str, Any] = {"loss": Literal[tuple(LOSSES)], "dtype": Dtype, "seed": Seed}
+    return _adapter(part, tuple(LOSSES))
+
+
+@cache
+def _adapter(part: str, losses: tuple[str, ...]) -> TypeAdapter[Any]:
+    # Made once for all values: there may be a hundred thousand seeds.
+    types: dict[str, Any] = {"loss": Literal[losses], "dtype": Dtype, "seed": Seed}
     return TypeAdapter(types[part])
 
 

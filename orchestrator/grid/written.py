@@ -26,8 +26,8 @@ Indices = tuple[int, ...]
 class Written:
     """The assignments of a grid, and what they come to in each trial; mistakes go to ``mistakes``.
 
-    ``touching`` are the axes that set something of a part, and ``deciding`` those that what it comes to depends on: values may be derived
-    from those of other parts.
+    ``named`` are the keys that derived values follow from; ``touching`` are the axes that set something of a part, and ``deciding`` those
+    that what it comes to depends on: values may be derived from those of other parts.
     """
 
     def __init__(self, fixed: Sequence[Assignment], axes: Sequence[Axis], mistakes: list[Mistake]) -> None:
@@ -37,6 +37,8 @@ class Written:
         self.points = [[self.by_part(point) for point in axis.points] for axis in axes]
         self.touching = {part: [n for n, axis in enumerate(self.points) if any(part in point for point in axis)] for part in PARTS}
         self._read: dict[tuple[Path, str], bool] = {}
+        self._known: tuple[Indices, dict[str, Any]] = ((), {})
+        self.named: set[str] = set()
         self._sources = self._read_derived()
         self.deciding = {part: self.axes_of(self._sources.get(part, {part})) for part in PARTS}
 
@@ -85,6 +87,7 @@ class Written:
         if (path, text) not in self._read:
             try:
                 self._read[path, text] = self.knows_names(derivation(text), path, key)
+                self.named.update(name.partition("[")[0] for name in derivation(text).names)
             except ExpressionError as error:
                 self._read[path, text] = False
                 self.mistakes.append(Mistake(path, key, f"{shown(text)} {error}"))
@@ -147,9 +150,15 @@ class Written:
         What was not written has its default. Raises `orchestrator.grid.derived.Undefined` if it is derived, but cannot be computed.
         """
         key, _, position = name.partition("[")
-        left = self._left(key.partition(".")[0], indices)
-        last = next((a for a in reversed(left) if a.key == key), None)
-        value = self._settled(last, indices, asking) if last is not None else _default(key, left)
+        if self._known[0] != indices:
+            self._known = (indices, {})
+        known = self._known[1]
+        # Once a trial: values that follow from values that follow from others would be computed over and over.
+        if key not in known:
+            left = self._left(key.partition(".")[0], indices)
+            last = next((a for a in reversed(left) if a.key == key), None)
+            known[key] = self._settled(last, indices, asking) if last is not None else _default(key, left)
+        value = known[key]
         if not position:
             return value
         return value[int(position[:-1])] if isinstance(value, list | tuple) and int(position[:-1]) < len(value) else None

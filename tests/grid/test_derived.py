@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 import pytest
 
@@ -213,3 +214,55 @@ def test_a_long_axis_of_derived_values_is_expanded_once_a_point():
     many = {"samples": 2000, "init.scale": {"loguniform": [1e-3, 1]}}
     loaded = grid(fixed=fixed(optimizer={"lr": "= 0.1 * init.scale"}), random=many)
     assert all(t.spec.optimizer.lr == pytest.approx(0.1 * t.spec.init.scale, rel=1e-15) for t in loaded.trials)
+
+
+def test_seeds_matter_where_values_follow_from_them():
+    linear = {key: value for key, value in FIXED.items() if key != "init"} | {"factorization": {"kind": "linear"}}
+    for problem in ({"noise": {"std": 0.1, "seed": "= seed"}}, {"seed": "= seed"}):
+        loaded = grid(fixed={**linear, "problem": {**FIXED["problem"], **problem}}, seeds=4)
+        assert len(set(ids(loaded))) == 4
+    refused("has no effect: the trials that it is set for draw nothing", fixed=linear, seeds=4)
+
+
+@pytest.mark.parametrize(
+    ("condition", "left"),
+    [
+        ("init.scale != 0.3", 1),
+        ("init.scale not in [0.3]", 1),
+        ("init.scale * 2 > 0.1", 1),
+        ("optimizer.lr > 5", 2),
+        ("not init.scale > 0.05", 1),
+    ],
+)
+def test_no_comparison_with_a_key_that_a_trial_does_not_have_holds(condition, left):
+    """Nor one with a value that follows from it; but a negation of it does."""
+    cases = [{"optimizer.lr": "= 20 * init.scale"}, {**SOLVED}]
+    if left == 2:
+        refused("leaves out nothing", cases=cases, exclude=[condition])
+    else:
+        assert len(grid(cases=cases, exclude=[condition]).trials) == left
+
+
+def test_values_that_follow_from_values_are_computed_once():
+    """Forty times forty times forty additions, and so on: minutes, if each is computed whenever it is asked for."""
+    chain = ["stop.steps", "stop.check_every", "stop.consecutive", "problem.seed", "factorization.depth"]
+    sections = {"stop": {"loss": 0.1}, "problem": {}, "factorization": {}}
+    for key, after in pairwise(chain):
+        part, _, name = key.partition(".")
+        sections[part][name] = "= 2 + min(" + " + ".join([after] * 40) + ", 5)"
+    (trial,) = grid(fixed=fixed(**sections)).trials
+    assert trial.spec.stop.steps == 7
+
+
+def test_what_was_said_last_of_a_key_counts():
+    (trial,) = grid(["init.scale=0.1", "init={kind: orthogonal, scale: 0.3}", "init.scale=0.2"]).trials
+    assert (trial.spec.init.kind, trial.spec.init.scale) == ("orthogonal", 0.2)
+
+
+@pytest.mark.parametrize("override", ["init={}", "grid.init=[{}]"])
+def test_an_empty_set_of_keys_is_a_mistake(override):
+    refused("init: must be a set of keys, and is empty", [override])
+
+
+def test_a_misspelt_section_in_exclude_is_one_line():
+    refused("unknown key; did you mean seed", exclude=[{"sed": 1}], seeds=3)

@@ -70,6 +70,7 @@ def test_mistakes_are_caught(text):
         "name: x\nfixed: {optimizer: {lr: '= 0.1 / factorization.depth'}, problem.seed: = seed}",
         "name: x\ngrid: {optimizer.lr: [= 0.1 / factorization.depth, 0.1]}",
         "name: x\nzip: [{optimizer.lr: [0.1, 0.2]}, {init.scale: {logspace: [1e-3, 1, 2]}}]",
+        "name: x\nrandom: {samples: 2, seed: 0, optimizer.lr: {uniform: [0, 1]}}",
         "name: x\nexclude: [factorization.depth == 4 and optimizer.lr > 0.1, {factorization.depth: 3}]",
     ],
 )

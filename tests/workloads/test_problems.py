@@ -151,7 +151,8 @@ def test_of_a_file_of_ratings_some_are_held_out_and_the_rest_observed():
     [
         ({"observed": 25}, "problem.observed: is 25, but the file lists only 20 entries"),
         ({"observed": 18, "held_out": 3}, "problem.held_out: is 3, but of 20 entries that are known 18 are observed"),
-        ({"held_out": 20}, "problem.held_out: leaves nothing to train on"),
+        ({"held_out": 20}, "problem.held_out: is 20, which leaves nothing to train on of 20 entries that are known"),
+        ({"held_out": 60}, "problem.held_out: is 60, which leaves nothing to train on"),
         ({"seed": 3}, "problem.seed: has no effect: the data file says what is observed"),
     ],
 )

@@ -63,13 +63,13 @@ class Completion(Problem):
 
     def _count_conflicts(self, shape: tuple[int, ...]) -> Iterator[Conflict]:
         seen, known = self.observations() or 0, self._known()
-        if seen > known:
+        if self.held_out is not None and self.held_out_entries() >= known:
+            yield "problem.held_out", f"is {self.held_out}, which leaves nothing to train on of {known} entries that are known"
+        elif seen > known:
             of = f"shape {list(shape)} has only {self.size}" if known == self.size else f"the file lists only {known}"
             yield "problem.observed", f"is {self.observed}, but {of} entries"
         elif self.held_out is not None and seen + self.held_out_entries() > known:
             yield "problem.held_out", f"is {self.held_out}, but of {known} entries that are known {seen} are observed"
-        elif self.held_out is not None and self.observations() == 0:
-            yield "problem.held_out", "leaves nothing to train on"
 
     def _known(self) -> int:
         """Return the number of entries whose values are known, of which some are observed and some are held out."""
