@@ -198,6 +198,26 @@ def test_what_a_sweep_failed_at_and_another_has_finished_counts_once(
     assert (again(local, sweep).counts["converged"], again(local, sweep).counts["failed"], again(local, sweep).reused) == (2, 0, 1)
 
 
+def test_a_trial_that_was_given_away_is_found_where_it_is_now(
+    local: Store, make_sweep: MakeSweep, make_result: MakeResult, tmp_path: Path
+) -> None:
+    info = make_sweep("a b")
+    older = write(local, info, make_result("a"))
+    first = write(local, make_sweep("b"), make_result("b"))
+    found = find_finished(local, info.experiment, {"b"}, info.record)
+    take(local, local.client.get_run(older.parent_run_id), found)
+    remove(local, [first], str(tmp_path), with_reused=False)
+    where = find_finished(local, info.experiment, {"b"}, info.record)
+    assert where == {"b": Source(older.parent_run_id, found["b"].run_id)}
+    # A sweep may have heard of it before.
+    other = write(local, make_sweep("c b", reused=found), make_result("c"))
+    (reuse,) = reused_by_others(local, older)
+    assert (reuse.sweep.sweep_id, reuse.trials) == (other.sweep_id, {"b"})
+    before = read(local, other)
+    remove(local, [older], str(tmp_path), with_reused=False)
+    assert read(local, other) == before
+
+
 def test_older_lists_say_of_a_trial_that_is_reused_only_which_run_it_is() -> None:
     older = parquet_bytes(pa.table({"trial_id": ["a", "b", "c"], "reused_run_id": ["1", "2", None]}))
     assert [with_reused(older, taken)[1] for taken in ({}, {"a": None}, {"c": Source("3", None)})] == [2, 1, 3]

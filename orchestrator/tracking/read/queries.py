@@ -68,14 +68,16 @@ def finished_by_others(store: Store, experiment_id: str, parent_id: str, record:
 
 def _finished(store: Store, experiment: Experiment, record: str, wanted: frozenset[str] | None, but: str = "") -> dict[str, Source]:
     made: dict[str, Source] = {}
-    for parent in _parents(store, {experiment.experiment_id: experiment}, deleted=True):
+    parents = _parents(store, {experiment.experiment_id: experiment}, deleted=True)
+    # Those that were deleted last: their trials may have become those of sweeps that are there.
+    for parent in sorted(parents, key=lambda run: bool(run.info.lifecycle_stage == "deleted")):
         if wanted is not None and len(made) == len(wanted):
             break
         if parent.info.run_id == but or not layout.covers(parent.data.tags.get(layout.RECORD, layout.NOTHING), record):
             continue
         with translated(store.display):
             ended = ended_trials(store, parent, measures=False)
-        # Newest first, so the newest stays.
+        # Newest first, so the newest stays, of those that are there.
         made = {**sources(ended, parent.info.run_id, wanted), **made}
     return made
 

@@ -43,8 +43,9 @@ def reused_by_others(store: Store, sweep: SweepSummary, but: Collection[str] = (
     Raises `orchestrator.errors.TrackingUnavailable`.
     """
     ended = own_trials(store, sweep)
-    there, found = ended[~ended["gone"]], []
-    for other in reversed(list_sweeps(store, count=False)):
+    there, found, sweeps = ended[~ended["gone"]], [], list_sweeps(store, count=False)
+    parents = [other.parent_run_id for other in sweeps]
+    for other in reversed(sweeps):
         if other.sweep_id in {sweep.sweep_id, *but}:
             continue
         with translated(store.display):
@@ -52,10 +53,10 @@ def reused_by_others(store: Store, sweep: SweepSummary, but: Collection[str] = (
         if table is None:
             continue
         rows = table.to_pandas()
-        # Older lists say which run it is, and not of which sweep.
+        # Older lists say which run it is, and not of which sweep; others may name one that is not there any more, and gave it to this one.
         here = rows["reused_run_id"].isin(there["run_id"].dropna())
         if "reused_from" in rows:
-            here = (rows["reused_from"] == sweep.parent_run_id) | here & rows["reused_from"].isna()
+            here = (rows["reused_from"] == sweep.parent_run_id) | here & ~rows["reused_from"].isin(parents)
         if trials := frozenset(rows["trial_id"][here & rows["trial_id"].isin(there.index)]):
             found.append(Reuse(other, trials))
     return found
