@@ -35,6 +35,7 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 """The same content is to give the same bytes."""
 _DENSE = (".parquet", ".png", ".pdf")
 """Endings of files that are compressed already."""
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, KeyError, TypeError, RecursionError)
 """What reading a file raises that is no archive, or not the one that was written."""
 
@@ -129,12 +130,14 @@ class Archive:
             raise UsageError(f"{self.path} is no file of `orchestrate export`: it has no {MANIFEST}")
         if len(there) > MAX_FILES or max(sizes.values()) > MAX_FILE or sum(sizes.values()) > MAX_BYTES or sizes[MANIFEST] > MAX_MANIFEST:
             raise UsageError(f"{self.path} is larger than any sweep: it is not read")
+        if any(info.compress_type not in _COMPRESSIONS for info in there):
+            raise ValueError("it is compressed in another way than by deflation")
         manifest = json.loads(self._content(MANIFEST, sizes.pop(MANIFEST)))
         if manifest["format"] != FORMAT:
             raise UsageError(f"{self.path} is no file of `orchestrate export`: it is of the format {manifest['format']!r}")
         if manifest["version"] != VERSION:
             raise UsageError(f"{self.path} is of version {manifest['version']}, and this program reads version {VERSION}")
-        files: dict[str, dict[str, Any]] = manifest["files"]
+        files: dict[str, dict[str, Any]] = dict(manifest["files"])
         if len(there) != len(sizes) + 1 or sizes != {name: file["bytes"] for name, file in files.items()}:
             raise ValueError("its files are not those of its manifest")
         if wrong := [name for name in files if not _is_safe(name)]:

@@ -149,3 +149,23 @@ def test_other_formats_and_versions_are_named(tmp_path: Path) -> None:
         other.writestr("a.txt", "")
     with pytest.raises(UsageError, match=r"it has no manifest\.json"):
         Archive(tmp_path / "x.zip")
+
+
+@pytest.mark.parametrize("files", [[], "grid.yaml", 3, None, {"grid.yaml": []}])
+def test_a_manifest_with_something_else_than_files_is_damaged(tmp_path: Path, files: object) -> None:
+    path = written(tmp_path / "x.zip")
+    rewritten(path, {"manifest.json": manifest(path, files=files)})
+    with pytest.raises(UsageError, match=r"x\.zip is damaged: "):
+        Archive(path)
+
+
+@pytest.mark.parametrize("kind", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_only_what_is_stored_or_deflated_is_read(tmp_path: Path, kind: int) -> None:
+    path = written(tmp_path / "x.zip")
+    with zipfile.ZipFile(path) as old:
+        members = {name: old.read(name) for name in old.namelist()}
+    with zipfile.ZipFile(path, "w", kind) as new:
+        for name, content in members.items():
+            new.writestr(name, content)
+    with pytest.raises(UsageError, match="damaged: it is compressed in another way"):
+        Archive(path)
