@@ -11,7 +11,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from orchestrator.errors import UsageError, one_line
 from orchestrator.storage.archive import Archive
@@ -47,6 +47,25 @@ _WHOLE = {"attempt", "steps", "step", "started", "ended"}
 
 Id = Annotated[str, Field(pattern=r"^\w[\w-]{0,63}$")]
 Point = tuple[float, int, int]
+
+
+class _Record(BaseModel):
+    """What `orchestrator.tracking.layout.recording_tag` makes."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    measures: list[str] | None
+    points: int | None
+    steps: list[int] | str | None
+
+
+_TAGS: Mapping[str, TypeAdapter[Any]] = {
+    layout.RECORD: TypeAdapter(_Record),
+    layout.ATTEMPT: TypeAdapter(Annotated[int, Field(ge=1, le=MAX_ATTEMPTS)]),
+    layout.VARIES: TypeAdapter(list[str]),
+    layout.OVERRIDES: TypeAdapter(list[str]),
+}
+"""What tags of a sweep are, as JSON, that are read as more than text."""
 
 
 class About(BaseModel):
@@ -122,6 +141,13 @@ class SweepFile:
             raise self._wrong("a trial has no such number of steps or attempts")
         if not self.runs["run_id"].str.fullmatch("[0-9a-f]{32}").all():
             raise self._wrong("the id of a run is none of MLflow's")
+        for key in sorted(_TAGS.keys() & self.about.tags.keys()):
+            try:
+                _TAGS[key].validate_json(self.about.tags[key])
+            except ValidationError as error:
+                raise self._wrong(f"its tag {key}: {error.errors()[0]['msg']}") from error
+        if self.about.tags.get(layout.DETAIL, "all") not in ("all", "sampled", "none"):
+            raise self._wrong(f"its tag {layout.DETAIL} is none of all, sampled and none")
         self._check_contents()
 
     def _check_contents(self) -> None:

@@ -408,6 +408,12 @@ FORGERIES: dict[str, tuple[Callable[[dict[str, Any], dict[str, bytes]], Any], st
     "column": (lambda _, files: table(files, "results.parquet", lambda f: f.drop(columns="steps")), "no column steps"),
     "type": (lambda _, files: table(files, "results.parquet", lambda f: f.assign(steps="many")), r"results\.parquet: "),
     "json": (lambda _, files: table(files, "runs.parquet", lambda f: f.assign(tags="[")), "tags has something else than JSON"),
+    "record": (lambda about, _: about["tags"].update({layout.RECORD: '{"points": 3}'}), "its tag orchestrate.record: "),
+    "no record": (lambda about, _: about["tags"].update({layout.RECORD: "["}), "its tag orchestrate.record: "),
+    "attempt": (lambda about, _: about["tags"].update({layout.ATTEMPT: "often"}), "its tag orchestrate.attempt: "),
+    "varies": (lambda about, _: about["tags"].update({layout.VARIES: '{"a": 1}'}), "its tag orchestrate.varies: "),
+    "overrides": (lambda about, _: about["tags"].update({layout.OVERRIDES: "[3]"}), "its tag orchestrate.overrides: "),
+    "detail": (lambda about, _: about["tags"].update({layout.DETAIL: "some"}), "its tag orchestrate.runs is none of"),
     "ids": (lambda _, files: table(files, "runs.parquet", lambda f: f.assign(run_id=range(len(f)))), "none of MLflow's"),
 }
 
