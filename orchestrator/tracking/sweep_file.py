@@ -42,11 +42,14 @@ MLFLOWS = frozenset({layout.NOTE, layout.USER, layout.SOURCE_NAME, layout.COMMIT
 MAX_CELLS = 1 << 31
 """Most values in one table: a small file may hold as many as it likes."""
 MAX_ATTEMPTS = 1 << 20
+MAX_TIME = 1 << 44
+"""Latest time, in milliseconds since the epoch: some five hundred years after it."""
 _TEXTS = {"trial_id", "pack", "spec", "source", "run_id", "name", "tags", "params", "outcome", "trace", "factors", "error"}
 _WHOLE = {"attempt", "steps", "step", "started", "ended"}
 
 Id = Annotated[str, Field(pattern=r"^\w[\w-]{0,63}$")]
-Point = tuple[float, int, int]
+Time = Annotated[int, Field(ge=0, le=MAX_TIME)]
+Point = tuple[float, Time, Annotated[int, Field(ge=0, le=1 << 62)]]
 
 
 class _Record(BaseModel):
@@ -79,8 +82,8 @@ class About(BaseModel):
     run_id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
     name: Annotated[str, Field(max_length=250)]
     status: Literal["RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED"]
-    started: int
-    ended: int | None
+    started: Time
+    ended: Time | None
     points: Annotated[int, Field(ge=1, le=10_000)]
     tags: dict[Annotated[str, Field(max_length=250)], Annotated[str, Field(max_length=layout.TAG_LENGTH)]]
     metrics: dict[Annotated[str, Field(max_length=250)], list[Point]]
@@ -122,6 +125,8 @@ class SweepFile:
         table = self._table(name, {"trial_id"}, {"step"})
         if not {"trial_id", "step"} <= set(table.column_names):
             raise self._wrong(f"{name} has no column trial_id or step")
+        if table["step"].null_count or table["trial_id"].null_count:
+            raise self._wrong(f"{name} has rows of no trial or step")
         return table
 
     def _check(self) -> None:
@@ -160,6 +165,19 @@ class SweepFile:
         for folder, paths in ((layout.TRACES_FOLDER, self.results["trace"]), (layout.FACTORS_FOLDER, self.results["factors"])):
             if not paths.dropna().str.startswith(f"{folder}/").all():
                 raise self._wrong(f"there are {folder} elsewhere than in {folder}/")
+        self._check_times()
+
+    def _check_times(self) -> None:
+        """See that what becomes times of MLflow's can, and that traces can be read."""
+        if not all(self.runs[column].between(0, MAX_TIME).all() for column in ("started", "ended")):
+            raise self._wrong("a run has no such times")
+        seconds = self.results["seconds"]
+        # The points of a trace have times that follow from it.
+        needed = self.results["trace"].notna() & self.results["trial_id"].isin(self.runs["trial_id"])
+        if not (seconds.between(0, MAX_TIME / 1000) | seconds.isna() & ~needed).all():
+            raise self._wrong("a trial took no such time")
+        for name in self.results["trace"].dropna().unique():
+            self.trace_table(name)
 
     def _frame(self, name: str, columns: Sequence[str]) -> pd.DataFrame:
         if name not in self._archive.names:

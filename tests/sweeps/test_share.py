@@ -414,6 +414,11 @@ FORGERIES: dict[str, tuple[Callable[[dict[str, Any], dict[str, bytes]], Any], st
     "varies": (lambda about, _: about["tags"].update({layout.VARIES: '{"a": 1}'}), "its tag orchestrate.varies: "),
     "overrides": (lambda about, _: about["tags"].update({layout.OVERRIDES: "[3]"}), "its tag orchestrate.overrides: "),
     "detail": (lambda about, _: about["tags"].update({layout.DETAIL: "some"}), "its tag orchestrate.runs is none of"),
+    "seconds": (lambda _, files: table(files, "results.parquet", lambda f: f.assign(seconds=np.inf)), "took no such time"),
+    "no seconds": (lambda _, files: table(files, "results.parquet", lambda f: f.assign(seconds=np.nan)), "took no such time"),
+    "times": (lambda _, files: table(files, "runs.parquet", lambda f: f.assign(ended=1 << 62)), "a run has no such times"),
+    "began": (lambda about, _: about.update(started=-1), "started: "),
+    "steps": (lambda _, files: table(files, "traces/000000.parquet", lambda f: f.drop(columns="step")), "no column trial_id or step"),
     "ids": (lambda _, files: table(files, "runs.parquet", lambda f: f.assign(run_id=range(len(f)))), "none of MLflow's"),
 }
 
