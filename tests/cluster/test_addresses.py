@@ -84,7 +84,7 @@ def ended(request: http.server.BaseHTTPRequestHandler) -> None:
 
 def sweep(address: str) -> SweepSummary:
     tags = {layout.JOB: f"orchestrate-1 {address}", layout.MACHINE: "elsewhere", layout.PROCESS: "1 0"}
-    return SweepSummary("1", "x", "1", "RUNNING", 0.0, None, 1, {}, 0, "r", tags)
+    return SweepSummary("1", "x", "1", "RUNNING", 0.0, None, 1, {}, 0, "r", tags=tags)
 
 
 @pytest.mark.usefixtures("_token")

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.errors import TrackingUnavailable
 from orchestrator.tracking import layout
 from orchestrator.tracking.gathering import Gathering
 from orchestrator.tracking.read.artifacts import Artifacts
@@ -48,8 +49,14 @@ def reused_by_others(store: Store, sweep: SweepSummary, but: Collection[str] = (
     for other in reversed(sweeps):
         if other.sweep_id in {sweep.sweep_id, *but}:
             continue
-        with translated(store.display):
-            table = Artifacts(store, store.client.get_run(other.parent_run_id)).table(layout.TRIALS_FILE, REUSE)
+        try:
+            with translated(store.display):
+                table = Artifacts(store, store.client.get_run(other.parent_run_id)).table(layout.TRIALS_FILE, REUSE)
+        except TrackingUnavailable:
+            # Files of experiments that came by way of a server cannot be read from its database. What such a one reuses must not be lost.
+            if other.reused:
+                raise
+            continue
         if table is None:
             continue
         rows = table.to_pandas()
