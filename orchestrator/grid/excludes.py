@@ -93,7 +93,7 @@ class Excludes:
             except Undefined:
                 return False  # which is reported where it was written
 
-        sources = set().union(*(self._written.sources(Expression(leaf.key)) for leaf in leaves if leaf.key in spec_keys()))
+        sources = set().union(*(self._written.sources(Expression(leaf.key)) for leaf in leaves))
         return _Exclude(path, shown(item), meets, _point_of(self._written.axes_of(sources)))
 
     def leave_out(self, indices: Indices) -> bool:

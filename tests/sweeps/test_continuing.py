@@ -57,10 +57,14 @@ def sweeps(tmp_path_factory, template, cluster):
 
 
 def test_what_was_exhausted_goes_on_and_what_had_ended_is_not_trained(sweeps):
-    (few, *_), (more, notes, runs, *_), _, _ = sweeps
+    (few, _, before, *_), (more, notes, runs, *_), _, _ = sweeps
     assert (few.exhausted, few.converged, few.diverged) == (4, 2, 2)
     assert more.reused == 0
-    assert more.exhausted == 0 or more.converged > few.converged
+    setting = ["optimizer.kind", "optimizer.lr", "seed"]
+    ended = before[before["outcome"] != "exhausted"].merge(runs, on=setting, suffixes=("", " then"))
+    # Their seconds are those of their only training.
+    assert len(ended) == 4
+    assert ended["seconds then"].tolist() == pytest.approx(ended["seconds"].tolist(), rel=1e-3, abs=1e-6)
     assert "2 trials go on from where they were exhausted under another stop.steps" in notes
     assert "4 trials had ended under another stop.steps as they would now: they are not trained again" in notes
     assert (runs["stop.steps"] == 5000).all()
