@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from mlflow.tracking._tracking_service.utils import _get_store
+from sqlalchemy import create_engine, make_url, text
 
 from orchestrator import liveness
 from orchestrator.errors import BusyError, UsageError
@@ -37,6 +38,8 @@ from orchestrator.tracking.write.parent import SweepInfo
 from orchestrator.tracking.write.removal import _take_over, hand_over, reused_by_others
 from orchestrator.tracking.write.traces import parquet_bytes, with_reused
 from orchestrator.tracking.write.writer import SweepWriter
+from tests.servers import mlflow_server
+from tests.sharing import shared
 from tests.stores import NEEDS_POSTGRESQL, trial_runs
 from workloads.training.results import TrialResult
 from workloads.training.trial_state import Outcome
@@ -44,6 +47,24 @@ from workloads.training.trial_state import Outcome
 MakeSweep = Callable[..., SweepInfo]
 MakeResult = Callable[..., TrialResult]
 LARGE = {"W1": np.random.default_rng(0).standard_normal((100, 100))}
+
+
+@pytest.fixture(scope="module")
+def server(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server of these tests' own: what all sweeps of a store reuse is read before one is deleted, and others have many."""
+    folder = tmp_path_factory.mktemp("server")
+    shutil.copy(template, folder / "mlflow.db")
+    with mlflow_server(folder, f"sqlite:///{folder}/mlflow.db") as started:
+        yield started.uri
+
+
+@pytest.fixture(scope="module")
+def database() -> str:
+    """A database of these tests' own: in the one that tests share are sweeps whose files only a server can read."""
+    uri = make_url(shared("database"))
+    with create_engine(uri, isolation_level="AUTOCOMMIT").connect() as connection:
+        connection.execute(text("CREATE DATABASE removals"))
+    return uri.set(database="removals").render_as_string(hide_password=False)
 
 
 def write(store: Store, sweep: SweepInfo, *results: TrialResult) -> SweepSummary:
