@@ -1,20 +1,27 @@
-"""Reads the artifacts of a run: in place where they are files of this machine."""
+"""Reads the artifacts of a run: in place where they are files of this machine.
+
+Not by MLflow's client, which asks for the run again and looks for models at each file, and says of all that goes wrong meanwhile that
+the file is not there.
+"""
 
 from __future__ import annotations
 
 import json
 import tempfile
 from collections.abc import Callable, Collection, Sequence
-from functools import partial
-from pathlib import Path
+from functools import cached_property, partial
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from orchestrator.deadline import within
 from orchestrator.tracking import layout
+from orchestrator.tracking.bounded import TRANSFER_SECONDS, call_seconds
 from orchestrator.tracking.store import Store, translated
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from mlflow.entities import Run
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 
 class Artifacts:
@@ -24,9 +31,14 @@ class Artifacts:
         from mlflow.utils.file_utils import local_file_uri_to_path
         from mlflow.utils.uri import is_local_uri
 
-        self._client, self._run_id = store.client, run.info.run_id
-        uri = run.info.artifact_uri
-        self._folder = Path(local_file_uri_to_path(uri)) if is_local_uri(uri) else None
+        self._store, self._uri = store, run.info.artifact_uri
+        self._folder = Path(local_file_uri_to_path(self._uri)) if is_local_uri(self._uri) else None
+
+    @cached_property
+    def _repository(self) -> ArtifactRepository:
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        return get_artifact_repository(self._uri, tracking_uri=self._store.uri)
 
     def names(self, folder: str) -> list[str]:
         """Return the paths of the files in a folder of them, in order."""
@@ -34,20 +46,20 @@ class Artifacts:
             found = self._folder / folder
             names = [path.name for path in found.iterdir() if not path.name.startswith(".")] if found.is_dir() else []
             return sorted(f"{folder}/{name}" for name in names)
-        return sorted(file.path for file in self._client.list_artifacts(self._run_id, folder))
+        return sorted(file.path for file in within(call_seconds(), self._repository.list_artifacts, folder))
 
     def read(self, path: str) -> bytes | None:
         """Return a file; ``None`` if it is not there."""
-        from mlflow.exceptions import MlflowException
-
         if self._folder is not None:
             found = self._folder / path
             return found.read_bytes() if found.is_file() else None
         try:
             with tempfile.TemporaryDirectory(prefix="orchestrate-") as folder:
-                return Path(self._client.download_artifacts(self._run_id, path, folder)).read_bytes()
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                return Path(within(TRANSFER_SECONDS, self._repository.download_artifacts, path, folder)).read_bytes()
+        except Exception:
+            # Each kind of repository has an error of its own for what is not there.
+            parent = PurePosixPath(path).parent
+            if path in self.names("" if parent == PurePosixPath() else str(parent)):
                 raise
             return None
 

@@ -1,0 +1,54 @@
+"""Files among the artifacts of a run that are elsewhere."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from mlflow.entities import Run
+
+from orchestrator.tracking.read.artifacts import Artifacts
+from orchestrator.tracking.store import Store
+
+ROOT = "/api/2.0/mlflow-artifacts/artifacts"
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """An MLflow server that lists one file, and gives out none."""
+
+    def do_GET(self) -> None:
+        listing = self.path.startswith(f"{ROOT}?")
+        content = json.dumps({"files": [{"path": "there.parquet", "is_dir": False, "file_size": 1}]} if listing else {}).encode()
+        self.send_response(200 if listing else 403)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def refused(local: Store) -> Iterator[Run]:
+    """A run whose artifacts are with such a server."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    run = local.client.create_run("0")
+    run.info._artifact_uri = f"http://127.0.0.1:{server.server_address[1]}{ROOT}/0/run"
+    yield run
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_file_that_cannot_be_read_is_not_taken_for_a_missing_one(local: Store, refused: Run) -> None:
+    artifacts = Artifacts(local, refused)
+    assert artifacts.names("results") == ["results/there.parquet"]
+    with pytest.raises(Exception, match="403"):
+        artifacts.read("results/there.parquet")
+    with pytest.raises(Exception, match="403"):
+        artifacts.table("results/there.parquet")
+    assert artifacts.read("results/missing.parquet") is None
+    assert artifacts.table("missing.parquet") is None
