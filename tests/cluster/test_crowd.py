@@ -30,6 +30,7 @@ resources: {{engine: batched}}
 NAMES = ("one", "two", "three", "both", "both")
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 @pytest.mark.server
 @pytest.mark.skipif(bool(no_postgresql()), reason=no_postgresql() or "can run")

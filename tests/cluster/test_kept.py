@@ -223,6 +223,7 @@ def test_it_ends_with_all_that_belongs_to_it_and_a_sweep_on_it_can_go_on(machine
     assert machine.run("submit", "grid.yaml").returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 def test_it_ends_when_nobody_has_used_it_for_a_while(tmp_path, template):
     machine = Machine(tmp_path, template)

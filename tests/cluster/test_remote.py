@@ -165,6 +165,7 @@ def test_from_where_ports_are_closed_or_without_certificates_nobody_joins(cluste
     assert "if it wants TLS, set RAY_USE_TLS=1, RAY_TLS_CA_CERT" in plain.stdout
 
 
+@pytest.mark.slow
 def test_a_node_dies_cancel_from_outside_saves_and_resume_goes_on(cluster, client, store, work):
     sent = orchestrate(client, work, "submit", "endless.yaml", "--detach", "--json", "--checkpoint-every", "1", *address(client, store))
     assert sent.returncode == 0, sent.stderr

@@ -304,6 +304,7 @@ def test_a_job_at_its_time_limit_is_put_back_as_often_as_it_may_be(tmp_path, pro
     assert ("as often as it may be" in said) == (requeues == 1)
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_command_finds_ray_and_is_told_to_save_before_the_time_limit(tmp_path, programs):
     programs("srun", SRUN)

@@ -32,6 +32,7 @@ def work(tmp_path, template, cluster_address, monkeypatch):
     return work
 
 
+@pytest.mark.slow
 def test_the_shipped_notebook_runs(work):
     notebook = nbformat.read(NOTEBOOK, 4)
     NotebookClient(notebook, timeout=int(PATIENCE), resources={"metadata": {"path": str(work)}}).execute()

@@ -90,6 +90,7 @@ def test_two_machines_at_once(machines: tuple[Machine, Machine], server: str, ex
     assert list(finished(server, experiment).values()) == [1] * 4
 
 
+@pytest.mark.slow
 def test_a_machine_that_is_lost_is_stood_in_for_by_the_next(machines: tuple[Machine, Machine], server: str, experiment: str) -> None:
     one, two = machines
     lost = one.submit(GRID.format(name=experiment))
