@@ -39,8 +39,9 @@ KEPT_HERE = frozenset(
 """Tags that say where a sweep is or was: they are not taken along, or said anew."""
 MLFLOWS = frozenset({layout.NOTE, layout.USER, layout.SOURCE_NAME, layout.COMMIT})
 """Tags of MLflow's own that are taken along."""
-MAX_CELLS = 1 << 31
-"""Most values in one table: a small file may hold as many as it likes."""
+MAX_UNPACKED, MAX_FACTOR = 1 << 30, 100
+"""Bytes that a table may take in memory, and so many times those of its file: a small file may say that it holds any number of values."""
+_ROWS = 1 << 16
 MAX_ATTEMPTS = 1 << 20
 MAX_TIME = 1 << 44
 """Latest time, in milliseconds since the epoch: some five hundred years after it."""
@@ -194,10 +195,17 @@ class SweepFile:
         from pyarrow import parquet
 
         try:
-            with parquet.ParquetFile(io.BytesIO(self.read(name))) as file:
-                if file.metadata.num_rows * max(file.metadata.num_columns, 1) > MAX_CELLS:
-                    raise self._wrong(f"{name} is larger than any table of a sweep")
-                table = file.read()
+            content = self.read(name)
+            shared = [column for column in parquet.read_schema(io.BytesIO(content)).names if column in texts]
+            # A text that many rows share takes its place once, until its size with all of them is known.
+            with parquet.ParquetFile(io.BytesIO(content), read_dictionary=shared) as file:
+                left, batches = max(MAX_UNPACKED, MAX_FACTOR * len(content)), []
+                for batch in file.iter_batches(_ROWS):
+                    left -= sum(_bytes(column) for column in batch.columns)
+                    if left < 0:
+                        raise self._wrong(f"{name} is larger than any table of a sweep")
+                    batches.append(batch)
+                table = pa.Table.from_batches(batches, file.schema_arrow if not batches else None)
             text, number = pa.string(), pa.float64()
             types = [(column, text if column in texts else pa.int64() if column in whole else number) for column in table.column_names]
             return table.cast(pa.schema(types))
@@ -215,6 +223,17 @@ def taken_along(tags: Mapping[str, str]) -> dict[str, str]:
         # The rest leads to runs that are not there.
         kept[layout.NOTE] = own_note(kept[layout.NOTE])
     return {key: value for key, value in kept.items() if value or key != layout.NOTE}
+
+
+def _bytes(column: pa.Array[Any]) -> int:
+    """Return what the values of a column take where each of them has its own."""
+    import numpy as np
+    import pyarrow as pa
+
+    if not isinstance(column, pa.DictionaryArray):
+        return int(column.nbytes)
+    sizes = np.array([len(text or "") for text in column.dictionary.to_pylist()], np.int64)
+    return int(sizes[column.indices.drop_null().to_numpy()].sum()) + 8 * len(column)
 
 
 def _parsed(text: object) -> Any:

@@ -419,6 +419,10 @@ FORGERIES: dict[str, tuple[Callable[[dict[str, Any], dict[str, bytes]], Any], st
     "times": (lambda _, files: table(files, "runs.parquet", lambda f: f.assign(ended=1 << 62)), "a run has no such times"),
     "began": (lambda about, _: about.update(started=-1), "started: "),
     "steps": (lambda _, files: table(files, "traces/000000.parquet", lambda f: f.drop(columns="step")), "no column trial_id or step"),
+    "large": (
+        lambda _, files: table(files, "results.parquet", lambda f: pd.concat([f.assign(error="x" * 400_000)] * 1_500)),
+        r"results\.parquet is larger than any table",
+    ),
     "ids": (lambda _, files: table(files, "runs.parquet", lambda f: f.assign(run_id=range(len(f)))), "none of MLflow's"),
 }
 
