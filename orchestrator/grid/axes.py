@@ -96,27 +96,39 @@ def _below(key: str, prefix: str) -> bool:
     return key == prefix or key.startswith(f"{prefix}.")
 
 
-def _upward(key: str) -> Iterator[str]:
-    """Yield a dotted key, and those of the sections that it is in."""
-    while key:
+def parents(key: str) -> Iterator[str]:
+    """Yield the keys of the sections that a dotted key is in, from the innermost outwards."""
+    while key := key.rpartition(".")[0]:
         yield key
-        key = key.rpartition(".")[0]
 
 
 def assignments(value: object, path: Path, prefix: str, mistakes: list[Mistake]) -> Iterator[Assignment]:
-    """Yield the leaves of nested mappings under ``prefix``, with dotted keys; a key written twice, dotted and nested, is a problem."""
+    """Yield the leaves of nested mappings under ``prefix``, with dotted keys.
+
+    What would set nothing is a mistake: a key written twice, dotted and nested, one that a null after it takes away, and a section
+    without keys.
+    """
     seen: dict[str, Path] = {}
-    for leaf in _leaves(value, path, prefix):
+    within: dict[str, str] = {}
+    for leaf in _leaves(value, path, prefix, mistakes):
         if leaf.key in seen:
             mistakes.append(Mistake(leaf.path, leaf.key, "is given twice: once dotted and once nested"))
+        if leaf.value is None and leaf.key in within:
+            mistakes.append(Mistake(leaf.path, leaf.key, f"is null, which takes away {within[leaf.key]}, given beside it"))
+        within |= dict.fromkeys(parents(leaf.key), leaf.key)
         seen[leaf.key] = leaf.path
         yield leaf
 
 
-def _leaves(value: object, path: Path, prefix: str) -> Iterator[Assignment]:
+def _leaves(value: object, path: Path, prefix: str, mistakes: list[Mistake]) -> Iterator[Assignment]:
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            yield from _leaves(inner, (*path, key), f"{prefix}.{key}" if prefix else str(key))
+            below = f"{prefix}.{key}" if prefix else str(key)
+            if inner == {}:
+                mistakes.append(
+                    Mistake((*path, key), below, "is a section without keys, which sets nothing: give it some, or leave it out")
+                )
+            yield from _leaves(inner, (*path, key), below, mistakes)
     else:
         yield Assignment(prefix, value, path)
 
@@ -136,15 +148,15 @@ class AxisReader:
     def _check_owners(self, axes: Sequence[Axis], given: Sequence[Assignment] = ()) -> None:
         """Report keys that two axes set, or that an axis of a case sets and the case itself does."""
         owners = {a.key: "the case" for a in given}
-        above = {k: "the case" for a in given for k in _upward(a.key)}
+        above = {k: "the case" for a in given for k in (a.key, *parents(a.key))}
         for axis in axes:
             for key, path in axis.keys.items():
-                other = above.get(key) or next((owners[k] for k in _upward(key) if k in owners), None)
+                other = above.get(key) or next((owners[k] for k in (key, *parents(key)) if k in owners), None)
                 if other is not None:
                     self._mistake(path, key, f"is set by {other} already: one axis sets a key")
             owners.update(dict.fromkeys(axis.keys, axis.name))
             for key in axis.keys:
-                above |= {k: axis.name for k in _upward(key) if k not in above}
+                above |= {k: axis.name for k in (key, *parents(key)) if k not in above}
 
     def _mistake(self, path: Path, key: str, message: str) -> None:
         self.mistakes.append(Mistake(path, key, message))

@@ -38,11 +38,11 @@ class Excludes:
 
     def __init__(self, data: Mapping[str, Any], written: Written) -> None:
         self._written = written
-        listed = data.get("exclude") or []
-        if not isinstance(listed, list):
+        listed = data.get("exclude")
+        if not isinstance(listed, list | None):
             self._mistake(("exclude",), "must be a list of partial specs and conditions")
-            listed = []
-        found = [self._read(item, ("exclude", n)) for n, item in enumerate(listed)]
+            listed = None
+        found = [self._read(item, ("exclude", n)) for n, item in enumerate(listed or ())]
         self._items = [item for item in found if item is not None]
 
     def _mistake(self, path: Path, message: str, key: str = "exclude") -> None:

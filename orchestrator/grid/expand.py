@@ -49,11 +49,13 @@ class Expander:
 
     def __init__(self, data: Mapping[str, Any], overrides: Sequence[Override], files: Files, mistakes: list[Mistake]) -> None:
         self.mistakes, self.files = mistakes, files
-        fixed = data.get("fixed") or {}
-        if not isinstance(fixed, Mapping):
+        fixed = data.get("fixed")
+        if not isinstance(fixed, Mapping | None):
             mistakes.append(Mistake(("fixed",), "fixed", "must be a mapping of keys"))
-            fixed = {}
-        given, self.axes = overridden(list(assignments(fixed, ("fixed",), "", mistakes)), AxisReader(data, mistakes).read(), overrides)
+            fixed = None
+        given, self.axes = overridden(
+            list(assignments(fixed or {}, ("fixed",), "", mistakes)), AxisReader(data, mistakes).read(), overrides
+        )
         self.written = Written(given, self.axes, mistakes)
         self._excludes = Excludes(data, self.written)
         self._overridden = tuple(override.key for override in overrides)

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from orchestrator.grid.axes import Assignment
+from orchestrator.grid.axes import Assignment, parents
 from orchestrator.grid.model import SCALARS
 from orchestrator.grid.quoting import nearest, shown
 from orchestrator.grid.source import MAX_MISTAKES, Mistake, Path
@@ -59,8 +59,8 @@ def _adapter(part: str, losses: tuple[str, ...]) -> TypeAdapter[Any]:
 def build_scalar(part: str, given: Sequence[Assignment], mistakes: list[Mistake]) -> Any:
     """Return the value of ``loss``, ``dtype`` or ``seed``, or ``None`` after a mistake."""
     assignment = given[-1]
-    if assignment.key != part:
-        mistakes.append(Mistake(assignment.path, assignment.key, f"{part} is a single value, not a mapping"))
+    if below := next((a for a in given if a.key != part), None):
+        mistakes.append(Mistake(below.path, below.key, f"{part} is a single value, not a mapping"))
         return None
     try:
         value = scalar_type(part).validate_python(assignment.value, strict=True)
@@ -75,6 +75,9 @@ def build_section(part: str, given: Sequence[Assignment], mistakes: list[Mistake
     placed = {a.key: a for a in given}
     if part in placed:
         mistakes.append(Mistake(placed[part].path, part, f"must be a mapping of keys, not {shown(placed[part].value)}"))
+        return None
+    for above in {parent for key in placed for parent in parents(key)} & placed.keys():
+        mistakes.append(Mistake(placed[above].path, above, f"must be a mapping of keys, not {shown(placed[above].value)}"))
         return None
     values = nested({a.key[len(part) + 1 :]: a.value for a in placed.values()})
     model: type[Section] = Stop

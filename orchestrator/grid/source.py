@@ -112,7 +112,10 @@ def parse(text: str, name: str) -> Source:
 
 def parse_value(text: str, name: str) -> Any:
     """Parse a single value, as given to ``--set``. Raises `GridError`."""
-    return parse(f"value: {text}", name).data["value"]
+    read = parse(f"value: {text}", name).data
+    if len(read) > 1:
+        raise GridError([f"{name}: holds more than one value: what follows the first line is not part of it"])
+    return read["value"]
 
 
 @dataclass
