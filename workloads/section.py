@@ -44,6 +44,9 @@ Counts = Annotated[tuple[Count, ...], BeforeValidator(as_tuple)]
 Seed = Annotated[Whole, Field(ge=0, lt=2**63)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[Finite, Field(gt=0)]
+SMALLEST, LARGEST = 1e-152, 1e152
+"""Numbers whose squares, which losses and norms are made of, floating point holds as what they are."""
+Magnitude = Annotated[Positive, Field(ge=SMALLEST, le=LARGEST)]
 Shape = Annotated[tuple[Count, ...], BeforeValidator(as_tuple), Field(min_length=2, max_length=MAX_ORDER), AfterValidator(_dense)]
 
 MADE = "_made"

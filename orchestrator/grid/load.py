@@ -168,10 +168,12 @@ def _override(source: Source, overrides: Sequence[str], mistakes: list[Mistake])
             elif points:
                 settings[bare] = Override(bare, Axis(f"grid.{bare}", tuple(points)))
         elif top in ("record", "resources", "tracking") and "." in key:
-            inner = source.data.get(top)
-            source.data[top] = {**(inner if isinstance(inner, dict) else {}), key.partition(".")[2]: value}
+            inner, below = source.data.get(top), key.partition(".")[2]
+            source.data[top] = {**(inner if isinstance(inner, dict) else {}), below: value}
+            source.replaced[top, below] = key
         elif top in TOP and "." not in key:
             source.data[top] = value
+            source.replaced[top,] = key
         else:
             mistakes.append(Mistake(("--set", key), key, f"unknown key{nearest(top, [*PARTS, *TOP])}"))
     return list(settings.values())

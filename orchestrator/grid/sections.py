@@ -151,8 +151,10 @@ def _explain(
     hints = "".join(nearest(item["loc"][-1], known) for item in items if item["type"] == "extra_forbidden")
     for item in items:
         key, value = _locate(part, item["loc"], values)
-        path = _path(key, placed)
         kind = item["type"]
+        if kind == "missing" and not key.endswith(f".{item['loc'][-1]}"):
+            key += f".{item['loc'][-1]}"
+        path = _path(key, placed)
         if kind == "extra_forbidden":
             mistakes.append(Mistake(path, key, _unknown(key, part, values, known, others)))
         elif kind == "missing":

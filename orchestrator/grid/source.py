@@ -47,6 +47,8 @@ class Source:
     name: str
     data: dict[str, Any]
     marks: dict[Path, tuple[int, int]] = field(default_factory=dict)
+    replaced: dict[Path, str] = field(default_factory=dict)
+    """Paths at which ``--set`` put something else, with the key that it gave."""
 
     def where(self, path: Path) -> tuple[int, int]:
         """Line and column of ``path``, or of the nearest thing around it that has a position."""
@@ -54,12 +56,19 @@ class Source:
             path = path[:-1]
         return self.marks.get(path, (1, 1))
 
+    def _given(self, path: Path) -> str | None:
+        """Return the key of the ``--set`` that said what is at ``path``; ``None`` if the file did."""
+        if path[:1] == ("--set",):
+            return str(path[1])
+        return next((key for n in range(len(path), 0, -1) if (key := self.replaced.get(path[:n])) is not None), None)
+
     def error(self, mistakes: list[Mistake]) -> GridError:
         """Return the mistakes as one exception: each once, in the order of the file."""
         lines: dict[str, tuple[int, int]] = {}
         for mistake in mistakes:
-            if mistake.path[:1] == ("--set",):
-                place, order = f"--set {_short(str(mistake.path[1]))}", (0, 0)
+            key = self._given(mistake.path)
+            if key is not None:
+                place, order = f"--set {_short(key)}", (0, 0)
             else:
                 order = self.where(mistake.path)
                 place = f"{self.name}:{order[0]}:{order[1]}"
@@ -127,13 +136,15 @@ class _Open:
     anchor: str | None
     started: int
     key: str | None = None
+    levels: int = 1
+    """How many mappings and lists lie within each other in it so far, itself included."""
 
 
 class _Builder:
     def __init__(self, name: str) -> None:
         self.source = Source(name, {})
         self.mistakes: list[Mistake] = []
-        self.anchors: dict[str, tuple[Any, int]] = {}
+        self.anchors: dict[str, tuple[Any, int, int]] = {}
         self.nodes = 0
         self.stack: list[_Open] = []
         self.root: Any = None
@@ -150,8 +161,9 @@ class _Builder:
                     self._start(event)
                 case yaml.MappingEndEvent() | yaml.SequenceEndEvent():
                     done = self.stack.pop()
+                    self._reach(done.levels)
                     if done.anchor:
-                        self.anchors[done.anchor] = (done.value, self.nodes - done.started)
+                        self.anchors[done.anchor] = (done.value, self.nodes - done.started, done.levels)
                 case yaml.DocumentStartEvent():
                     self.documents += 1
                     if self.documents > 1:
@@ -170,11 +182,19 @@ class _Builder:
                 event, f"expands to more than {MAX_NODES:,} values: aliases that multiply, or data that belongs in a file of its own"
             )
 
+    def _check_depth(self, event: Any, levels: int) -> None:
+        if len(self.stack) + levels > MAX_DEPTH:
+            self._fail(event, f"is nested more than {MAX_DEPTH} levels deep")
+
+    def _reach(self, levels: int) -> None:
+        """Note that what is being read holds a value of so many ``levels``."""
+        if self.stack:
+            self.stack[-1].levels = max(self.stack[-1].levels, levels + 1)
+
     def _start(self, event: Any) -> None:
         if event.tag not in (None, "!"):
             self._fail(event, f"YAML tags such as {event.tag} are not supported")
-        if len(self.stack) >= MAX_DEPTH:
-            self._fail(event, f"is nested more than {MAX_DEPTH} levels deep")
+        self._check_depth(event, 1)
         self._count(event, 1)
         value: dict[str, Any] | list[Any] = {} if isinstance(event, yaml.MappingStartEvent) else []
         path = self._place(value, event)
@@ -183,8 +203,10 @@ class _Builder:
     def _alias(self, event: Any) -> None:
         if event.anchor not in self.anchors:
             self._fail(event, f"alias *{event.anchor} comes before its anchor is complete")
-        value, nodes = self.anchors[event.anchor]
+        value, nodes, levels = self.anchors[event.anchor]
+        self._check_depth(event, levels)
         self._count(event, nodes + 1)
+        self._reach(levels)
         self._place(value, event)
 
     def _scalar(self, event: Any) -> None:
@@ -197,7 +219,7 @@ class _Builder:
             return
         value = resolve(event.value) if event.implicit[0] else event.value
         if event.anchor:
-            self.anchors[event.anchor] = (value, 1)
+            self.anchors[event.anchor] = (value, 1, 0)
         self._place(value, event)
 
     def _key(self, top: _Open, event: Any) -> None:

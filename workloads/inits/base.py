@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -13,7 +14,7 @@ from pydantic import BeforeValidator, Field
 
 from workloads.factorizations import FACTORIZATIONS, Factorization
 from workloads.kinds import Kind, Registry
-from workloads.section import Conflict, Positive, as_tuple
+from workloads.section import LARGEST, Conflict, Magnitude, as_tuple
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,12 +83,12 @@ class Scaled(Init):
     independent: ClassVar[bool] = False
     """True where the factors' entries are independent random numbers."""
 
-    scale: Positive | None = None
+    scale: Magnitude | None = None
     """That of one factor: the standard deviation of its entries, or what a kind that is not random multiplies by."""
-    product_scale: Positive | None = None
+    product_scale: Magnitude | None = None
     """That of the whole product, of which the factors' is made: the standard deviation of its entries, say."""
 
-    scales: Annotated[tuple[Positive, ...], BeforeValidator(as_tuple), Field(min_length=1)] | None = None
+    scales: Annotated[tuple[Magnitude, ...], BeforeValidator(as_tuple), Field(min_length=1)] | None = None
     """A scale for each factor, in the order of their names: W1, W2, …, or A1, A2, …."""
 
     def conflicts(self, factorization: Factorization, shape: tuple[int, ...] | None) -> Iterator[Conflict]:
@@ -101,7 +102,12 @@ class Scaled(Init):
             yield "init.product_scale", f"is for {' and '.join(kinds)}; use init.scale, the scale of one factor"
         if self.scales is not None and shape is not None and len(self.scales) != len(names := list(factorization.shapes(shape))):
             yield "init.scales", f"has {len(self.scales)} values, but there are {len(names)} factors: {', '.join(names)}"
-        yield from super().conflicts(factorization, shape)
+        wrong = list(super().conflicts(factorization, shape))
+        yield from wrong
+        if self.balanced and self.product_scale is None and len(given) == 1 and shape is not None and not wrong:
+            size = sum(math.log10(scale) for scale in self.factor_scales(factorization, shape))
+            if abs(size) > math.log10(LARGEST):
+                yield f"init.{given[0]}", f"makes a product near 1e{size:+.0f}, too {'large' if size > 0 else 'small'} to be balanced"
 
     def factor_scales(self, factorization: Factorization, shape: tuple[int, ...]) -> tuple[float, ...]:
         """Return the scale of each factor: given, or such that the product gets ``product_scale``."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from workloads.problems.base import Observed, Problem
-from workloads.section import Conflict, Finite, as_tuple
+from workloads.section import LARGEST, Conflict, Finite, as_tuple
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 def _entry(entry: tuple[float, ...]) -> tuple[int | float, ...]:
     *index, value = entry
+    if abs(value) > LARGEST:
+        raise ValueError(f"has a value beyond {LARGEST:g}, whose square floating point does not hold")
     return (*(int(i) if float(i).is_integer() else i for i in index), float(value))
 
 

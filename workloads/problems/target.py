@@ -7,7 +7,10 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
-from workloads.section import Conflict, Count, Finite, Positive, Section, as_tuple
+from workloads.section import Conflict, Count, Finite, Magnitude, Section, as_tuple
+
+LARGEST_CONDITION = 1e15
+"""Beyond it the smallest singular values of a matrix in float64 are those of its rounding."""
 
 
 class Target(Section):
@@ -15,11 +18,11 @@ class Target(Section):
 
     rank: Count
     """Of the ground truth; of a tensor, its CP rank."""
-    frobenius: Positive = 1.0
+    frobenius: Magnitude = 1.0
     """Norm of the ground truth."""
-    condition: Annotated[Finite, Field(ge=1)] | None = None
+    condition: Annotated[Finite, Field(ge=1, le=LARGEST_CONDITION)] | None = None
     """Largest over smallest of the `rank` singular values, evenly spaced in their logarithms; of a tensor, of its components' norms."""
-    spectrum: Annotated[tuple[Positive, ...], BeforeValidator(as_tuple), Field(min_length=1)] | None = None
+    spectrum: Annotated[tuple[Magnitude, ...], BeforeValidator(as_tuple), Field(min_length=1)] | None = None
     """The `rank` singular values themselves, instead of a norm; of a tensor, the norms of its components."""
 
     def conflicts(self) -> Iterator[Conflict]:
