@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -199,10 +198,6 @@ class AxisReader:
         given = tuple(assignments({key: value for key, value in case.items() if key not in BLOCKS}, path, "", self.mistakes))
         axes = list(self._block(case, path))
         self._check_owners(axes, given)
-        count = math.prod(len(axis.points) for axis in axes)
-        if count > MAX_TRIALS:
-            self._mistake(path, "cases", f"has {count:,} points, more than the {MAX_TRIALS:,} trials that a grid may have")
-            return
         for combination in itertools.product(*(axis.points for axis in axes)):
             yield (*given, *(a for point in combination for a in point))
 

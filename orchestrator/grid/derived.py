@@ -60,10 +60,13 @@ def derivation(text: str) -> Expression:
     return Expression(text.strip().removeprefix("=").strip())
 
 
-def compute(expression: Expression, value_of: Callable[[str], Any]) -> Any:
-    """Return a value from those of single keys, ``None`` for what a trial does not have. Raises `Undefined`."""
+def compute(expression: Expression, value_of: Callable[[str], Any], node: ast.expr | None = None) -> Any:
+    """Return a value from those of single keys, ``None`` for what a trial does not have. Raises `Undefined`.
+
+    Of the expression, or of the part of it that begins at a ``node`` of its tree.
+    """
     try:
-        value = _value(expression.tree, lambda name: _given(expression, name, value_of))
+        value = _value(node or expression.tree, lambda name: _given(expression, name, value_of))
     except ZeroDivisionError as error:
         raise Undefined("divides by zero") from error
     except OverflowError as error:
@@ -79,9 +82,9 @@ def compute(expression: Expression, value_of: Callable[[str], Any]) -> Any:
     return value
 
 
-def holds(expression: Expression, value_of: Callable[[str], Any]) -> bool:
+def holds(expression: Expression, value_of: Callable[[str], Any], node: ast.expr | None = None) -> bool:
     """Return whether a condition holds; a comparison with a key that a trial does not have does not. Raises `Undefined`."""
-    return bool(compute(expression, value_of))
+    return bool(compute(expression, value_of, node))
 
 
 def _given(expression: Expression, name: str, value_of: Callable[[str], Any]) -> Any:

@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.grid.axes import assignments
-from orchestrator.grid.derived import Undefined, holds
+from orchestrator.grid.conditions import Columns
 from orchestrator.grid.expressions import Expression, ExpressionError
 from orchestrator.grid.quoting import nearest, shown
 from orchestrator.grid.source import Mistake, Path
-from orchestrator.grid.spreads import nesting
-from orchestrator.grid.written import Indices, Written, spec_keys
+from orchestrator.grid.written import Written, spec_keys
+
+if TYPE_CHECKING:
+    from orchestrator.grid.conditions import Table
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class _Exclude:
-    """One item of ``exclude``: whether it meets a trial, which is known once for the points of the axes that it depends on."""
+    """One item of ``exclude``: where it is written, and the values by key or the condition that it leaves out."""
 
     path: Path
     text: str
-    meets: Callable[[Indices], bool]
-    point_of: Callable[[Indices], Any]
-    known: dict[Any, bool] = field(default_factory=dict)
-
-    def leaves_out(self, indices: Indices) -> bool:
-        point = self.point_of(indices)
-        if point not in self.known:
-            self.known[point] = self.meets(indices)
-        return self.known[point]
+    wanted: Mapping[str, Any] | Expression
 
 
 class Excludes:
@@ -38,6 +31,7 @@ class Excludes:
 
     def __init__(self, data: Mapping[str, Any], written: Written) -> None:
         self._written = written
+        self._unused: list[_Exclude] = []
         listed = data.get("exclude")
         if not isinstance(listed, list | None):
             self._mistake(("exclude",), "must be a list of partial specs and conditions")
@@ -68,14 +62,7 @@ class Excludes:
         if not self._written.knows_names(expression, path, "exclude"):
             return None
 
-        def meets(indices: Indices) -> bool:
-            try:
-                return holds(expression, lambda name: self._written.value(name, indices))
-            except Undefined as error:
-                self._mistake(path, f"{shown(text)} {error}")
-                return False
-
-        return _Exclude(path, text, meets, _point_of(self._written.axes_of(self._written.sources(expression))))
+        return _Exclude(path, text, expression)
 
     def _partial(self, item: Mapping[str, Any], path: Path) -> _Exclude | None:
         leaves = list(assignments(item, path, "", self._written.mistakes))
@@ -85,41 +72,27 @@ class Excludes:
                 self._mistake(leaf.path, f"unknown key{nearest(leaf.key, known)}", leaf.key)
         if any(leaf.key not in known for leaf in leaves):
             return None
-        wanted = [(leaf.key, _matcher(leaf.value, known[leaf.key])) for leaf in leaves]
+        return _Exclude(path, shown(item), {leaf.key: leaf.value for leaf in leaves})
 
-        def meets(indices: Indices) -> bool:
-            try:
-                return all(matches(self._written.value(key, indices)) for key, matches in wanted)
-            except Undefined:
-                return False  # which is reported where it was written
+    def left_out(self) -> Table | None:
+        """Return which trials [K] some item leaves out, in their order; ``None`` if there is no item."""
+        if not self._items:
+            return None
+        columns = Columns(self._written)
+        total = columns.none()
+        for item in self._items:
+            table = self._table(item, columns)
+            if not table.any():
+                self._unused.append(item)
+            total |= table
+        return total.reshape(-1)
 
-        sources = set().union(*(self._written.sources(Expression(leaf.key)) for leaf in leaves))
-        return _Exclude(path, shown(item), meets, _point_of(self._written.axes_of(sources)))
-
-    def leave_out(self, indices: Indices) -> bool:
-        """Return whether any item leaves out a trial. All are looked at, so that one that leaves out nothing is found."""
-        # Not any(): it would stop at the first.
-        return max([item.leaves_out(indices) for item in self._items], default=False)
+    def _table(self, item: _Exclude, columns: Columns) -> Table:
+        if isinstance(item.wanted, Expression):
+            return columns.holding(item.wanted, lambda reason: self._mistake(item.path, f"{shown(item.text)} {reason}"))
+        return columns.meeting(item.wanted, spec_keys())
 
     def report_unused(self) -> None:
-        """Report every item that has left out no trial so far."""
-        for item in self._items:
-            if not any(item.known.values()):
-                self._mistake(item.path, f"leaves out nothing: no trial has {item.text}")
-
-
-def _point_of(axes: list[int]) -> Callable[[Indices], Any]:
-    return operator.itemgetter(*axes) if axes else (lambda _: None)
-
-
-def _matcher(wanted: Any, depth: int) -> Callable[[Any], bool]:
-    """Return what tells whether a value is the one that is wanted, or among a list of them; ``depth`` is how deep lists are in one."""
-    options = wanted if isinstance(wanted, list) and nesting(wanted) > depth else [wanted]
-    if any(isinstance(option, list | dict) for option in options):
-        return lambda value: any(bool(_listed(value) == option) for option in options)
-    known = set(options)
-    return lambda value: not isinstance(value, list | tuple | dict) and value in known
-
-
-def _listed(value: Any) -> Any:
-    return [_listed(item) for item in value] if isinstance(value, tuple) else value
+        """Report every item that has left out no trial."""
+        for item in self._unused:
+            self._mistake(item.path, f"leaves out nothing: no trial has {item.text}")

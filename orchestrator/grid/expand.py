@@ -22,7 +22,6 @@ from orchestrator.grid.identity import trial_id
 from orchestrator.grid.model import SCALARS
 from orchestrator.grid.sections import PARTS, REQUIRED, build_scalar, build_section
 from orchestrator.grid.source import Mistake, Path
-from orchestrator.grid.spreads import MAX_TRIALS
 from orchestrator.grid.written import Written
 from workloads.kinds import Kind
 from workloads.trial import DEFAULT_LOSS, Trial, TrialSpec, conflicts
@@ -53,9 +52,8 @@ class Expander:
         if not isinstance(fixed, Mapping | None):
             mistakes.append(Mistake(("fixed",), "fixed", "must be a mapping of keys"))
             fixed = None
-        given, self.axes = overridden(
-            list(assignments(fixed or {}, ("fixed",), "", mistakes)), AxisReader(data, mistakes).read(), overrides
-        )
+        fixed = list(assignments(fixed or {}, ("fixed",), "", mistakes))
+        given, self.axes = overridden(fixed, AxisReader(data, mistakes).read(), overrides)
         self.written = Written(given, self.axes, mistakes)
         self._excludes = Excludes(data, self.written)
         self._overridden = tuple(override.key for override in overrides)
@@ -72,16 +70,14 @@ class Expander:
     def trials(self, advanced: Callable[[int, int], None] = lambda *_: None) -> tuple[Trial, ...]:
         """All trials, in order. Empty if something about the grid is wrong. ``advanced`` is told how many are done, and of how many."""
         count = math.prod(len(axis) for axis in self.written.points)
-        if count > MAX_TRIALS:
-            self.mistakes.append(Mistake((), "", f"has {count:,} trials, more than the {MAX_TRIALS:,} that a grid may have"))
-            return ()
+        left_out = self._excludes.left_out()
         found: dict[str, Trial] = {}
         first: dict[object, int] = {}
         seeds = _Seeds(self)
         for place, indices in enumerate(itertools.product(*(range(len(axis)) for axis in self.written.points))):
             if place % TOLD == 0:
                 advanced(place, count)
-            if self._excludes.leave_out(indices):
+            if left_out is not None and left_out[place]:
                 continue
             spec = self._spec(indices)
             if spec is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ from orchestrator.grid.model import TOP, Record, Resources, Tracking
 from orchestrator.grid.questions import check_names, columns_of, read_questions
 from orchestrator.grid.quoting import nearest, shown
 from orchestrator.grid.sections import PARTS, Model, nested, validate
+from orchestrator.grid.sizes import too_many
 from orchestrator.grid.source import MAX_BYTES, MAX_KEY, Mistake, Mistakes, Source, parse, parse_value
-from orchestrator.grid.spreads import is_spread, nesting
+from orchestrator.grid.spreads import is_spread, many, nesting
 from orchestrator.grid.written import spec_keys
 from workloads import measures
 from workloads.training.recording import DEFAULT_MEASURES
@@ -146,7 +147,7 @@ def parse_tracking(text: str, name: str = "<grid>") -> Tracking:
 
 def _override(source: Source, overrides: Sequence[str], mistakes: list[Mistake]) -> list[Override]:
     """Put overrides of top-level keys into the data, and return those of the trials' specs."""
-    settings: dict[str, Override] = {}
+    settings: dict[str, tuple[object, bool]] = {}
     for text in overrides:
         key, separator, written = text.partition("=")
         key = key.strip().removeprefix("fixed.")
@@ -160,13 +161,9 @@ def _override(source: Source, overrides: Sequence[str], mistakes: list[Mistake])
         bare = key.removeprefix("grid.")
         top = bare.partition(".")[0]
         if top in PARTS:
-            points = _points(bare, value, mistakes, axis=bare != key)
             # The last word counts, whatever was said of the same key before.
             settings.pop(bare, None)
-            if points and not all(points):
-                mistakes.append(Mistake(("--set", key), bare, "must be a set of keys, and is empty"))
-            elif points:
-                settings[bare] = Override(bare, Axis(f"grid.{bare}", tuple(points)))
+            settings[bare] = value, bare != key or is_spread(value) or nesting(value) > spec_keys().get(bare, 0)
         elif top in ("record", "resources", "tracking") and "." in key:
             inner, below = source.data.get(top), key.partition(".")[2]
             source.data[top] = {**(inner if isinstance(inner, dict) else {}), below: value}
@@ -176,15 +173,21 @@ def _override(source: Source, overrides: Sequence[str], mistakes: list[Mistake])
             source.replaced[top,] = key
         else:
             mistakes.append(Mistake(("--set", key), key, f"unknown key{nearest(top, [*PARTS, *TOP])}"))
-    return list(settings.values())
+    if large := list(too_many(source.data, {key: many(value) if axis else 1 for key, (value, axis) in settings.items()})):
+        # Nothing of it is built: that would take as much time and memory as the trials of a grid that is not too large.
+        raise source.error([*mistakes, *large])
+    return list(_settled(settings, mistakes))
 
 
-def _points(key: str, value: object, mistakes: list[Mistake], *, axis: bool) -> list[tuple[Assignment, ...]] | None:
-    """Return the points that a value of the command line stands for: several, if it is a range or lists what the key takes one of."""
-    path = ("--set", key)
-    if axis or is_spread(value) or nesting(value) > spec_keys().get(key, 0):
-        return AxisReader({}, mistakes).points(key, value, path)
-    return [tuple(assignments(value, path, key, mistakes))]
+def _settled(settings: Mapping[str, tuple[object, bool]], mistakes: list[Mistake]) -> Iterator[Override]:
+    """Yield the overrides of keys, each with its value and whether that lists the points of an axis."""
+    for key, (value, axis) in settings.items():
+        path = ("--set", key)
+        points = AxisReader({}, mistakes).points(key, value, path) if axis else [tuple(assignments(value, path, key, mistakes))]
+        if points and not all(points):
+            mistakes.append(Mistake(path, key, "must be a set of keys, and is empty"))
+        elif points:
+            yield Override(key, Axis(f"grid.{key}", tuple(points)))
 
 
 def _name(data: Mapping[str, Any], mistakes: list[Mistake]) -> str:

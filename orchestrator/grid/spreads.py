@@ -35,6 +35,18 @@ def is_spread(written: object) -> bool:
     return isinstance(written, Mapping) and len(written) == 1 and next(iter(written)) in SPACES
 
 
+def many(written: Any) -> int:
+    """Return how many values an axis lists, as a list, a range or a space; 1 for what is none of them, or more than a grid may have."""
+    count = 1
+    if isinstance(written, list):
+        count = len(written)
+    elif isinstance(written, str) and (match := RANGE.fullmatch(written.strip())):
+        count = int(match[2]) - int(match[1]) + 1
+    elif is_spread(written) and isinstance(given := next(iter(written.values())), list) and len(given) == 3 and is_count(given[2], 1):
+        count = given[2]
+    return count if 1 <= count <= MAX_TRIALS else 1
+
+
 def spread(written: Any) -> Sequence[int] | Sequence[float]:
     """Return the numbers that ``0..9``, ``{linspace: [first, last, many]}`` or ``{logspace: …}`` mean. Raises `ValueError`."""
     if isinstance(written, str):

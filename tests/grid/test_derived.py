@@ -113,6 +113,18 @@ def test_exclude_by_a_condition():
     assert [(t.spec.factorization.depth, t.spec.optimizer.lr) for t in loaded.trials] == [(2, 0.1), (2, 1.0), (3, 0.1)]
 
 
+def test_a_condition_is_looked_at_as_far_as_it_has_to_be():
+    keys = {"grid": {"factorization.depth": [1, 2, 3]}, "seeds": 3}
+    for condition in (
+        "factorization.depth > 1 and 1 / (factorization.depth - 1) > 0.6",
+        "not (factorization.depth == 1 or 1 / (factorization.depth - 1) <= 0.6)",
+    ):
+        left = grid(**keys, exclude=[condition]).trials
+        assert [t.spec.factorization.depth for t in left] == [1, 1, 1, 3, 3, 3], condition
+    for condition in ("1 / (factorization.depth - 1) > 0.6", "seed > 1 and 1 / (factorization.depth - 1) > 0.6"):
+        refused("divides by zero", **keys, exclude=[condition])
+
+
 def test_exclude_by_a_list_of_values():
     keys = {"grid": {"factorization.depth": [1, 2, 3]}}
     assert [t.spec.factorization.depth for t in grid(**keys, exclude=[{"factorization.depth": [1, 3]}]).trials] == [2]
