@@ -17,7 +17,7 @@ from workloads.trial import TrialSpec
 
 SHAPES = {2: (3, 4), 3: (2, 3, 4)}
 """The shapes of the small trials, by order."""
-LARGER = {2: (40, 30), 3: (12, 9, 11)}
+LARGER = {2: (40, 30), 3: (12, 9, 11), 4: (6, 5, 7, 6)}
 """Those of trials whose memory is held to what is planned."""
 
 
@@ -71,10 +71,28 @@ def outer_products(*factors: Tensor) -> Tensor:
     return torch.einsum(",".join(f"{x}r" for x in letters) + "->" + letters, *factors)
 
 
+TREES = {3: (2, 1), 4: (3, 1), 7: (2, 2), 13: (3, 2), 15: (2, 3)}
+"""By the number of factors of a tree, how many nodes are joined in one and on how many levels."""
+
+
+def network(*factors: Tensor) -> Tensor:
+    """The tensor of a tree that joins neighbours, as one sum over an index for each node: that of a node's rows is its children's columns."""
+    arity, levels = TREES[len(factors)]
+    modes, inner, counts = "abcdefghi", iter("ABCDEFGHIJKLMNOP"), [arity ** (levels - level) for level in range(levels + 1)]
+    rows = [modes[: counts[0]], *("".join(next(inner) for _ in range(count)) for count in counts[1:])]
+    parts = [(rows[level][n] + rows[level + 1][n // arity], level, n) for level in range(levels) for n in range(counts[level])]
+    # Each node after those below it, in which order the sum takes least time.
+    order = sorted(range(len(parts)), key=lambda k: ((parts[k][2] + 1) * arity ** parts[k][1], parts[k][1]))
+    terms = ",".join([*(parts[k][0] for k in order), rows[-1]])
+    return torch.einsum(f"{terms}->{rows[0]}", *(factors[k] for k in order), factors[-1][:, 0])
+
+
 FACTORIZATIONS = {
     "deep_matrix": Factorization({2: {"depth": 3, "widths": [4, 2]}}, lambda *w: torch.linalg.multi_dot(w[::-1]) if len(w) > 1 else w[0]),
     "cp": Factorization({2: {"components": 3}, 3: {"components": 5}}, outer_products),
     "linear": Factorization({2: {}, 3: {}}, lambda w: w),
+    # Of more levels: tests/workloads/test_hierarchical.py.
+    "hierarchical": Factorization({2: {"arity": 2, "widths": [3]}, 3: {"arity": 3, "widths": [5]}}, network),
     "tucker": Factorization({3: {"ranks": [2, 2, 3]}}, lambda core, a, b, c: torch.einsum("abc,ia,jb,kc->ijk", core, a, b, c)),
     "min_frobenius": Factorization({2: {}, 3: {}}, tested_by="tests.workloads.test_convex.test_least_frobenius_norm_is_the_pseudo_inverse"),
     "nuclear_norm": Factorization(

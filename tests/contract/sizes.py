@@ -15,6 +15,15 @@ SIZES = {
     },
     "float32": spec("matrix_completion", "deep_matrix", dtype="float32"),
     "depth1": spec("matrix_completion", "deep_matrix", loss="mse", keys={"depth": 1}),
+    **{
+        pattern: spec(
+            "tensor_completion",
+            "hierarchical",
+            keys={"widths": [9, 14], "pattern": pattern},
+            problem={"kind": "tensor_completion", "shape": [2, 2, 2, 2], "target": {"rank": 1}, "observed": 8},
+        )
+        for pattern in ("adjacent", "half")
+    },
     "large": spec("tensor_completion", "cp", keys={"components": 100}),
 }
 """A small trial for each way of taking memory."""

@@ -46,6 +46,11 @@ SHAPES = {
         factorization={"kind": "cp", "components": 6},
         init__scale=0.7,
     ),
+    "tree": spec(
+        problem={"kind": "tensor_completion", "shape": [2, 3, 2, 3], "target": {"rank": 1}, "observed": 20},
+        factorization={"kind": "hierarchical", "widths": [4, 3]},
+        init__scale=0.7,
+    ),
     "tensor_sensing": spec(
         problem={"kind": "tensor_sensing", "shape": [2, 3, 2], "target": {"rank": 1}, "observed": 9},
         factorization={"kind": "cp"},

@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from tests.specs import spec, two_by_two
-from tests.workloads import test_infimal
+from tests.workloads import test_hierarchical, test_infimal
 from workloads import measures
 from workloads.engines.base import create
 from workloads.measures.numerics.snapshot import Snapshot, evaluate
@@ -196,6 +196,20 @@ def unfolding_effective_ranks(x):
     return [effective_rank(s) for s in spectra]
 
 
+def matricized(x, text):
+    """Singular values of the matrix whose rows are the modes named, as numpy transposes it."""
+    modes = [int(n) for n in text.strip("_").split("_")]
+    others = [n for n in range(x.w.ndim) if n not in modes]
+    return scipy.linalg.svdvals(x.w.transpose(*modes, *others).reshape(math.prod(x.w.shape[n] for n in modes), -1))
+
+
+def some_modes(prefix):
+    """The name of any but all modes."""
+    return lambda shape: st.sets(st.integers(0, len(shape) - 1), min_size=1, max_size=len(shape) - 1).map(
+        lambda s: "_".join([prefix, *map(str, sorted(s))])
+    )
+
+
 @dataclass(frozen=True)
 class Held:
     """How a row of the registry is tested: by which ``names``, on what, and against what.
@@ -250,6 +264,19 @@ HELD = {
         rounding=lambda x, *_: len(x.s) * x.moved,
     ),
     "unfolding_effective_rank": Held(tensors(), unfolding_effective_ranks),
+    "singular_values_at_0_1": Held(
+        values((3, 4)),
+        lambda x, text: matricized(x, text)[:10],
+        name=some_modes("singular_values_at"),
+        rounding=lambda x, _: 1e-13 * np.linalg.norm(x.w),
+    ),
+    "effective_rank_at_0_1": Held(tensors(), lambda x, text: effective_rank(matricized(x, text)), name=some_modes("effective_rank_at")),
+    # Of one mode, whose ranks are known; of several in tests/workloads/test_hierarchical.py.
+    "rank_at_0_1": Held(
+        tensors(),
+        lambda x, text: x.ranks[int(text.strip("_"))],
+        name=lambda shape: st.integers(0, len(shape) - 1).map(lambda mode: f"rank_at_{mode}"),
+    ),
     "multilinear_rank": Held(tensors(), lambda x: x.ranks),
 }
 """By the name that the registry shows."""
@@ -375,6 +402,11 @@ def test_nothing_is_held_out_where_all_that_is_known_is_observed():
 
 
 TESTED_APART = {
+    "components_at_0_1": (test_hierarchical.test_component_norms_are_products_of_norms_at_each_node,),
+    "unbalancedness": (
+        test_hierarchical.test_unbalancedness_of_components_is_a_difference_of_squared_norms,
+        test_hierarchical.test_unbalancedness_of_matrices_and_of_cp,
+    ),
     "held_out_error": (test_held_out_errors_are_over_the_entries_that_are_held_out,),
     "held_out_rmse": (test_held_out_errors_are_over_the_entries_that_are_held_out,),
     "loss": (test_recorded_loss_is_that_of_the_recorded_entries,),

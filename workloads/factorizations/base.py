@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from workloads.kinds import Kind, Registry
+from workloads.mode_tree import Modes
 from workloads.section import LARGEST_SIZE, MADE, Conflict, canonical_json
 from workloads.stepping import Stepping
 
@@ -136,6 +137,27 @@ class Factorization(Kind):
     def component_norms(self, factors: Sequence[Tensor]) -> Tensor:
         """Return the Frobenius norms [R, C] of the components of R lanes' factors [R, ...]."""
         raise NotImplementedError(f"factorization {self.kind} has no components")
+
+    def nodes(self, order: int) -> tuple[Modes, ...]:
+        """Return the modes, in rising order, below each node that has components, of a tree of ``order`` modes; none without a tree."""
+        return ()
+
+    def node_terms(self, shape: tuple[int, ...], modes: Modes) -> int:
+        """Return how many components one of the `nodes` has."""
+        raise NotImplementedError(f"factorization {self.kind} has no nodes")
+
+    def node_component_norms(self, factors: Sequence[Tensor], modes: Modes) -> Tensor:
+        """Return the norms [R, C] of the components of one of the `nodes`."""
+        raise NotImplementedError(f"factorization {self.kind} has no nodes")
+
+    def unbalancedness(self, factors: Sequence[Tensor]) -> Tensor:
+        """Return how far R lanes' factors are from what gradient flow keeps apart or together [R]; 0 where they are balanced."""
+        raise NotImplementedError(f"factorization {self.kind} does not know what balance is")
+
+    @property
+    def knows_balance(self) -> bool:
+        """True if `unbalancedness` has a meaning here."""
+        return type(self).unbalancedness is not Factorization.unbalancedness
 
     # What starts ask for.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from workloads.factorizations.base import Cost, Factorization, Program
 from workloads.factorizations.programs.modes import split_modes
+from workloads.mode_tree import khatri_rao
 from workloads.section import Count
 
 if TYPE_CHECKING:
@@ -43,12 +44,11 @@ class Cp(Factorization):
         return self.products([f.unsqueeze(0) for f in factors])[0]
 
     def products(self, factors: Sequence[Tensor]) -> Tensor:
-        from workloads.factorizations.programs.cp import khatri_rao
-
         shape = tuple(f.shape[1] for f in factors)
         middle = split_modes(shape)
         left, right = khatri_rao(factors[:middle]), khatri_rao(factors[middle:])
-        return (left @ right.mT).view(len(left), *shape)
+        whole: Tensor = (left @ right.mT).view(len(left), *shape)
+        return whole
 
     def program(self, params: Sequence[Tensor], grads: Sequence[Tensor], outer: Tensor) -> Program:
         from workloads.factorizations.programs.cp import CpProgram
@@ -66,6 +66,13 @@ class Cp(Factorization):
         import torch
 
         return torch.stack([f.square().sum(1).sqrt() for f in factors]).prod(0)
+
+    def unbalancedness(self, factors: Sequence[Tensor]) -> Tensor:
+        """See `Factorization.unbalancedness`: the largest difference of squared norms of two vectors of a component."""
+        import torch
+
+        squares = torch.stack([f.square().sum(1) for f in factors], 1)
+        return (squares.amax(1) - squares.amin(1)).amax(1)
 
     def balanced(self, factors: list[Matrix]) -> list[Matrix]:
         """Return factors whose vectors have equal norms within each component; the components stay what they are."""

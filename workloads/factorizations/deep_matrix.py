@@ -84,6 +84,13 @@ class DeepMatrix(Factorization):
         buffers = columns * (sum(out for out, _ in above) + sum(out for out, _ in above[:-1]))
         return Cost(flops, buffers, 3 * max(self.depth - 1, 1))
 
+    def unbalancedness(self, factors: Sequence[Tensor]) -> Tensor:
+        """See `Factorization.unbalancedness`: the largest ||W_(l+1)^T W_(l+1) - W_l W_l^T||_F of neighbours; 0 at depth 1."""
+        import torch
+
+        apart = [(above.mT @ above - below @ below.mT).flatten(1).norm(dim=1) for below, above in pairwise(factors)]
+        return torch.stack(apart).amax(0) if apart else factors[0].new_zeros(len(factors[0]))
+
     def factor_scale(self, product_scale: float, shape: tuple[int, ...], *, independent: bool) -> float:
         """See `Factorization.factor_scale`.
 

@@ -160,12 +160,9 @@ class Problem(Kind):
         if self.order is None and len(shape) < 3:
             yield "problem.shape", f"{self.kind} needs three dimensions or more, not {len(shape)}"
         if self.target is not None:
-            yield from self.target.conflicts()
+            yield from self.target.conflicts(shape)
             if self.observed is None:
                 yield "problem", "needs observed: how many entries (or measurements) of the drawn target are seen"
-            most, what = math.prod(shape) // max(shape), "matrix" if len(shape) == 2 else "tensor"
-            if self.target.rank > most:
-                yield "problem.target.rank", f"is {self.target.rank}, but a {what} of shape {list(shape)} has rank {most} at most"
 
     @abstractmethod
     def _count_conflicts(self, shape: tuple[int, ...]) -> Iterator[Conflict]:

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from workloads.problems.base import Problem
 from workloads.section import LARGEST_SIZE, Conflict
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
     from workloads.problems.data.observations import Observations
     from workloads.problems.data.realized import ProblemData
 
 
 class Sensing(Problem):
-    """Inner products with ``observed`` standard normal (or given) measurements are observed."""
+    """Inner products with ``observed`` standard normal, rank-one or given measurements are observed."""
 
     sensing: ClassVar[bool] = True
+
+    measurements: Literal["rank_one"] | None = None
+    """`rank_one` for outer products of vectors x_1, …, x_N whose entries are N(0, 1/d_n): standard normal entries unless given."""
 
     def _count_conflicts(self, shape: tuple[int, ...]) -> Iterator[Conflict]:
         if isinstance(self.observed, float):
@@ -37,12 +43,19 @@ class Sensing(Problem):
         if measurements is None:
             count = self.observations()
             assert count is not None, "a drawn sensing problem says how many measurements it has"
-            measurements = generator(self.seed, Stream.MEASUREMENTS).standard_normal((count, self.size))
+            rng = generator(self.seed, Stream.MEASUREMENTS)
+            drawn = rng.standard_normal((count, self.size if self.measurements is None else sum(self.shape)))
+            measurements = drawn if self.measurements is None else _outer_products(drawn, self.shape)
         measurements = measurements.reshape(-1, self.size)
         if values is None:
             assert flat is not None, "measurements without values need a ground truth"
             values = measurements @ flat
         return ProblemData(self.shape, len(values), flat, measurements=measurements, values=self.noisy(values))
+
+    def file_conflicts(self) -> Iterator[Conflict]:
+        yield from super().file_conflicts()
+        if self.measurements is not None and self.file is not None and self.file.count is not None:
+            yield "problem.measurements", "has no effect: the data file has the measurements"
 
     @classmethod
     def observe(cls, problems: Sequence[ProblemData], dtype: torch.dtype, device: torch.device) -> Observations:
@@ -56,3 +69,12 @@ class Sensing(Problem):
 
     def measurement_entries(self, seen: int) -> int:
         return seen * self.size
+
+
+def _outer_products(drawn: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Return x_1 x ... x x_N [N, D] of standard normal numbers [N, d_1 + ... + d_N], scaled so that its squared norm is one on average."""
+    out, start = drawn[:, : shape[0]] / math.sqrt(shape[0]), shape[0]
+    for n in shape[1:]:
+        x = drawn[:, None, start : start + n] / math.sqrt(n)
+        out, start = (out[:, :, None] * x).reshape(len(drawn), -1), start + n
+    return out

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated
+import math
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
-from workloads.section import Conflict, Count, Finite, Magnitude, Section, as_tuple
+from workloads.mode_tree import ModeTree, Pattern
+from workloads.section import MAX_ORDER, Conflict, Count, Counts, Finite, Magnitude, Section, as_tuple
 
 LARGEST_CONDITION = 1e15
 """Beyond it the smallest singular values of a matrix in float64 are those of its rounding."""
+HIERARCHICAL = {"arity": 2, "pattern": "adjacent"}
+"""What a hierarchical truth is unless it is said: nothing of this is a key of another one."""
 
 
 class Target(Section):
-    """A drawn ground truth of given rank (CP rank for tensors) and Frobenius norm."""
+    """A drawn ground truth of given Frobenius norm and rank (of tensors, CP rank), or of `kind: hierarchical` and given widths."""
 
-    rank: Count
-    """Of the ground truth; of a tensor, its CP rank."""
+    kind: Literal["hierarchical"] | None = None
+    """`hierarchical` for a tensor of a hierarchical factorization whose factors are standard normal, rather than one of low rank."""
+    rank: Count | None = None
+    """Of the ground truth, required unless it has a kind; of a tensor, its CP rank."""
+    widths: Counts | None = None
+    """Of a hierarchical truth: the width of each level, required."""
+    arity: Annotated[Count, Field(ge=2, le=MAX_ORDER)] | None = None
+    """Of a hierarchical truth: how many nodes are joined in one; 2 unless given."""
+    pattern: Pattern | None = None
+    """Of a hierarchical truth: which modes are joined; adjacent unless given."""
     frobenius: Magnitude = 1.0
     """Norm of the ground truth."""
     condition: Annotated[Finite, Field(ge=1, le=LARGEST_CONDITION)] | None = None
@@ -25,8 +37,38 @@ class Target(Section):
     spectrum: Annotated[tuple[Magnitude, ...], BeforeValidator(as_tuple), Field(min_length=1)] | None = None
     """The `rank` singular values themselves, instead of a norm; of a tensor, the norms of its components."""
 
-    def conflicts(self) -> Iterator[Conflict]:
-        """Yield what the fields' types alone cannot refuse."""
+    @model_validator(mode="before")
+    @classmethod
+    def _with_defaults(cls, value: object) -> object:
+        if not isinstance(value, Mapping) or value.get("kind") != "hierarchical":
+            return value
+        return {**HIERARCHICAL, **{key: given for key, given in value.items() if given is not None}}
+
+    @property
+    def terms(self) -> int:
+        """The rank of a truth that has one."""
+        assert self.rank is not None, "a hierarchical truth is drawn by its tree"
+        return self.rank
+
+    def tree(self, order: int) -> ModeTree:
+        """Return the tree of a hierarchical truth with so many modes. Raises `ValueError` where there is none."""
+        assert self.arity is not None and self.pattern is not None, "a hierarchical truth has defaults"  # noqa: PT018
+        return ModeTree.joining(order, self.arity, self.pattern)
+
+    def conflicts(self, shape: tuple[int, ...]) -> Iterator[Conflict]:
+        """Yield what the fields' types alone cannot refuse, for a matrix or tensor of ``shape``."""
+        if self.kind == "hierarchical":
+            yield from self._tree_conflicts(shape)
+            return
+        for key in ("widths", "arity", "pattern"):
+            if getattr(self, key) is not None:
+                yield f"problem.target.{key}", "has no effect without kind: hierarchical"
+        if self.rank is None:
+            yield "problem.target.rank", "is missing"
+            return
+        most, what = math.prod(shape) // max(shape), "matrix" if len(shape) == 2 else "tensor"
+        if self.rank > most:
+            yield "problem.target.rank", f"is {self.rank}, but a {what} of shape {list(shape)} has rank {most} at most"
         if self.condition is not None and self.rank == 1:
             yield "problem.target.condition", "has no effect with rank 1"
         if self.spectrum is None:
@@ -36,3 +78,20 @@ class Target(Section):
         for key in ("frobenius", "condition"):
             if key in self.model_fields_set and getattr(self, key) is not None:
                 yield f"problem.target.{key}", "has no effect beside problem.target.spectrum"
+
+    def _tree_conflicts(self, shape: tuple[int, ...]) -> Iterator[Conflict]:
+        for key in ("rank", "condition", "spectrum"):
+            if getattr(self, key) is not None:
+                yield f"problem.target.{key}", "has no effect with kind: hierarchical"
+        try:
+            levels = len(self.tree(len(shape)).levels) - 1
+        except ValueError:
+            yield (
+                "problem.target.kind",
+                f"hierarchical with arity {self.arity} needs an order that is a power of it, not shape {list(shape)}",
+            )
+            return
+        if self.widths is None:
+            yield "problem.target.widths", "is missing"
+        elif len(self.widths) != levels:
+            yield "problem.target.widths", f"needs one for each of {levels} levels, not {len(self.widths)}"

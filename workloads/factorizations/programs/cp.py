@@ -10,14 +10,6 @@ from torch import Tensor
 from workloads.factorizations.programs.modes import split_modes
 
 
-def khatri_rao(factors: Sequence[Tensor]) -> Tensor:
-    """Return the column-wise Kronecker product [R, d_1 ... d_k, C] of factors [R, d_n, C]; the last factor's index runs fastest."""
-    out = factors[0]
-    for factor in factors[1:]:
-        out = (out.unsqueeze(2) * factor.unsqueeze(1)).flatten(1, 2)
-    return out
-
-
 class CpProgram:
     """See `workloads.factorizations.base.Program`.
 
@@ -27,7 +19,7 @@ class CpProgram:
 
     def __init__(self, params: Sequence[Tensor], grads: Sequence[Tensor], outer: Tensor) -> None:
         middle = split_modes(tuple(p.shape[1] for p in params))
-        self.left, self.right = _Side(params[:middle], grads[:middle]), _Side(params[middle:], grads[middle:])
+        self.left, self.right = Side(params[:middle], grads[:middle]), Side(params[middle:], grads[middle:])
         grid = outer.view(len(outer), self.left.whole.shape[1], self.right.whole.shape[1])
         self.grid = torch.empty_like(grid)
         self.product = self.grid.view(len(outer), -1)
@@ -49,8 +41,8 @@ class CpProgram:
         self.right.backward()
 
 
-class _Side:
-    """Some modes of a CP product: their Khatri-Rao product, built up one mode at a time, and its gradient taken apart again.
+class Side:
+    """A Khatri-Rao product of factors, or of tables of several modes each, built up one by one, and its gradient taken apart again.
 
     ``whole`` [R, d_1 ... d_k, C] is the product and ``gradient``, of the same shape, its gradient.
     """

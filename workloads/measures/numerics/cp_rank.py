@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workloads.factorizations.programs.cp import khatri_rao
+from workloads.mode_tree import khatri_rao
 from workloads.rng import Stream, generator
 
 RESTARTS = (10, 3)

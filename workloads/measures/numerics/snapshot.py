@@ -32,6 +32,7 @@ class Snapshot:
         self.loss = loss.double()
         self.problems = problems
         self.epsilon = epsilon
+        self._matricizations: dict[tuple[int, ...], Tensor] = {}
 
     @cached_property
     def product(self) -> Tensor:
@@ -52,6 +53,16 @@ class Snapshot:
         """``rank`` (from singular values [R, k] to [R]) of every mode-n unfolding [R, N]."""
         modes = range(1, self.product.dim())
         return torch.stack([rank(_singular_values(self.product.movedim(n, 1).flatten(2))) for n in modes], dim=1)
+
+    def matricization(self, modes: Sequence[int]) -> Tensor:
+        """Singular values [R, k] of the matrix whose rows are ``modes`` and whose columns are the others, in falling order."""
+        known = self._matricizations.get(tuple(modes))
+        if known is None:
+            rows = math.prod(self.shape[mode] for mode in modes)
+            others = (mode for mode in range(len(self.shape)) if mode not in modes)
+            matrices = self.product.permute(0, *(1 + mode for mode in (*modes, *others))).reshape(len(self.product), rows, -1)
+            known = self._matricizations[tuple(modes)] = _singular_values(matrices)
+        return known
 
     @cached_property
     def truth(self) -> Tensor:

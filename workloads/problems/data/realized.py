@@ -35,11 +35,14 @@ class ProblemData:
 def draw_truth(target: Target, shape: tuple[int, ...], seed: int) -> NDArray[np.float64]:
     """Draw a sum of ``rank`` outer products of standard normal vectors [*shape], scaled to the Frobenius norm asked for.
 
-    Where singular values are asked for, the vectors of a matrix are made orthonormal (uniformly distributed: Mezzadri 2007) and those of a
-    tensor normalized, and each product is weighted.
+    A hierarchical truth has standard normal factors. Where singular values are asked for, the vectors of a matrix are made orthonormal
+    (uniformly distributed: Mezzadri 2007) and those of a tensor normalized, and each product is weighted.
     """
     rng = generator(seed, Stream.TRUTH)
-    factors = [rng.standard_normal((n, target.rank)) for n in shape]
+    if target.kind == "hierarchical":
+        drawn = _hierarchical(target, shape, rng)
+        return drawn * (target.frobenius / np.linalg.norm(drawn))
+    factors = [rng.standard_normal((n, target.terms)) for n in shape]
     weights = _weights(target)
     if weights is not None:
         factors = [_orthonormal(factor) if len(shape) == 2 else factor / np.linalg.norm(factor, axis=0) for factor in factors]
@@ -51,11 +54,20 @@ def draw_truth(target: Target, shape: tuple[int, ...], seed: int) -> NDArray[np.
     return total if target.spectrum is not None else total * (target.frobenius / np.linalg.norm(total))
 
 
+def _hierarchical(target: Target, shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float64]:
+    """Draw the tensor of standard normal factors (arXiv 2201.11729, section 6)."""
+    assert target.widths is not None
+    tree = target.tree(len(shape))
+    factors = [rng.standard_normal(each) for each in tree.shapes(shape, target.widths)]
+    drawn: NDArray[np.float64] = tree.product(factors).reshape([shape[mode] for mode in tree.leaves]).transpose(tree.places)
+    return drawn
+
+
 def _weights(target: Target) -> NDArray[np.float64] | None:
     """Return the singular values that are asked for, up to their scale if there is a condition number alone."""
     if target.spectrum is not None:
         return np.array(target.spectrum)
-    return None if target.condition is None else np.geomspace(target.condition, 1.0, target.rank)
+    return None if target.condition is None else np.geomspace(target.condition, 1.0, target.terms)
 
 
 def _orthonormal(factor: NDArray[np.float64]) -> NDArray[np.float64]:
