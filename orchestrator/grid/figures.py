@@ -100,7 +100,7 @@ class Trajectories(Figure):
     x: Formula = "step"
     """The axis, at every recorded step."""
     y: Annotated[tuple[str, ...], BeforeValidator(listed), Field(min_length=1)]
-    """What is drawn; ``sv_*`` stands for all such columns."""
+    """What is drawn; ``sv_*`` stands for all such columns, ``sv_*_at_0_1`` for those of some modes."""
     color: Grouping | None = None
     """A key of the spec, ``step`` or a measure along the curve, or labels with conditions."""
     shape: Grouping | None = None

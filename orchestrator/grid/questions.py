@@ -146,8 +146,14 @@ _EXPRESSIONS = ("where", "when", "x", "y", "color", "shape", "facet", "curves", 
 
 
 def is_pattern(name: str) -> bool:
-    """Return whether an item of ``y`` stands for several columns: ``sv_*``."""
-    return name.endswith("_*")
+    """Return whether an item of ``y`` stands for several columns: ``sv_*``, or of some modes ``sv_*_at_0_1``."""
+    return re.fullmatch(r"\w+_\*(_\w+)?", name) is not None
+
+
+def matching(pattern: str, columns: Iterable[str]) -> list[str]:
+    """Return the ``columns`` that a pattern stands for: those of modes only where it names them."""
+    any_but_modes = re.escape(pattern).replace(r"\*", "(?:(?!_at_).)*")
+    return [name for name in columns if re.fullmatch(any_but_modes, name)]
 
 
 Asked = TypeVar("Asked", bound=Question)
@@ -177,7 +183,7 @@ def unknown_names(question: Question, trace: Collection[str], runs: Collection[s
     for field, text in question.expressions():
         known = {*trace, *runs} if question.is_traced(field) else set(runs)
         if is_pattern(text):
-            if not any(name.startswith(text[:-1]) for name in known):
+            if not matching(text, known):
                 yield field, text, known
             continue
         for name in Expression(text).names:

@@ -17,6 +17,7 @@ from orchestrator.analysis.figures import draw, spec_of
 from orchestrator.analysis.rendering import FORMATS, cache_folder, rendered, rendering
 from orchestrator.errors import UsageError
 from orchestrator.grid.figures import FIGURES
+from orchestrator.grid.questions import is_pattern, matching
 from tests.analysis.drawn import chart, encoding, panels, rows
 from tests.analysis.made import results
 
@@ -28,6 +29,16 @@ def falling(trial):
 
 TRIALS = [{"factorization.depth": d, "seed": s, "init.balanced": bool(s)} for d in (2, 3) for s in range(2)]
 MADE = results(TRIALS, falling)
+
+
+def test_a_pattern_stands_for_columns_of_modes_only_where_it_names_them():
+    columns = ["sv_0", "sv_1", "sv_0_at_0_1", "sv_1_at_0_1", "sv_0_at_0_1_2", "entry_0_1", "loss"]
+    assert matching("sv_*", columns) == ["sv_0", "sv_1"]
+    assert matching("sv_*_at_0_1", columns) == ["sv_0_at_0_1", "sv_1_at_0_1"]
+    assert matching("entry_*", columns) == ["entry_0_1"]
+    assert matching("entry_*_at_0_1", columns) == []
+    assert is_pattern("sv_*_at_0_1")
+    assert not is_pattern("sv_0 * sv_1")
 
 
 def test_trajectories_have_a_row_for_every_recorded_step():

@@ -20,7 +20,7 @@ from orchestrator.analysis.results import Results
 from orchestrator.errors import UsageError
 from orchestrator.grid.expressions import Expression
 from orchestrator.grid.figures import Trajectories
-from orchestrator.grid.questions import is_pattern
+from orchestrator.grid.questions import is_pattern, matching
 
 MAX_ROWS = 30_000
 """Rows of traces in one figure. More could not be told apart, and would make its page slow."""
@@ -83,7 +83,7 @@ def formulas_of(figure: Trajectories, results: Results) -> list[str]:
 
 
 def _matching(pattern: str, columns: Iterable[str]) -> list[str]:
-    found = [name for name in columns if name.startswith(pattern[:-1])]
+    found = matching(pattern, columns)
     if not found:
         raise UsageError(f"no measure of the runs is called {pattern}")
     return found
