@@ -146,7 +146,7 @@ class TrialSpec(BaseModel):
     def sections(self) -> tuple[object, ...]:
         """What specs that share their sections, as those of a grid do, have in common: as long as they are there, specs of which this is
         equal differ in start, step size, stop and seeds alone, and what follows from all else has to be found out for one of them only."""
-        return (self.problem.alike, id(self.factorization), type(self.optimizer), self.dtype)
+        return (self.problem.alike, id(self.factorization), type(self.optimizer), self.dtype, self.stop.when, self.stop.abort)
 
     @property
     def lane_key(self) -> tuple[object, ...]:

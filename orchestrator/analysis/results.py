@@ -15,10 +15,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from orchestrator.errors import UsageError
-from orchestrator.grid.expressions import OVER_TRACE, Expression
 from orchestrator.grid.questions import SEEDS
 from orchestrator.tracking import layout
 from orchestrator.tracking.read.tables import load_history_of, load_runs_of, without_trace
+from workloads.expressions import OVER_TRACE, Expression
 from workloads.factorizations import FACTORIZATIONS
 from workloads.training.trial_state import Outcome
 from workloads.trial import KINDS

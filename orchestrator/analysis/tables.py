@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from orchestrator.analysis.results import IDENTITY, Results
 from orchestrator.analysis.statistics import quantiles
 from orchestrator.errors import UsageError
-from orchestrator.grid.expressions import Expression
 from orchestrator.grid.questions import read_condition, read_formula
 from orchestrator.grid.quoting import nearest
 from orchestrator.grid.summaries import rate_in
+from workloads.expressions import Expression
 from workloads.training.trial_state import Outcome
 
 AUTO = "auto"

@@ -14,9 +14,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.grid.derived import Missing, Undefined, holds
-from orchestrator.grid.expressions import Expression
 from orchestrator.grid.spreads import nesting
 from orchestrator.grid.written import Written
+from workloads.expressions import Expression
 
 if TYPE_CHECKING:
     import numpy as np

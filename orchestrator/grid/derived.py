@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from orchestrator.grid.expressions import CONSTANTS, Expression
+from workloads.expressions import CONSTANTS, Expression
 
 LARGEST_BITS = 1024
 """Of a whole number: about as many as fit into floating point."""
@@ -56,7 +56,7 @@ def is_derived(value: object) -> bool:
 
 @cache
 def derivation(text: str) -> Expression:
-    """Return the expression of a derived value. Raises `orchestrator.grid.expressions.ExpressionError`."""
+    """Return the expression of a derived value. Raises `workloads.expressions.ExpressionError`."""
     return Expression(text.strip().removeprefix("=").strip())
 
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.grid.axes import assignments
 from orchestrator.grid.conditions import Columns
-from orchestrator.grid.expressions import Expression, ExpressionError
 from orchestrator.grid.quoting import nearest, shown
 from orchestrator.grid.source import Mistake, Path
 from orchestrator.grid.written import Written, spec_keys
+from workloads.expressions import Expression, ExpressionError
 
 if TYPE_CHECKING:
     from orchestrator.grid.conditions import Table

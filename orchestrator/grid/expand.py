@@ -22,6 +22,7 @@ from orchestrator.grid.identity import trial_id
 from orchestrator.grid.model import SCALARS
 from orchestrator.grid.sections import PARTS, REQUIRED, build_scalar, build_section
 from orchestrator.grid.source import Mistake, Path
+from orchestrator.grid.watched import watched_conflicts
 from orchestrator.grid.written import Written
 from workloads.kinds import Kind
 from workloads.trial import DEFAULT_LOSS, Trial, TrialSpec, conflicts
@@ -115,10 +116,7 @@ class Expander:
             self._checked[key] = self._check(parts, indices)
         if not self._checked[key]:
             return None
-        given = {name: value for name, value in parts.items() if value is not None}
-        spec = copy(_blank(tuple(given)))
-        vars(spec).update(given)
-        return spec
+        return _made(parts)
 
     def _part(self, part: str, indices: tuple[int, ...]) -> Any:
         """One part of a spec, built once for the points of the axes that touch it."""
@@ -154,6 +152,7 @@ class Expander:
         found = list(conflicts(*sections, dtype=parts["dtype"] or "float64"))
         if not found and parts["init"] is not None:
             found = list(parts["init"].data_conflicts(parts["factorization"], parts["problem"].shape, self.files.contents))
+        found = found or list(watched_conflicts(_made(parts)))
         for key, message in found:
             self.mistakes.append(Mistake(self.written.place(key, indices), key, message))
         return not found
@@ -179,6 +178,14 @@ class Expander:
             place, index = divmod(place, len(axis))
             indices.append(index)
         return tuple(reversed(indices))
+
+
+def _made(parts: Mapping[str, Any]) -> TrialSpec:
+    """Return the spec of checked parts, of which those that are not given are ``None``."""
+    given = {name: value for name, value in parts.items() if value is not None}
+    spec = copy(_blank(tuple(given)))
+    vars(spec).update(given)
+    return spec
 
 
 @cache

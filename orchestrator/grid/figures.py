@@ -7,7 +7,6 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from orchestrator.grid.expressions import Expression
 from orchestrator.grid.questions import (
     Condition,
     Formula,
@@ -24,6 +23,7 @@ from orchestrator.grid.questions import (
 )
 from orchestrator.grid.quoting import shown
 from orchestrator.grid.summaries import rate_in
+from workloads.expressions import Expression
 from workloads.measures import find
 from workloads.section import Finite
 

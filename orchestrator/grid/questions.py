@@ -11,12 +11,12 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from orchestrator.errors import UsageError
 from orchestrator.files import MAX_NAME
 from orchestrator.grid.axes import Assignment
-from orchestrator.grid.expressions import OVER_TRACE, Expression, ExpressionError
 from orchestrator.grid.quoting import nearest, shown
 from orchestrator.grid.sections import validate
 from orchestrator.grid.source import Mistake, Path
 from orchestrator.grid.summaries import Criterion, rate_in, summaries_of
 from workloads import measures
+from workloads.expressions import OVER_TRACE, Expression, ExpressionError
 from workloads.section import Count, Finite, Section, as_tuple
 from workloads.trial import TrialSpec
 
@@ -172,7 +172,7 @@ def columns_of(specs: Iterable[TrialSpec], names: Collection[str]) -> tuple[set[
             continue
         seen.add(kind)
         keys |= {"spec.loss" if key == "loss" else key for key in spec.flat()}
-        for name in names:
+        for name in (*names, *measures.watched(spec)):
             if measures.undefined(name, spec) is None:
                 trace.update(measures.column_names(name, spec))
     return trace, keys | {*RUN_COLUMNS} | (trace - {"step"})

@@ -1,6 +1,6 @@
 """Numbers of a group of trials: ``rate(error < 1e-2)``, and conditions on them, ``rate(error < 1e-2) >= 0.9 and median(loss) < 1e-4``.
 
-What stands in the brackets is an expression that is taken once a trial (`orchestrator.grid.expressions`).
+What stands in the brackets is an expression that is taken once a trial (`workloads.expressions`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from orchestrator.grid.expressions import Expression, ExpressionError
+from workloads.expressions import Expression, ExpressionError
 
 SUMMARIES = ("rate", "median", "mean")
 """The share of trials for which a condition holds, and statistics of a number."""

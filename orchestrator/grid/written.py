@@ -10,11 +10,11 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from orchestrator.grid.axes import Assignment, Axis
 from orchestrator.grid.derived import Undefined, compute, derivation, is_derived
-from orchestrator.grid.expressions import Expression, ExpressionError
 from orchestrator.grid.model import SCALARS
 from orchestrator.grid.quoting import nearest, shown
 from orchestrator.grid.sections import PARTS
 from orchestrator.grid.source import MAX_DEPTH, Mistake, Path
+from workloads.expressions import Expression, ExpressionError
 from workloads.section import FileRef, Section
 from workloads.stop import Stop
 from workloads.trial import KINDS, TrialSpec

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from orchestrator.options import Options
     from orchestrator.scripting.problems import GivenProblem
 
-SHOWN = ("converged", "exhausted", "diverged", "failed", "cancelled")
+SHOWN = ("converged", "exhausted", "diverged", "aborted", "failed", "cancelled")
 
 
 @dataclass(frozen=True, repr=False)

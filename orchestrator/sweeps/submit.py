@@ -52,6 +52,7 @@ class Summary:
     converged: int
     exhausted: int
     diverged: int
+    aborted: int
     failed: int
     cancelled: int
     reused: int

@@ -137,6 +137,7 @@ STATUS = {
     Outcome.DIVERGED: "FINISHED",
     Outcome.FAILED: "FAILED",
     Outcome.CANCELLED: "KILLED",
+    Outcome.ABORTED: "FINISHED",
 }
 
 MOST_KEYS = 30

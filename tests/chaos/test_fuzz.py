@@ -23,7 +23,6 @@ from hypothesis import strategies as st
 
 from orchestrator.errors import GridError, UsageError
 from orchestrator.grid import load_grid, parse_grid
-from orchestrator.grid.expressions import Expression, ExpressionError
 from orchestrator.grid.source import resolve
 from orchestrator.planning.pack import Crew
 from orchestrator.planning.plan import default_workers, make_plan
@@ -32,6 +31,7 @@ from tests.chaos import hostile
 from tests.cli.commands import as_before, ended
 from tests.processes import PATIENCE, run
 from workloads.arrays import DataError
+from workloads.expressions import Expression, ExpressionError
 from workloads.inits.from_file import read_factors
 from workloads.problems.data.files import read_problem
 

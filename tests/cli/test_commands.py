@@ -98,7 +98,7 @@ def test_submit_json_ends_with_one_object(swept):
     assert done.returncode == 0, done.stderr
     (line,) = done.stdout.splitlines()
     summary = json.loads(line)
-    expected = {"sweep_id", "experiment", "trials", "converged", "exhausted", "diverged", "failed", "cancelled"}
+    expected = {"sweep_id", "experiment", "trials", "converged", "exhausted", "diverged", "aborted", "failed", "cancelled"}
     assert set(summary) == expected | {"reused", "seconds", "tracking_uri", "parent_run_id"}
     assert (summary["experiment"], summary["trials"], summary["exhausted"]) == ("small", 3, 3)
     assert (work / "mlflow.db").exists()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.grid.expressions import MAX_LENGTH, Expression, ExpressionError
+from workloads.expressions import MAX_LENGTH, Expression, ExpressionError
 
 X = np.array([1.0, -2.0, np.nan, 4.0])
 Y = np.array([3.0, 0.5, 1.0, 4.0])

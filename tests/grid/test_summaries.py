@@ -7,9 +7,9 @@ import pytest
 
 from orchestrator.errors import GridError
 from orchestrator.grid import parse_grid
-from orchestrator.grid.expressions import ExpressionError
 from orchestrator.grid.summaries import Criterion, rate_in, summaries_of
 from tests.grid.test_errors import GOOD
+from workloads.expressions import ExpressionError
 
 
 @pytest.mark.parametrize(

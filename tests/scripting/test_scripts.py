@@ -48,7 +48,7 @@ def scripted(tmp_path_factory, template, cluster_address):
 
 def test_a_sweep_leads_to_what_it_found(scripted):
     sweep, where = scripted
-    assert sweep.counts == {"converged": 0, "exhausted": 3, "diverged": 0, "failed": 0, "cancelled": 0}
+    assert sweep.counts == {"converged": 0, "exhausted": 3, "diverged": 0, "aborted": 0, "failed": 0, "cancelled": 0}
     assert repr(sweep).startswith(f"<sweep {sweep.sweep_id} of scripted: 3 trials (3 exhausted) in ")
     runs = sweep.runs(where="seed > 0")
     assert runs["seed"].tolist() == [1, 2]

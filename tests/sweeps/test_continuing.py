@@ -117,6 +117,28 @@ def test_stop_checks_in_a_row_that_are_not_known_begin_anew(tmp_path, template, 
     assert (runs["outcome"] != "failed").all()
 
 
+def test_conditions_end_trials_that_go_on_where_they_would_have_ended(tmp_path, template, cluster):
+    """``first`` and ``lowest`` are of the whole trial, also of the part that was another trial's."""
+    stop = "{when: effective_rank < 0.9 * first(effective_rank) and step > 150, abort: loss > 1.5 * lowest(loss), steps: 100}"
+    text = GRID.replace("{loss: 1e-3, steps: 100}", stop)
+    folders = [tmp_path / name for name in ("raised", "fresh")]
+    for folder in folders:
+        folder.mkdir()
+        shutil.copy(template, folder)
+    few = go(folders[0], cluster, text=text)[0]
+    _, notes, runs, *_ = go(folders[0], cluster, [MORE], text=text)
+    whole, _, fresh, *_ = go(folders[1], cluster, [MORE], text=text)
+    assert few.exhausted == 6
+    assert few.aborted + few.diverged == 2
+    assert "4 trials go on from where they were exhausted under another stop.steps" in notes
+    assert whole.converged >= 2
+    assert runs[["outcome", "reason", "steps", "loss"]].equals(fresh[["outcome", "reason", "steps", "loss"]])
+    said = dict(zip(fresh["outcome"], fresh["reason"], strict=True))
+    assert said["converged"].startswith("stop.when: effective_rank < 0.9")
+    assert said.get("aborted", "stop.abort: loss > 1.5 * lowest(loss)") == "stop.abort: loss > 1.5 * lowest(loss)"
+    assert said.get("exhausted", "stop.steps: 5000") == "stop.steps: 5000"
+
+
 def test_trials_of_another_experiment_are_reused_if_asked(sweeps, cluster):
     *_, folder = sweeps
     text = GRID.replace("name: budgets", "name: other")

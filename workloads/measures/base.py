@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from workloads.stop import columns_in
 from workloads.trial import TrialSpec
 
 if TYPE_CHECKING:
@@ -110,6 +111,19 @@ def column_names(name: str, spec: TrialSpec) -> tuple[str, ...]:
     """Return the columns that measure ``name`` fills for trials of this spec. Raises `KeyError` for an unknown name."""
     row, arguments = _known(name)
     return tuple(row.columns(spec, *arguments)) if row.columns else (name,)
+
+
+def of_column(column: str, spec: TrialSpec) -> str | None:
+    """Return the measure that fills ``column`` for trials of this spec, or ``None`` where none does."""
+    found = find(column)
+    names = [column] if found is not None and found[0].columns is None else [row.shown for row in MEASURES if row.columns is not None]
+    return next((name for name in names if undefined(name, spec) is None and column in column_names(name, spec)), None)
+
+
+def watched(spec: TrialSpec) -> tuple[str, ...]:
+    """Return the measures that a trial's conditions to stop look at."""
+    found = (of_column(column, spec) for condition in spec.stop.conditions.values() for column in columns_in(condition))
+    return tuple(dict.fromkeys(name for name in found if name is not None))
 
 
 # What measures need of a trial.

@@ -16,10 +16,12 @@ from workloads.engines.base import Engine
 from workloads.engines.lanes import Lanes, Prepared
 from workloads.training.preparing import Preparer
 from workloads.training.recorder import Recorder
+from workloads.training.recording import LOOKS
 from workloads.training.results import TrialResult
-from workloads.training.schedule import Schedule
+from workloads.training.schedule import Arrival, Schedule
 from workloads.training.trial_state import Outcome, Paused
-from workloads.trial import Trial
+from workloads.training.watch import Watch
+from workloads.trial import Trial, TrialSpec
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,11 @@ class LaneSet:
         return np.flatnonzero(self.lanes.active)
 
 
+def _ends(spec: TrialSpec) -> tuple[int | None, bool]:
+    """Return what of a spec decides at which steps it is recorded, the recording given."""
+    return spec.stop.steps, bool(spec.stop.conditions)
+
+
 class LanePool:
     """The trials of a pack by their places in it, up to ``width`` of them lanes at once. Lanes are recorded as soon as they are there."""
 
@@ -68,7 +75,8 @@ class LanePool:
         self.ended: list[Ended] = []
         self.failed: list[TrialResult] = []
         self.checkpoints: dict[int, dict[str, list[NDArray[Any]]]] = {}
-        self._points = {spec.stop.steps: recorder.recording.step_points(spec) for spec in (trial.spec for trial in trials)}
+        self.watch = Watch(recorder.columns)
+        self._points = {_ends(spec): recorder.recording.step_points(spec) for spec in (trial.spec for trial in trials)}
 
     @property
     def busy(self) -> int:
@@ -120,7 +128,7 @@ class LanePool:
             raise
         initial = np.array([paused[n].initial_loss if n in paused else loss for n, loss in enumerate(lanes.loss)])
         specs = [p.spec for p in prepared]
-        points = [self._points[spec.stop.steps] for spec in specs]
+        points = [self._points[_ends(spec)] for spec in specs]
         levels = [self.recorder.recording.loss_levels(spec, x) for spec, x in zip(specs, initial, strict=True)]
         schedule = Schedule.start(keys, specs, points, levels, initial, now())
         for place, trial in paused.items():
@@ -161,6 +169,8 @@ class LanePool:
     def _resume(self, key: int, trial: Paused) -> None:
         self.checkpoints[key] = dict(trial.checkpoints)
         self.recorder.resume(key, trial.trace)
+        if trial.spec.stop.conditions:
+            self.watch.resume(key, trial.trace)
 
     def put_back(self, keys: Iterable[int]) -> None:
         """Let trials wait again, before all others."""
@@ -177,11 +187,27 @@ class LanePool:
         self.recorder.record(schedule.key[index[arrival.record]], lanes, index[arrival.record])
         if self.recorder.recording.checkpoint_steps or self.recorder.recording.checkpoint_losses:
             self._checkpoint(some, index[arrival.record])
-        for place, outcome in arrival.outcomes.items():
+        for place, outcome in (arrival.outcomes | self._looked(some, index, arrival)).items():
             lane = index[place]
             factors = [p[lane].numpy(force=True).copy() for p in lanes.params]
             self.ended.append(Ended(int(schedule.key[lane]), outcome, int(lanes.step[lane]), float(schedule.started[lane]), now, factors))
             lanes.active[lane] = False
+            self.watch.forget(int(schedule.key[lane]))
+
+    def _looked(self, some: LaneSet, index: NDArray[np.int64], arrival: Arrival) -> dict[int, Outcome]:
+        """Return the outcomes of the lanes at ``index`` that have recorded what ends them, by their places in it."""
+        lanes = some.lanes
+        due = arrival.record & np.isin(lanes.step[index], LOOKS)
+        over = (Outcome.DIVERGED, Outcome.CONVERGED)
+        places = [
+            n for n in np.flatnonzero(due) if lanes.prepared[index[n]].spec.stop.conditions and arrival.outcomes.get(int(n)) not in over
+        ]
+        if not places:
+            return {}
+        where = index[places]
+        keys, specs = some.schedule.key[where], [lanes.prepared[n].spec for n in where]
+        found = self.watch.look(keys, specs, lanes.step[where], self.recorder.latest(keys))
+        return {int(places[n]): outcome for n, outcome in found.items()}
 
     def _checkpoint(self, some: LaneSet, index: NDArray[np.int64]) -> None:
         """Copy the factors of those of the lanes at ``index`` of which checkpoints are asked for."""
@@ -222,6 +248,7 @@ class LanePool:
             self.trials[key] = trial
             self.recorder.take(key)
             self.checkpoints.pop(key, None)
+            self.watch.forget(key)
             some.lanes.active[place] = False
         return [key for key, _ in states]
 

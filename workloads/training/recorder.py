@@ -50,6 +50,11 @@ class Recorder:
         self._pending: list[_Rows] = []
         self._pending_rows = self._pending_bytes = 0
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of traces."""
+        return self._traces.columns
+
     def record(self, keys: NDArray[np.int64], lanes: Lanes, index: NDArray[np.int64]) -> None:
         """Copy the lanes at ``index``, whose trials have ``keys``, for `measure`."""
         if not len(index):
@@ -96,6 +101,11 @@ class Recorder:
     def trace(self, key: int) -> Trace:
         """Return what a trial has recorded and `measure` has seen."""
         return self._traces.copy(key)
+
+    def latest(self, keys: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return what was recorded last of trials that have a row [K, C]."""
+        self.measure()
+        return np.stack([self._traces.last(int(key)) for key in keys])
 
     def take(self, key: int) -> Trace:
         """Return what a trial has recorded, and forget it."""

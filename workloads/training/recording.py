@@ -17,6 +17,18 @@ NEVER = np.iinfo(np.int64).max
 OPEN_END = 10**9
 """Steps over which points are spread where only a time budget is given."""
 
+
+def _looks() -> NDArray[np.int64]:
+    steps = [0]
+    while steps[-1] < NEVER // 2:
+        steps.append(steps[-1] + max(1, steps[-1] // 20))
+    return np.array(steps, dtype=np.int64)
+
+
+LOOKS = _looks()
+"""The steps at which conditions to stop are looked at, each at most a twentieth further than the last. They depend on nothing, so that
+where a trial ends follows from its spec alone: neither from what else is recorded, nor from how many steps there may be."""
+
 DEFAULT_MEASURES = ("error", "frobenius", "effective_rank")
 
 
@@ -24,8 +36,9 @@ DEFAULT_MEASURES = ("error", "frobenius", "effective_rank")
 class Recording:
     """What a sweep records: ``points`` spread over log(step) and again over log(loss), or explicit ``steps``; and the ``measures``.
 
-    The first step (unless explicit ``steps`` leave it out) and the last are always recorded, and the loss is always a measure. Factors
-    are kept at ``checkpoint_steps`` and when one of ``checkpoint_losses`` is first reached; that is recorded, too.
+    The first step (unless explicit ``steps`` leave it out) and the last are always recorded, and the loss is always a measure; so is what
+    a trial's conditions to stop look at, where they do. Factors are kept at ``checkpoint_steps`` and when one of ``checkpoint_losses`` is
+    first reached; that is recorded, too.
     """
 
     measures: tuple[str, ...] = DEFAULT_MEASURES
@@ -40,7 +53,8 @@ class Recording:
 
     def names(self, spec: TrialSpec) -> tuple[str, ...]:
         """Return the measures that are defined for trials of this spec, the loss first."""
-        asked = [name for name in self.measures if name != "loss" and measures.undefined(name, spec) is None]
+        names = (*self.measures, *measures.watched(spec))
+        asked = [name for name in names if name != "loss" and measures.undefined(name, spec) is None]
         return ("loss", *dict.fromkeys(asked))
 
     def columns(self, spec: TrialSpec) -> tuple[str, ...]:
@@ -55,7 +69,8 @@ class Recording:
         else:
             spread = np.rint(np.geomspace(1, last, max(self.points, 1))) if self.points else np.empty(0)
             chosen = np.concatenate(([0], spread))
-        return np.unique(np.concatenate((chosen, [step for step in self.checkpoint_steps if step <= last])).astype(np.int64))
+        looks = LOOKS[: np.searchsorted(LOOKS, last, side="right")] if spec.stop.conditions else np.empty(0)
+        return np.unique(np.concatenate((chosen, looks, [step for step in self.checkpoint_steps if step <= last])).astype(np.int64))
 
     def loss_levels(self, spec: TrialSpec, initial: float) -> NDArray[np.float64]:
         """Return the losses to record at when first reached, falling: from the initial one to the one that ends the trial.

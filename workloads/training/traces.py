@@ -22,6 +22,10 @@ class TraceBuilder:
         for key, part in zip(keys, np.split(order, starts[1:]), strict=True):
             self._rows.setdefault(int(key), []).append((steps[part], values[part]))
 
+    def last(self, lane: int) -> NDArray[np.float64]:
+        """Return the row that was added to a lane last [C]."""
+        return self._rows[lane][-1][1][-1]
+
     def take(self, lane: int) -> Trace:
         """Return the trace of one lane, which is then forgotten."""
         trace = self.copy(lane)

@@ -16,7 +16,7 @@ class Outcome(StrEnum):
     """How a trial ended."""
 
     CONVERGED = "converged"
-    """The loss asked for was reached."""
+    """The loss asked for was reached, or ``stop.when`` held."""
     EXHAUSTED = "exhausted"
     """The step or time budget was used up first."""
     DIVERGED = "diverged"
@@ -25,6 +25,8 @@ class Outcome(StrEnum):
     """An exception was raised."""
     CANCELLED = "cancelled"
     """Somebody asked for it to end."""
+    ABORTED = "aborted"
+    """``stop.abort`` held. Last: files have outcomes by their places here."""
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from orchestrator.analysis.charts.common import DASHED, grouped, text_of
 from orchestrator.analysis.results import Results
-from orchestrator.grid.expressions import Expression
 from orchestrator.grid.figures import Figure
 from orchestrator.grid.questions import SEEDS
+from workloads.expressions import Expression
 
 Frame = pd.DataFrame
 

@@ -11,8 +11,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from orchestrator.analysis.charts.common import data_of
-from orchestrator.grid.expressions import Expression
 from orchestrator.grid.figures import Trajectories
+from workloads.expressions import Expression
 
 
 def formula_curves(figure: Trajectories, values: NDArray[Any], x: alt.X, y: alt.Y, dash: alt.StrokeDash) -> Iterator[Any]:

@@ -18,9 +18,9 @@ from orchestrator.analysis.charts.groups import summarized
 from orchestrator.analysis.charts.tips import Tips
 from orchestrator.analysis.results import Results
 from orchestrator.errors import UsageError
-from orchestrator.grid.expressions import Expression
 from orchestrator.grid.figures import Trajectories
 from orchestrator.grid.questions import is_pattern, matching
+from workloads.expressions import Expression
 
 MAX_ROWS = 30_000
 """Rows of traces in one figure. More could not be told apart, and would make its page slow."""

@@ -107,7 +107,7 @@ def _show(summary: Summary, answers: Report | None, as_json: bool) -> None:
 
 
 def _print_summary(summary: Summary) -> None:
-    shown = ("converged", "exhausted", "diverged", "failed", "cancelled")
+    shown = ("converged", "exhausted", "diverged", "aborted", "failed", "cancelled")
     counts = ", ".join(f"{getattr(summary, kind)} {kind}" for kind in shown if getattr(summary, kind))
     reuse = f", {summary.reused} reused" if summary.reused else ""
     click.echo(f"sweep {summary.sweep_id}: {summary.trials} trials ({counts or 'none run'}{reuse}) in {summary.seconds:.1f} s")

@@ -35,9 +35,9 @@ _SPEC_COLUMN = {"loss": "spec.loss"}
 def load_runs(store: Store, sweep: SweepSummary) -> pd.DataFrame:
     """One row per trial, in grid order: ``trial_id, run_id, outcome, steps, seconds``, the spec's dotted keys, the final measures.
 
-    Columns have the spec's types; lists are JSON text, so that rows can be grouped and written anywhere. A trial that has not
-    ended has no outcome, steps, seconds or measures (``None`` or missing); one whose run was deleted has the outcome
-    ``deleted``, and of the rest only its spec.
+    Where trials have conditions to stop, ``reason`` says which of ``stop`` has ended each. Columns have the spec's types; lists are JSON
+    text, so that rows can be grouped and written anywhere. A trial that has not ended has no outcome, steps, seconds or measures (``None``
+    or missing); one whose run was deleted has the outcome ``deleted``, and of the rest only its spec.
     """
     with translated(store.display):
         found = find_trials(store, sweep)
@@ -53,10 +53,27 @@ def load_runs(store: Store, sweep: SweepSummary) -> pd.DataFrame:
     specs = json.loads(f"[{','.join(found.trials['spec'])}]")
     for key in dict.fromkeys(key for spec in specs for key in spec):
         columns[_SPEC_COLUMN.get(key, key)] = _typed([spec.get(key) for spec in specs])
+    if any("stop.when" in spec or "stop.abort" in spec for spec in specs):
+        columns["reason"] = _reasons(specs, ended)
     measures = {name.removeprefix(layout.MEASURE): name for name in ended.columns if name.startswith(layout.MEASURE)}
     for key in sorted(measures, key=_loss_first):
         columns[key] = _infinite(ended[measures[key]].astype("float64"))
     return pd.DataFrame(columns)
+
+
+def _reasons(specs: Sequence[Mapping[str, Any]], ended: pd.DataFrame) -> pd.Series[Any]:
+    """Return which key of ``stop`` has ended each trial, with its value; ``None`` where none has."""
+    losses = ended[f"{layout.MEASURE}loss"] if f"{layout.MEASURE}loss" in ended.columns else [math.nan] * len(ended)
+    rows = zip(specs, ended["outcome"], ended["steps"], losses, strict=True)
+    return texts(pd.Series([_reason(*row) for row in rows], dtype=object))
+
+
+def _reason(spec: Mapping[str, Any], outcome: str | None, steps: float, loss: float) -> str | None:
+    reached = "stop.loss" if loss <= spec.get("stop.loss", -math.inf) else "stop.when"
+    used_up = "stop.steps" if steps >= spec.get("stop.steps", math.inf) else "stop.seconds"
+    ended_by = {Outcome.CONVERGED.value: reached, Outcome.ABORTED.value: "stop.abort", Outcome.EXHAUSTED.value: used_up}
+    key = ended_by.get(outcome or "", "")
+    return f"{key}: {spec[key]}" if key in spec else None
 
 
 def load_history(store: Store, sweep: SweepSummary, trials: str | Collection[str] | None = None) -> pd.DataFrame:

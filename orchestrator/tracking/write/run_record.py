@@ -53,6 +53,9 @@ def run_record(
     if result.outcome is Outcome.DIVERGED:
         # MLflow ticks it green, since nothing went wrong but the training.
         own[layout.NOTE] = f"**diverged** at step {result.steps:,}: its loss was not finite any more"
+    elif result.outcome is Outcome.ABORTED:
+        own[layout.NOTE] = f"**aborted** at step {result.steps:,}: {spec.get('stop.abort')}"
+    ill = result.outcome in (Outcome.DIVERGED, Outcome.ABORTED)
     files = {}
     if result.error is not None:
         error = redact(result.error)
@@ -66,7 +69,7 @@ def run_record(
             files[layout.checkpoint_path(name)] = _safetensors(factors)
     return RunRecord(
         run_id=run_id,
-        name=run_name(result.trial_id, spec, varying, result.outcome.value if result.outcome is Outcome.DIVERGED else ""),
+        name=run_name(result.trial_id, spec, varying, result.outcome.value if ill else ""),
         status=layout.STATUS[result.outcome],
         started=_milliseconds(result.started),
         ended=_milliseconds(result.ended),

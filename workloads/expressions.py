@@ -1,13 +1,14 @@
 """Expressions over the columns of a sweep: ``abs(entry_0_0) >= (1 - sqrt(2 * loss)) ** 2 / sqrt(2 * loss)``.
 
-Figures and claims are written in them. A name is a column of the traces or of the table of trials: a measure (``schatten_0.5``), a
-dotted key of the spec (``optimizer.lr``), ``step``, ``steps``, ``seconds`` or ``outcome``. Only what is listed here is understood,
-so that a grid file from elsewhere can do no harm. numpy is imported when an expression is evaluated, not when it is read.
+Figures, claims and conditions to stop are written in them. A name is a column of the traces or of the table of trials: a measure
+(``schatten_0.5``), a dotted key of the spec (``optimizer.lr``), ``step``, ``steps``, ``seconds`` or ``outcome``. Only what is listed here
+is understood, so that a grid file from elsewhere can do no harm. numpy is imported when an expression is evaluated, not when it is read.
 """
 
 from __future__ import annotations
 
 import ast
+import copy
 import operator
 import re
 from collections.abc import Callable, Container, Iterator, Mapping
@@ -86,6 +87,15 @@ class Expression:
     def columns(self) -> Mapping[str, str]:
         """The columns by the names that stand for them in `tree`."""
         return self._parsed.columns
+
+    @property
+    def spelled(self) -> str:
+        """The expression as it is written here: one text for all that differ in spaces and brackets alone."""
+        tree = copy.deepcopy(self._parsed.tree)
+        for part in ast.walk(tree):
+            if isinstance(part, ast.Name):
+                part.id = self._parsed.columns.get(part.id, part.id)
+        return ast.unparse(tree)
 
     @property
     def is_condition(self) -> bool:
