@@ -42,19 +42,25 @@ if TYPE_CHECKING:
 WAITING = "another process, on {host}, is submitting to {name!r}: waiting for it to finish"
 
 
-@dataclass(frozen=True)
-class Summary:
-    """How a sweep ended; what ``submit --json`` prints."""
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """How many trials have each outcome."""
 
-    sweep_id: str
-    experiment: str
-    trials: int
     converged: int
     exhausted: int
     diverged: int
     aborted: int
     failed: int
     cancelled: int
+
+
+@dataclass(frozen=True)
+class Summary(Counts):
+    """How a sweep ended; what ``submit --json`` prints."""
+
+    sweep_id: str
+    experiment: str
+    trials: int
     reused: int
     seconds: float
     tracking_uri: str
