@@ -76,6 +76,9 @@ class Kind(Section):
         if "registry" in vars(cls):
             cls.registry.base = cls
         if "kind" in vars(cls):
+            if "example" not in vars(cls):
+                required = "".join(f", {name}: …" for name, field in cls.model_fields.items() if field.is_required())
+                cls.example = f"{{kind: {cls.kind}{required}}}"
             cls.registry.add(cls)
 
     @model_validator(mode="before")

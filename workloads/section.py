@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SerializationInfo, model_serializer, model_validator
 
@@ -60,6 +60,9 @@ class Section(BaseModel):
     """A part of a spec: frozen, strict, and closed to keys it does not know."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=False)
+
+    code: ClassVar[str] = ""
+    """The SHA-256 of the code that it is from, where that is a user's own (`workloads.extensions`)."""
 
     @cached_property
     def canonical(self) -> str:

@@ -21,7 +21,7 @@ from workloads.kinds import Registry
 from workloads.losses import LOSSES, Loss
 from workloads.optimizers import OPTIMIZERS, Optimizer
 from workloads.problems import PROBLEMS, Problem
-from workloads.section import UNSET, Conflict, Seed, flatten
+from workloads.section import UNSET, Conflict, Section, Seed, canonical_json, flatten
 from workloads.stop import Stop
 
 if TYPE_CHECKING:
@@ -138,6 +138,12 @@ class TrialSpec(BaseModel):
         return self.model_copy(update=update) if update else self
 
     @property
+    def own(self) -> tuple[Section, ...]:
+        """The parts whose kinds are from a user's own code."""
+        parts = (self.problem, self.factorization, self.init, self.optimizer, self.loss, self.stop)
+        return tuple(part for part in parts if part is not None and part.code)
+
+    @property
     def method(self) -> Optimizer | Factorization:
         """What takes steps: the optimizer, or the factorization where that is solved."""
         return self.factorization if self.optimizer is None else self.optimizer
@@ -153,7 +159,8 @@ class TrialSpec(BaseModel):
         """Trials with equal keys can be lanes of one program: same arithmetic, whatever their data, seeds, starts and step sizes."""
         shapes = tuple(self.factor_shapes.values())
         program = self.factorization.program_key(self.shape)
-        return (self.problem.sensing, self.shape, self.factorization.kind, program, shapes, self.method.kind, self.dtype)
+        own = tuple(type(part) for part in self.own)
+        return (self.problem.sensing, self.shape, self.factorization.kind, program, shapes, self.method.kind, self.dtype, own)
 
     def initial_factors(self, files: Mapping[str, bytes]) -> list[NDArray[np.float64]]:
         """Return the parameters at step 0, in float64. ``files`` maps SHA-256 digests to contents.
@@ -167,13 +174,18 @@ class TrialSpec(BaseModel):
         return self.init.factors(self.factorization, self.shape, self.seed, files)
 
     def canonical(self) -> str:
-        """Return JSON that is equal for two specs exactly when their numbers are."""
+        """Return JSON that is equal for two specs exactly when their numbers are.
+
+        Of kinds that are a user's own their code is part of it, of others' it is not.
+        """
         init = self.init.canonical if self.init is not None else "null"
         optimizer = self.optimizer.canonical if self.optimizer is not None else "null"
         factorization = self.factorization.canonical_in(self.shape)
         seed = self.seed if self.seeded else 0
+        code = sorted({part.code for part in self.own})
+        first = f'"code":{canonical_json(code)},' if code else ""
         return (
-            f'{{"dtype":"{self.dtype}","factorization":{factorization},"init":{init},"loss":{self.loss.canonical},'
+            f'{{{first}"dtype":"{self.dtype}","factorization":{factorization},"init":{init},"loss":{self.loss.canonical},'
             f'"optimizer":{optimizer},"problem":{self.problem.canonical},"seed":{seed},"stop":{self.stop.canonical}}}'
         )
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     Matrix = NDArray[np.float64]
 
+APART = "_apart"
+"""Where a factorization keeps that its lanes have to be computed one by one."""
 FACTORIZATIONS: Registry[Factorization] = Registry("factorization")
 DIFFERENTIATED_COPIES, DIFFERENTIATED_PRODUCTS, DIFFERENTIATED_FLOPS = 8, 200, 10
 """What autograd takes where nothing better is known, as measured: numbers held, in sizes of the product; as many small matrix products a
@@ -78,6 +80,15 @@ class Factorization(Kind):
     derived: ClassVar[tuple[str, ...]] = ()
     """Keys whose defaults follow from the shape."""
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **named: Any) -> None:
+        # What a base has written of its own product, by hand, is not true of another one.
+        if "product" in vars(cls) and "products" not in vars(cls):
+            cls.products = Factorization.products  # type: ignore[method-assign]
+        if {"product", "products"} & vars(cls).keys() and "program" not in vars(cls):
+            cls.program = Factorization.program  # type: ignore[method-assign]
+        super().__pydantic_init_subclass__(**named)
+
     def shapes(self, shape: tuple[int, ...]) -> Mapping[str, tuple[int, ...]]:
         """Return the factors' shapes by name, for a matrix or tensor of ``shape``."""
         raise NotImplementedError
@@ -87,11 +98,22 @@ class Factorization(Kind):
         raise NotImplementedError
 
     def products(self, factors: Sequence[Tensor]) -> Tensor:
-        """Return the end-to-end matrices or tensors [R, *shape] of R lanes' factors [R, ...]."""
+        """Return the end-to-end matrices or tensors [R, *shape] of R lanes' factors [R, ...].
+
+        A ``product`` that looks at numbers, as an ``if`` does, is called for one lane after another.
+        """
         import torch
 
-        out: Tensor = torch.vmap(self.product)(*factors)
-        return out
+        if not vars(self).get(APART):
+            try:
+                out: Tensor = torch.vmap(self.product)(*factors)
+                return out
+            except RuntimeError as error:
+                if "vmap" not in str(error):
+                    raise
+                # Of these it is known from now on.
+                vars(self)[APART] = True
+        return torch.stack([self.product(*lane) for lane in zip(*factors, strict=True)])
 
     def program(self, params: Sequence[Tensor], grads: Sequence[Tensor], outer: Tensor) -> Program:
         """Return a training step bound to parameters and gradients [R, ...] and to dL/dW ``outer`` [R, D]."""

@@ -51,11 +51,28 @@ class Measure:
     needs: Callable[..., str | None] = always
     columns: Callable[..., Sequence[str]] | None = None
     final: bool = False
+    code: str = ""
+    """The SHA-256 of the code that it is from, where that is a user's own."""
 
     def match(self, name: str) -> tuple[str, ...] | None:
         """Return the arguments in ``name``, or ``None`` where it is another measure's."""
         found = re.fullmatch(self.pattern, name, re.ASCII) if len(name) <= MAX_NAME else None
         return found.groups() if found else None
+
+
+def withdraw(row: Measure) -> None:
+    """Take a measure off the table. Raises `ValueError` if it is not there."""
+    MEASURES.remove(row)
+    find.cache_clear()
+
+
+def enter(row: Measure) -> None:
+    """Put a measure on the table. Raises `ValueError` if its name is taken."""
+    taken = next((m for m in MEASURES if m.match(row.shown) is not None or row.match(m.shown) is not None), None)
+    if taken is not None:
+        raise ValueError(f"measure {row.shown} is {taken.compute.__module__}.{taken.compute.__qualname__} already")
+    MEASURES.append(row)
+    find.cache_clear()
 
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -69,12 +86,7 @@ def measure(summary: str, pattern: str | None = None, *, shown: str | None = Non
 
     def register(compute: F) -> F:
         name = shown or compute.__name__
-        row = Measure(pattern or re.escape(name), name, compute, summary, **fields)
-        taken = next((m for m in MEASURES if m.match(name) is not None or row.match(m.shown) is not None), None)
-        if taken is not None:
-            raise ValueError(f"measure {name} is {taken.compute.__module__}.{taken.compute.__qualname__} already")
-        MEASURES.append(row)
-        find.cache_clear()
+        enter(Measure(pattern or re.escape(name), name, compute, summary, **fields))
         return compute
 
     return register

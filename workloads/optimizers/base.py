@@ -61,6 +61,13 @@ class Optimizer(Kind):
     """Step size."""
 
     @classmethod
+    def __pydantic_init_subclass__(cls, **named: Any) -> None:
+        if "bind" in vars(cls) and "kernel" not in vars(cls):
+            # What a base has written for kernels are its own steps.
+            cls.kernel = None
+        super().__pydantic_init_subclass__(**named)
+
+    @classmethod
     def hyper(cls) -> tuple[str, ...]:
         """Return the names of the hyperparameters."""
         return tuple(cls.model_fields)

@@ -55,6 +55,8 @@ class Problem(Kind):
     """True where inner products with measurements are observed, rather than entries."""
     picks: ClassVar[bool] = False
     """True where ``observed`` may pick from the observations that a file lists."""
+    invents: ClassVar[bool] = False
+    """True where `realize` makes the ground truth, by ``seed``, and what is seen of it: neither has to be given."""
 
     shape: Shape | None = None
     """Dimensions of the matrix or tensor; of a `file` that holds the truth, the file's."""
@@ -95,7 +97,7 @@ class Problem(Kind):
     @property
     def draws(self) -> bool:
         """True where ``seed`` changes the ground truth or what is seen of it."""
-        return self.target is not None or (self.file is not None and self.file.count is None) or self.noise_follows_seed
+        return self.invents or self.target is not None or (self.file is not None and self.file.count is None) or self.noise_follows_seed
 
     @property
     def noise_follows_seed(self) -> bool:
@@ -139,7 +141,7 @@ class Problem(Kind):
         given = self.model_fields_set
         sources = self.sources()
         options = [name for name in ("entries", "target", "file") if name in type(self).model_fields]
-        if not sources:
+        if not sources and not self.invents:
             yield "problem", f"needs a ground truth: one of {', '.join(options)}"
         elif len(sources) > 1:
             yield f"problem.{sources[1]}", f"has no effect beside problem.{sources[0]}: give one of {', '.join(options)}"
@@ -164,9 +166,9 @@ class Problem(Kind):
             if self.observed is None:
                 yield "problem", "needs observed: how many entries (or measurements) of the drawn target are seen"
 
-    @abstractmethod
     def _count_conflicts(self, shape: tuple[int, ...]) -> Iterator[Conflict]:
         """Yield what is wrong with the number of observations."""
+        return iter(())
 
     @property
     def data_file(self) -> FileRef | None:
@@ -213,14 +215,20 @@ class Problem(Kind):
         return None if truth is None else truth.reshape(self.size), file
 
     @classmethod
-    @abstractmethod
     def observe(cls, problems: Sequence[ProblemData], dtype: torch.dtype, device: torch.device) -> Observations:
         """Return what R lanes observe, each of which has a problem of its own."""
+        from workloads.problems.data.observations import Measured, ObservedEntries
 
-    @abstractmethod
+        return (Measured if cls.sensing else ObservedEntries)(problems, dtype, device)
+
     def cost(self, seen: int) -> tuple[int, int]:
-        """Return what ``seen`` observations cost a lane in the batched engine: operations a step, and numbers held beside measurements."""
+        """Return what ``seen`` observations cost a lane in the batched engine: operations a step, and numbers held beside measurements.
+
+        Of a sensing problem values and residual have an entry a measurement, dL/dW one an entry of the product; of observed entries the
+        mask, the values and the residual all have the size of the product.
+        """
+        return (4 * seen * self.size, 2 * seen + self.size) if self.sensing else (4 * self.size, 3 * self.size)
 
     def measurement_entries(self, seen: int) -> int:
         """Return the number of entries of the arrays that measure; 0 where entries are observed."""
-        return 0
+        return seen * self.size if self.sensing else 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -12,10 +12,8 @@ from workloads.section import LARGEST, Conflict, Finite, as_tuple
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from numpy.typing import NDArray
 
-    from workloads.problems.data.observations import Observations
     from workloads.problems.data.realized import ProblemData
 
     Entries = NDArray[np.float64]
@@ -165,13 +163,3 @@ class Completion(Problem):
         else:
             return None
         return where, self.noisy(field[where], where)
-
-    @classmethod
-    def observe(cls, problems: Sequence[ProblemData], dtype: torch.dtype, device: torch.device) -> Observations:
-        from workloads.problems.data.observations import ObservedEntries
-
-        return ObservedEntries(problems, dtype, device)
-
-    def cost(self, seen: int) -> tuple[int, int]:
-        """See `Problem.cost`: the mask, the values and the residual all have the size of the product."""
-        return 4 * self.size, 3 * self.size

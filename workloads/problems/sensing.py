@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from workloads.problems.base import Problem
@@ -11,10 +11,8 @@ from workloads.section import LARGEST_SIZE, Conflict
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from numpy.typing import NDArray
 
-    from workloads.problems.data.observations import Observations
     from workloads.problems.data.realized import ProblemData
 
 
@@ -56,19 +54,6 @@ class Sensing(Problem):
         yield from super().file_conflicts()
         if self.measurements is not None and self.file is not None and self.file.count is not None:
             yield "problem.measurements", "has no effect: the data file has the measurements"
-
-    @classmethod
-    def observe(cls, problems: Sequence[ProblemData], dtype: torch.dtype, device: torch.device) -> Observations:
-        from workloads.problems.data.observations import Measured
-
-        return Measured(problems, dtype, device)
-
-    def cost(self, seen: int) -> tuple[int, int]:
-        """See `Problem.cost`: values and residual have an entry a measurement, dL/dW one an entry of the product."""
-        return 4 * seen * self.size, 2 * seen + self.size
-
-    def measurement_entries(self, seen: int) -> int:
-        return seen * self.size
 
 
 def _outer_products(drawn: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float64]:

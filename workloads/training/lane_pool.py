@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from workloads.engines.base import Engine
 from workloads.engines.lanes import Lanes, Prepared
+from workloads.extensions import traced
 from workloads.training.preparing import Preparer
 from workloads.training.recorder import Recorder
 from workloads.training.recording import LOOKS
@@ -151,9 +151,9 @@ class LanePool:
             except MemoryError:
                 self.put_back([*keys, key])
                 raise
-            except Exception:
+            except Exception as error:
                 at = now()
-                self.failed.append(TrialResult.failure(self.trials[key].trial_id, traceback.format_exc(), at, at))
+                self.failed.append(TrialResult.failure(self.trials[key].trial_id, traced(error), at, at))
         return keys, prepared
 
     def _has_ended(self, key: int, now: Callable[[], float]) -> bool:

@@ -48,8 +48,10 @@ class Recording:
     checkpoint_losses: tuple[float, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """Return this as plain data."""
-        return asdict(self) | {"measures": list(self.measures)}
+        """Return this as plain data: of measures that are a user's own with the SHA-256 of their code."""
+        found = {name: measures.find(name) for name in self.measures}
+        code = {name: row[0].code for name, row in found.items() if row is not None and row[0].code}
+        return asdict(self) | {"measures": list(self.measures)} | ({"code": code} if code else {})
 
     def names(self, spec: TrialSpec) -> tuple[str, ...]:
         """Return the measures that are defined for trials of this spec, the loss first."""
