@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from workloads.engines.lanes import Lanes
+from workloads.factorizations.programs.room import room
 from workloads.trial import ITEM_BYTES, lane_cost
 
 LONGEST_BLOCK = 64
@@ -76,14 +77,14 @@ class _Steps:
     def __init__(self, lanes: Lanes, where: slice) -> None:
         self.params = [p[where] for p in lanes.params]
         self.observations = lanes.observations.part(where)
-        count, new = len(self.params[0]), lanes.params[0].new_empty
-        grads = [torch.empty_like(p) for p in self.params]
-        self.residual = new(count, self.observations.width)
+        count = len(self.params[0])
+        grads = [room(count, p.shape[1:], p) for p in self.params]
+        self.residual = room(count, (self.observations.width,), self.params[0])
         scale = lanes.loss_scale[where]
         self.double_scale = (2 * scale).unsqueeze(1) if bool((scale != 0.5).any()) else None
         # dL/dW is the residual itself where entries are observed and nothing scales it.
         same = self.observations.in_place and self.double_scale is None
-        self.outer = self.residual if same else new(count, lanes.spec.problem.size)
+        self.outer = self.residual if same else room(count, (lanes.spec.problem.size,), self.params[0])
         self.program = lanes.factorization.program(self.params, grads, self.outer)
         state = {name: [t[where] for t in tensors] for name, tensors in lanes.state.items()}
         optimizer = lanes.spec.optimizer

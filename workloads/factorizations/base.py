@@ -108,18 +108,18 @@ class Factorization(Kind):
             try:
                 out: Tensor = torch.vmap(self.product)(*factors)
                 return out
-            except RuntimeError as error:
-                if "vmap" not in str(error):
-                    raise
-                # Of these it is known from now on.
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError:
+                # What looks at numbers, or knows none but PyTorch's own lanes, from now on; what else is wrong it says itself, without lanes.
                 vars(self)[APART] = True
         return torch.stack([self.product(*lane) for lane in zip(*factors, strict=True)])
 
     def program(self, params: Sequence[Tensor], grads: Sequence[Tensor], outer: Tensor) -> Program:
         """Return a training step bound to parameters and gradients [R, ...] and to dL/dW ``outer`` [R, D]."""
-        from workloads.factorizations.programs.differentiated import Differentiated
+        from workloads.factorizations.programs.differentiated import differentiated
 
-        return Differentiated(self.products, params, grads, outer)
+        return differentiated(self, params, grads, outer)
 
     def conflicts(self, shape: tuple[int, ...]) -> Iterator[Conflict]:
         """Yield what the fields' types alone cannot refuse."""

@@ -1,4 +1,4 @@
-"""The step of factorizations that have no hand-written one: gradients are autograd's, over lanes."""
+"""The step of factorizations that have no hand-written one: the gradient of one run's product, over lanes."""
 
 from __future__ import annotations
 
@@ -7,28 +7,47 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from workloads.factorizations.base import Factorization, Program
+from workloads.factorizations.graphs.known import graph_of
+from workloads.factorizations.programs.traced import TracedProgram
 
-class Differentiated:
-    """See `workloads.factorizations.base.Program`: of ``products``, which maps factors [R, ...] to [R, *shape] and mixes no lanes."""
+
+def differentiated(factorization: Factorization, params: Sequence[Tensor], grads: Sequence[Tensor], outer: Tensor) -> Program:
+    """Return the step of a factorization: its graph's, or lane by lane where it has none."""
+    graph = graph_of(factorization, [tuple(p.shape[1:]) for p in params], outer.dtype)
+    if isinstance(graph, str):
+        return LaneByLane(factorization.product, params, grads, outer)
+    return TracedProgram(graph, params, grads, outer)
+
+
+class LaneByLane:
+    """See `workloads.factorizations.base.Program`: of the ``product`` of one run, which PyTorch differentiates lane after lane."""
 
     def __init__(
-        self, products: Callable[[Sequence[Tensor]], Tensor], params: Sequence[Tensor], grads: Sequence[Tensor], outer: Tensor
+        self,
+        product: Callable[..., Tensor],
+        params: Sequence[Tensor],
+        grads: Sequence[Tensor],
+        outer: Tensor,
     ) -> None:
-        self._products, self._params, self._grads, self._outer = products, params, grads, outer
+        self._function, self._params, self._grads, self._outer = product, params, grads, outer
         self.product = torch.empty_like(outer)
-        self._graph: tuple[list[Tensor], Tensor] | None = None
+        self._runs: list[tuple[list[Tensor], Tensor]] = []
 
     def forward(self) -> None:
-        with torch.enable_grad():
-            # By `data`, since a step of other lanes in the same tensors does not spoil what is remembered of these.
-            leaves = [p.data.requires_grad_() for p in self._params]
-            whole = self._products(leaves)
-        self._graph = leaves, whole
-        self.product.copy_(whole.detach().flatten(1))
+        self._runs = []
+        for lane in range(len(self._outer)):
+            with torch.enable_grad():
+                # By `data`, since a step of other lanes in the same tensors does not spoil what is remembered of these.
+                leaves = [p.data[lane].requires_grad_() for p in self._params]
+                whole = self._function(*leaves)
+            self._runs.append((leaves, whole))
+            self.product[lane] = whole.detach().flatten()
 
     def backward(self) -> None:
-        assert self._graph is not None
-        leaves, whole = self._graph
-        self._graph = None
-        for mine, found in zip(self._grads, torch.autograd.grad(whole, leaves, self._outer.view_as(whole)), strict=True):
-            mine.copy_(found)
+        for lane, (leaves, whole) in enumerate(self._runs):
+            outer = self._outer[lane].view_as(whole)
+            found = torch.autograd.grad(whole, leaves, outer, allow_unused=True, materialize_grads=True)
+            for mine, gradient in zip(self._grads, found, strict=True):
+                mine[lane] = gradient
+        self._runs = []

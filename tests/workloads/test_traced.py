@@ -1,0 +1,248 @@
+"""Factorizations of which only one run's product is known: traced, run over lanes, and written as kernels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from tests.contract import references
+from tests.specs import OPTIMIZERS, spec
+from tests.workloads import oracle
+from tests.workloads.test_engines import advance, lanes_of, product
+from workloads.engines.base import create
+from workloads.engines.choice import why_not_fused
+from workloads.factorizations import FACTORIZATIONS, Factorization
+from workloads.factorizations.graphs.graph import Graph
+from workloads.factorizations.graphs.known import graph_of
+from workloads.factorizations.graphs.tracing import traced
+from workloads.factorizations.graphs.views import View, refined
+from workloads.factorizations.programs.differentiated import LaneByLane
+from workloads.factorizations.programs.traced import TracedProgram
+
+F64 = torch.float64
+
+
+def in_place(x, y):
+    out = torch.zeros(3, 3, dtype=x.dtype)
+    out[:2, :2] = x
+    out[2] += y
+    return torch.tanh(out) + torch.softmax(out, 1)
+
+
+def circular(x, y):
+    places = torch.arange(len(x))
+    return (y[(places[:, None] - places) % len(x)] * x).sum(1)
+
+
+def activations(a, b):
+    z = a @ b
+    return torch.relu(z) + torch.sigmoid(z).exp() - torch.nn.functional.gelu(z) + torch.where(z > 0.1, z, 2 * z.abs())
+
+
+PRODUCTS = {
+    "tucker": (lambda c, x, y, z: torch.einsum("abc,ia,jb,kc->ijk", c, x, y, z), [(2, 3, 2), (4, 2), (5, 3), (3, 2)]),
+    "cp": (lambda x, y, z: torch.einsum("ir,jr,kr->ijk", x, y, z), [(4, 7), (5, 7), (6, 7)]),
+    "train": (lambda x, y, z: torch.einsum("aib,bjc,ckd->ijk", x, y, z), [(1, 4, 2), (2, 5, 3), (3, 6, 1)]),
+    "deep": (lambda x, y, z: z @ y @ x, [(13, 13)] * 3),
+    "symmetric": (lambda u, v: u @ u.T - v @ v.T, [(5, 2), (5, 3)]),
+    "powers": (lambda u, v: u**3 - v**3, [(6,), (6,)]),
+    "roots": (lambda u: u.abs() ** 1.7 + 1 / (1 + u**2).sqrt() + 2.0**u, [(6,)]),
+    "circular": (circular, [(7,), (7,)]),
+    "rolled": (lambda x, y: sum(torch.roll(x, k) * y[k] for k in range(5)), [(5,), (5,)]),
+    "in_place": (in_place, [(2, 2), (3,)]),
+    "activations": (activations, [(4, 3), (3, 5)]),
+    "normed": (lambda a: a / a.norm(dim=0) + a.amax(0) - a.mean(), [(4, 3)]),
+    "triangles": (lambda a: torch.triu(a) @ torch.tril(a) + torch.diag(a.diagonal()) + torch.eye(4, dtype=F64), [(4, 4)]),
+    "joined": (lambda a, b: torch.stack([torch.cat([a, b]), torch.cat([b, a]).flip(0)]), [(4,), (3,)]),
+    "kronecker": (torch.kron, [(2, 3), (4, 2)]),
+    "chosen": (lambda a: a[[0, 2, 2, 1]] * a[1, 0], [(3, 2)]),
+    "unused": (lambda a, b: 2 * a, [(4,), (3,)]),  # noqa: ARG005
+    "itself": (lambda a: a, [(4, 3)]),
+    "transposed": (lambda a: a.T, [(4, 3)]),
+}
+CALLED = {"running": (lambda a: a.cumsum(0), [(5, 4)]), "exponential": (torch.matrix_exp, [(4, 4)])}
+"""What is traced, but has operations that are called as they are."""
+
+
+def run(graph, params, outer):
+    """The product and the gradients [R, ...] of a graph, the second time that its buffers are used."""
+    grads = [torch.empty_like(p) for p in params]
+    program = TracedProgram(graph, params, grads, outer)
+    for _ in range(2):
+        program.forward()
+        program.backward()
+    return [program.product.clone(), *grads]
+
+
+def drawn(graph, lanes, dtype=F64):
+    generator = torch.Generator().manual_seed(1)
+    params = [0.1 + 0.7 * torch.randn(lanes, *shape, generator=generator, dtype=dtype) for shape in graph.parameters]
+    return params, torch.randn(lanes, *graph.shape, generator=generator, dtype=dtype).flatten(1)
+
+
+def graph(name):
+    found = traced(*{**PRODUCTS, **CALLED}[name], F64)
+    assert isinstance(found, Graph), found
+    return found
+
+
+@pytest.mark.parametrize("name", [*PRODUCTS, *CALLED])
+def test_lanes_are_what_autograd_says_of_each(name):
+    function, _ = {**PRODUCTS, **CALLED}[name]
+    params, outer = drawn(graph(name), 5)
+    found = run(graph(name), params, outer)
+    for lane in range(5):
+        leaves = [p[lane].clone().requires_grad_() for p in params]
+        whole = function(*leaves)
+        truth = torch.autograd.grad(whole, leaves, outer[lane].view_as(whole), allow_unused=True, materialize_grads=True)
+        for mine, theirs in zip(found, [whole.detach().flatten(), *truth], strict=True):
+            np.testing.assert_allclose(mine[lane], theirs, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", [*PRODUCTS, *CALLED])
+@pytest.mark.parametrize("dtype", [F64, torch.float32])
+def test_a_lane_has_the_same_bits_among_any_others(name, dtype):
+    found = traced(*{**PRODUCTS, **CALLED}[name], dtype)
+    params, outer = drawn(found, 67, dtype)
+    whole = run(found, params, outer)
+    for start, stop in ((0, 1), (66, 67), (1, 3), (5, 22), (3, 67)):
+        # Views into the same tensors: lanes that start anywhere.
+        part = run(found, [p[start:stop] for p in params], outer[start:stop])
+        for mine, theirs in zip(part, whole, strict=True):
+            np.testing.assert_array_equal(mine, theirs[start:stop])
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_a_step_allocates_nothing(name):
+    """Or a GPU could not replay it."""
+    params, outer = drawn(graph(name), 5)
+    program = TracedProgram(graph(name), params, [torch.empty_like(p) for p in params], outer)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as seen:
+        program.forward()
+        program.backward()
+    assert [event.name for event in seen.events() if event.self_cpu_memory_usage > 0] == []
+
+
+@pytest.mark.parametrize(
+    ("function", "shapes", "why"),
+    [
+        (lambda a: a if a.sum() > 0 else -a, [(4,)], "what it does depends on the numbers in its factors"),
+        (lambda a: a * a.max().item(), [(4,)], "what it does depends on the numbers in its factors"),
+        (lambda a: a + torch.rand(4), [(4,)], "it draws random numbers"),
+        (lambda a: torch.fft.fft(a).real, [(4,)], "complex"),
+        (lambda a: torch.linalg.svd(a)[1], [(4, 4)], "_linalg_svd"),
+        (lambda a: a @ a, [(4, 3)], "cannot be multiplied"),
+    ],
+)
+def test_says_why_there_is_no_graph(function, shapes, why):
+    assert why in traced(function, shapes, F64)
+
+
+def test_einsum_multiplies_in_the_order_in_which_it_is_written():
+    """With opt_einsum installed PyTorch chooses one: numbers must not depend on what else there is."""
+    first = graph("tucker").steps[0]
+    assert {view.array for view in first.operands} == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("shape", "order", "then"),
+    [((2, 3, 4), (2, 0, 1), (4, 6)), ((2, 3, 4), (2, 0, 1), (8, 3)), ((2, 3, 4), (1, 2, 0), (3, 2, 2, 2)), ((6, 4), (1, 0), (2, 12))],
+)
+def test_views_are_where_pytorch_has_the_entries(shape, order, then):
+    entries = torch.arange(np.prod(shape)).view(shape)
+    view = View.whole(0, shape).permuted(order)
+    np.testing.assert_array_equal(view.indices(), entries.permute(order))
+    reshaped = view.reshaped(then)
+    np.testing.assert_array_equal(reshaped.indices(), entries.permute(order).reshape(then))
+    np.testing.assert_array_equal(view.expanded((5, *view.shape)).indices(), entries.permute(order).expand(5, *view.shape))
+    np.testing.assert_array_equal(view.sliced(0, 1, 2, 1).indices(), entries.permute(order)[1:2])
+    np.testing.assert_array_equal(reshaped.selected(1, 1).indices(), entries.permute(order).reshape(then)[:, 1])
+
+
+def test_what_no_digits_can_say_is_not_a_view():
+    assert View.whole(0, (2, 3)).permuted((1, 0)).reshaped((2, 3)) is None
+    assert refined([((6, 1),), ((2, 1), (3, 2))]) == [(2, (3, 1)), (3, (1, 2))]
+    assert refined([((2, 3), (3, 1)), ((3, 2), (2, 1))]) is None
+
+
+@pytest.fixture
+def own(monkeypatch):
+    """Makes factorizations as a user would write them, by their shapes and the product of one run."""
+    kinds = []
+
+    def make(name, shapes, function):
+        class Own(Factorization):
+            kind = name
+
+            def shapes(self, shape):  # noqa: ARG002
+                return {f"X{n}": s for n, s in enumerate(shapes, 1)}
+
+            def product(self, *factors):
+                return function(*factors)
+
+        kinds.append(name)
+        monkeypatch.setitem(references.FACTORIZATIONS, name, references.Factorization({}, function))
+        return {"kind": name}
+
+    yield make
+    for kind in kinds:
+        FACTORIZATIONS.remove(kind)
+
+
+TENSOR = {"kind": "tensor_completion", "shape": [4, 5, 3], "target": {"rank": 2, "frobenius": 2.0}, "observed": 30}
+MATRIX = {"kind": "matrix_completion", "shape": [3, 3], "target": {"rank": 1, "frobenius": 1.0}, "observed": 6}
+TRAINED = {
+    "tucker": (PRODUCTS["tucker"], {"problem": TENSOR, "init__scale": 0.6, "optimizer__lr": 0.01}),
+    "in_place": (PRODUCTS["in_place"], {"problem": MATRIX}),
+    "sensed": (
+        (lambda u, v: u @ u.T - v @ v.T, [(3, 2), (3, 2)]),
+        {"problem": {"kind": "matrix_sensing", "shape": [3, 3], "target": {"rank": 1}, "observed": 5}, "optimizer__lr": 0.005},
+    ),
+    "decides": ((lambda u, v: u @ v if u.sum() > 0 else u @ v + 0.1, [(3, 2), (2, 3)]), {"problem": MATRIX}),
+}
+
+
+def one_of(own, name, **more):
+    (function, shapes), changes = TRAINED[name]
+    return spec(factorization=own(f"own_{name}", shapes, function), **{**changes, **more})
+
+
+@pytest.mark.parametrize("engine", ["batched", "fused"])
+@pytest.mark.parametrize("name", TRAINED)
+def test_equals_the_plain_loop_over_a_thousand_steps(own, name, engine):
+    one = one_of(own, name)
+    if engine == "fused" and why_not_fused(one):
+        pytest.skip("it has no kernel")
+    truth = oracle.train(one, 1000)
+    lanes = advance(create(engine), lanes_of([one, one.model_copy(update={"seed": 1}), one]), 1000)
+    for lane in (0, 2):
+        assert lanes.loss[lane] == pytest.approx(truth.losses[-1], rel=1e-8, abs=1e-26)
+        np.testing.assert_allclose(product(lanes)[lane], truth.product, rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("engine", ["batched", "fused"])
+@pytest.mark.parametrize("name", ["tucker", "in_place", "decides"])
+@pytest.mark.parametrize("optimizer", ["gd", "group_rmsprop", "adam"])
+def test_a_trial_has_the_same_bits_in_any_pack_and_place(own, name, engine, optimizer):
+    one = one_of(own, name, optimizer=OPTIMIZERS[optimizer] | {"lr": 1e-3})
+    if engine == "fused" and why_not_fused(one):
+        pytest.skip("it has no kernel")
+    specs = [one.model_copy(update={"seed": n}) for n in range(19)]
+    steps = 20 if name == "decides" else 200
+    whole = advance(create(engine), lanes_of(specs), steps)
+    turned = advance(create(engine), lanes_of(specs[::-1]), steps)
+    np.testing.assert_array_equal(product(turned)[::-1], product(whole))
+    np.testing.assert_array_equal(turned.loss[::-1], whole.loss)
+    for part in (slice(0, 1), slice(18, 19), slice(4, 7)):
+        some = advance(create(engine), lanes_of(specs[part]), steps)
+        np.testing.assert_array_equal(product(some), product(whole)[part])
+        np.testing.assert_array_equal(some.loss, whole.loss[part])
+
+
+def test_what_cannot_be_traced_runs_lane_by_lane(own):
+    one = one_of(own, "decides")
+    assert graph_of(one.factorization, [(3, 2), (2, 3)], F64) == "what it does depends on the numbers in its factors"
+    lanes = lanes_of([one, one])
+    program = lanes.factorization.program(lanes.params, [torch.empty_like(p) for p in lanes.params], torch.zeros(2, 9, dtype=F64))
+    assert isinstance(program, LaneByLane)
