@@ -111,7 +111,7 @@ class Factorization(Kind):
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError:
-                # What looks at numbers, or knows none but PyTorch's own lanes, from now on; what else is wrong it says itself, without lanes.
+                # What looks at numbers, or knows no lanes but PyTorch's own: from now on. What else is wrong it says itself, without lanes.
                 vars(self)[APART] = True
         return torch.stack([self.product(*lane) for lane in zip(*factors, strict=True)])
 

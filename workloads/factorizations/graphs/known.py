@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from workloads.factorizations.graphs.graph import Graph
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
-    from workloads.factorizations.base import Factorization
+
+class Traceable(Protocol):
+    """What can have a graph: a ``product`` of one run's factors, and all that tells it from others of its class."""
+
+    @property
+    def canonical(self) -> str:
+        """Its keys with their values."""
+
+    @property
+    def product(self) -> Callable[..., Tensor]:
+        """The function that is traced."""
+
 
 _KNOWN: dict[tuple[object, ...], Graph | str] = {}
 
 
-def graph_of(factorization: Factorization, shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> Graph | str:
+def graph_of(factorization: Traceable, shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> Graph | str:
     """Return the graph of a factorization with factors of ``shapes``, or why it has none."""
     from workloads.factorizations.graphs.tracing import traced
 

@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from workloads.factorizations.base import Factorization, Program
-from workloads.factorizations.graphs.known import graph_of
+from workloads.factorizations.graphs.known import Traceable, graph_of
 from workloads.factorizations.programs.traced import TracedProgram
 
 
-def differentiated(factorization: Factorization, params: Sequence[Tensor], grads: Sequence[Tensor], outer: Tensor) -> Program:
+def differentiated(
+    factorization: Traceable, params: Sequence[Tensor], grads: Sequence[Tensor], outer: Tensor
+) -> TracedProgram | LaneByLane:
     """Return the step of a factorization: its graph's, or lane by lane where it has none."""
     graph = graph_of(factorization, [tuple(p.shape[1:]) for p in params], outer.dtype)
     if isinstance(graph, str):
