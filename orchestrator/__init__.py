@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from orchestrator.analysis.answers import Chart
     from orchestrator.planning.plan import Plan
-    from orchestrator.scripting.grids import Given, Overrides
+    from orchestrator.scripting.grids import Given, Modules, Overrides
     from orchestrator.scripting.problems import GivenProblem
     from orchestrator.scripting.sweep import Sweep
     from orchestrator.tracking.read.queries import SweepSummary
@@ -44,6 +44,7 @@ def submit(
     grid: Given,
     *,
     overrides: Overrides = (),
+    modules: Modules = (),
     address: str | None = None,
     tracking_uri: str | None = None,
     storage: str | None = None,
@@ -57,8 +58,9 @@ def submit(
     """Run the trials of ``grid`` that MLflow does not have yet, wait for them, and return the sweep.
 
     ``grid`` is the path of a grid file, or a dict with what such a file has in it; ``overrides`` are keys and values, such as
-    ``{"seeds": 3}``. The others are the options of ``orchestrate submit``. Trials that fail are counted, not raised. An interrupt (in a
-    notebook the square button) saves the trials and raises KeyboardInterrupt; submit again to go on.
+    ``{"seeds": 3}``, and ``modules`` files with kinds and measures of your own, as with ``--with``. The others are the options of
+    ``orchestrate submit``. Trials that fail are counted, not raised. An interrupt (in a notebook the square button) saves the trials and
+    raises KeyboardInterrupt; submit again to go on.
 
     Raises `orchestrator.errors.GridError` with everything that is wrong with the grid, and `orchestrator.errors.UnavailableError` if Ray,
     MLflow or the storage cannot be used.
@@ -68,10 +70,10 @@ def submit(
     from orchestrator.scripting.sweep import submit
 
     options = Options(address, tracking_uri, storage, fresh, tuple(reuse_from), checkpoint_every, patience, workers)
-    return submit(grid_from(grid, overrides), options, progress)
+    return submit(grid_from(grid, overrides, modules), options, progress)
 
 
-def plan(grid: Given, *, overrides: Overrides = (), workers: int | None = None) -> Plan:
+def plan(grid: Given, *, overrides: Overrides = (), modules: Modules = (), workers: int | None = None) -> Plan:
     """Return what ``grid`` would run: its trials in packs, with engines, memory and time. Starts and creates nothing.
 
     ``workers`` is how many packs run at once, by default what this machine's cores allow. Raises `orchestrator.errors.GridError`.
@@ -79,7 +81,7 @@ def plan(grid: Given, *, overrides: Overrides = (), workers: int | None = None) 
     from orchestrator.scripting.grids import grid_from
     from orchestrator.sweeps.plan import planned_here
 
-    return planned_here(grid_from(grid, overrides), workers)
+    return planned_here(grid_from(grid, overrides, modules), workers)
 
 
 def load_runs(sweep: str | Sequence[str] = "latest", *, where: str | None = None, tracking_uri: str | None = None) -> pd.DataFrame:
@@ -142,36 +144,43 @@ def measure(
     *,
     trials: str | Collection[str] | None = None,
     where: str | None = None,
+    modules: Modules = (),
     tracking_uri: str | None = None,
     storage: str | None = None,
 ) -> pd.DataFrame:
     """Return measures that ``sweep`` did not record, computed from the final factors: ``trial_id``, then a column for each number.
 
-    ``measures`` are names as in a grid's ``record.measures``. Of trials that failed or were deleted there are no factors, and no rows.
-    ``trials`` and ``where`` pick trials, as in `load_history`. Raises what `load_runs` raises, and `orchestrator.errors.UsageError` for a
-    measure that is unknown, or defined for no trial.
+    ``measures`` are names as in a grid's ``record.measures``, ``modules`` files with measures of your own. Of trials that failed
+    or were deleted there are no factors, and no rows. ``trials`` and ``where`` pick trials, as in `load_history`. Raises what `load_runs`
+    raises, and `orchestrator.errors.UsageError` for a measure that is unknown, or defined for no trial.
     """
     from orchestrator.storage.base import open_storage
     from orchestrator.sweeps.measure import measured_results
 
     store, (found,) = _found(sweep, tracking_uri)
     names = [measures] if isinstance(measures, str) else measures
-    results, columns = measured_results(store, open_storage(storage), found, names, where, trials)
+    results, columns = measured_results(store, open_storage(storage), found, names, where, trials, _texts(modules))
     return results.runs[["trial_id", *columns]]
 
 
 def load_problem(
-    sweep: Given = "latest", trial: str | None = None, *, tracking_uri: str | None = None, storage: str | None = None
+    sweep: Given = "latest",
+    trial: str | None = None,
+    *,
+    modules: Modules = (),
+    tracking_uri: str | None = None,
+    storage: str | None = None,
 ) -> GivenProblem:
     """Return what a trial was given, and what it was to find, computed from its spec as workers do.
 
     ``sweep`` is a sweep, as `load_runs` has it, or a grid: the path of a file, which ends in ``.yaml``, or a dict. ``trial`` is an id, or a
-    unique prefix of one; it may be left out where all trials have the same problem. Raises `orchestrator.errors.UsageError` if there is no
+    unique prefix of one; it may be left out where all trials have the same problem. A sweep of kinds of your own needs their ``modules``,
+    as they were: what is only to be read runs no code that a sweep keeps. Raises `orchestrator.errors.UsageError` if there is no
     such trial, or several problems, and what `load_runs` raises.
     """
     from orchestrator.scripting.problems import load_problem
 
-    return load_problem(sweep, trial, tracking_uri, storage)
+    return load_problem(sweep, trial, tracking_uri, storage, _texts(modules))
 
 
 def figures(
@@ -210,6 +219,13 @@ def report(sweep: str = "latest", path: str | Path | None = None, *, tracking_ur
 
     store, (found,) = _found(sweep, tracking_uri)
     return write_page(store, found, None if path is None else Path(path))
+
+
+def _texts(modules: Modules) -> list[str]:
+    """Return the names of modules as ``--with`` takes them."""
+    from orchestrator.scripting.grids import texts
+
+    return texts(modules)
 
 
 def _found(sweep: str | Sequence[str], tracking_uri: str | None) -> tuple[Store, list[SweepSummary]]:

@@ -4,6 +4,7 @@ OrchestratorError             exit code
 ├── GridError                 2   the grid file or a data file it names is wrong
 ├── UsageError                2   an argument is wrong, or names something that does not exist
 │   └── BusyError                 another process is at it
+├── CodeError                 2   kinds or measures of a user's own cannot be used
 └── UnavailableError          3   something outside cannot be used
     ├── RayUnavailable            the Ray cluster
     ├── SlurmUnavailable          Slurm
@@ -46,6 +47,13 @@ def printable(text: str) -> str:
 
 class UsageError(OrchestratorError):
     """A command-line argument is wrong, or names a sweep or trial that does not exist."""
+
+
+class CodeError(OrchestratorError):
+    """Code that was given for kinds or measures cannot be used; one line, ``file:line: what``."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(one_line(text))
 
 
 class BusyError(UsageError):

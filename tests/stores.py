@@ -110,7 +110,7 @@ def make_sweep(experiment: str, make_spec: Callable[..., TrialSpec]) -> Callable
         earlier = reused or {}
         rows = [TrialRow(name, make_spec(seed), None, earlier.get(name)) for seed, name in enumerate(trials.split())]
         rows = [row if row.reused else replace(row, pack="pack-0") for row in rows]
-        return SweepInfo(experiment, new_sweep_id(), "name: x\n", {"packs": 1}, rows, **{"record": RECORD, **fields})
+        return SweepInfo(experiment, new_sweep_id(), "name: x\n", {layout.PLAN_FILE: b'{"packs": 1}'}, rows, **{"record": RECORD, **fields})
 
     return make
 

@@ -21,7 +21,7 @@ from orchestrator.cli.client import delegated, end_like, run_here
 from orchestrator.cli.options import INTERRUPTED
 from orchestrator.cli.output import drop_unread
 from orchestrator.deadline import within
-from orchestrator.errors import OrchestratorError, UnavailableError
+from orchestrator.errors import CodeError, OrchestratorError, UnavailableError
 
 RARELY = 100_000
 """Objects made between two garbage collections. With Python's 700 they take a quarter of the time that imports take."""
@@ -108,6 +108,14 @@ def run_command(command: click.Command) -> int:
         with suppress(OSError):
             click.echo(f"error: {error.strerror}{f': {error.filename}' if error.filename else ''}; make room, and go on", err=True)
         code = UnavailableError.exit_code
+    except Exception as error:
+        from workloads.extensions import explained
+
+        # In a kind or measure of a user's own it is theirs to mend.
+        if (place := explained(error)) is None:
+            raise
+        click.echo(f"error: {place}", err=True)
+        code = CodeError.exit_code
     drop_unread()
     return code if isinstance(code, int) else 0
 

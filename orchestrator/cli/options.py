@@ -40,6 +40,12 @@ def set_option(command: Command) -> Command:
     )
 
 
+def with_option(command: Command) -> Command:
+    """``--with FILE``, repeatable."""
+    text = "Bring kinds and measures of your own: a .py file, an importable module, or an entry point; may be repeated."
+    return click.option("--with", "modules", multiple=True, metavar="FILE", help=text)(command)
+
+
 def tracking_option(command: Command) -> Command:
     """``--tracking-uri``."""
     text = "MLflow store [default: $MLFLOW_TRACKING_URI, or sqlite:///mlflow.db in this folder]."

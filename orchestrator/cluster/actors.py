@@ -14,6 +14,7 @@ from orchestrator.cluster.remote_worker import RemoteWorker
 from orchestrator.cluster.sharing import NAMESPACE, WorkerName
 from orchestrator.cluster.sizing import Allotment
 from orchestrator.execution.events import Cause
+from orchestrator.extensions import Carried
 from orchestrator.planning.pack import Pack
 from orchestrator.storage.checkpoints import Checkpointing
 from orchestrator.tracking.uris import redact
@@ -169,7 +170,7 @@ class Actors:
         """Let a worker end with a last checkpoint."""
         worker.stop.options(concurrency_group="requests").remote()
 
-    def train(self, worker: Any, pack: Pack, recording: Recording, files: Any, checkpointing: Checkpointing | None) -> Any:
+    def train(self, worker: Any, pack: Pack | Carried, recording: Recording, files: Any, checkpointing: Checkpointing | None) -> Any:
         """Give a worker a pack. Returns the stream of its events."""
         # Not retried by Ray, which would replay the stream from its first event.
         return worker.run.options(num_returns="streaming", max_task_retries=0).remote(pack, recording, files, checkpointing)

@@ -22,12 +22,15 @@ from orchestrator.cluster.addresses import job_server
 from orchestrator.deadline import within
 from orchestrator.errors import OrchestratorError, RayUnavailable, UsageError, one_line
 from orchestrator.tracking.uris import is_http, redact, resolve, sqlite_path
+from workloads.extensions import activate, packed, unpacked
 
 if TYPE_CHECKING:
     from orchestrator.grid import Grid
     from orchestrator.options import Options
 
 JOB_FILE = "job.json"
+CODE = "code"
+"""The folder of users' own code."""
 LARGEST = 500 << 20
 """What may travel with a job: Ray's limit is a little higher."""
 STOP_SECONDS = 60
@@ -47,7 +50,8 @@ def job_id(sweep_id: str) -> str:
 
 @dataclass(frozen=True)
 class Order:
-    """What a job is to do, as it lies in its folder: the grid is beside it, data files in ``files`` by their digests."""
+    """What a job is to do, as it lies in its folder: the grid is beside it, data files in ``files`` by their digests, and users'
+    own code in ``code``."""
 
     sweep_id: str
     address: str
@@ -60,10 +64,13 @@ class Order:
 
     def write(self, folder: Path, grid: Grid) -> None:
         """Put all that the job needs into ``folder``."""
-        (folder / "files").mkdir()
+        for name in ("files", CODE):
+            (folder / name).mkdir()
         (folder / "grid.yaml").write_text(grid.text)
         for digest, content in grid.files.contents.items():
             (folder / "files" / digest).write_bytes(content)
+        for name, content in packed(grid.extensions).items():
+            (folder / CODE / name).write_bytes(content)
         _write_secretly(folder / JOB_FILE, asdict(self))
 
     @classmethod
@@ -75,8 +82,11 @@ class Order:
 
     def grid(self, folder: Path) -> Grid:
         """Return the grid that is to be run."""
+        from orchestrator.extensions import told
         from orchestrator.grid import parse_grid
 
+        with told():
+            activate(unpacked(lambda name: path.read_bytes() if (path := folder / CODE / name).is_file() else None))
         contents = {name: (lambda digest=digest: (folder / "files" / digest).read_bytes()) for name, digest in self.files.items()}
         return parse_grid((folder / "grid.yaml").read_text(), self.grid_path, folder, self.overrides, contents)
 

@@ -15,12 +15,14 @@ from orchestrator.cluster.remote_worker import RemoteWorker
 from orchestrator.cluster.sharing import Change, Staff, changes
 from orchestrator.cluster.sizing import Allotment
 from orchestrator.deadline import within
-from orchestrator.errors import RayUnavailable, one_line
+from orchestrator.errors import CodeError, RayUnavailable, one_line
 from orchestrator.execution.events import Broken, Cause, Ended, Lost, PackEvent, WorkerEvent
 from orchestrator.execution.scheduler import Board
+from orchestrator.extensions import carried
 from orchestrator.planning.pack import Pack
 from orchestrator.storage.checkpoints import Checkpointing
 from workloads.engines.calibration import Machine
+from workloads.extensions import Extension
 from workloads.training.recording import Recording
 from workloads.training.results import Notice
 
@@ -67,6 +69,7 @@ class Workers:
         self._stopping = False
         self._retiring: set[Any] = set()
         """Workers that come to their end as soon as they have saved what they have."""
+        self._extensions: tuple[Extension, ...] = ()
         self._wanted = dict(crews)
         self._worked = 0.0
         self._next_share = time.monotonic() if share else math.inf
@@ -110,15 +113,18 @@ class Workers:
         files: Mapping[str, bytes],
         checkpointing: Checkpointing | None = None,
         poll: float = 0.2,
+        extensions: tuple[Extension, ...] = (),
     ) -> Iterator[tuple[Pack | None, PackEvent | None]]:
         """Run the packs of ``board`` and yield events as they come, each with its pack; ``(None, None)`` if none came for ``poll`` seconds.
 
         With `HandedOver` comes the new pack that was made of it, and with every pack's end `Ended` or, if a worker died or training
-        failed, `Lost`; whoever reads that may put packs back on the board. A worker that dies is replaced. Raises `RayUnavailable`
-        if no worker comes up at all, or if the cluster's head or our own raylet is gone. At its end, all workers are gone.
+        failed, `Lost`; whoever reads that may put packs back on the board. A worker that dies is replaced. Trials of users' own kinds go
+        with the ``extensions`` that these are from. Raises `RayUnavailable` if no worker comes up at all, or if the cluster's head or our
+        own raylet is gone, and `CodeError` if a worker cannot load users' code. At its end, all workers are gone.
         """
         import ray
 
+        self._extensions = extensions
         shared = ray.put(dict(files))
         self._idle = dict.fromkeys(self._actors.machines, time.monotonic())
         for worker in self._idle:
@@ -248,7 +254,7 @@ class Workers:
             pack = board.take(worker, machines[worker].device)
             if pack is not None:
                 del self._idle[worker]
-                stream = self._actors.train(worker, pack, recording, files, checkpointing)
+                stream = self._actors.train(worker, carried(pack, self._extensions), recording, files, checkpointing)
                 self._streams[stream] = _Stream(worker, pack)
         for worker in board.donors([machines[worker].device for worker in self._idle]):
             self._actors.ask(worker)
@@ -267,6 +273,8 @@ class Workers:
             del self._streams[reference]
             return self._died(stream, board, error), None
         if isinstance(event, Broken):
+            if event.code:
+                raise CodeError(event.error)
             stream.error = event.error
             return Notice(f"training failed: {event.error.strip().splitlines()[-1]}"), None
         return event, board.see(stream.worker, event)

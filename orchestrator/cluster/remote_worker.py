@@ -8,7 +8,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 
 from orchestrator.cluster.scratch import scratch_folder
-from orchestrator.execution.events import WorkerEvent
+from orchestrator.errors import CodeError
+from orchestrator.execution.events import Broken, WorkerEvent
+from orchestrator.extensions import Carried
 from orchestrator.planning.pack import Pack
 from orchestrator.storage.checkpoints import Checkpointing
 from workloads.engines.calibration import Machine
@@ -47,6 +49,11 @@ class RemoteWorker:
         self._worker.stop()
 
     def run(
-        self, pack: Pack, recording: Recording, files: Mapping[str, bytes], checkpointing: Checkpointing | None
+        self, pack: Pack | Carried, recording: Recording, files: Mapping[str, bytes], checkpointing: Checkpointing | None
     ) -> Iterator[WorkerEvent]:
-        yield from self._worker.run(pack, recording, files, checkpointing)
+        try:
+            opened = pack.opened() if isinstance(pack, Carried) else pack
+        except CodeError as error:
+            yield Broken(str(error), code=True)
+            return
+        yield from self._worker.run(opened, recording, files, checkpointing)

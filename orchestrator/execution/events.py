@@ -20,9 +20,11 @@ class Saved:
 
 @dataclass(frozen=True)
 class Broken:
-    """An exception ended the training of a pack; ``error`` is its traceback."""
+    """An exception ended the training of a pack; ``error`` is its traceback. With ``code`` it is not the pack that is to blame: users'
+    code cannot be loaded, and ``error`` says why."""
 
     error: str
+    code: bool = False
 
 
 class Cause(StrEnum):

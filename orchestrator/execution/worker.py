@@ -6,7 +6,6 @@ import resource
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
@@ -19,6 +18,7 @@ from orchestrator.storage.checkpoints import Checkpointing, Pace
 from workloads.engines.base import create
 from workloads.engines.calibration import Machine, measured_rates, processor
 from workloads.engines.choice import on_device
+from workloads.extensions import traced
 from workloads.training.loop import train
 from workloads.training.policy import Policy
 from workloads.training.recording import Recording
@@ -97,8 +97,8 @@ class Worker:
                             yield from checkpointer.keep(event)
                     case _:
                         yield event
-        except Exception:
-            yield Broken(traceback.format_exc())
+        except Exception as error:
+            yield Broken(traced(error))
         finally:
             # What was asked too late is not asked of the next pack.
             self._asked.clear()

@@ -11,6 +11,7 @@ from typing import TypeVar
 from orchestrator.files import read_file
 from orchestrator.grid.source import Mistake, Path
 from orchestrator.storage.base import is_object, read_object
+from workloads.extensions import Extension
 from workloads.kinds import Kind
 from workloads.section import FileRef
 
@@ -22,10 +23,14 @@ DATA_FILES = (".npz", ".csv")
 
 @dataclass(frozen=True)
 class DataFiles:
-    """What a grid's data files hold: ``contents`` by SHA-256 digest, and digests by the ``names`` that the grid has for them."""
+    """What a grid's data files hold: ``contents`` by SHA-256 digest, and digests by the ``names`` that the grid has for them.
+
+    ``code`` is that of users' own, which no grid brings, but which goes wherever its trials go.
+    """
 
     contents: Mapping[str, bytes] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)
+    code: tuple[Extension, ...] = ()
 
 
 class Files:

@@ -16,6 +16,7 @@ from orchestrator.grid.data_files import DataFiles, Files
 from orchestrator.grid.expand import Expander, Extent
 from orchestrator.grid.figures import FIGURES, Figure
 from orchestrator.grid.model import TOP, Record, Resources, Tracking
+from orchestrator.grid.own_code import check_needs, try_measures, used
 from orchestrator.grid.questions import check_names, columns_of, read_questions
 from orchestrator.grid.quoting import nearest, shown
 from orchestrator.grid.sections import PARTS, Model, nested, validate
@@ -24,6 +25,7 @@ from orchestrator.grid.source import MAX_BYTES, MAX_KEY, Mistake, Mistakes, Sour
 from orchestrator.grid.spreads import is_spread, many, nesting
 from orchestrator.grid.written import spec_keys
 from workloads import measures
+from workloads.extensions import Extension
 from workloads.training.recording import DEFAULT_MEASURES
 from workloads.trial import Trial
 
@@ -50,6 +52,11 @@ class Grid:
     claims: Mapping[str, Claim] = field(default_factory=dict)
     files: DataFiles = field(default_factory=DataFiles, repr=False)
     overrides: tuple[str, ...] = ()
+
+    @property
+    def extensions(self) -> tuple[Extension, ...]:
+        """The code of users' own that its kinds and measures are from."""
+        return self.files.code
 
 
 def load_grid(path: str | Path, overrides: Sequence[str] = (), advanced: Callable[[int, int], None] = lambda *_: None) -> Grid:
@@ -85,6 +92,9 @@ def parse_grid(
     """
     source = parse(text, name)
     mistakes = Mistakes(source)
+    if not check_needs(source.data, folder, mistakes):
+        # All else may be about kinds that are not there.
+        raise source.error(mistakes)
     settings = _override(source, overrides, mistakes)
     data = source.data
     for key in data:
@@ -108,14 +118,14 @@ def parse_grid(
     claims = read_questions("claims", CLAIMS, data, mistakes)
     if record is not None and trials and not mistakes:
         _check_measures(record, trials, mistakes)
+    names = record.measures if record is not None and record.measures is not None else DEFAULT_MEASURES
     if record is not None and trials and not mistakes and (figures or claims):
-        names = record.measures if record.measures is not None else DEFAULT_MEASURES
         check_names({"figures": figures, "claims": claims}, *columns_of((t.spec for t in trials), names), mistakes)
     if mistakes or record is None or resources is None or tracking is None:
         raise source.error(mistakes)
     return Grid(
         *(title, name, text, trials, record, resources, tracking),
-        *(expander.extent(), figures, claims, DataFiles(files.contents, files.names), tuple(overrides)),
+        *(expander.extent(), figures, claims, DataFiles(files.contents, files.names, used(trials, names)), tuple(overrides)),
     )
 
 
@@ -217,6 +227,7 @@ def _top(model: type[Model], part: str, data: Mapping[str, Any], mistakes: list[
 def _check_measures(record: Record, trials: Sequence[Trial], mistakes: list[Mistake]) -> None:
     """Every measure is known, and defined for some trial; ``record.steps`` is not empty of effect either."""
     kinds = {t.spec.sections: t.spec for t in trials}
+    try_measures(record.measures or (), kinds.values())
     seen: set[str] = set()
     for place, name in enumerate(record.measures or ()):
         path = ("record", "measures", place)

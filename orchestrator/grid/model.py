@@ -62,6 +62,7 @@ class Tracking(Section):
 
 EXAMPLES = {
     "name": "depth-and-scale",
+    "needs": "models.py",
     "fixed": "{problem: {kind: matrix_completion, shape: [5, 5], target: {rank: 1}, observed: 12}, stop: {steps: 20_000}}",
     "cases": "[{factorization.kind: deep_matrix, grid: {factorization.depth: [2, 3]}}, {factorization.kind: nuclear_norm, init: null}]",
     "grid": "{factorization.depth: 2..4, init.product_scale: {logspace: [1e-5, 1e-1, 5]}}",
@@ -79,6 +80,7 @@ EXAMPLES = {
 
 TOP: dict[str, Any] = {
     "name": "the MLflow experiment",
+    "needs": "files or modules of your own that its kinds and measures are from; they have to be given with `--with`, too",
     "fixed": "keys that all trials share",
     "cases": "a list, each item a set of keys; it may have a grid, zip and random of its own",
     "grid": "key: list of values, range or space; all combinations",

@@ -43,6 +43,7 @@ def json_schema() -> dict[str, Any]:
     }
     properties: dict[str, Any] = {
         "name": {"type": "string", "minLength": 1, "maxLength": 100},
+        "needs": _or_single({"type": "array", "items": {"type": "string", "minLength": 1}}),
         "fixed": {"$ref": "#/$defs/spec"},
         "cases": {"type": "array", "items": {"$ref": "#/$defs/case"}},
         **{name: {"$ref": f"#/$defs/{name}"} for name in BLOCKS},

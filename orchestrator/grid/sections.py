@@ -22,6 +22,7 @@ Model = TypeVar("Model", bound=Section)
 
 PARTS = (*KINDS, "stop", *SCALARS)
 """The parts of a trial's spec."""
+OWN = " (--with FILE.py brings kinds of your own)"
 REQUIRED = ("problem", "factorization", "stop")
 
 _EXPECTED = {
@@ -90,7 +91,7 @@ def build_section(part: str, given: Sequence[Assignment], mistakes: list[Mistake
             return None
         if not isinstance(kind, str) or kind not in kinds:
             mistakes.append(
-                Mistake(placed.get(f"{part}.kind", given[0]).path, f"{part}.kind", f"unknown kind {shown(kind)}{nearest(kind, kinds)}")
+                Mistake(placed.get(f"{part}.kind", given[0]).path, f"{part}.kind", f"unknown kind {shown(kind)}{nearest(kind, kinds)}{OWN}")
             )
             return None
         model = kinds[kind]

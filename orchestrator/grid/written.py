@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -200,12 +200,14 @@ def _default(key: str, left: Sequence[Assignment]) -> Any:
     return model.model_fields[field].default
 
 
-@cache
-def spec_keys() -> dict[str, int]:
+def spec_keys() -> Mapping[str, int]:
     """Return the dotted keys that trials may have, each with how many lists may lie within each other in its value."""
+    return _keys_of(("stop", Stop), *((part, model) for part, kinds in KINDS.items() for model in kinds.values()))
+
+
+@cache
+def _keys_of(*models: tuple[str, type[Section]]) -> Mapping[str, int]:
     keys = dict.fromkeys(SCALARS, 0)
-    models: list[tuple[str, type[Section]]] = [("stop", Stop)]
-    models += [(part, model) for part, kinds in KINDS.items() for model in kinds.values()]
     keys |= {f"{part}.kind": 0 for part in KINDS}
     for part, model in models:
         for key, depth in _fields(part, model):

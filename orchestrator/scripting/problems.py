@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -75,14 +75,16 @@ def _given(data: ProblemData) -> GivenProblem:
     return GivenProblem(shape, truth, seen, mask, np.argwhere(mask), held_out_indices=places, held_out_values=values)
 
 
-def load_problem(given: Given, trial: str | None, tracking_uri: str | None, storage: str | None) -> GivenProblem:
+def load_problem(
+    given: Given, trial: str | None, tracking_uri: str | None, storage: str | None, modules: Sequence[str] = ()
+) -> GivenProblem:
     """Return the problem of a trial of a grid or of a sweep, which is a text that names no grid file."""
     if isinstance(given, Mapping) or not isinstance(given, str) or given.endswith((".yaml", ".yml")):
-        return problem_of(grid_from(given), trial)
+        return problem_of(grid_from(given, modules=modules), trial)
     from orchestrator.storage.base import open_storage
     from orchestrator.sweeps.resume import grid_of
     from orchestrator.tracking.read.queries import find_sweep
     from orchestrator.tracking.store import open_existing
 
     store = open_existing(tracking_uri)
-    return problem_of(grid_of(store, open_storage(storage), find_sweep(store, given)), trial)
+    return problem_of(grid_of(store, open_storage(storage), find_sweep(store, given), modules), trial)

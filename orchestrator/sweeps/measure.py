@@ -37,14 +37,19 @@ Kept = tuple[str, dict[str, "NDArray[Any]"]]
 
 
 def measure(
-    store: Store, storage: Storage, sweep: SweepSummary, names: Sequence[str], trials: Collection[str] | None = None
+    store: Store,
+    storage: Storage,
+    sweep: SweepSummary,
+    names: Sequence[str],
+    trials: Collection[str] | None = None,
+    modules: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Return a row for each trial of a sweep that has factors, or for each of ``trials``: ``trial_id``, and the columns of the measures.
 
     Where one is not defined for a trial it is missing. Raises `UsageError` for a measure that is unknown, or defined for no trial, and what
     `grid_of` and `load_factors` raise.
     """
-    grid = grid_of(store, storage, sweep)
+    grid = grid_of(store, storage, sweep, modules, for_work=True)
     specs = {trial.trial_id: trial.spec for trial in grid.trials}
     # Of trials that share their sections one is enough to know what is defined.
     distinct = list({spec.sections: spec for spec in specs.values()}.values())
@@ -66,6 +71,7 @@ def measured_results(
     names: Sequence[str],
     where: str | None = None,
     trials: str | Collection[str] | None = None,
+    modules: Sequence[str] = (),
 ) -> tuple[Results, list[str]]:
     """Return the trials of a sweep that have factors, those that meet a condition and are of ``trials``, with measures beside the rest.
 
@@ -78,7 +84,7 @@ def measured_results(
     if trials is not None:
         chosen &= results.runs["trial_id"].isin(match_trials(list(results.runs["trial_id"]), trials)).to_numpy()
     runs = results.runs[chosen]
-    measured = measure(store, storage, sweep, names, list(runs["trial_id"]))
+    measured = measure(store, storage, sweep, names, list(runs["trial_id"]), modules)
     columns = list(measured.columns.drop("trial_id"))
     # What was recorded, too, is the same.
     merged = runs.drop(columns=[column for column in columns if column in runs]).merge(measured, on="trial_id")

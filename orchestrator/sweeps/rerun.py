@@ -19,13 +19,15 @@ if TYPE_CHECKING:
     from workloads.trial import Trial
 
 
-def rerun_grid(store: Store, storage: Storage, sweep: SweepSummary, trials: Sequence[str], record: Sequence[str]) -> Grid:
+def rerun_grid(
+    store: Store, storage: Storage, sweep: SweepSummary, trials: Sequence[str], record: Sequence[str], modules: Sequence[str] = ()
+) -> Grid:
     """Return a grid of some trials of a sweep, which are named by ids or unique beginnings of them, with other settings of ``record``.
 
     ``record`` are ``key=value`` texts. The trials are the same ones, by the same ids, spelled out as cases; there are no figures and no
     claims. Raises `UsageError` for a trial that the sweep does not have, `orchestrator.errors.GridError` for settings that are wrong.
     """
-    grid = grid_of(store, storage, sweep)
+    grid = grid_of(store, storage, sweep, modules, for_work=True)
     by_id = {trial.trial_id: trial for trial in grid.trials}
     chosen = [by_id[key] for key in dict.fromkeys(match_trials(list(by_id), trials))]
     data = {

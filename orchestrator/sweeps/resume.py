@@ -16,6 +16,7 @@ from orchestrator.errors import BusyError, GridError, StorageUnavailable, Unavai
 from orchestrator.storage.base import Storage
 from orchestrator.storage.checkpoints import furthest
 from orchestrator.storage.folder import SweepFolder, folders
+from orchestrator.sweeps.own_code import use_code
 from workloads.training.trial_state import Paused
 
 if TYPE_CHECKING:
@@ -275,17 +276,19 @@ def to_take_up(store: Store, experiment: str, digest: str, record: str) -> Sweep
     return None
 
 
-def grid_of(store: Store, storage: Storage, sweep: SweepSummary) -> Grid:
+def grid_of(store: Store, storage: Storage, sweep: SweepSummary, modules: Sequence[str] = (), *, for_work: bool = False) -> Grid:
     """Return the grid of a sweep, as it was submitted. Data files are read from where they were, or from the sweep's folder.
 
-    Those of one that came from a file are among its artifacts. Raises `UsageError` if that cannot be: a data file is gone, or has changed,
-    and ``storage`` does not have it.
+    Those of one that came from a file are among its artifacts. Users' own kinds and measures are those of ``modules``, or, if the sweep's
+    work is asked for, of the code that it keeps. Raises `UsageError` if that cannot be: a data file is gone, or has changed, and
+    ``storage`` does not have it; and what `use_code` raises.
     """
     from orchestrator.grid import parse_grid
     from orchestrator.tracking import layout
     from orchestrator.tracking.read.artifacts import data_files
     from orchestrator.tracking.write.parent import digest_of
 
+    use_code(store, sweep, modules, kept=for_work)
     folder = SweepFolder(storage, sweep.experiment, sweep.sweep_id)
     description = folder.description()
 

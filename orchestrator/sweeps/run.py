@@ -130,7 +130,7 @@ class Run:
     def go(self, checkpointing: Checkpointing, stop: StopRequest) -> None:
         """Until all trials have come out, or until all is saved because a ``stop`` is wanted."""
         deadline = math.inf
-        for pack, event in self.workers.run(self.board, self.recording, self.grid.files.contents, checkpointing):
+        for pack, event in self._events(checkpointing):
             self._attend(pack, event)
             if stop.wanted and deadline == math.inf:
                 deadline = time.monotonic() + SAVE_SECONDS
@@ -143,6 +143,10 @@ class Run:
         if not stop.wanted:
             self._see_written()
         self._show()
+
+    def _events(self, checkpointing: Checkpointing) -> Iterator[tuple[Pack | None, PackEvent | None]]:
+        grid = self.grid
+        return self.workers.run(self.board, self.recording, grid.files.contents, checkpointing, extensions=grid.extensions)
 
     def _attend(self, pack: Pack | None, event: PackEvent | None) -> None:
         """Do what is to be done about an event."""

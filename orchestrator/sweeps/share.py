@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING
 from orchestrator.errors import StorageUnavailable, UsageError
 from orchestrator.storage.archive import Archive, ArchiveWriter, writing
 from orchestrator.storage.base import open_storage
+from orchestrator.sweeps.own_code import code_of
 from orchestrator.sweeps.resume import grid_of
 
 if TYPE_CHECKING:
     from orchestrator.tracking.read.queries import SweepSummary
     from orchestrator.tracking.store import Store
+
+UNREAD = "the sweep is of kinds or measures in code of its own, which goes with it and is not run to look into its grid"
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,9 @@ def _add_data_files(store: Store, sweep: SweepSummary, archive: ArchiveWriter, t
     """Add the data files of a sweep's grid, if they are there as they were."""
     from orchestrator.tracking import layout
 
+    if code_of(store, sweep):
+        tell(f"{UNREAD}: if it names data files, nobody can run more of its trials from the file")
+        return
     try:
         files = grid_of(store, open_storage(sweep.tags.get(layout.STORAGE)), sweep).files
     except (UsageError, StorageUnavailable) as error:

@@ -24,9 +24,11 @@ from orchestrator.storage.base import Storage, open_storage
 from orchestrator.storage.detail import Detail
 from orchestrator.storage.folder import Description, SweepFolder, folder_of
 from orchestrator.sweeps.hire import connected, crews_of
+from orchestrator.sweeps.own_code import code_files
 from orchestrator.sweeps.run import Run, StopRequest, watched
 from orchestrator.tracking import layout
 from orchestrator.tracking.write.writer import SweepWriter
+from workloads.extensions import activate
 from workloads.training.recording import DEFAULT_MEASURES, Recording
 from workloads.training.trial_state import Outcome
 
@@ -91,6 +93,7 @@ def submit(grid: Grid, reporter: Reporter, options: Options | None = None, stop:
     from orchestrator.tracking.turns import experiment_turn
 
     began = time.monotonic()
+    activate(grid.extensions)
     options, stop, logged = options or Options(), stop or StopRequest(), Logged(reporter)
     recording = recording_of(grid)
     record = recording.as_json()
@@ -210,7 +213,7 @@ class _Beginning:
         pack_of = {trial.trial_id: pack.name for pack in plan.packs for trial in pack.trials}
         rows = [TrialRow(t.trial_id, t.spec, pack_of.get(t.trial_id), found.reused.get(t.trial_id)) for t in self._trials()]
         info = SweepInfo(
-            *(grid.name, self.sweep_id, grid.text, plan.as_json(), rows, self.record, self._tags(cluster)),
+            *(grid.name, self.sweep_id, grid.text, self._files(plan), rows, self.record, self._tags(cluster)),
             history_points=grid.tracking.points,
             detail=detail_of(grid),
             attempts=found.attempts,
@@ -219,6 +222,10 @@ class _Beginning:
             info = replace(info, parent_run_id=found.sweep.parent_run_id, attempt=int(found.sweep.tags.get(layout.ATTEMPT, 1)) + 1)
         patience = self.options.patience
         return SweepWriter(self.store, info, turn=turn, spool=folder.spool, patience=patience, tell=log.note, log=lambda: log.text)
+
+    def _files(self, plan: Plan) -> dict[str, bytes]:
+        """Return what lies among the sweep's artifacts as it is."""
+        return {layout.PLAN_FILE: json.dumps(plan.as_json(), indent=2).encode(), **code_files(self.grid)}
 
     def _trials(self) -> Sequence[Trial]:
         """Return the trials in grid order, or, of a sweep that is taken up, in the order in which it has them: places tell their runs."""

@@ -105,6 +105,8 @@ ERROR_FILE = "error.txt"
 FIGURES_FOLDER = "figures"
 CLAIMS_FILE = "claims.json"
 REPORT_FILE = "report.html"
+CODE_FOLDER = "code"
+"""The code of users' own that a sweep's kinds and measures are from (`workloads.extensions.source.packed`)."""
 DATA_FOLDER = "data"
 DATA_NAMES = f"{DATA_FOLDER}/names.json"
 """Of a sweep that came from a file: its grid's data files, by digest, and the digests by the names that the grid has for them."""
@@ -152,6 +154,8 @@ TAG_LENGTH = 8000
 """Longest value of a tag that MLflow takes."""
 _SCHEDULE_LENGTH = 2000
 _CHECKPOINTS = ("checkpoint_steps", "checkpoint_losses")
+_CODE = "code"
+"""In a `RECORD` tag: the SHA-256 of the code of each measure that is a user's own."""
 
 
 NOTHING = '{"measures": [], "points": null, "steps": null}'
@@ -163,7 +167,7 @@ EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 def recording_tag(record: Mapping[str, Any]) -> str:
     """Return what was recorded, as JSON with sorted keys; an explicit list of steps too long for a tag is kept as its digest."""
     kept = {key: record.get(key) for key in ("points", "steps", "measures")}
-    kept |= {key: record[key] for key in _CHECKPOINTS if record.get(key)}
+    kept |= {key: record[key] for key in (*_CHECKPOINTS, _CODE) if record.get(key)}
     steps = json.dumps(kept["steps"])
     if len(steps) > _SCHEDULE_LENGTH:
         kept["steps"] = digest(steps)
@@ -180,6 +184,9 @@ def lacking(recorded: str, asked: str) -> str | None:
     have, want = json.loads(recorded), json.loads(asked)
     if missing := sorted(set(want["measures"] or ()) - set(have["measures"] or ())):
         return f"recorded without {', '.join(missing)}"
+    codes = [(name, have.get(_CODE, {}).get(name), want.get(_CODE, {}).get(name)) for name in want["measures"] or ()]
+    if other := [name for name, then, now in codes if then != now]:
+        return f"recorded by other code of {', '.join(other)}"
     if any(have.get(key) != want.get(key) for key in ("points", "steps")):
         return "recorded at other steps"
     return "recorded with other checkpoints" if any(have.get(key) != want.get(key) for key in _CHECKPOINTS) else None

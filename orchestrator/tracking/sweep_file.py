@@ -27,7 +27,7 @@ RESULTS_FILE = "results.parquet"
 RUNS_FILE = "runs.parquet"
 RUNS_FOLDER = "runs"
 """What trials came to, a row each; those of them that are runs, with what MLflow knows of them; the files of each of these."""
-CARRIED = (layout.LOGS_FOLDER, layout.FIGURES_FOLDER)
+CARRIED = (layout.LOGS_FOLDER, layout.FIGURES_FOLDER, layout.CODE_FOLDER)
 """Folders of a sweep's artifacts that are taken along as they are."""
 KEPT_HERE = frozenset(
     {
@@ -61,6 +61,7 @@ class _Record(BaseModel):
     measures: list[str] | None
     points: int | None
     steps: list[int] | str | None
+    code: dict[str, str] = {}
 
 
 _TAGS: Mapping[str, TypeAdapter[Any]] = {

@@ -72,7 +72,7 @@ def test_the_good_one_is_good():
         (swapped("rank: 1", "rank: 4"), "g.yaml:3:62: problem.target.rank: is 4, but a matrix of shape [3, 3] has rank 3 at most"),
         (swapped("shape: [3, 3]", "shape: [3, 3, 3]").replace("{kind: deep_matrix, depth: 2}", "{kind: cp}"), "g.yaml:3:38: problem.shape: matrix_completion is about matrices: two dimensions, not 3"),
         (swapped("shape: [3, 3]", "shape: [3, x]"), "g.yaml:3:49: problem.shape[1]: must be a whole number, not 'x'"),
-        (swapped("kind: gd", "kind: sgd"), "g.yaml:6:15: optimizer.kind: unknown kind 'sgd'; did you mean gd?"),
+        (swapped("kind: gd", "kind: sgd"), "g.yaml:6:15: optimizer.kind: unknown kind 'sgd'; did you mean gd? (--with FILE.py brings kinds of your own)"),
         (swapped("kind: gd, ", ""), f"g.yaml:6:15: optimizer.kind: is missing: one of {', '.join(OPTIMIZERS)}"),
         (swapped("  optimizer: {kind: gd, lr: 0.1}\n", ""), "g.yaml:2:1: optimizer: is missing: put it under fixed, cases or an axis"),
         (swapped("  optimizer: {kind: gd, lr: 0.1}\n", "  optimizer: gd\n"), "g.yaml:6:3: optimizer: must be a mapping of keys, not 'gd'"),

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from orchestrator.cli.options import with_option
+
 if TYPE_CHECKING:
     from orchestrator.grid.guide import Topic
 
@@ -16,8 +18,9 @@ WIDEST = 110
 
 @click.command("help")
 @click.argument("word", required=False)
+@with_option
 @click.pass_context
-def command(context: click.Context, word: str | None) -> None:
+def command(context: click.Context, word: str | None, modules: tuple[str, ...]) -> None:
     """Explain a key of a grid file, a kind, a measure or a command; without WORD, list what there is.
 
     \b
@@ -27,9 +30,11 @@ def command(context: click.Context, word: str | None) -> None:
       orchestrate help schatten
       orchestrate help submit
     """
+    from orchestrator.extensions import use
     from orchestrator.grid import guide
     from orchestrator.grid.model import TOP
 
+    use(modules)
     if word is not None and (text := _of_command(context, word)) is not None:
         click.echo(text)
         if word not in TOP:

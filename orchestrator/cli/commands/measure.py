@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import click
 
-from orchestrator.cli.options import storage_option, tracking_option
+from orchestrator.cli.options import storage_option, tracking_option, with_option
 from orchestrator.cli.tables import Asked, table_options
 
 
@@ -14,9 +14,12 @@ from orchestrator.cli.tables import Asked, table_options
 @click.argument("sweep")
 @click.argument("names", metavar="MEASURE...", nargs=-1, required=True)
 @table_options
+@with_option
 @tracking_option
 @storage_option
-def command(sweep: str, names: tuple[str, ...], asked: Asked, tracking_uri: str | None, storage: str | None) -> None:
+def command(
+    sweep: str, names: tuple[str, ...], asked: Asked, modules: tuple[str, ...], tracking_uri: str | None, storage: str | None
+) -> None:
     """Compute measures that SWEEP did not record from the final factors of its trials, and print them.
 
     SWEEP is an id, a unique prefix of one, an experiment's name (its newest sweep), or latest; MEASURE is a name as in a grid's
@@ -37,7 +40,7 @@ def command(sweep: str, names: tuple[str, ...], asked: Asked, tracking_uri: str 
     from orchestrator.tracking.store import open_existing
 
     store = open_existing(tracking_uri)
-    results, measured = measured_results(store, open_storage(storage), find_sweep(store, sweep), names, asked.where)
+    results, measured = measured_results(store, open_storage(storage), find_sweep(store, sweep), names, asked.where, modules=modules)
     seeds = [key for key in SEEDS if key in results.runs and results.runs[key].nunique() > 1]
     told_apart = ["trial_id", *results.varying(np.arange(len(results))), *seeds]
     # Of which trials, has been looked at.

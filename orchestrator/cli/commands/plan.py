@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.cli.options import grid_argument, json_option, print_json, reuse_option, set_option, tracking_option
+from orchestrator.cli.options import grid_argument, json_option, print_json, reuse_option, set_option, tracking_option, with_option
 
 if TYPE_CHECKING:
     from orchestrator.grid import Grid
@@ -19,12 +19,19 @@ if TYPE_CHECKING:
 @click.command("plan")
 @grid_argument
 @set_option
+@with_option
 @click.option("--workers", type=click.IntRange(min=1), help="Packs that run at once [default: what this machine's cores allow].")
 @reuse_option
 @tracking_option
 @json_option
 def command(
-    grid: Path, overrides: tuple[str, ...], workers: int | None, reuse_from: tuple[str, ...], tracking_uri: str | None, as_json: bool
+    grid: Path,
+    overrides: tuple[str, ...],
+    modules: tuple[str, ...],
+    workers: int | None,
+    reuse_from: tuple[str, ...],
+    tracking_uri: str | None,
+    as_json: bool,
 ) -> None:
     """Print what GRID would run: trials, packs, engines, memory and time. Starts and creates nothing.
 
@@ -36,8 +43,10 @@ def command(
       orchestrate plan configs/depth-vs-init.yaml --set seeds=50 --workers 64
     """
     from orchestrator.cli.progress import counted
+    from orchestrator.extensions import use
     from orchestrator.grid import load_grid
 
+    use(modules)
     with counted("expanding the grid") as advanced:
         loaded = load_grid(grid, overrides, advanced)
     show_plan(loaded, workers, as_json, reuse_of(loaded, reuse_from, tracking_uri))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.cli.options import json_option, running_options
+from orchestrator.cli.options import json_option, running_options, with_option
 
 if TYPE_CHECKING:
     from orchestrator.options import Options
@@ -17,9 +17,12 @@ if TYPE_CHECKING:
 @click.argument("sweep")
 @click.argument("trials", nargs=-1, required=True, metavar="TRIAL...")
 @click.option("--record", "record", multiple=True, metavar="KEY=VALUE", help="Record otherwise: points=1000, say; may be repeated.")
+@with_option
 @running_options
 @json_option
-def command(sweep: str, trials: tuple[str, ...], record: tuple[str, ...], options: Options, detach: bool, as_json: bool) -> None:
+def command(
+    sweep: str, trials: tuple[str, ...], record: tuple[str, ...], modules: tuple[str, ...], options: Options, detach: bool, as_json: bool
+) -> None:
     """Run some trials of SWEEP once more, to see more of them: a finer trace, other measures, checkpoints.
 
     SWEEP is an id, a unique prefix of one, an experiment's name (its newest sweep), or latest; each TRIAL the beginning of an id. They
@@ -39,5 +42,5 @@ def command(sweep: str, trials: tuple[str, ...], record: tuple[str, ...], option
 
     store = open_existing(options.tracking_uri)
     found = find_sweep(store, sweep)
-    grid = rerun_grid(store, open_storage(options.storage or found.tags.get(layout.STORAGE)), found, trials, record)
+    grid = rerun_grid(store, open_storage(options.storage or found.tags.get(layout.STORAGE)), found, trials, record, modules)
     start(grid, dataclasses.replace(options, fresh=True), as_json, detach)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.cli.options import json_option, running_options, sweep_argument
+from orchestrator.cli.options import json_option, running_options, sweep_argument, with_option
 
 if TYPE_CHECKING:
     from orchestrator.options import Options
@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 
 @click.command("resume")
 @sweep_argument
+@with_option
 @running_options
 @json_option
-def command(sweep: str, options: Options, detach: bool, as_json: bool) -> None:
+def command(sweep: str, modules: tuple[str, ...], options: Options, detach: bool, as_json: bool) -> None:
     """Go on with SWEEP, which was interrupted or whose process died: its grid, from its last checkpoints.
 
     SWEEP is an id, a unique prefix of one, an experiment's name (its newest sweep), or latest. The same as to submit its grid again,
-    without the need to have it.
+    without the need to have it. Code of your own that it was submitted with runs as it was then: --with only sees that it is the same.
 
     \b
     Example:
@@ -54,5 +55,5 @@ def command(sweep: str, options: Options, detach: bool, as_json: bool) -> None:
             f"{found.sweep_id}` ends it"
         )
     place = options.storage or found.tags.get(layout.STORAGE)
-    grid = grid_of(store, open_storage(place), found)
+    grid = grid_of(store, open_storage(place), found, modules, for_work=True)
     start(grid, dataclasses.replace(options, storage=place), as_json, detach)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import click
 
-from orchestrator.cli.options import print_json
+from orchestrator.cli.options import print_json, with_option
 
 
 @click.command("schema")
-def command() -> None:
+@with_option
+def command(modules: tuple[str, ...]) -> None:
     """Print the JSON Schema of grid files, for editors.
 
     \b
@@ -17,6 +18,8 @@ def command() -> None:
     and, as the first line of a grid file:
       # yaml-language-server: $schema=grid.schema.json
     """
+    from orchestrator.extensions import use
     from orchestrator.grid.schema import json_schema
 
+    use(modules)
     print_json(json_schema())

@@ -18,6 +18,7 @@ from orchestrator.cli.options import (
     set_option,
     storage_option,
     tracking_option,
+    with_option,
     workers_option,
 )
 from orchestrator.cluster.slurm.controller import hand_in
@@ -60,6 +61,7 @@ OF_SUBMIT = {
     help="How often that may happen before the job ends with exit code 130.",
 )
 @set_option
+@with_option
 @tracking_option
 @storage_option
 @workers_option
@@ -76,6 +78,7 @@ def command(
     margin: int,
     requeues: int,
     overrides: tuple[str, ...],
+    modules: tuple[str, ...],
     dry_run: bool,
     as_json: bool,
     further: tuple[str, ...],
@@ -91,14 +94,17 @@ def command(
     What follows -- goes to sbatch as it is. The exit code of the job is the sweep's.
     """
     from orchestrator.cli.progress import counted
+    from orchestrator.extensions import use
     from orchestrator.grid import load_grid
 
     if redact(rest["tracking_uri"] or "") != (rest["tracking_uri"] or ""):
         raise UsageError("Slurm keeps what is in a batch script: set MLFLOW_TRACKING_URI rather than give --tracking-uri a password")
     options = (*_given(rest, OF_SBATCH), *further)
+    use(modules)
     with counted("expanding the grid") as advanced:
         loaded = load_grid(grid, overrides, advanced)
     settings = [word for override in overrides for word in ("--set", override)]
+    settings += [word for module in modules for word in ("--with", str(Path(module).absolute()) if module.endswith(".py") else module)]
     sweep = ["submit", str(grid.absolute()), *settings, *_given(rest, OF_SUBMIT)]
     request = Request(loaded.name, nodes, limit, gpus_per_node, margin, options)
     script = script_of(request, [sys.executable, "-m", "orchestrator.cli.main", *sweep], requeues)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from orchestrator.cli.options import INTERRUPTED, grid_argument, json_option, reuse_option, running_options, set_option
+from orchestrator.cli.options import INTERRUPTED, grid_argument, json_option, reuse_option, running_options, set_option, with_option
 from orchestrator.cli.output import unread
 from orchestrator.cli.verdicts import print_figures, print_lost, print_verdicts
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 @click.command("submit")
 @grid_argument
 @set_option
+@with_option
 @running_options
 @click.option("--fresh", is_flag=True, help="Run all trials, also those that MLflow has already.")
 @reuse_option
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 def command(
     grid: Path,
     overrides: tuple[str, ...],
+    modules: tuple[str, ...],
     options: Options,
     detach: bool,
     fresh: bool,
@@ -45,12 +47,15 @@ def command(
     Example:
       orchestrate submit configs/quickstart.yaml
       orchestrate submit configs/figure1.yaml --set seeds=3 --json
+      orchestrate submit configs/own/grid.yaml --with configs/own/models.py
 
     With --json the last line of standard output is one object with the sweep's id and its counts by outcome.
     """
     from orchestrator.cli.progress import counted
+    from orchestrator.extensions import use
     from orchestrator.grid import load_grid
 
+    use(modules)
     with counted("expanding the grid") as advanced:
         loaded = load_grid(grid, overrides, advanced)
     if dry_run:

@@ -92,6 +92,18 @@ class Artifacts:
         return table if trials is None else table.filter(pa.compute.is_in(table["trial_id"], pa.array(list(trials), pa.string())))
 
 
+def code_reader(store: Store, run_id: str) -> Callable[[str], bytes | None]:
+    """Return what reads a file of the users' code that is among the artifacts of a sweep, by its name; ``None`` for one that is not."""
+    with translated(store.display):
+        artifacts = Artifacts(store, store.client.get_run(run_id))
+
+    def read(name: str) -> bytes | None:
+        with translated(store.display):
+            return artifacts.read(f"{layout.CODE_FOLDER}/{name}")
+
+    return read
+
+
 def data_files(store: Store, run_id: str) -> dict[str, Callable[[], bytes]]:
     """Return the data files of a grid that are among the artifacts of its sweep, each by the name that the grid has for it.
 

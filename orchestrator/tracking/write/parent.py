@@ -36,7 +36,7 @@ class TrialRow:
 
 @dataclass(frozen=True)
 class SweepInfo:
-    """A sweep as it is submitted.
+    """A sweep as it is submitted. ``files`` are put among its artifacts as they are: the plan, and users' code that its trials need.
 
     ``record`` says what is recorded and when: ``{"points": ..., "steps": ..., "measures": [...]}``. ``tags`` are put on the parent run as
     they are, among them which keys trials differ in. ``detail`` says which trials become runs; of the trace of such a one
@@ -47,7 +47,7 @@ class SweepInfo:
     experiment: str
     sweep_id: str
     grid_text: str
-    plan: Mapping[str, Any]
+    files: Mapping[str, bytes]
     trials: Sequence[TrialRow]
     record: Mapping[str, Any]
     tags: Mapping[str, str] = field(default_factory=dict)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import json
 import threading
 import time
 from collections.abc import Mapping
@@ -69,8 +68,8 @@ class ParentRun:
         sweep = self._sweep
         return {
             layout.GRID_FILE: sweep.grid_text.encode(),
-            layout.PLAN_FILE: json.dumps(sweep.plan, indent=2).encode(),
             layout.TRIALS_FILE: encode_trials(sweep.trials),
+            **sweep.files,
         }
 
     def _put(self, run: Run, files: Mapping[str, bytes]) -> None:

@@ -1,0 +1,65 @@
+"""What a grid needs of users' own code, and whether it can be used: before anything is created."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path, PurePath
+from typing import Any
+
+from orchestrator.errors import CodeError
+from orchestrator.grid.quoting import shown
+from orchestrator.grid.source import Mistake
+from workloads import measures
+from workloads.extensions import Extension, ExtensionError, active, explained, within
+from workloads.extensions.trying import TRY_SECONDS, try_factorization
+from workloads.factorizations import Factorization
+from workloads.trial import Trial, TrialSpec
+
+
+def check_needs(data: Mapping[str, Any], folder: Path, mistakes: list[Mistake]) -> bool:
+    """Return whether all code is there that a grid ``needs``. It never comes from the grid: somebody has to name it beside."""
+    needs = data.get("needs", ())
+    wanted = [needs] if isinstance(needs, str) else needs
+    if not isinstance(wanted, Sequence) or not all(isinstance(one, str) and one for one in wanted):
+        mistakes.append(Mistake(("needs",), "needs", f"must be the name of a file or module, or a list of such, not {shown(needs)}"))
+        return False
+    there = {extension.name for extension in active()}
+    for place, one in enumerate(wanted):
+        name = PurePath(one).name if one.endswith(".py") else one
+        if name not in there:
+            path = folder / one
+            given = path if one.endswith(".py") and path.is_file() else one
+            key = ("needs",) if isinstance(needs, str) else ("needs", place)
+            mistakes.append(Mistake(key, "needs", f"{one} is code, which a grid alone never runs: give it as --with {given}"))
+    return not mistakes
+
+
+def try_kinds(factorization: Factorization, shape: tuple[int, ...] | None) -> None:
+    """See that a factorization of users' own code can be computed for a ``shape``. Raises `CodeError`."""
+    if factorization.code and shape is not None and not factorization.solved:
+        try:
+            try_factorization(factorization, shape)
+        except ExtensionError as error:
+            raise CodeError(str(error)) from error
+
+
+def try_measures(names: Iterable[str], specs: Iterable[TrialSpec]) -> None:
+    """See that measures of users' own code can be computed. Raises `CodeError`."""
+    own = [name for name in names if (found := measures.find(name)) is not None and found[0].code]
+    for spec in specs if own else ():
+        for name in own:
+            try:
+                if measures.undefined(name, spec) is None:
+                    within(TRY_SECONDS, partial(measures.column_names, name, spec), f"measure {name}")
+            except ExtensionError as error:
+                raise CodeError(str(error)) from error
+            except Exception as error:
+                raise CodeError(explained(error) or str(error)) from error
+
+
+def used(trials: Iterable[Trial], names: Iterable[str]) -> tuple[Extension, ...]:
+    """Return the code that trials' kinds, and the measures that are recorded of them, are from."""
+    digests = {part.code for spec in {t.spec.sections: t.spec for t in trials}.values() for part in spec.own}
+    digests |= {found[0].code for name in names if (found := measures.find(name)) is not None}
+    return tuple(extension for extension in active() if extension.digest in digests)
