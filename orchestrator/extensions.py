@@ -24,13 +24,13 @@ def told() -> Iterator[None]:
         raise CodeError(str(error)) from error
 
 
-def use(given: Sequence[str]) -> None:
+def use(given: Sequence[str], seconds: float = IMPORT_SECONDS) -> None:
     """Have the kinds and measures of the files and modules that are ``given``, and no others, beside the built-in ones.
 
-    Raises `CodeError` for one that is not there, or that something is wrong with.
+    Each may take so many ``seconds`` to import. Raises `CodeError` for one that is not there, or that something is wrong with.
     """
     with told():
-        activate([read_extension(one) for one in given])
+        activate([read_extension(one) for one in given], seconds)
 
 
 @dataclass(frozen=True)

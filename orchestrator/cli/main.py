@@ -30,7 +30,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 LEAVING_SECONDS = 5.0
 """How long what libraries do at the end of a process may take after an error or a signal."""
 FIRST = (
-    *("submit", "resume", "rerun", "cancel", "logs", "sync", "plan", "slurm", "status", "list"),
+    *("submit", "resume", "rerun", "cancel", "logs", "sync", "plan", "check", "slurm", "status", "list"),
     *("runs", "history", "factors", "measure", "figures", "verify", "report", "compare", "export", "import", "rename", "note", "rm"),
     *("ui", "schema", "help", "doctor", "up", "down"),
 )

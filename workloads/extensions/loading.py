@@ -40,7 +40,7 @@ class _Loaded:
     kinds: Sequence[type[Kind]]
     measures: Sequence[Measure]
     modules: dict[str, ModuleType]
-    finder: MetaPathFinder
+    finder: _Finder
 
 
 _loaded: dict[tuple[str, str], _Loaded] = {}
@@ -90,6 +90,7 @@ def _enter(extension: Extension, seconds: float) -> None:
     _forget_modules(extension)
     sys.modules.update(known.modules)
     sys.meta_path.insert(0, known.finder)
+    known.finder.show()
     try:
         for kind in known.kinds:
             kind.registry.add(kind)
@@ -215,14 +216,21 @@ class _Finder(MetaPathFinder, ExecutionLoader):
         if fullname not in self._files:
             return None
         place, _, package = self._files[fullname]
-        # Tracebacks and documents show what runs, not what has become of the file.
         PLACES.add(place)
-        text = self.get_source(fullname)
-        linecache.cache[place] = (len(text), None, text.splitlines(keepends=True), place)
+        self._show(fullname)
         spec = spec_from_loader(fullname, self, origin=place, is_package=package)
         assert spec is not None
         spec.has_location = True  # what looks for source by it finds what is kept
         return spec
+
+    def show(self) -> None:
+        """Let tracebacks and documents show what runs, not what has become of the files."""
+        for name in self._files:
+            self._show(name)
+
+    def _show(self, fullname: str) -> None:
+        place, text = self._files[fullname][0], self.get_source(fullname)
+        linecache.cache[place] = (len(text), None, text.splitlines(keepends=True), place)
 
     def get_filename(self, fullname: str) -> str:
         return self._files[fullname][0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from workloads.extensions.loading import place_of
@@ -23,8 +23,10 @@ def try_factorization(factorization: Factorization, shape: tuple[int, ...], seco
     """Compute some lanes of a user's factorization. Returns their factors [R, ...].
 
     Raises `ExtensionError` for shapes that are none, a product that cannot be computed in so many ``seconds`` or has another shape, and
-    for lanes that depend on each other.
+    for lanes that depend on each other, or have no gradient.
     """
+    import torch
+
     factors = drawn(shapes_of(factorization, shape))
     if type(factorization).product is Factorization.product:
         whole: Any = products(factorization, factors, seconds)[0]
@@ -37,6 +39,7 @@ def try_factorization(factorization: Factorization, shape: tuple[int, ...], seco
         raise ExtensionError(f"{where}: product of {factorization.kind} is {found}, not {list(shape)}")
     if (which := mixing(factorization, factors, seconds)) is not None:
         raise ExtensionError(which)
+    gradients(factorization, factors, torch.ones(len(factors[0]), *shape, dtype=torch.float64))
     return factors
 
 
@@ -78,7 +81,15 @@ def gradients(factorization: Factorization, factors: Sequence[Tensor], outer: Te
         program.backward()
         return grads
 
-    found: list[Tensor] = _called(factorization, "program", call, TRY_SECONDS)
+    try:
+        found: list[Tensor] = _called(factorization, "product", call, TRY_SECONDS)
+    except ExtensionError as error:
+        if "have been used in the graph" not in str(error) and "does not require grad" not in str(error):
+            raise
+        where = place_of(_method(factorization, "product"))
+        raise ExtensionError(
+            f"{where}: product of {factorization.kind} has no gradient by some factor: is that used, and not detached?"
+        ) from error
     return found
 
 
@@ -136,22 +147,3 @@ def _called(factorization: Factorization, name: str, call: Any, seconds: float) 
         words = " ".join(str(error).split())
         where = place_of(_method(factorization, name))
         raise ExtensionError(explained(error) or f"{where}: {name} of {factorization.kind}: {type(error).__name__}: {words}") from error
-
-
-def guesses(model: type[Factorization]) -> Iterator[tuple[Factorization, tuple[int, ...]]]:
-    """Yield instances of a kind with small keys, by their types, each with a shape that it may be for: nothing is known of either.
-
-    Raises `ExtensionError` for keys that nothing can be guessed of.
-    """
-    for shape in ((5, 4), (4, 4), (5, 4, 3), (4, 4, 4), (4, 3, 3, 2)):
-        required = [name for name, field in model.model_fields.items() if field.is_required()]
-        yield model.model_validate({name: _guess(model, name, len(shape)) for name in required}), shape
-
-
-def _guess(model: type[Factorization], name: str, order: int) -> Any:
-    annotation = str(model.model_fields[name].annotation)
-    values = {"list": [2] * order, "tuple": (2,) * order, "int": 2, "float": 0.5, "bool": True}
-    found = next((value for kind, value in values.items() if kind in annotation), None)
-    if found is None:
-        raise ExtensionError(f"{place_of(model)}: {model.kind} cannot be tried without its {name}: give a grid that has it")
-    return found
