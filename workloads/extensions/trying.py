@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 TRY_SECONDS = 60.0
 """How long a product of some lanes may take where it is tried."""
 LANES = 3
+SCALE = 0.1
+"""Standard deviation of the factors' entries: as of a start, since a product may refuse large ones."""
 SLOPE, STEP = 1e-5, 1e-6
 """By how much a gradient may differ from finite differences, relative to its size; and the step of these, relative to the factors'."""
 
@@ -61,7 +63,7 @@ def drawn(shapes: Mapping[str, tuple[int, ...]], lanes: int = LANES) -> list[Ten
     import torch
 
     rng = torch.Generator().manual_seed(0)
-    return [torch.randn(lanes, *sizes, generator=rng, dtype=torch.float64) for sizes in shapes.values()]
+    return [SCALE * torch.randn(lanes, *sizes, generator=rng, dtype=torch.float64) for sizes in shapes.values()]
 
 
 def products(factorization: Factorization, factors: Sequence[Tensor], seconds: float = TRY_SECONDS) -> Tensor:
@@ -100,13 +102,18 @@ def mixing(factorization: Factorization, factors: Sequence[Tensor], seconds: flo
     for lane in (0, len(before) - 1):
         changed = [factor.clone() for factor in factors]
         for factor in changed:
-            factor[lane] = 2 * factor[lane] + 1
+            factor[lane] = SCALE / 2 - factor[lane]
         others = [other for other in range(len(before)) if other != lane]
-        same &= before[others].equal(products(factorization, changed, seconds)[others])
-    if same and before.equal(products(factorization, factors, seconds)):
+        same &= _equal(before[others], products(factorization, changed, seconds)[others])
+    if same and _equal(before, products(factorization, factors, seconds)):
         return None
     method = "product" if type(factorization).products is Factorization.products else "products"
     return f"{place_of(_method(factorization, method))}: {method} of {factorization.kind} mixes runs: what one has changes another's"
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Return whether two tensors have the same numbers, or none, in the same places."""
+    return one.nan_to_num(nan=1.5).equal(other.nan_to_num(nan=1.5))
 
 
 def slope_error(factorization: Factorization, factors: Sequence[Tensor], outer: Tensor) -> float:
@@ -118,9 +125,9 @@ def slope_error(factorization: Factorization, factors: Sequence[Tensor], outer: 
     found = sum((g * d).flatten(1).sum(1) for g, d in zip(gradients(factorization, factors, outer), along, strict=True))
     sides = []
     for sign in (1, -1):
-        moved = [factor + sign * STEP * d for factor, d in zip(factors, along, strict=True)]
+        moved = [factor + sign * STEP * SCALE * d for factor, d in zip(factors, along, strict=True)]
         sides.append((products(factorization, moved) * outer).flatten(1).sum(1))
-    slope = (sides[0] - sides[1]) / (2 * STEP)
+    slope = (sides[0] - sides[1]) / (2 * STEP * SCALE)
     return float(((found - slope).abs() / (slope.abs() + (sides[0].abs() + sides[1].abs()) / 2 + 1e-300)).max())
 
 

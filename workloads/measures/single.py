@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from workloads.measures.numerics.snapshot import Snapshot
 
-SEED = 0
-"""What the run is drawn by on which a measure is tried."""
+SEED, SCALE = 0, 0.1
+"""What the run is drawn by on which a measure is tried, and the standard deviation of its factors' entries."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +78,7 @@ class _Single:
             from workloads.measures.numerics.snapshot import Snapshot
 
             rng = torch.Generator().manual_seed(SEED)
-            params = [torch.randn(1, *shape, generator=rng, dtype=torch.float64) for shape in spec.factor_shapes.values()]
+            params = [SCALE * torch.randn(1, *shape, generator=rng, dtype=torch.float64) for shape in spec.factor_shapes.values()]
             snapshot = Snapshot(spec.factorization, params, torch.ones(1), [_Drawn(spec.shape)], 0.0)  # type: ignore[list-item]
             (value,) = self._values(snapshot)
             self._sizes[key] = None if value.dim() == 0 else len(value)
