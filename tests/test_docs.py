@@ -15,6 +15,7 @@ from tests.chaos.record import LEDGER, Line, sums
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 GUIDE = (ROOT / "docs/grid.md").read_text()
+EXTENDING = (ROOT / "docs/extending.md").read_text()
 RELIABILITY = (ROOT / "docs/reliability.md").read_text()
 
 
@@ -47,6 +48,13 @@ def examples(text):
 @pytest.mark.parametrize("text", [*examples(README), *examples(GUIDE)])
 def test_every_example_grid_loads(text):
     assert parse_grid(text).trials
+
+
+@pytest.mark.parametrize(("name", "language"), [("models.py", "python"), ("grid.yaml", "yaml")])
+def test_the_guide_to_own_kinds_shows_the_files_that_are_shipped(name, language):
+    (shown,) = re.findall(rf"```{language}\n(.*?)```", EXTENDING, re.DOTALL)
+    shipped = "".join(line for line in (ROOT / "configs/own" / name).open() if not line.startswith("#"))
+    assert shown == shipped
 
 
 @pytest.mark.parametrize("path", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda p: p.name)
