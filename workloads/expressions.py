@@ -53,7 +53,7 @@ _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.NotEq: operator.ne,
 }
 _TOKEN = re.compile(
-    r"(?P<text>'[^'\\\n]*'|\"[^\"\\\n]*\")|(?P<number>(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)"
+    r"(?P<text>'[^'\\\n]*'|\"[^\"\\\n]*\")|(?P<number>(?:\d+(?:_\d+)*(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)"
     r"|(?P<name>[A-Za-z_]\w*(?:\.\w+)*(?:(?<!\bin)\[\d{1,3}\])?)|(?P<other>\s+|\*\*|[<>=!]=|[-+*/()<>,\[\]])"
 )
 _KEYWORDS = {"and", "or", "not", "in"}

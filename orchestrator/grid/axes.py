@@ -32,6 +32,8 @@ class Axis:
     name: str
     points: tuple[tuple[Assignment, ...], ...]
     left_out: tuple[str, ...] = ()
+    coinciding: int = 0
+    """Points that were drawn, and were the same as others before them."""
 
     @property
     def keys(self) -> dict[str, Path]:
@@ -60,7 +62,7 @@ class Axis:
         points = tuple(tuple(a for a in point if not _below(a.key, prefix)) for point in self.points)
         if points == self.points:
             return self
-        return Axis(self.name, points, (*self.left_out, prefix)) if any(points) else None
+        return Axis(self.name, points, (*self.left_out, prefix), self.coinciding) if any(points) else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +122,7 @@ def assignments(value: object, path: Path, prefix: str, mistakes: list[Mistake])
 
 
 def _leaves(value: object, path: Path, prefix: str, mistakes: list[Mistake]) -> Iterator[Assignment]:
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) and not is_spread(value):
         for key, inner in value.items():
             below = f"{prefix}.{key}" if prefix else str(key)
             if inner == {}:
@@ -281,10 +283,13 @@ class AxisReader:
             return
         # Each key has a stream of its own, so that neither more samples nor another key changes what has been drawn.
         streams = {key: random.Random(f"{seed}:{key}") for key in draws}
-        yield Axis(
-            "random",
-            tuple(tuple(Assignment(key, draw(streams[key].random()), (*path, key)) for key, draw in draws.items()) for _ in range(samples)),
+        drawn = [{key: draw(streams[key].random()) for key, draw in draws.items()} for _ in range(samples)]
+        # Few values, of a choice say, come up again: that is chance, and no mistake, but no other trial either.
+        distinct = {repr(values): values for values in drawn}.values()
+        points = (
+            tuple(a for key, value in values.items() for a in assignments(value, (*path, key), key, self.mistakes)) for values in distinct
         )
+        yield Axis("random", tuple(points), coinciding=len(drawn) - len(distinct))
 
     def _seeds(self) -> Iterator[Axis]:
         seeds = self.data.get("seeds")

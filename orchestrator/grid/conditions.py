@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.grid.derived import Missing, Undefined, holds
-from orchestrator.grid.spreads import nesting
+from orchestrator.grid.spreads import is_spread, nesting, spread
 from orchestrator.grid.written import Written
 from workloads.expressions import Expression
 
@@ -54,10 +54,11 @@ class _Column:
         return found
 
     def matching(self, wanted: Any, depth: int) -> Table:
-        """Return where the value is the one that is wanted, or among a list of them; ``depth`` is how deep lists are in one."""
+        """Return where the value is the one that is wanted, or among a list or a range of them; ``depth`` is how deep lists are in one."""
         import numpy as np
 
-        options = wanted if isinstance(wanted, list) and nesting(wanted) > depth else [wanted]
+        listed = wanted if isinstance(wanted, list) and nesting(wanted) > depth else [wanted]
+        options = [value for option in listed for value in (spread(option) if is_spread(option) else [option])]
         table = np.zeros(len(self.values), dtype=np.bool_)
         for option in options:
             if isinstance(option, list | dict):

@@ -10,6 +10,7 @@ from orchestrator.grid.axes import assignments
 from orchestrator.grid.conditions import Columns
 from orchestrator.grid.quoting import nearest, shown
 from orchestrator.grid.source import Mistake, Path
+from orchestrator.grid.spreads import is_spread, spread
 from orchestrator.grid.written import Written, spec_keys
 from workloads.expressions import Expression, ExpressionError
 
@@ -70,6 +71,12 @@ class Excludes:
         for leaf in leaves:
             if leaf.key not in known and leaf.key.partition(".")[0] in parts:
                 self._mistake(leaf.path, f"unknown key{nearest(leaf.key, known)}", leaf.key)
+            for option in leaf.value if isinstance(leaf.value, list) else [leaf.value]:
+                try:
+                    _ = spread(option) if is_spread(option) else None
+                except ValueError as error:
+                    self._mistake(leaf.path, str(error), leaf.key)
+                    return None
         if any(leaf.key not in known for leaf in leaves):
             return None
         return _Exclude(path, shown(item), {leaf.key: leaf.value for leaf in leaves})

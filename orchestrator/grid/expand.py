@@ -38,11 +38,13 @@ _BAD = object()
 class Extent:
     """What a grid spans: the dotted ``keys`` that vary, and how many of its points were ``merged``.
 
-    A point is merged into an earlier one that differs from it in seeds alone which make no difference: both are the same trial.
+    A point is merged into an earlier one that differs from it in seeds alone which make no difference: both are the same trial. And
+    ``coinciding`` are draws of `random` that were the same as earlier ones, which are points once.
     """
 
     keys: tuple[str, ...] = ()
     merged: int = 0
+    coinciding: int = 0
 
 
 class Expander:
@@ -104,7 +106,9 @@ class Expander:
 
     def extent(self) -> Extent:
         """Return the keys that differ between trials, and how many points `trials` has merged."""
-        return Extent(tuple(key for axis in self.axes for key in axis.independent), self._merged)
+        return Extent(
+            tuple(key for axis in self.axes for key in axis.independent), self._merged, sum(axis.coinciding for axis in self.axes)
+        )
 
     def _spec(self, indices: tuple[int, ...]) -> TrialSpec | None:
         parts = {part: self._part(part, indices) for part in PARTS}

@@ -28,7 +28,8 @@ def json_schema() -> dict[str, Any]:
     defined = _leaves()
     leaves = {key: {"$ref": f"#/$defs/{key}"} for key in defined}
     spread = {"$ref": "#/$defs/spread"}
-    several = {key: {"anyOf": [{"type": "array", "minItems": 1, "items": schema}, spread]} for key, schema in leaves.items()}
+    points = {key: {"type": "array", "minItems": 1, "items": {"$ref": f"#/$defs/case/properties/{key}"}} for key in leaves}
+    several = {key: {"anyOf": [schema, spread]} for key, schema in points.items()}
     drawn = {key: {"$ref": "#/$defs/distribution"} for key in leaves}
     record = inlined(Record)
     names = "|".join(f"(?:{m.pattern})" for m in measures.MEASURES)
@@ -48,7 +49,7 @@ def json_schema() -> dict[str, Any]:
         "cases": {"type": "array", "items": {"$ref": "#/$defs/case"}},
         **{name: {"$ref": f"#/$defs/{name}"} for name in BLOCKS},
         "seeds": {"anyOf": [whole, {"type": "array", "minItems": 1, "items": _scalar("seed")}, spread]},
-        "exclude": {"type": "array", "items": {"anyOf": [{"$ref": "#/$defs/spec"}, {"type": "string", "minLength": 1}]}},
+        "exclude": {"type": "array", "items": {"anyOf": [{"$ref": "#/$defs/left_out"}, {"type": "string", "minLength": 1}]}},
         "record": record,
         "tracking": inlined(Tracking),
         "resources": inlined(Resources),
@@ -62,16 +63,21 @@ def json_schema() -> dict[str, Any]:
         "required": ["name"],
         "additionalProperties": False,
         "properties": {key: {"description": TOP[key], **schema} for key, schema in properties.items()},
-        "$defs": {**defined, **_definitions(leaves), **blocks},
+        "$defs": {**defined, **_definitions(defined), **blocks},
     }
 
 
-def _definitions(leaves: dict[str, Any]) -> dict[str, Any]:
-    """Schemas that others refer to: a partial spec, a case, a distribution, and many numbers written short."""
-    spec = {"type": "object", "additionalProperties": False, "properties": leaves}
-    # A case may take away what is set for the others.
+def _definitions(defined: dict[str, Any]) -> dict[str, Any]:
+    """Schemas that others refer to: a partial spec, a case, what is left out, a distribution, and many numbers written short."""
+    references = {key: {"$ref": f"#/$defs/{key}"} for key in defined}
+    spec = {"type": "object", "additionalProperties": False, "properties": references}
+    # What is no section is referred to: the file would be twice as long.
+    written = {key: schema if "properties" in schema else references[key] for key, schema in defined.items()}
+    # A case, or a point of an axis, may take away what is set for the others.
     own = {name: {"$ref": f"#/$defs/{name}"} for name in BLOCKS}
-    case = {**spec, "properties": {**{key: {"anyOf": [schema, {"type": "null"}]} for key, schema in leaves.items()}, **own}}
+    case = {**spec, "properties": {**{key: _or({"type": "null"}, schema, whole=True) for key, schema in written.items()}, **own}}
+    # Of a list, any value is meant.
+    left_out = {**spec, "minProperties": 1, "properties": {key: _or_any(schema) for key, schema in written.items()}}
     three = {"type": "array", "minItems": 3, "maxItems": 3, "items": {"type": "number"}}
     spread = {
         "anyOf": [
@@ -93,7 +99,7 @@ def _definitions(leaves: dict[str, Any]) -> dict[str, Any]:
         "properties": {name: {"type": "array", "minItems": 1} for name in DISTRIBUTIONS},
     }
     derived = {"type": "string", "pattern": r"^\s*=", "description": "an expression over the keys of the trial"}
-    return {"spec": spec, "case": case, "distribution": distribution, "spread": spread, "derived": derived}
+    return {"spec": spec, "case": case, "left_out": left_out, "distribution": distribution, "spread": spread, "derived": derived}
 
 
 def _named(kinds: Mapping[str, type[Question]]) -> dict[str, Any]:
@@ -122,13 +128,27 @@ def _scalar(part: str) -> Any:
 
 def _or_derived(schema: dict[str, Any]) -> dict[str, Any]:
     """Return a schema that an expression meets, too; of a mapping, each of its values may be one."""
-    if "properties" in schema:
-        return {**schema, "properties": {key: _or_derived(inner) for key, inner in schema["properties"].items()}}
     if schema.get("type") == "string" and "pattern" not in schema:
         return schema
-    rest = {key: value for key, value in schema.items() if key != "anyOf"}
-    options = [*schema["anyOf"], _DERIVED] if "anyOf" in schema else [schema, _DERIVED]
-    return {"anyOf": options} if "anyOf" not in schema else {**rest, "anyOf": options}
+    return _or(_DERIVED, schema)
+
+
+def _or(other: dict[str, Any], schema: dict[str, Any], *, whole: bool = False) -> dict[str, Any]:
+    """Return a schema with another option; of a mapping, its values have it, and itself if it is to be so as a ``whole``."""
+    if "properties" in schema:
+        inner = {**schema, "properties": {key: _or(other, field, whole=whole) for key, field in schema["properties"].items()}}
+        return {"anyOf": [inner, other]} if whole else inner
+    if "anyOf" in schema:
+        return {**schema, "anyOf": [*schema["anyOf"], other]}
+    return {"anyOf": [schema, other]}
+
+
+def _or_any(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a schema that a list or a range of such values meets, too; of a mapping, each of its values may be one."""
+    if "properties" in schema:
+        return {**schema, "properties": {key: _or_any(field) for key, field in schema["properties"].items()}}
+    spread = {"$ref": "#/$defs/spread"}
+    return {"anyOf": [schema, spread, {"type": "array", "minItems": 1, "items": {"anyOf": [schema, spread]}}]}
 
 
 _DERIVED = {"$ref": "#/$defs/derived"}
@@ -149,11 +169,10 @@ def _leaves() -> dict[str, Any]:
         fields = {key: _either(key, found) for key, found in merged.items()}
         fields = {key: field if key == "kind" else _or_derived(_partial(field)) for key, field in fields.items()}
         # A case may change one key of a section, so nothing is required here.
-        out[part] = {"type": "object", "additionalProperties": False, "properties": fields}
-        out |= {f"{part}.{key}": schema for key, schema in fields.items()}
-        for key, schema in fields.items():
-            if "properties" in schema:
-                out |= {f"{part}.{key}.{inner}": s for inner, s in schema["properties"].items()}
+        inner = {f"{key}.{name}": s for key, schema in fields.items() for name, s in schema.get("properties", {}).items()}
+        # Dotted keys may stand within a section, too.
+        out[part] = {"type": "object", "additionalProperties": False, "properties": {**fields, **inner}}
+        out |= {f"{part}.{key}": schema for key, schema in {**fields, **inner}.items()}
     return out
 
 

@@ -189,12 +189,17 @@ def _parts_of(expression: Expression) -> set[str]:
 
 def _default(key: str, left: Sequence[Assignment]) -> Any:
     """Return the default of a key that was not written, among the assignments that are left of its part."""
-    part, _, field = key.partition(".")
+    part, *within, field = key.split(".")
     if part in SCALARS:
         default = TrialSpec.model_fields[part].default
         return default.kind if part == "loss" else default
     kind = next((a.value for a in reversed(left) if a.key == f"{part}.kind"), None)
     model = Stop if part == "stop" else KINDS[part].get(kind) if isinstance(kind, str) else None
+    above = part
+    for name in within:
+        above = f"{above}.{name}"
+        written = any(assignment.key.startswith(f"{above}.") for assignment in left)
+        model = next(inner_sections(model, name), None) if model is not None and written and name in model.model_fields else None
     if not left or model is None or field not in model.model_fields or model.model_fields[field].is_required():
         return None
     return model.model_fields[field].default

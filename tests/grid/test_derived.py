@@ -107,6 +107,13 @@ def test_a_circle_through_parts_is_found():
         grid(fixed=fixed(**sections))
 
 
+def test_what_an_inner_section_leaves_out_has_its_default_too():
+    assert grid(["init.scale== 0.5 * problem.target.frobenius"]).trials[0].spec.init.scale == 0.5
+    assert grid(["problem.noise.std=0.3", "init.scale== 0.5 + problem.noise.std"]).trials[0].spec.init.scale == 0.8
+    refused("needs a key that this trial does not have", ["init.scale== 0.5 + problem.noise.std"])
+    refused("needs a key that this trial does not have", ["problem.noise.std=0.3", "init.scale== 0.5 + problem.noise.seed"])
+
+
 def test_exclude_by_a_condition():
     keys = {"grid": {"factorization.depth": [1, 2, 3], "optimizer.lr": [0.1, 1.0]}}
     loaded = grid(**keys, exclude=["factorization.depth == 3 and optimizer.lr > 0.5", "factorization.depth < 2"])
@@ -131,6 +138,19 @@ def test_exclude_by_a_list_of_values():
     widths = {"fixed": fixed(factorization={"depth": 3}), "grid": {"factorization.widths": [[3, 3], [3, 4], [4, 4]]}}
     assert [t.spec.factorization.widths for t in grid(**widths, exclude=[{"factorization.widths": [3, 4]}]).trials] == [(3, 3), (4, 4)]
     assert [t.spec.factorization.widths for t in grid(**widths, exclude=[{"factorization.widths": [[3, 4], [4, 4]]}]).trials] == [(3, 3)]
+
+
+def test_exclude_by_a_range():
+    keys = {"grid": {"stop.steps": "1..9"}}
+    for listed in ("3..7", [3, "4..6", 7], {"linspace": [3, 7, 5]}):
+        assert [t.spec.stop.steps for t in grid(**keys, exclude=[{"stop.steps": listed}]).trials] == [1, 2, 8, 9]
+    refused("must rise", **keys, exclude=[{"stop.steps": "7..3"}])
+
+
+def test_long_numbers_in_expressions():
+    assert grid(["stop.steps== 2 * 20_000"]).trials[0].spec.stop.steps == 40_000
+    assert len(grid(grid={"stop.steps": [10_000, 30_000]}, exclude=["stop.steps > 20_000.5"]).trials) == 1
+    refused("not an expression", ["stop.steps== 20__000"])
 
 
 def test_what_is_excluded_is_not_checked():

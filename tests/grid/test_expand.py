@@ -350,3 +350,32 @@ def test_null_takes_away_what_was_set():
     assert solved.stop == trained.stop
     with pytest.raises(GridError, match=r"stop\.loss: is null, which takes away what was set, but nothing was"):
         grid(cases=[{"stop.loss": None}])
+
+
+def test_random_draws_whole_sections_and_counts_each_draw_once():
+    sections = [{"kind": "gd", "lr": 0.1}, {"kind": "momentum", "lr": 0.2, "momentum": 0.5}]
+    drawn = grid(random={"samples": 8, "optimizer": {"choice": sections}})
+    assert {(t.spec.optimizer.kind, t.spec.optimizer.lr) for t in drawn.trials} == {("gd", 0.1), ("momentum", 0.2)}
+    assert drawn.extent.coinciding == 6
+    few, many = (grid(random={"samples": n, "problem.observed": {"integers": [3, 8]}}) for n in (4, 60))
+    assert sorted(t.spec.problem.observed for t in many.trials) == [3, 4, 5, 6, 7, 8]
+    assert ids(many)[: len(few.trials)] == ids(few), "more samples begin with the fewer"
+
+
+def test_a_fraction_is_the_count_that_it_is():
+    problem = FIXED["problem"] | {"shape": [5, 5]}
+    counted = {**problem, "observed": 12, "held_out": 5}
+    of = [grid(fixed=FIXED | {"problem": one}) for one in (counted, {**problem, "observed": 0.48, "held_out": 0.2})]
+    assert ids(of[0]) == ids(of[1])
+    with pytest.raises(GridError, match="are the same trial"):
+        grid(fixed=FIXED | {"problem": problem}, grid={"problem.observed": [12, 0.48]})
+    with pytest.raises(GridError, match="counts measurements here"):
+        grid(cases=[{"problem.observed": 5}, {"problem.observed": 0.56}], fixed=FIXED | {"problem": problem | {"kind": "matrix_sensing"}})
+
+
+def test_noise_of_no_size_is_none():
+    noisy = grid(grid={"problem.noise.std": [0, 0.1]})
+    assert ids(noisy)[:1] == ids(grid())
+    exact, drawn = (t.spec.problem.realize({}) for t in noisy.trials)
+    assert np.array_equal(exact.target, exact.truth * exact.mask)
+    assert not np.array_equal(drawn.target, exact.target)

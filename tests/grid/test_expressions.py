@@ -81,7 +81,7 @@ def test_names_are_columns():
         "", "  ", "x +", "x y", "(x", "x)", "f(x)", "abs(x, x)", "min(x)", "x; y", "x.__class__()", "__import__('os')", "x [0]", "x[y]", "x[-1]", "[1, 2]",
         "{1}", "lambda: 1", "x if y else z", "x in y", "x in []", "x = 1", "x := 1", "x @ y", "x // y", "x % y", "x | y",
         "lowest", "lowest(x + 1)", "lowest(x, y)", "f'{x}'", "\\x41", "x if", "`x`", "x\ny", "é", "x" * (MAX_LENGTH + 1), "(" * 300 + "x" + ")" * 300,
-        "not " * 100 + "x", "**x", "abs(*x)", "abs(x=1)", "...", "1j", "0x10", "1_000", "[x] == 1", "[x, 1] in [1]", "x in [1] < 3", "x == '\\d'", "x == '\\ud800'", "9" * 400,
+        "not " * 100 + "x", "**x", "abs(*x)", "abs(x=1)", "...", "1j", "0x10", "1__000", "[x] == 1", "[x, 1] in [1]", "x in [1] < 3", "x == '\\d'", "x == '\\ud800'", "9" * 400,
     ],
 )  # fmt: skip
 def test_refused(text):

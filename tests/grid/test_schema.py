@@ -57,6 +57,10 @@ def test_every_shipped_grid_is_valid_and_names_the_schema(path):
         "name: x\nseeds: [-1]",
         "name: x\nzip: [{optimizer.lrr: [1]}]",
         "name: x\nexclude: [3]",
+        "name: x\nexclude: [{}]",
+        "name: x\nexclude: [{factorization.depth: [deep]}]",
+        "name: x\nfixed: {problem: {target.rnk: 2}}",
+        "name: x\nfixed: {optimizer.lr: null}",
         "fixed: {}",
     ],
 )
@@ -72,6 +76,12 @@ def test_mistakes_are_caught(text):
         "name: x\nzip: [{optimizer.lr: [0.1, 0.2]}, {init.scale: {logspace: [1e-3, 1, 2]}}]",
         "name: x\nrandom: {samples: 2, seed: 0, optimizer.lr: {uniform: [0, 1]}}",
         "name: x\nexclude: [factorization.depth == 4 and optimizer.lr > 0.1, {factorization.depth: 3}]",
+        "name: x\nexclude: [{factorization.depth: [3, 4], optimizer: {lr: [0.1, 0.2], kind: [gd, adam]}}, {stop.steps: 3..5}]",
+        "name: x\nexclude: [{problem.target.rank: [1, 3..5], problem: {target: {frobenius: [1, 2]}, shape: [[3, 3], [4, 4]]}}]",
+        "name: x\ngrid: {problem.noise: [null, {std: 0.1}], init: [null, {kind: identity, scale: null}]}",
+        "name: x\ncases: [{optimizer: {lr: null}, problem.target.rank: null, loss: null}]",
+        "name: x\nfixed: {problem: {target.rank: 2, noise.std: 0}}",
+        "name: x\ngrid: {problem: [{target.rank: 2}]}",
     ],
 )
 def test_what_the_language_has_is_valid(text):

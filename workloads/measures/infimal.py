@@ -18,7 +18,7 @@ def _known(spec: TrialSpec, name: str) -> str | None:
     problem = spec.problem
     if problem.sensing or spec.shape != (2, 2) or problem.observations() != 3:
         return "is defined for completions of a 2x2 matrix with three observed entries only"
-    if problem.noise is not None:
+    if problem.noisily:
         return "is known for what is observed without noise only"
     power = _power_of(name)
     if power in (None, 1.0, 2.0):

@@ -102,7 +102,12 @@ class Problem(Kind):
     @property
     def noise_follows_seed(self) -> bool:
         """True where there is noise that is drawn by ``seed``."""
-        return self.noise is not None and self.noise.seed is None
+        return self.noisily and self.noise is not None and self.noise.seed is None
+
+    @property
+    def noisily(self) -> bool:
+        """True where there is noise on what is observed: of standard deviation 0, an end of an axis of them, there is none."""
+        return self.noise is not None and self.noise.std > 0
 
     def held_out_entries(self) -> int:
         """Return the number of entries that are known but not trained on."""
@@ -113,7 +118,7 @@ class Problem(Kind):
 
         An entry has the same noise, and so has the n-th measurement, however many others are observed.
         """
-        if self.noise is None:
+        if self.noise is None or not self.noisily:
             return values
         from workloads.rng import Stream, generator
 
@@ -123,14 +128,20 @@ class Problem(Kind):
 
     @property
     def canonical_fields(self) -> Any:
-        fields = super().canonical_fields
+        fields = {**super().canonical_fields, **self._counts()}
+        if not self.noisily:
+            fields.pop("noise", None)
         return fields if self.draws else {**fields, "seed": 0}
+
+    def _counts(self) -> dict[str, int]:
+        """Return fractions of what is known as the counts that they are: both are the same problem."""
+        return {"observed": self.observations() or 0} if isinstance(self.observed, float) and self.shape is not None else {}
 
     @cached_property
     def alike(self) -> str:
         """Text that is equal for problems that differ in their ``seed`` alone, and in nothing that has to be found out about them."""
         given = sorted(self.model_fields_set)
-        return sys.intern(f"{given}{canonical_json({key: value for key, value in self.canonical_fields.items() if key != 'seed'})}")
+        return sys.intern(f"{given}{canonical_json({key: value for key, value in super().canonical_fields.items() if key != 'seed'})}")
 
     def sources(self) -> list[str]:
         """Which of the ways to give a ground truth are used."""

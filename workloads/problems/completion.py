@@ -88,6 +88,10 @@ class Completion(Problem):
         """Return a count, or a fraction of what is known, as a count."""
         return max(1, round(of * self._known())) if isinstance(of, float) else of
 
+    def _counts(self) -> dict[str, int]:
+        held_out = {"held_out": self.held_out_entries()} if isinstance(self.held_out, float) and self.shape is not None else {}
+        return {**super()._counts(), **held_out}
+
     def held_out_entries(self) -> int:
         if self.held_out is not None:
             return self._share(self.held_out)
@@ -158,7 +162,7 @@ class Completion(Problem):
             where = last if known is None else known[last]
         elif known is not None and not mask[known].all():
             where = known[~mask[known]]
-        elif known is None and self.noise is not None:
+        elif known is None and self.noisily:
             where = np.flatnonzero(~mask)
         else:
             return None

@@ -83,6 +83,8 @@ def show_plan(grid: Grid, workers: int | None, as_json: bool, reuse: Reuse | Non
     click.echo(f"{grid.name}: {plan.trials} trials{varies}")
     if merged := grid.extent.merged:
         click.echo(f"{merged} more points of the grid are the same trials: what draws nothing is one trial for all seeds")
+    if coinciding := grid.extent.coinciding:
+        click.echo(f"{coinciding} draws of random are the same as earlier ones, and are no trials of their own")
     for line in reuse.lines() if reuse is not None else ():
         click.echo(line)
     click.echo(f"records {', '.join(dict.fromkeys(name for pack in plan.packs for name in recording.names(pack.trials[0].spec)))}")
