@@ -46,7 +46,7 @@ def try_kinds(factorization: Factorization, shape: tuple[int, ...] | None) -> No
 
 def try_measures(names: Iterable[str], specs: Iterable[TrialSpec]) -> None:
     """See that measures of users' own code can be computed. Raises `CodeError`."""
-    own = [name for name in names if (found := measures.find(name)) is not None and found[0].code]
+    own = [name for name in names if measures.code_of(name)]
     for spec in specs if own else ():
         for name in own:
             try:
@@ -60,6 +60,10 @@ def try_measures(names: Iterable[str], specs: Iterable[TrialSpec]) -> None:
 
 def used(trials: Iterable[Trial], names: Iterable[str]) -> tuple[Extension, ...]:
     """Return the code that trials' kinds, and the measures that are recorded of them, are from."""
-    digests = {part.code for spec in {t.spec.sections: t.spec for t in trials}.values() for part in spec.own}
-    digests |= {found[0].code for name in names if (found := measures.find(name)) is not None}
+    if not active():
+        return ()
+    trials = list(trials)
+    digests = {part.code for trial in trials for part in trial.spec.own} | {measures.code_of(name) for name in names}
+    for spec in {trial.spec.sections: trial.spec for trial in trials}.values():
+        digests |= {measures.code_of(name) for name in measures.watched(spec)}
     return tuple(extension for extension in active() if extension.digest in digests)

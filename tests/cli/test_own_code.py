@@ -124,13 +124,22 @@ def test_check_takes_keys_and_shapes_of_a_grid(folder):
     assert "measure spread: column spread, on 4x3" in done.stdout
 
 
+def test_check_says_what_keeps_runs_from_going_side_by_side(folder):
+    (folder / "models.py").write_text(
+        KINDS.replace("        return self.sign", "        if u.max() > 9:\n            return u[:, None] * v\n        return self.sign")
+    )
+    done = call(folder, "check", "models.py")
+    assert done.returncode == 0, done.stderr
+    assert any(line.startswith("  lanes: one after another, not side by side: ") for line in done.stdout.splitlines())
+
+
 WRONG = {
     "a gradient that is not the product's": (
         "return self.sign * u[:, None] * v",
         "return (u + u.detach())[:, None] * v / 2",
         "models.py:13: the gradient of outer is not that of its product: finite differences differ by",
     ),
-    "a factor without a gradient": ("u[:, None] * v", "u[:, None].detach() * v", "models.py:13: product of outer has no gradient by some factor: is"),
+    "a factor without a gradient": ("u[:, None] * v", "u[:, None].detach() * v", "models.py:13: the gradient of outer is not that of its product: "),
     "an endless product": (
         "return self.sign * u[:, None] * v",
         "while True: torch.sum(u)",
@@ -197,3 +206,4 @@ def test_the_shipped_models_are_well(folder):
     shutil.copy(OWN / "grid.yaml", folder)
     done = call(folder, "check", "models.py", "--grid", "grid.yaml")
     assert (done.returncode, done.stderr) == (0, "")
+    assert "one after another" not in done.stdout

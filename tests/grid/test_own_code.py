@@ -90,6 +90,20 @@ def test_ids_and_records_tell_versions_apart_where_they_are_used(tmp_path):
     assert plain == plain_now
 
 
+def test_a_measure_that_ends_trials_is_part_of_their_ids(tmp_path):
+    changed = tmp_path / "models.py"
+    changed.write_text(MODELS.read_text() + "\n")
+    text = GRID.replace("my_tucker", "tucker").replace(", gap", "")
+    ids = []
+    for path in (MODELS, changed):
+        use([str(path)])
+        grids = [parse_grid(text.replace("steps: 10", f"steps: 10, when: {when}")) for when in ("gap < 1e-9", "error < 1e-9")]
+        assert [len(grid.extensions) for grid in grids] == [1, 0]
+        ids.append([grid.trials[0].trial_id for grid in grids])
+    assert ids[0][0] != ids[1][0]
+    assert ids[0][1] == ids[1][1]
+
+
 def test_keys_of_own_kinds_are_known_while_they_are_there():
     assert "factorization.ranks" in spec_keys()
     assert not topics_of("my_tucker")

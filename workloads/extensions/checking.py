@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -15,7 +16,7 @@ from workloads.extensions.loading import REGISTRIES, active, place_of
 from workloads.extensions.locating import ExtensionError, explained, within
 from workloads.extensions.trying import SLOPE, TRY_SECONDS, apart_error, shapes_of, slope_error, try_factorization
 from workloads.factorizations import Factorization
-from workloads.factorizations.base import APART
+from workloads.factorizations.graphs.known import graph_of
 from workloads.kinds import Kind
 from workloads.measures import Measure
 from workloads.trial import KINDS, TrialSpec
@@ -80,7 +81,7 @@ def _specs_of(part: str, model: type[Kind], specs: Sequence[TrialSpec], seconds:
         return list(given.values())
     if specs:
         raise ExtensionError(f"{place_of(model)}: the grid has no trial of {part} {model.kind}")
-    if part == "factorization":
+    if issubclass(model, Factorization):
         return [_spec(*_guessed(model, seconds))]
     shape = (4, 4, 4) if getattr(model, "order", 2) is None else (5, 4)
     return [_spec(None, shape, **{part: _instance(model, len(shape))})]
@@ -166,8 +167,8 @@ def _factorization(spec: TrialSpec, seconds: float) -> Iterator[Finding]:
     apart = apart_error(one, factors)
     same = "the same bits alone and in a pack" if apart == 0 else f"alone and in a pack they differ by {apart:.0e} of the largest entry"
     yield Finding(f"  runs: independent of each other; {same}")
-    if vars(one).get(APART):
-        yield Finding("  lanes: one after another, as product looks at numbers")
+    if isinstance(reason := graph_of(one, list(one.shapes(shape).values()), torch.float64), str):
+        yield Finding(f"  lanes: one after another, not side by side: {reason}")
     yield from _speed(spec, seconds)
 
 
@@ -207,7 +208,7 @@ def _optimizer(spec: TrialSpec, seconds: float) -> Iterator[Finding]:
     specs = [spec.model_copy(update={"seed": seed}) for seed in range(3)]
     together = _within(seconds, spec, lambda: _trained(specs))
     for lane, one in enumerate(specs):
-        alone = _within(seconds, spec, lambda one=one: _trained([one]))
+        alone = _within(seconds, spec, partial(_trained, [one]))
         if not all(np.allclose(a[lane], b[0], rtol=1e-9, equal_nan=True) for a, b in zip(together, alone, strict=True)):
             raise ExtensionError(f"{place_of(type(spec.optimizer).bind)}: bind of {spec.optimizer.kind} mixes runs")
     yield Finding("  runs: independent of each other")
@@ -264,7 +265,7 @@ def _measure(row: Measure, specs: Sequence[TrialSpec], seconds: float) -> Findin
         if measures.undefined(row.shown, spec) is not None:
             continue
         try:
-            columns = within(seconds, lambda spec=spec: measures.column_names(row.shown, spec), f"measure {row.shown}")
+            columns = within(seconds, partial(measures.column_names, row.shown, spec), f"measure {row.shown}")
         except Exception as error:
             wrong = wrong or Finding(
                 explained(error) or f"{place_of(getattr(row.compute, '__wrapped__', row.compute))}: {error}", wrong=True

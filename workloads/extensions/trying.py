@@ -25,7 +25,7 @@ def try_factorization(factorization: Factorization, shape: tuple[int, ...], seco
     """Compute some lanes of a user's factorization. Returns their factors [R, ...].
 
     Raises `ExtensionError` for shapes that are none, a product that cannot be computed in so many ``seconds`` or has another shape, and
-    for lanes that depend on each other, or have no gradient.
+    for lanes that depend on each other, or whose gradient cannot be computed.
     """
     import torch
 
@@ -83,15 +83,7 @@ def gradients(factorization: Factorization, factors: Sequence[Tensor], outer: Te
         program.backward()
         return grads
 
-    try:
-        found: list[Tensor] = _called(factorization, "product", call, TRY_SECONDS)
-    except ExtensionError as error:
-        if "have been used in the graph" not in str(error) and "does not require grad" not in str(error):
-            raise
-        where = place_of(_method(factorization, "product"))
-        raise ExtensionError(
-            f"{where}: product of {factorization.kind} has no gradient by some factor: is that used, and not detached?"
-        ) from error
+    found: list[Tensor] = _called(factorization, "product", call, TRY_SECONDS)
     return found
 
 

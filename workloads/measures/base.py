@@ -108,6 +108,12 @@ def _known(name: str) -> tuple[Measure, tuple[str, ...]]:
     return found
 
 
+def code_of(name: str) -> str:
+    """Return the SHA-256 of the user's code that a measure is from; empty for what is built in, or unknown."""
+    found = find(name)
+    return "" if found is None else found[0].code
+
+
 def is_final(name: str) -> bool:
     """Return whether measure ``name`` is computed at the end of a trial only. Raises `KeyError` for an unknown name."""
     return _known(name)[0].final

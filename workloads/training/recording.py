@@ -49,8 +49,7 @@ class Recording:
 
     def as_json(self) -> dict[str, Any]:
         """Return this as plain data: of measures that are a user's own with the SHA-256 of their code."""
-        found = {name: measures.find(name) for name in self.measures}
-        code = {name: row[0].code for name, row in found.items() if row is not None and row[0].code}
+        code = {name: digest for name in self.measures if (digest := measures.code_of(name))}
         return asdict(self) | {"measures": list(self.measures)} | ({"code": code} if code else {})
 
     def names(self, spec: TrialSpec) -> tuple[str, ...]:
