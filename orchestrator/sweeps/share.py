@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import StorageUnavailable, UsageError
+from orchestrator.extensions import told
 from orchestrator.storage.archive import Archive, ArchiveWriter, writing
 from orchestrator.storage.base import open_storage
 from orchestrator.sweeps.own_code import code_of
 from orchestrator.sweeps.resume import grid_of
+from workloads.extensions import unpacked
 
 if TYPE_CHECKING:
     from orchestrator.tracking.read.queries import SweepSummary
@@ -23,8 +25,11 @@ UNREAD = "the sweep is of kinds or measures in code of its own, which goes with 
 
 @dataclass(frozen=True)
 class Shared:
-    """A sweep that was written to a file or taken in from one: how many of its ``trials`` had ``ended``, and how many of these are
-    ``reused`` from sweeps that were there before. ``known`` if it was there itself, and nothing was done."""
+    """A sweep that was written to a file or taken in from one.
+
+    Of its ``trials`` so many had ``ended``, of which so many are ``reused`` from sweeps that were there before. ``known`` if it was there
+    itself, and nothing was done. ``code`` names users' own code that came with it.
+    """
 
     sweep_id: str
     experiment: str
@@ -32,6 +37,7 @@ class Shared:
     ended: int
     reused: int = 0
     known: bool = False
+    code: Sequence[str] = ()
 
 
 def export_sweep(
@@ -90,6 +96,8 @@ def import_sweep(store: Store, path: Path, advanced: Callable[[int, int], None] 
         archive.check()
         file = SweepFile(archive)
         about, trials, ended = file.about, len(file.trials), len(file.results)
+        with told():
+            code = [extension.name for extension in unpacked(file.code)]
         with experiment_turn(store, about.experiment, patient=False):
             for sweep in list_sweeps(store, about.experiment):
                 if sweep.sweep_id == about.sweep_id and layout.IMPORTING not in sweep.tags:
@@ -97,4 +105,4 @@ def import_sweep(store: Store, path: Path, advanced: Callable[[int, int], None] 
                     return Shared(sweep.sweep_id, sweep.experiment, sweep.trials, there, known=True)
             intake = Intake(store, file, advanced)
             intake.take()
-    return Shared(about.sweep_id, about.experiment, trials, ended, len(intake.reused))
+    return Shared(about.sweep_id, about.experiment, trials, ended, len(intake.reused), code=code)

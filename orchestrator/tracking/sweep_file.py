@@ -110,6 +110,11 @@ class SweepFile:
         """Return a file of the archive."""
         return self._archive.read(name)
 
+    def code(self, name: str) -> bytes | None:
+        """Return a file of users' code; ``None`` for one that is not there."""
+        path = f"{layout.CODE_FOLDER}/{name}"
+        return self._archive.read(path) if path in self._archive.names else None
+
     def files(self, folder: str) -> Iterator[str]:
         """Yield the names of the files in and below a folder."""
         return (name for name in self._archive.names if name.startswith(f"{folder}/"))

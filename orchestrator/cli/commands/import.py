@@ -38,3 +38,5 @@ def command(file: Path, tracking_uri: str | None) -> None:
         return
     reused = f", {done.reused} of them reused from sweeps that were here" if done.reused else ""
     click.echo(f"sweep {done.sweep_id} of {done.experiment} is in {store.display} now: {state}{reused}", err=True)
+    if done.code:
+        click.echo(f"it came with code, {', '.join(done.code)}, that resume, rerun and measure would run: read it first", err=True)
