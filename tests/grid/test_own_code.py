@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import orchestrator
 from orchestrator.errors import CodeError, GridError
 from orchestrator.extensions import use
 from orchestrator.grid import load_grid, parse_grid
@@ -102,6 +103,17 @@ def test_a_measure_that_ends_trials_is_part_of_their_ids(tmp_path):
         ids.append([grid.trials[0].trial_id for grid in grids])
     assert ids[0][0] != ids[1][0]
     assert ids[0][1] == ids[1][1]
+
+
+def test_in_python_each_call_has_the_code_that_it_names(tmp_path):
+    edited = tmp_path / "models.py"
+    edited.write_text(MODELS.read_text())
+    first = orchestrator.plan(OWN / "grid.yaml", modules=MODELS).packs[0].trials[0]
+    assert orchestrator.plan(OWN / "grid.yaml", modules=[edited]).packs[0].trials[0] == first
+    edited.write_text(edited.read_text() + "\n")
+    assert orchestrator.plan(OWN / "grid.yaml", modules=[edited]).packs[0].trials[0].trial_id != first.trial_id
+    with pytest.raises(GridError, match="give it as --with"):
+        orchestrator.plan(OWN / "grid.yaml")
 
 
 def test_keys_of_own_kinds_are_known_while_they_are_there():
