@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from orchestrator.errors import UsageError
 from orchestrator.extensions import told
 from orchestrator.tracking import layout
-from workloads.extensions import Extension, activate, packed, read_extension, unpacked
+from workloads.extensions import Extension, activate, active, packed, read_extension, unpacked
 
 if TYPE_CHECKING:
     from orchestrator.grid import Grid
@@ -33,15 +33,16 @@ def code_of(store: Store, sweep: SweepSummary) -> Sequence[Extension]:
 def use_code(store: Store, sweep: SweepSummary, given: Sequence[str] = (), *, kept: bool = False) -> None:
     """Have the kinds and measures that a sweep was submitted with beside the built-in ones, and no others.
 
-    Their code is run as it was ``given`` again, or, if somebody asks for the sweep's own work, as it is ``kept``. Raises `UsageError` where
-    it is neither, or what was given is not what the sweep was submitted with, and `orchestrator.errors.CodeError`.
+    Their code is run as it was ``given`` again, or, if somebody asks for the sweep's own work, as it is ``kept``; what this process has
+    run for its user already is there. Raises `UsageError` where it is neither, or what was given is not what the sweep was submitted
+    with, and `orchestrator.errors.CodeError`.
     """
     code = code_of(store, sweep)
     with told():
         again = {extension.name: extension for extension in map(read_extension, given)}
         for extension in code:
             other = again.get(extension.name)
-            if other is None and not kept:
+            if other is None and not kept and extension not in active():
                 raise UsageError(
                     f"sweep {sweep.sweep_id} is of kinds or measures in {extension.name}, which is not run only to read: give it as --with"
                 )

@@ -131,6 +131,8 @@ def test_code_is_kept_and_run_only_for_the_sweep_s_work(swept, folder, store):
     assert active() == ()
     assert not (folder / "ran").exists()
     assert load_problem(swept.sweep_id, None, store.uri, str(folder / "storage"), [str(folder / "models.py")]).shape == (4, 3)
+    # What has been run in this process is there, as after a submit from a notebook.
+    assert load_problem(swept.sweep_id, None, store.uri, str(folder / "storage")).shape == (4, 3)
     activate(())
     frame = measure(store, storage, sweep, ["largest", "nuclear"])
     assert list(frame.columns) == ["trial_id", "largest_0", "largest_1", "nuclear"]
