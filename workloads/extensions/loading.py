@@ -225,7 +225,7 @@ class _Finder(MetaPathFinder, ExecutionLoader):
 
     def show(self) -> None:
         """Let tracebacks and documents show what runs, not what has become of the files."""
-        for name in self._files:
+        for name in self._files.keys() & sys.modules.keys():
             self._show(name)
 
     def _show(self, fullname: str) -> None:
