@@ -20,7 +20,7 @@ from orchestrator.grid.data_files import Files
 from orchestrator.grid.excludes import Excludes
 from orchestrator.grid.identity import trial_id
 from orchestrator.grid.model import SCALARS
-from orchestrator.grid.own_code import try_kinds
+from orchestrator.grid.own_code import try_kind
 from orchestrator.grid.sections import PARTS, REQUIRED, build_scalar, build_section
 from orchestrator.grid.source import Mistake, Path
 from orchestrator.grid.watched import watched_conflicts
@@ -154,16 +154,10 @@ class Expander:
     def _check(self, parts: Mapping[str, Any], indices: tuple[int, ...]) -> bool:
         """Return whether the parts go together; what does not is reported at the key's own place."""
         sections = (parts[name] for name in ("problem", "factorization", "init", "optimizer", "stop"))
-        try:
-            found = list(conflicts(*sections, dtype=parts["dtype"] or "float64"))
-        except Exception:
-            # If it is a user's own kind that is to blame, this says so.
-            try_kinds(parts["factorization"], parts["problem"].shape)
-            raise
-        if not found:
-            try_kinds(parts["factorization"], parts["problem"].shape)
+        factorization, shape = parts["factorization"], parts["problem"].shape
+        found = try_kind(factorization, shape, lambda: list(conflicts(*sections, dtype=parts["dtype"] or "float64")))
         if not found and parts["init"] is not None:
-            found = list(parts["init"].data_conflicts(parts["factorization"], parts["problem"].shape, self.files.contents))
+            found = list(parts["init"].data_conflicts(factorization, shape, self.files.contents))
         found = found or list(watched_conflicts(_made(parts)))
         for key, message in found:
             self.mistakes.append(Mistake(self.written.place(key, indices), key, message))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePath
 from typing import Any
@@ -14,6 +14,7 @@ from workloads import measures
 from workloads.extensions import Extension, ExtensionError, active, explained, within
 from workloads.extensions.trying import TRY_SECONDS, try_factorization
 from workloads.factorizations import Factorization
+from workloads.section import Conflict
 from workloads.trial import Trial, TrialSpec
 
 
@@ -35,13 +36,31 @@ def check_needs(data: Mapping[str, Any], folder: Path, mistakes: list[Mistake]) 
     return not mistakes
 
 
-def try_kinds(factorization: Factorization, shape: tuple[int, ...] | None) -> None:
-    """See that a factorization of users' own code can be computed for a ``shape``. Raises `CodeError`."""
-    if factorization.code and shape is not None and not factorization.solved:
+def try_kind(
+    factorization: Factorization, shape: tuple[int, ...] | None, look: Callable[[], list[Conflict]], seconds: float = TRY_SECONDS
+) -> list[Conflict]:
+    """Return what a ``look`` at a factorization beside the other parts finds, and if that is nothing see that it can be computed.
+
+    What is not of users' own code is only looked at. Raises `CodeError` where such code fails, or takes more than so many ``seconds``.
+    """
+    if not factorization.code:
+        return look()
+    tried = shape is not None and not factorization.solved
+    try:
         try:
-            try_factorization(factorization, shape)
-        except ExtensionError as error:
-            raise CodeError(str(error)) from error
+            found = within(seconds, look, f"a look at {factorization.kind}")
+        except ExtensionError:
+            raise
+        except Exception:
+            # If it is its shapes that are to blame, this says so.
+            if shape is not None and tried:
+                try_factorization(factorization, shape, seconds)
+            raise
+        if not found and shape is not None and tried:
+            try_factorization(factorization, shape, seconds)
+    except ExtensionError as error:
+        raise CodeError(str(error)) from error
+    return found
 
 
 def try_measures(names: Iterable[str], specs: Iterable[TrialSpec]) -> None:

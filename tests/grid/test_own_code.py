@@ -11,11 +11,13 @@ from orchestrator.errors import CodeError, GridError
 from orchestrator.extensions import use
 from orchestrator.grid import load_grid, parse_grid
 from orchestrator.grid.guide import topics
+from orchestrator.grid.own_code import try_kind
 from orchestrator.grid.schema import json_schema
 from orchestrator.grid.written import spec_keys
 from orchestrator.sweeps.submit import recording_of
 from orchestrator.tracking.layout import lacking, recording_tag
 from workloads.extensions import activate
+from workloads.factorizations import FACTORIZATIONS
 
 OWN = Path(__file__).parents[2] / "configs" / "own"
 MODELS = OWN / "models.py"
@@ -158,6 +160,17 @@ def test_what_is_wrong_with_code_is_one_line_before_anything_is_created(which, t
     with pytest.raises(CodeError) as caught:
         parse_grid(GRID.replace("[3, 3, 3]", "[3, 4, 3]"))
     assert str(caught.value) == message
+
+
+def test_shapes_that_never_end_are_an_error_before_anything_is_created(tmp_path, monkeypatch):
+    (tmp_path / "models.py").write_text(
+        MODELS.read_text().replace("        return {", "        while True:\n            __import__('time').sleep(0.01)\n        return {")
+    )
+    monkeypatch.chdir(tmp_path)
+    use(["models.py"])
+    model = FACTORIZATIONS["my_tucker"](ranks=[2, 2, 2])
+    with pytest.raises(CodeError, match=r"^models.py:1[67]: a look at my_tucker takes more than 0.3 s: does it end\?$"):
+        try_kind(model, (3, 3, 3), lambda: list(model.conflicts((3, 3, 3))), 0.3)
 
 
 def test_the_shipped_grid_of_own_kinds_loads():
