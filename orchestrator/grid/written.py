@@ -189,7 +189,8 @@ def _parts_of(expression: Expression) -> set[str]:
 
 def _default(key: str, left: Sequence[Assignment]) -> Any:
     """Return the default of a key that was not written, among the assignments that are left of its part."""
-    part, *within, field = key.split(".")
+    part, *within = key.split(".")
+    field = within.pop() if within else ""
     if part in SCALARS:
         default = TrialSpec.model_fields[part].default
         return default.kind if part == "loss" else default

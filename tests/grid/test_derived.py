@@ -109,6 +109,7 @@ def test_a_circle_through_parts_is_found():
 
 def test_what_an_inner_section_leaves_out_has_its_default_too():
     assert grid(["init.scale== 0.5 * problem.target.frobenius"]).trials[0].spec.init.scale == 0.5
+    assert grid(["problem.seed== seed + 3"]).trials[0].spec.problem.seed == 3
     assert grid(["problem.noise.std=0.3", "init.scale== 0.5 + problem.noise.std"]).trials[0].spec.init.scale == 0.8
     refused("needs a key that this trial does not have", ["init.scale== 0.5 + problem.noise.std"])
     refused("needs a key that this trial does not have", ["problem.noise.std=0.3", "init.scale== 0.5 + problem.noise.seed"])
