@@ -5,7 +5,8 @@ It all comes from the models that check grid files: their docstrings, those of t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -18,6 +19,7 @@ from orchestrator.grid.model import EXAMPLES, TOP, Record, Resources, Tracking
 from orchestrator.grid.questions import Question
 from orchestrator.grid.quoting import nearest
 from orchestrator.grid.schema import inlined
+from orchestrator.grid.words import SAMPLES, WORDS
 from orchestrator.grid.written import inner_sections
 from workloads import measures
 from workloads.kinds import Kind, Registry
@@ -111,11 +113,11 @@ def _default(schema: Mapping[str, Any]) -> str:
 def topics(asked: str) -> list[Topic]:
     """Return what there is to say of a key, a kind or a measure, by any of the names that it goes by. Raises `UsageError`."""
     wanted = asked.strip().removeprefix("fixed.").removeprefix("grid.")
-    found = [topic for topic in _all() if wanted in _names(topic)]
+    found = [topic for topic in all_topics() if wanted in _names(topic)]
     if not found and (measure := measures.find(wanted)) is not None:
         found = [_measure(measure[0])]
     if not found:
-        known = sorted({name for topic in _all() for name in _names(topic)})
+        known = sorted({name for topic in all_topics() for name in _names(topic)})
         # Part of a name is what people remember: schatten.
         near = [name for name in known if wanted and wanted.lower() in name.lower()]
         if len({name.rpartition(".")[2] for name in near}) == 1:
@@ -126,11 +128,15 @@ def topics(asked: str) -> list[Topic]:
 
 
 def _names(topic: Topic) -> set[str]:
-    """Return the names that a topic goes by: stop.check_every, and check_every alone."""
-    return {topic.name, topic.name.rpartition(".")[2]} if not topic.name.startswith("schatten") else {topic.name, "schatten"}
+    """Return the names that a topic goes by: figures.threshold.of, threshold.of, and of alone."""
+    return (
+        {topic.name, topic.name.partition(".")[2] or topic.name, topic.name.rpartition(".")[2]}
+        if not topic.name.startswith("schatten")
+        else {topic.name, "schatten"}
+    )
 
 
-def _all() -> Iterator[Topic]:
+def all_topics() -> Iterator[Topic]:
     """Yield every topic."""
     for name, words in TOP.items():
         if name not in SECTIONS:
@@ -150,6 +156,12 @@ def _all() -> Iterator[Topic]:
         for kind, model in table.items():
             example = f"{top}: {{NAME: {model.example}}}"
             yield Topic(f"{top}.{kind}", f"kind of {top}", summary(model), fields(model), None, example)
+            yield from _keys(f"{top}.{kind}", model, example)
+        yield Topic(
+            f"{top}.kind", "what it is, required", f"Which of the kinds of {top}.", (), {k: summary(m) for k, m in table.items()}, example
+        )
+    for name, (head, words, example) in WORDS.items():
+        yield Topic(name, head, words, (), None, example)
     yield from (_measure(measure) for measure in measures.MEASURES)
 
 
@@ -158,6 +170,7 @@ def _part(part: str, kinds: Registry[Kind]) -> Iterator[Topic]:
     examples = {kind: f"{part}: {model.example}" for kind, model in kinds.items()}
     others = {kind: summary(model) for kind, model in kinds.items()}
     yield Topic(part, "section with a kind", summary(kinds.base), fields(kinds.base), others, next(iter(examples.values())))
+    yield Topic(f"{part}.kind", "what it is, required", f"Which of the kinds of {part}.", (), others, next(iter(examples.values())))
     yield from _keys(part, kinds.base, *examples.values())
     for kind, model in kinds.items():
         yield Topic(f"{part}.{kind}", f"{part}.kind", summary(model), fields(model), None, examples[kind])
@@ -168,10 +181,21 @@ def _keys(part: str, model: type[Section], *examples: str, without: type[Section
     """Yield the keys of a section, each with the first of ``examples`` that has it."""
     for field in fields(model, without):
         head = f"{field.values}, {'required' if field.default == 'required' else f'default {field.default}'}{beside}"
-        example = next((text for text in examples if f"{field.name}:" in text), examples[0])
-        yield Topic(f"{part}.{field.name}", head, field.words, (), None, example)
+        yield Topic(f"{part}.{field.name}", head, field.words, (), None, _example(field, part, examples))
         for inner in inner_sections(model, field.name):
             yield from _keys(f"{part}.{field.name}", inner, *examples)
+
+
+def _example(field: Field, part: str, examples: Sequence[str]) -> str:
+    """Return the first of a section's examples that has a key; else the first with the key added, or, where it has a dotted one, that."""
+    whole = re.compile(rf"\b{re.escape(field.name)}:")
+    if found := next((text for text in examples if whole.search(text)), None):
+        return found
+    sample = SAMPLES.get(field.name) or (field.default if field.default not in ("none", "required", "[]") else "...")
+    if part.partition(".")[0] not in QUESTIONS:
+        return f"{part}.{field.name}: {sample}"
+    body = examples[0].rstrip("}")
+    return f"{body}, {field.name}: {sample}{'}' * (len(examples[0]) - len(body))}"
 
 
 def _measure(measure: measures.Measure) -> Topic:

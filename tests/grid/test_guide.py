@@ -71,12 +71,30 @@ def test_the_examples_make_a_grid_together():
         ("mse", "loss.mse", "mean"),
         ("seeds", "seeds", "range"),
         ("dtype", "dtype", "arithmetic"),
+        ("figures.medians.bars", "figures.medians.bars", ""),
+        ("threshold.of", "figures.threshold.of", "smallest value"),
+        ("band", "figures.trajectories.band", ""),
+        ("optimizer.kind", "optimizer.kind", "Adam"),
+        ("figures.kind", "figures.kind", "map of rectangles"),
+        ("random.samples", "random.samples", "drawn"),
+        ("linspace", "linspace", "evenly"),
+        ("rate", "rate", "share of trials"),
+        ("outcome", "outcome", "diverged"),
     ],
 )
 def test_is_found_by_name(word, name, says):
     found = guide.topics(word)
     assert name in [topic.name for topic in found]
     assert any(says in " ".join([topic.words, *(topic.others or {}).values()]) for topic in found)
+
+
+def test_the_example_of_a_key_has_the_key():
+    for topic in guide.all_topics():
+        if "default" in topic.head or "required" in topic.head:
+            key = topic.name.rpartition(".")[2]
+            assert f"{key}:" in topic.example, topic
+            assert "..." not in topic.example, f"put a value of {key} into SAMPLES of orchestrator/grid/words.py"
+            parse_value(f"{{{topic.example}}}", "example")
 
 
 @pytest.mark.parametrize(("word", "message"), [("nuclaer", "did you mean nuclear?"), ("foo", "`orchestrate help` lists what there is")])
