@@ -94,6 +94,8 @@ FACTORIZATIONS = {
     # Of more levels: tests/workloads/test_hierarchical.py.
     "hierarchical": Factorization({2: {"arity": 2, "widths": [3]}, 3: {"arity": 3, "widths": [5]}}, network),
     "tucker": Factorization({3: {"ranks": [2, 2, 3]}}, lambda core, a, b, c: torch.einsum("abc,ia,jb,kc->ijk", core, a, b, c)),
+    "tensor_train": Factorization({3: {"ranks": [2, 3]}}, lambda a, b, c: torch.einsum("ia,ajb,bk->ijk", a, b, c)),
+    "symmetric": Factorization({2: {"width": 2, "signed": True}}, lambda u, v: torch.einsum("ia,ja->ij", u, u) - v @ v.T, square=True),
     "min_frobenius": Factorization({2: {}, 3: {}}, tested_by="tests.workloads.test_convex.test_least_frobenius_norm_is_the_pseudo_inverse"),
     "nuclear_norm": Factorization(
         {2: {}}, tested_by="tests.workloads.test_convex.test_least_nuclear_norm_is_that_of_an_independent_solver"
