@@ -35,7 +35,7 @@ WORDS = {
     "highest": ("in expressions", "The largest value of a measure over a trial's whole trace.", "where: highest(loss) < 10"),
     "outcome": (
         "in expressions",
-        "How a trial ended: converged, exhausted (steps or seconds used up), diverged (not finite), failed or cancelled.",
+        "How a trial ended: converged, exhausted (steps or seconds used up), aborted, diverged (not finite), failed or cancelled.",
         "where: outcome == 'converged'",
     ),
 }
@@ -43,6 +43,11 @@ WORDS = {
 
 SAMPLES = {
     "seconds": "60",
+    "abort": "loss > 10 * first(loss)",
+    "widths": "[2, 4]",
+    "arity": "2",
+    "pattern": "half",
+    "measurements": "rank_one",
     "steps": "[0, 10, 100]",
     "checkpoint_steps": "[1000, 10_000]",
     "checkpoint_losses": "[1e-2, 1e-4]",
