@@ -30,7 +30,7 @@ class TensorTrain(Factorization):
     def product(self, *factors: Tensor) -> Tensor:
         out, *others = factors
         for core in others:
-            out = (out @ core.flatten(1)).unflatten(-1, core.shape[1:])
+            out = (out @ core.flatten(1)).reshape(*out.shape[:-1], *core.shape[1:])
         return out
 
     def conflicts(self, shape: tuple[int, ...]) -> Iterator[Conflict]:
