@@ -1,4 +1,4 @@
-"""The second figure of arXiv 2102.09972, from ``orchestrate submit configs/figure2-order3.yaml``: ``python docs/figures/figure2.py``.
+"""The second figure of arXiv 2005.06398, from ``orchestrate submit configs/figure2-order3.yaml``: ``python docs/figures/figure2.py``.
 
 Reconstruction error and estimated CP rank over the number of observations: medians over repetitions with interquartile bars. With
 ``figure2-order4`` or a rank-three sweep as its argument it draws that one.
