@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 
 import numpy as np
@@ -50,6 +51,23 @@ def test_more_measurements_begin_with_the_fewer():
     np.testing.assert_array_equal(many.measurements[:4], few.measurements)
     np.testing.assert_allclose(many.values, many.measurements @ many.truth, rtol=1e-13)
     assert many.measurements.std() == pytest.approx(1.0, rel=0.1)
+
+
+def test_measurements_of_rank_one_have_norm_one_on_average():
+    few, many = (problem(kind="matrix_sensing", observed=n, measurements="rank_one").realize({}) for n in (4, 4000))
+    np.testing.assert_array_equal(many.measurements[:4], few.measurements)
+    assert all(np.linalg.matrix_rank(each.reshape(6, 5)) == 1 for each in few.measurements)
+    # The squared norm is a product of two chi-squared numbers over their degrees of freedom: its deviation is 0.87.
+    assert np.square(many.measurements).sum(1).mean() == pytest.approx(1.0, abs=0.07)
+
+
+def test_measurements_of_a_file_are_not_drawn():
+    content = io.BytesIO()
+    np.savez(content, target=np.ones((6, 5)), measurements=np.ones((3, 6, 5)))
+    made = problem(kind="matrix_sensing", target=None, observed=None, file="a.npz", measurements="rank_one").with_data(
+        content.getvalue(), "x"
+    )
+    assert list(made.file_conflicts()) == [("problem.measurements", "has no effect: the data file has the measurements")]
 
 
 def test_another_seed_is_another_problem():
