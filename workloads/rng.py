@@ -16,6 +16,7 @@ class Stream(IntEnum):
     INIT = 3
     DECOMPOSITION = 4
     NOISE = 5
+    LANCZOS = 6
 
 
 def generator(seed: int, stream: Stream, *parts: int) -> np.random.Generator:

@@ -41,6 +41,8 @@ KINDS: Mapping[str, Registry[Any]] = {
 
 Dtype = Literal["float64", "float32"]
 ITEM_BYTES = {"float64": 8, "float32": 4}
+RANDOM = 8
+"""Numbers that a random step holds for each that may be observed, and about as many operations for each of those."""
 AnyProblem = Annotated[SerializeAsAny[Problem], BeforeValidator(PROBLEMS.read)]
 AnyFactorization = Annotated[SerializeAsAny[Factorization], BeforeValidator(FACTORIZATIONS.read)]
 AnyInit = Annotated[SerializeAsAny[Init], BeforeValidator(INITS.read)]
@@ -66,6 +68,8 @@ def conflicts(
         yield from _solved_conflicts(factorization, optimizer, stop, dtype)
     elif optimizer is None:
         yield "optimizer", "is missing: put it under fixed, cases or an axis"
+    else:
+        yield from optimizer.conflicts(problem.observations())
     if not factorization.starts:
         if init is not None:
             yield "init", f"has no effect with factorization.kind {factorization.kind}, which starts from zero{UNSET}"
@@ -126,7 +130,7 @@ class TrialSpec(BaseModel):
     def seeded(self) -> bool:
         """True where ``seed`` changes the numbers. Else all seeds are one trial."""
         parts = (self.problem, self.factorization, self.init, self.optimizer, self.loss)
-        return any(part is not None and part.seeded for part in parts)
+        return any(part is not None and part.seeded for part in parts) or (self.optimizer is not None and self.optimizer.draws)
 
     def settled(self) -> Self:
         """Return the same trial, with the default in place of each seed that changes nothing."""
@@ -152,7 +156,8 @@ class TrialSpec(BaseModel):
     def sections(self) -> tuple[object, ...]:
         """What specs that share their sections, as those of a grid do, have in common: as long as they are there, specs of which this is
         equal differ in start, step size, stop and seeds alone, and what follows from all else has to be found out for one of them only."""
-        return (self.problem.alike, id(self.factorization), type(self.optimizer), self.dtype, self.stop.when, self.stop.abort)
+        steps = None if self.optimizer is None else self.optimizer.structure
+        return (self.problem.alike, id(self.factorization), steps, self.dtype, self.stop.when, self.stop.abort)
 
     @property
     def lane_key(self) -> tuple[object, ...]:
@@ -160,7 +165,7 @@ class TrialSpec(BaseModel):
         shapes = tuple(self.factor_shapes.values())
         program = self.factorization.program_key(self.shape)
         own = tuple(type(part) for part in self.own)
-        return (self.problem.sensing, self.shape, self.factorization.kind, program, shapes, self.method.kind, self.dtype, own)
+        return (self.problem.sensing, self.shape, self.factorization.kind, program, shapes, self.method.structure, self.dtype, own)
 
     def initial_factors(self, files: Mapping[str, bytes]) -> list[NDArray[np.float64]]:
         """Return the parameters at step 0, in float64. ``files`` maps SHA-256 digests to contents.
@@ -223,6 +228,9 @@ def lane_cost(spec: TrialSpec, observations: int | None = None) -> LaneCost:
     buffers = program.buffers + numbers
     if not spec.problem.sensing and spec.loss.factor(seen) != 0.5:
         buffers += size  # dL/dW is not the residual itself
+    if spec.optimizer is not None and spec.optimizer.draws:
+        drawn = RANDOM * (seen if spec.problem.sensing else size)
+        buffers, flops = buffers + drawn, flops + RANDOM * drawn
     return LaneCost((kept + buffers) * ITEM_BYTES[spec.dtype], program.flops + flops + 2 * parameters, kept + buffers)
 
 

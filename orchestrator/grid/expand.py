@@ -115,8 +115,9 @@ class Expander:
         if any(value is _BAD for value in parts.values()):
             return None
         whole = (parts["problem"].alike, *(id(parts[name]) for name in ("factorization", "init", "stop")))
-        # Which optimizer it is makes no difference, and a random axis may have a hundred thousand.
-        key = (*whole, parts["optimizer"] is None, parts["dtype"])
+        # Of the optimizer little makes a difference, and a random axis may have a hundred thousand.
+        steps = None if parts["optimizer"] is None else (parts["optimizer"].schedule, parts["optimizer"].batch)
+        key = (*whole, steps, parts["dtype"])
         if key not in self._checked:
             self._checked[key] = self._check(parts, indices)
         if not self._checked[key]:

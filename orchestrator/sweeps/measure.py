@@ -129,6 +129,6 @@ def _measured(
     if not defined:
         return {trial_id: {} for trial_id, _ in some}
     factors = [[kept[name] for name in spec.factor_shapes] for _, kept in some]
-    values = measure_factors(defined, spec, factors, [preparer.problem(specs[trial_id]) for trial_id, _ in some])
+    values = measure_factors(defined, [specs[trial_id] for trial_id, _ in some], factors, preparer)
     columns = [column for name in defined for column in measures.column_names(name, spec)]
     return {trial_id: dict(zip(columns, map(float, row), strict=True)) for (trial_id, _), row in zip(some, values, strict=True)}

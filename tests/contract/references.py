@@ -139,6 +139,10 @@ OPTIMIZERS = {
         {"lr": 0.01, "momentum": 0.8}, lambda params, o: torch.optim.SGD(params, lr=o.lr, momentum=o.momentum, nesterov=True)
     ),
     "group_rmsprop": Optimizer({"lr": 0.001}, lambda params, o: GroupRmsprop(params, o.lr, o.beta, o.eps)),
+    "adamw": Optimizer(
+        {"lr": 0.005, "weight_decay": 0.02},
+        lambda params, o: torch.optim.AdamW(params, lr=o.lr, betas=(o.beta1, o.beta2), eps=o.eps, weight_decay=o.weight_decay),
+    ),
     "adam": Optimizer({"lr": 0.005}, lambda params, o: torch.optim.Adam(params, lr=o.lr, betas=(o.beta1, o.beta2), eps=o.eps)),
 }
 

@@ -97,7 +97,7 @@ def test_the_example_of_a_key_has_the_key():
             parse_value(f"{{{topic.example}}}", "example")
 
 
-@pytest.mark.parametrize(("word", "message"), [("nuclaer", "did you mean nuclear?"), ("foo", "`orchestrate help` lists what there is")])
+@pytest.mark.parametrize(("word", "message"), [("nuclaer", "did you mean nuclear?"), ("zzz", "`orchestrate help` lists what there is")])
 def test_what_there_is_not(word, message):
     with pytest.raises(UsageError, match=message.replace("?", r"\?")):
         guide.topics(word)

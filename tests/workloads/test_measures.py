@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from tests.specs import spec, two_by_two
-from tests.workloads import test_hierarchical, test_infimal
+from tests.workloads import test_hierarchical, test_infimal, test_landscape
 from workloads import measures
 from workloads.engines.base import create
 from workloads.measures.numerics.snapshot import Snapshot, evaluate
@@ -412,6 +412,15 @@ TESTED_APART = {
     "loss": (test_recorded_loss_is_that_of_the_recorded_entries,),
     "components": (test_components_are_the_norms_of_the_outer_products,),
     "cp_rank": (test_cp_rank_of_orthogonal_components,),  # and tests/workloads/test_cp_rank.py
+    "gradient_norm": (test_landscape.test_gradient_norm_and_sharpness_are_those_of_dense_hessians,),
+    "sharpness": (
+        test_landscape.test_gradient_norm_and_sharpness_are_those_of_dense_hessians,
+        test_landscape.test_sharpness_of_what_is_too_large_for_a_dense_hessian_every_time,
+    ),
+    "factor_norms": (test_landscape.test_factors_are_measured_as_numpy_measures_them,),
+    "factor_singular_values": (test_landscape.test_factors_are_measured_as_numpy_measures_them,),
+    "alignment": (test_landscape.test_alignment_is_that_of_leading_singular_vectors,),
+    "start_distance": (test_landscape.test_distance_from_the_start_is_that_of_all_parameters_also_after_a_trial_has_ended,),
     "infimal_nuclear": (
         test_infimal.test_least_norm_is_that_of_a_search,
         test_infimal.test_schatten_norms_where_the_entry_across_is_zero,

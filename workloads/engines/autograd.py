@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from workloads.engines.chance import Chance
+from workloads.engines.descent import Descent
+from workloads.engines.feed import Feed
 from workloads.engines.lanes import DTYPES, Lanes
 from workloads.problems.data.realized import ProblemData
+from workloads.trial import TrialSpec
 
 
 class AutogradEngine:
@@ -34,21 +40,37 @@ class AutogradEngine:
         hyper = {name: t[lane : lane + 1] for name, t in lanes.hyper.items()}
         grads = [torch.empty_like(p) for p in params]
         assert spec.optimizer is not None, "what is solved has an engine of its own"
-        update = spec.optimizer.bind([p.detach() for p in params], grads, state, hyper)
+        descent = Descent(spec.optimizer, [p.detach() for p in params], grads, state, hyper)
+        feed = Feed([spec], 1, lanes.dtype, lanes.device)
+        chance = problem.chance(spec, hyper) if spec.optimizer.draws else None
         for done in range(limit + 1):
-            loss = spec.loss.value(problem.residual(spec.factorization.products(params)[0]))
+            residual = problem.residual(spec.factorization.products(params)[0])
+            loss = spec.loss.value(residual)
             lanes.loss[lane] = loss.item()
             arrived = not np.isfinite(lanes.loss[lane]) or lanes.loss[lane] <= until_loss or lanes.step[lane] >= until_step
             if arrived or done == limit:
                 break
+            feed.fill(lanes.step[lane : lane + 1], 1)
+            factors, steps = feed.row(0)
+            if chance is not None and steps is not None:
+                loss = _disturbed(spec, residual, chance, steps)
             for mine, new in zip(grads, torch.autograd.grad(loss, params), strict=True):
                 mine.copy_(new)
-            update()
+            descent.step(factors)
             lanes.step[lane] += 1
         with torch.no_grad():
             for whole, own in zip(lanes.params, params, strict=True):
                 whole[lane] = own[0]
         return bool(arrived)
+
+
+def _disturbed(spec: TrialSpec, residual: Tensor, chance: Chance, steps: Tensor) -> Tensor:
+    """Return what is descended in a random step, from residuals [N]."""
+    if (noise := chance.noise(steps)) is not None:
+        residual = residual - noise[0]
+    weights = chance.weights(steps)
+    # A square: the root of what a residual counts.
+    return spec.loss.value(residual if weights is None else residual * weights[0].sqrt())
 
 
 class _Observed:
@@ -58,12 +80,18 @@ class _Observed:
         if problem.measurements is not None and problem.values is not None:
             self.operator: Tensor | None = torch.from_numpy(problem.measurements).to(device, dtype)
             self.values = torch.from_numpy(problem.values).to(device, dtype)
+            self.where = torch.arange(problem.count, device=device)
         else:
             assert problem.mask is not None
             assert problem.target is not None
             self.operator = None
             self.where = torch.from_numpy(np.flatnonzero(problem.mask)).to(device)
             self.values = torch.from_numpy(problem.target[problem.mask]).to(device, dtype)
+
+    def chance(self, spec: TrialSpec, hyper: Mapping[str, Tensor]) -> Chance:
+        """Return what chance does to a trial."""
+        count = torch.tensor([len(self.where)], dtype=self.values.dtype, device=self.values.device)
+        return Chance([spec], hyper, self.where, torch.ones(1, len(self.where), dtype=torch.bool, device=self.values.device), count)
 
     def residual(self, product: Tensor) -> Tensor:
         seen = product.flatten()[self.where] if self.operator is None else self.operator @ product.flatten()

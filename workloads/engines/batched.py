@@ -11,6 +11,7 @@ just that step, which gives the same bits again.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from itertools import pairwise
 
 import numpy as np
@@ -18,8 +19,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from workloads.engines.chance import Chance
+from workloads.engines.descent import Descent
+from workloads.engines.feed import Feed
 from workloads.engines.lanes import Lanes
 from workloads.factorizations.programs.room import room
+from workloads.problems.data.observations import Observations
 from workloads.trial import ITEM_BYTES, lane_cost
 
 LONGEST_BLOCK = 64
@@ -89,7 +94,10 @@ class _Steps:
         state = {name: [t[where] for t in tensors] for name, tensors in lanes.state.items()}
         optimizer = lanes.spec.optimizer
         assert optimizer is not None, "what is solved has an engine of its own"
-        self.update = optimizer.bind(self.params, grads, state, {name: t[where] for name, t in lanes.hyper.items()})
+        hyper = {name: t[where] for name, t in lanes.hyper.items()}
+        self.descent = Descent(optimizer, self.params, grads, state, hyper)
+        self.feed = Feed([p.spec for p in lanes.prepared[where]], LONGEST_BLOCK, lanes.dtype, lanes.device)
+        self.chance = _chance(lanes, where, self.observations, hyper) if optimizer.draws else None
         # A batched dot product: unlike a sum over the last axis it gives a lane the same bits whatever the number of lanes.
         self.dot = (self.residual.unsqueeze(1), self.residual.unsqueeze(2))
 
@@ -99,14 +107,28 @@ class _Steps:
         self.observations.residual(self.program.product, self.residual)
         torch.bmm(*self.dot, out=squared)
 
-    def step(self, squared: Tensor) -> None:
-        """Take a step of training, and go `forward` from where it led."""
+    def step(self, squared: Tensor, place: int) -> None:
+        """Take a step of training, of which `Feed` has the row ``place``, and go `forward` from where it led."""
+        factors, steps = self.feed.row(place)
+        if self.chance is not None and steps is not None:
+            # Of the residual only the gradient is yet to be made.
+            if (noise := self.chance.noise(steps)) is not None:
+                self.residual.sub_(noise)
+            if (weights := self.chance.weights(steps)) is not None:
+                self.residual.mul_(weights)
         outer = self.observations.adjoint(self.residual, self.outer)
         if self.double_scale is not None:
             torch.mul(outer, self.double_scale, out=self.outer)
         self.program.backward()
-        self.update()
+        self.descent.step(factors)
         self.forward(squared)
+
+
+def _chance(lanes: Lanes, where: slice, observations: Observations, hyper: Mapping[str, Tensor]) -> Chance:
+    prepared = lanes.prepared[where]
+    index = torch.arange(observations.width, device=lanes.device)
+    counts = torch.tensor([p.problem.count for p in prepared], dtype=lanes.dtype, device=lanes.device)
+    return Chance([p.spec for p in prepared], hyper, index, observations.seen, counts)
 
 
 class _Part:
@@ -139,6 +161,7 @@ class _Part:
             if self.graphs is not None and block:
                 # Graphs have lengths that are powers of two.
                 block = 1 << (block.bit_length() - 1)
+            self.steps.feed.fill(lanes.step[where], block)
             losses = self._run(block)
             going = (losses > lowest) & (losses < torch.inf)
             if parked is not None:
@@ -177,8 +200,8 @@ class _Part:
             for kept, tensor in zip(self.backup, self.tensors, strict=True):
                 kept.copy_(tensor)
         self.rows[0].copy_(self.present)
-        for row in self.rows[1 : steps + 1]:
-            self.steps.step(row)
+        for place, row in enumerate(self.rows[1 : steps + 1]):
+            self.steps.step(row, place)
         self.present.copy_(self.rows[steps])
 
     def _replay(self, steps: int) -> None:
@@ -208,5 +231,5 @@ class _Part:
         for kept, tensor in zip(self.backup, self.tensors, strict=True):
             tensor.copy_(kept)
         self.steps.forward(self.present)
-        for _ in range(steps):
-            self.steps.step(self.present)
+        for place in range(steps):
+            self.steps.step(self.present, place)

@@ -37,7 +37,8 @@ class Prepared:
 class Lanes:
     """The state of R lanes, advanced in place by an engine.
 
-    ``params`` are tensors [R, ...]; ``state`` is the optimizer's, lists of tensors [R, ...]; ``hyper`` its hyperparameters [R].
+    ``params`` are tensors [R, ...]; ``state`` is the optimizer's, lists of tensors [R, ...]; ``hyper`` its hyperparameters [R] and
+    the numbers of its options.
     ``step`` [R] int64 and ``active`` [R] bool live on the host, as does ``loss`` [R] float64, which belongs to ``step`` and is NaN before
     the first evaluation. A lane that is not active is parked: engines may go on computing it but never report it. ``solved`` [R] bool marks
     lanes that have reached a solution for which the loss is no measure.
@@ -51,7 +52,7 @@ class Lanes:
         self.params = [
             torch.from_numpy(np.stack([p.factors[n] for p in prepared])).to(device, self.dtype) for n in range(len(self.spec.factor_shapes))
         ]
-        names = () if optimizer is None else optimizer.hyper()
+        names = () if optimizer is None else (*optimizer.hyper(), *(name for name in optimizer.given if name != "schedule"))
         self.hyper = {name: self._per_lane([getattr(p.spec.optimizer, name) for p in prepared]) for name in names}
         stepping = self.spec.method.stepping
         self.state = {name: [torch.zeros_like(p) for p in self.params] for name in stepping.like_params}

@@ -77,6 +77,8 @@ class Factorization(Kind):
     """True where the parameters are found by `solver` rather than by descent: an ``optimizer`` has no effect then."""
     stepping: ClassVar[Stepping] = Stepping()
     """The state that `solver` keeps."""
+    chained: ClassVar[bool] = False
+    """True where the product is that of all factors as matrices, the first one rightmost."""
     derived: ClassVar[tuple[str, ...]] = ()
     """Keys whose defaults follow from the shape."""
 
@@ -88,6 +90,11 @@ class Factorization(Kind):
         if {"product", "products"} & vars(cls).keys() and "program" not in vars(cls):
             cls.program = Factorization.program  # type: ignore[method-assign]
         super().__pydantic_init_subclass__(**named)
+
+    @property
+    def structure(self) -> tuple[str, ...]:
+        """See `workloads.optimizers.Optimizer.structure`: of what is solved."""
+        return (self.kind,)
 
     def shapes(self, shape: tuple[int, ...]) -> Mapping[str, tuple[int, ...]]:
         """Return the factors' shapes by name, for a matrix or tensor of ``shape``."""

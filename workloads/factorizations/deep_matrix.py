@@ -25,6 +25,7 @@ class DeepMatrix(Factorization):
     """W = W_L ... W_1 with L = ``depth`` factors; ``widths`` are the L - 1 hidden ones, from W_1's output to W_L's input."""
 
     kind = "deep_matrix"
+    chained = True
     example = "{kind: deep_matrix, depth: 3, widths: [20, 10]}"
     derived = ("widths",)
 

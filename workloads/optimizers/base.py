@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
 from workloads.kinds import Kind, Registry
-from workloads.section import Finite, Positive
+from workloads.optimizers.schedule import RateSchedule
+from workloads.section import Conflict, Count, Finite, Positive
 from workloads.stepping import Stepping
 
 if TYPE_CHECKING:
@@ -23,6 +24,10 @@ Step = Callable[[], None]
 Decay = Annotated[Finite, Field(ge=0, lt=1)]
 
 OPTIMIZERS: Registry[Optimizer] = Registry("optimizer")
+
+OPTIONS = ("schedule", "clip", "weight_decay", "batch", "label_noise")
+"""Keys of all kinds that are not their own: what is done to gradients before the step, and to the step size, of which a kind knows nothing.
+What is not given is no part of a trial's id."""
 
 Root = Callable[[str], str]
 """Makes code of the square root of what some code stands for."""
@@ -57,8 +62,21 @@ class Optimizer(Kind):
     kernel: ClassVar[KernelStep | None] = None
     """``None`` where fused kernels cannot take its steps."""
 
+    decoupled: ClassVar[bool] = False
+    """True where weight decay shrinks the parameters themselves (Loshchilov and Hutter 2019), rather than adding to the gradient."""
+
     lr: Positive
     """Step size."""
+    schedule: RateSchedule | None = None
+    """What lr is multiplied by from step to step, {warmup, cosine, floor, milestones, factors}."""
+    clip: Positive | None = None
+    """Largest Euclidean norm of the whole gradient: a longer one is shortened to it."""
+    weight_decay: Positive | None = None
+    """So many times the parameters are added to the gradient, after clipping; with adamw lr times it is taken off them instead."""
+    batch: Count | None = None
+    """Observations that each step sees, drawn anew without replacement; their gradient is that of all on average."""
+    label_noise: Positive | None = None
+    """Standard deviation of normal noise on what is observed, drawn anew for each step."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **named: Any) -> None:
@@ -69,16 +87,38 @@ class Optimizer(Kind):
 
     @classmethod
     def hyper(cls) -> tuple[str, ...]:
-        """Return the names of the hyperparameters."""
-        return tuple(cls.model_fields)
+        """Return the names of the hyperparameters of the kind itself."""
+        return tuple(name for name in cls.model_fields if name not in OPTIONS)
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """Which of `OPTIONS` are used."""
+        return tuple(name for name in OPTIONS if getattr(self, name) is not None)
+
+    @property
+    def structure(self) -> tuple[str, ...]:
+        """What is equal for optimizers whose steps one program can take."""
+        return (self.kind, *self.given)
+
+    @property
+    def draws(self) -> bool:
+        """True where steps are random: by the trial's seed, the step, and the number of the observation."""
+        return self.batch is not None or self.label_noise is not None
+
+    def conflicts(self, observations: int | None) -> Iterator[Conflict]:
+        """Yield what the fields' types alone cannot refuse; ``observations`` where their number is known."""
+        if self.schedule is not None:
+            yield from self.schedule.conflicts("optimizer.schedule")
+        if self.batch is not None and observations is not None and self.batch > observations:
+            yield "optimizer.batch", f"is {self.batch}, but there are only {observations} observations"
 
     @classmethod
     @abstractmethod
     def bind(cls, params: Params, grads: Params, state: State, hyper: Hyper) -> Step:
         """Return what takes a step of R lanes, in place, with the gradients ``grads`` [R, ...] of ``params`` [R, ...].
 
-        ``state`` has what `Stepping` names, lists of [R, ...] like the parameters or of one tensor [R]; ``hyper`` are tensors [R]. Views
-        and scratch are made here, once, so that a step allocates nothing.
+        ``state`` has what `Stepping` names, lists of [R, ...] like the parameters or of one tensor [R]; ``hyper`` are tensors [R], of which
+        ``lr`` may change from step to step. Views and scratch are made here, once, so that a step allocates nothing.
         """
 
 

@@ -33,8 +33,9 @@ class Endings:
         """Return the results of trials that have ended, and of those that have failed; not of all, where measures are taken only now."""
         pool, recorder = self.pool, self.pool.recorder
         some, pool.ended = pool.ended[: self._at_once], pool.ended[self._at_once or len(pool.ended) :]
-        problems = [pool.preparer.problem(pool.trials[row.key].spec) for row in some] if recorder.final_names else []
-        finals = recorder.finals([row.factors for row in some], problems)
+        specs = [pool.trials[row.key].spec for row in some]
+        problems = [pool.preparer.problem(spec) for spec in specs] if recorder.final_names else []
+        finals = recorder.finals([row.factors for row in some], problems, specs)
         results = [self._result(row, recorder.finish(row.key, final)) for row, final in zip(some, finals, strict=True)]
         failed, pool.failed = pool.failed, []
         return (*results, *failed)

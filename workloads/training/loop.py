@@ -52,8 +52,9 @@ def train(
     """
     if not trials:
         return
-    recorder = Recorder(recording, trials[0].spec)
-    pool = LanePool(trials, recorder, engine, Preparer(files or {}), device or torch.device("cpu"))
+    preparer = Preparer(files or {})
+    recorder = Recorder(recording, trials[0].spec, preparer.start)
+    pool = LanePool(trials, recorder, engine, preparer, device or torch.device("cpu"))
     yield from _Loop(pool, min(width or len(trials), len(trials)), clock, asked, rates, policy or Policy()).run()
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+from numpy.typing import NDArray
+
 from workloads.engines.lanes import Prepared
 from workloads.problems.data.realized import ProblemData
 from workloads.training.trial_state import Paused
@@ -24,7 +27,11 @@ class Preparer:
         if isinstance(trial, Paused):
             factors = len(spec.factor_shapes)
             return Prepared(spec, problem, trial.tensors[:factors], trial.tensors[factors:])
-        return Prepared(spec, problem, spec.initial_factors(self._files))
+        return Prepared(spec, problem, self.start(spec))
+
+    def start(self, spec: TrialSpec) -> list[NDArray[np.float64]]:
+        """Return the parameters of a trial at step 0. Raises what `TrialSpec.initial_factors` raises."""
+        return spec.initial_factors(self._files)
 
     def problem(self, spec: TrialSpec) -> ProblemData:
         """Return the problem of a trial. Raises what `Problem.realize` raises."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,13 +31,14 @@ class _Rows:
     losses: NDArray[np.float64]
     params: list[Tensor]
     problems: list[ProblemData]
+    specs: list[TrialSpec]
 
 
 class Recorder:
-    """Records lanes of trials like ``spec``, by the keys of their trials."""
+    """Records lanes of trials like ``spec``, by the keys of their trials; ``start`` returns where a trial began."""
 
-    def __init__(self, recording: Recording, spec: TrialSpec) -> None:
-        self.recording = recording
+    def __init__(self, recording: Recording, spec: TrialSpec, start: Callable[[TrialSpec], Sequence[NDArray[Any]]]) -> None:
+        self.recording, self._start = recording, start
         self._spec = spec
         self._epsilon = torch.finfo(DTYPES[spec.dtype]).eps
         names, columns = recording.names(spec), recording.columns(spec)
@@ -61,8 +62,8 @@ class Recorder:
             return
         where = torch.from_numpy(index).to(lanes.device)
         params = [p.index_select(0, where) for p in lanes.params]
-        problems = [lanes.prepared[i].problem for i in index]
-        self._pending.append(_Rows(keys, lanes.step[index], lanes.loss[index], params, problems))
+        problems, specs = [lanes.prepared[i].problem for i in index], [lanes.prepared[i].spec for i in index]
+        self._pending.append(_Rows(keys, lanes.step[index], lanes.loss[index], params, problems, specs))
         self._pending_rows += len(index)
         self._pending_bytes += sum(p.nbytes for p in params)
 
@@ -84,15 +85,20 @@ class Recorder:
         keys, steps = (np.concatenate([getattr(rows, name) for rows in pending]) for name in ("keys", "steps"))
         params = [torch.cat(parts) for parts in zip(*(rows.params for rows in pending), strict=True)]
         losses = torch.from_numpy(np.concatenate([rows.losses for rows in pending])).to(params[0].device)
-        problems = [problem for rows in pending for problem in rows.problems]
+        problems, specs = [problem for rows in pending for problem in rows.problems], [spec for rows in pending for spec in rows.specs]
         values = np.full((len(keys), len(self._traces.columns)), np.nan)
-        values[:, self._places] = self._evaluate(self._names, params, losses, problems)
+        values[:, self._places] = self._evaluate(self._names, params, losses, problems, specs)
         self._traces.add(keys, steps, values)
 
     def _evaluate(
-        self, names: Sequence[str], params: Sequence[Tensor], losses: Tensor, problems: Sequence[ProblemData]
+        self,
+        names: Sequence[str],
+        params: Sequence[Tensor],
+        losses: Tensor,
+        problems: Sequence[ProblemData],
+        specs: Sequence[TrialSpec],
     ) -> NDArray[np.float64]:
-        return evaluate(names, Snapshot(self._spec.factorization, params, losses, problems, self._epsilon))
+        return evaluate(names, Snapshot(self._spec.factorization, params, losses, problems, self._epsilon, specs, self._start))
 
     def resume(self, key: int, trace: Trace) -> None:
         """Put what a trial has recorded elsewhere before what it will record here."""
@@ -111,13 +117,15 @@ class Recorder:
         """Return what a trial has recorded, and forget it."""
         return self._traces.take(key)
 
-    def finals(self, factors: Sequence[Sequence[NDArray[Any]]], problems: Sequence[ProblemData]) -> NDArray[np.float64]:
+    def finals(
+        self, factors: Sequence[Sequence[NDArray[Any]]], problems: Sequence[ProblemData], specs: Sequence[TrialSpec]
+    ) -> NDArray[np.float64]:
         """Return the measures that are computed only of trials that have ended [R, C], with their final ``factors``."""
         if not factors or not self.final_names:
             return np.empty((len(factors), 0))
         params = [torch.from_numpy(np.stack(arrays)) for arrays in zip(*factors, strict=True)]
         unknown = torch.full((len(factors),), float("nan"), dtype=torch.float64)
-        return self._evaluate(self.final_names, params, unknown, problems)
+        return self._evaluate(self.final_names, params, unknown, problems, specs)
 
     def finish(self, key: int, finals: NDArray[np.float64]) -> Trace:
         """Return the whole trace of a trial that has ended, with ``finals`` [C] in its last row, and forget it."""

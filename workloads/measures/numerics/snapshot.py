@@ -14,18 +14,27 @@ from torch import Tensor
 
 from workloads import measures
 from workloads.factorizations import Factorization
+from workloads.measures.numerics.objective import ITERATIONS, NUMBERS, Objective, largest_eigenvalue
 from workloads.problems.data.realized import ProblemData, unique
+from workloads.trial import TrialSpec
 
 
 class Snapshot:
     """R lanes, in float64 whatever they train in.
 
     ``loss`` [R] is the training loss; ``params`` are [R, ...]; ``problems`` one per lane; ``epsilon`` the machine epsilon of the dtype the
-    lanes train in.
+    lanes train in; ``specs`` one per lane, and ``start`` returns where a trial of such a spec began.
     """
 
     def __init__(
-        self, factorization: Factorization, params: Sequence[Tensor], loss: Tensor, problems: Sequence[ProblemData], epsilon: float
+        self,
+        factorization: Factorization,
+        params: Sequence[Tensor],
+        loss: Tensor,
+        problems: Sequence[ProblemData],
+        epsilon: float,
+        specs: Sequence[TrialSpec] = (),
+        start: Callable[[TrialSpec], Sequence[NDArray[Any]]] | None = None,
     ) -> None:
         self.factorization, self.shape = factorization, problems[0].shape
         self.params = [p.double() for p in params]
@@ -33,6 +42,7 @@ class Snapshot:
         self.problems = problems
         self.epsilon = epsilon
         self._matricizations: dict[tuple[int, ...], Tensor] = {}
+        self.specs, self._start = specs, start
 
     @cached_property
     def product(self) -> Tensor:
@@ -42,17 +52,57 @@ class Snapshot:
     @cached_property
     def singular_values(self) -> Tensor:
         """Singular values [R, min(shape)] in falling order; NaN for a lane that is not finite."""
-        return _singular_values(self.product)
+        return singular_values(self.product)
 
     @cached_property
     def component_norms(self) -> Tensor:
         """Frobenius norms [R, C] of the CP components, largest first."""
         return self.factorization.component_norms(self.params).sort(dim=1, descending=True)[0]
 
+    @cached_property
+    def gradient_norms(self) -> Tensor:
+        """Norms [R] of the loss's gradients by all parameters."""
+        squares = [g.detach().flatten(1).square().sum(1) for g in self._objective(slice(None)).gradients()]
+        return torch.stack(squares).sum(0).sqrt()
+
+    @cached_property
+    def sharpness(self) -> Tensor:
+        """Largest eigenvalues [R] of the loss's Hessians by all parameters; NaN for a lane that is not finite."""
+        size = sum(p[0].numel() for p in self.params)
+        finite = torch.stack([p.flatten(1).isfinite().all(1) for p in self.params]).all(0)
+        at_once = max(1, NUMBERS // (size * min(size, ITERATIONS)))
+        found = []
+        for first in range(0, len(self.loss), at_once):
+            some = slice(first, first + at_once)
+            objective = self._objective(some, finite[some])
+            found.append(largest_eigenvalue(objective.curved, len(self.loss[some]), size, self.loss))
+        return torch.cat(found).masked_fill(~finite, float("nan"))
+
+    def _objective(self, some: slice, kept: Tensor | None = None) -> Objective:
+        """Return the losses of some of the lanes as functions of parameters, which are zero for lanes that are not ``kept``."""
+        params = [p[some] for p in self.params]
+        if kept is not None:
+            params = [p.where(kept.view(-1, *(1,) * (p.dim() - 1)), 0.0) for p in params]
+        return Objective(self.factorization, self.specs[some], self.problems[some], params)
+
+    @cached_property
+    def start_distances(self) -> Tensor:
+        """Distances [R] of all parameters from those at step 0."""
+        assert self._start is not None, "measures of where trials began need to know where that was"
+        known: dict[int, Sequence[NDArray[Any]]] = {}
+        for spec in self.specs:
+            if id(spec) not in known:
+                known[id(spec)] = self._start(spec)
+        squares = torch.zeros_like(self.loss)
+        for n, p in enumerate(self.params):
+            began = torch.from_numpy(np.stack([known[id(spec)][n] for spec in self.specs])).to(p.device)
+            squares += (p - began).flatten(1).square().sum(1)
+        return squares.sqrt()
+
     def unfolding_ranks(self, rank: Callable[[Tensor], Tensor]) -> Tensor:
         """``rank`` (from singular values [R, k] to [R]) of every mode-n unfolding [R, N]."""
         modes = range(1, self.product.dim())
-        return torch.stack([rank(_singular_values(self.product.movedim(n, 1).flatten(2))) for n in modes], dim=1)
+        return torch.stack([rank(singular_values(self.product.movedim(n, 1).flatten(2))) for n in modes], dim=1)
 
     def matricization(self, modes: Sequence[int]) -> Tensor:
         """Singular values [R, k] of the matrix whose rows are ``modes`` and whose columns are the others, in falling order."""
@@ -61,7 +111,7 @@ class Snapshot:
             rows = math.prod(self.shape[mode] for mode in modes)
             others = (mode for mode in range(len(self.shape)) if mode not in modes)
             matrices = self.product.permute(0, *(1 + mode for mode in (*modes, *others))).reshape(len(self.product), rows, -1)
-            known = self._matricizations[tuple(modes)] = _singular_values(matrices)
+            known = self._matricizations[tuple(modes)] = singular_values(matrices)
         return known
 
     @cached_property
@@ -105,7 +155,7 @@ class Snapshot:
         return stacked[torch.tensor(unique(self.problems)[1], device=self.loss.device)]
 
 
-def _singular_values(matrices: Tensor) -> Tensor:
+def singular_values(matrices: Tensor) -> Tensor:
     """Batched singular values [R, k]; LAPACK refuses NaN for the whole batch, so such lanes are left out and answered with NaN."""
     finite = matrices.flatten(1).isfinite().all(1)
     values: Tensor = torch.linalg.svdvals(matrices.where(finite.view(-1, 1, 1), 0.0))

@@ -37,6 +37,11 @@ class Observations(ABC):
     @abstractmethod
     def adjoint(self, residual: Tensor, out: Tensor) -> Tensor: ...
 
+    @property
+    @abstractmethod
+    def seen(self) -> Tensor:
+        """Which columns of the residual are observations [R or 1, N] bool."""
+
     @abstractmethod
     def part(self, lanes: slice) -> Self:
         """Return the observations of some of the lanes: views."""
@@ -72,6 +77,10 @@ class ObservedEntries(Observations):
     def adjoint(self, residual: Tensor, out: Tensor) -> Tensor:
         return residual
 
+    @property
+    def seen(self) -> Tensor:
+        return self.mask.bool()
+
     def part(self, lanes: slice) -> Self:
         some = copy(self)
         if len(self.mask) > 1:
@@ -101,10 +110,11 @@ class Measured(Observations):
             assert problem.values is not None
             operators[place, : problem.count], values[place, : problem.count] = problem.measurements, problem.values
         self.shared = len(distinct) == 1
+        self.counts = torch.tensor([p.count for p in distinct], device=device)
         self.operators = torch.from_numpy(operators).to(device, dtype)
         self.values = torch.from_numpy(values).to(device, dtype)
         if not self.shared:
-            self.operators, self.values = self.operators[which], self.values[which]
+            self.operators, self.values, self.counts = self.operators[which], self.values[which], self.counts[which]
 
     def residual(self, product: Tensor, out: Tensor) -> Tensor:
         if self.shared:
@@ -119,10 +129,14 @@ class Measured(Observations):
         torch.bmm(residual.unsqueeze(1), self.operators, out=out.unsqueeze(1))
         return out
 
+    @property
+    def seen(self) -> Tensor:
+        return torch.arange(self.width, device=self.counts.device) < self.counts.unsqueeze(1)
+
     def part(self, lanes: slice) -> Self:
         some = copy(self)
         if not self.shared:
-            some.operators, some.values = self.operators[lanes], self.values[lanes]
+            some.operators, some.values, some.counts = self.operators[lanes], self.values[lanes], self.counts[lanes]
         return some
 
     def tables(self) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,91 @@
+"""The training loss of R lanes as a function of their parameters: gradients, and what its Hessians do to directions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from workloads.factorizations import Factorization
+from workloads.problems.data.realized import ProblemData
+from workloads.rng import Stream, generator
+from workloads.trial import TrialSpec
+
+ITERATIONS = 300
+"""Steps of Lanczos' method at most."""
+PRECISE = 1e-10
+"""Residual, relative to the eigenvalue, at which it has converged; the eigenvalue's own error is of the order of its square."""
+NUMBERS = 1 << 24
+"""Numbers that the vectors of Lanczos' method may be at once."""
+
+
+class Objective:
+    """The losses of lanes with ``params`` [R, ...], whose specs and problems are one each. No lane's depends on another's parameters."""
+
+    def __init__(
+        self, factorization: Factorization, specs: Sequence[TrialSpec], problems: Sequence[ProblemData], params: Sequence[Tensor]
+    ) -> None:
+        self._products = factorization.products
+        self._params = [p.detach().clone().requires_grad_() for p in params]
+        like = params[0]
+        self._values, masks = specs[0].problem.observe(problems, like.dtype, like.device).tables()
+        size = math.prod(problems[0].shape)
+        self._operators = masks.view(len(masks), -1, size) if specs[0].problem.sensing else None
+        self._masks = masks
+        scales = [spec.loss.factor(problem.count) for spec, problem in zip(specs, problems, strict=True)]
+        self._scales = torch.tensor(scales, dtype=like.dtype, device=like.device)
+        self._gradients: list[Tensor] | None = None
+
+    @torch.enable_grad()
+    def gradients(self) -> list[Tensor]:
+        """Return the gradients [R, ...]. They can be differentiated once more."""
+        if self._gradients is None:
+            product = self._products(self._params).flatten(1)
+            if self._operators is None:
+                residual = (product - self._values) * self._masks
+            else:
+                residual = torch.einsum("rnd,rd->rn", self._operators.expand(len(product), -1, -1), product) - self._values
+            total = (residual.square().sum(1) * self._scales).sum()
+            self._gradients = list(torch.autograd.grad(total, self._params, create_graph=True))
+        return self._gradients
+
+    def curved(self, directions: Tensor) -> Tensor:
+        """Return the Hessians times ``directions`` [R, P], over all P parameters of a lane."""
+        sizes = [p[0].numel() for p in self._params]
+        parts = [d.view_as(p) for d, p in zip(directions.split(sizes, 1), self._params, strict=True)]
+        # Where nothing depends on a parameter any more, its row of the Hessian is zero.
+        found = torch.autograd.grad(self.gradients(), self._params, parts, retain_graph=True, allow_unused=True, materialize_grads=True)
+        return torch.cat([f.flatten(1) for f in found], 1)
+
+
+def largest_eigenvalue(times: Callable[[Tensor], Tensor], lanes: int, size: int, like: Tensor) -> Tensor:
+    """Return the largest eigenvalues [R] of symmetric matrices [R, P, P] that ``times`` applies to vectors [R, P].
+
+    By Lanczos' method with full reorthogonalization, from one vector for all lanes, until the residual is below `PRECISE` (Paige 1971).
+    """
+    most = min(size, ITERATIONS)
+    start = torch.from_numpy(generator(0, Stream.LANCZOS).standard_normal(size)).to(like.device, like.dtype)
+    vector = (start / start.norm()).expand(lanes, -1)
+    basis = like.new_zeros(lanes, most, size)
+    matrix = like.new_zeros(lanes, most, most)
+    value, done = like.new_full((lanes,), float("nan")), torch.zeros(lanes, dtype=torch.bool, device=like.device)
+    for n in range(most):
+        basis[:, n] = vector
+        image = times(vector)
+        matrix[:, n, n] = (image * vector).sum(1)
+        known = basis[:, : n + 1]
+        for _ in range(2):  # which is enough (Giraud, Langou and Rozloznik 2005)
+            image = image - (known.mT @ (known @ image.unsqueeze(2))).squeeze(2)
+        length = image.square().sum(1).sqrt()
+        if n < 8 or n % 4 == 0 or n == most - 1:
+            values, vectors = torch.linalg.eigh(matrix[:, : n + 1, : n + 1])
+            value = torch.where(done, value, values[:, -1])
+            done |= length * vectors[:, -1, -1].abs() <= PRECISE * values.abs().amax(1)
+            if done.all():
+                break
+        if n + 1 < most:
+            matrix[:, n, n + 1] = matrix[:, n + 1, n] = length
+        vector = image / length.clamp_min(torch.finfo(like.dtype).tiny).unsqueeze(1)
+    return value

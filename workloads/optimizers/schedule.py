@@ -1,0 +1,57 @@
+"""Step sizes that change in training."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field
+
+from workloads.section import Conflict, Count, Counts, Finite, Section, as_tuple
+
+Share = Annotated[Finite, Field(ge=0, le=1)]
+Shares = Annotated[tuple[Annotated[Finite, Field(ge=0)], ...], BeforeValidator(as_tuple)]
+
+
+class RateSchedule(Section):
+    """What ``lr`` is multiplied by, from step to step. It depends on the step alone, so that a trial goes on with it wherever it stands."""
+
+    warmup: Count | None = None
+    """Steps in which it rises to lr, by equal parts."""
+    cosine: Count | None = None
+    """Steps after those in which it falls, along half a cosine, to the share floor of lr."""
+    floor: Share = 0.0
+    """The share of lr that the cosine ends at."""
+    milestones: Counts | None = None
+    """Steps from which on it is another multiple of lr, until the next."""
+    factors: Shares | None = None
+    """Those multiples, one for each of milestones."""
+
+    def conflicts(self, key: str) -> Iterator[Conflict]:
+        """Yield what is wrong with the schedule at ``key``."""
+        if self.warmup is None and self.cosine is None and self.milestones is None and self.factors is None:
+            yield key, "is empty: give warmup, cosine, or milestones and factors"
+        if self.cosine is None and "floor" in self.model_fields_set:
+            yield f"{key}.floor", f"has no effect without {key}.cosine"
+        milestones, factors = self.milestones or (), self.factors or ()
+        if len(milestones) != len(factors):
+            yield (
+                f"{key}.{'factors' if self.factors is not None else 'milestones'}",
+                (f"needs a factor for each milestone: there are {len(milestones)} milestones and {len(factors)} factors"),
+            )
+        if any(later <= earlier for earlier, later in itertools.pairwise(milestones)):
+            yield f"{key}.milestones", "must rise"
+
+    def factor(self, step: int) -> float:
+        """Return what ``lr`` is multiplied by in the step that follows ``step`` others."""
+        warmup = self.warmup or 0
+        factor = 1.0 if step >= warmup else (step + 1) / warmup
+        if self.cosine is not None:
+            done = min(max(step - warmup, 0) / self.cosine, 1.0)
+            factor *= self.floor + (1 - self.floor) * (1 + math.cos(math.pi * done)) / 2
+        for milestone, share in zip(reversed(self.milestones or ()), reversed(self.factors or ()), strict=True):
+            if step >= milestone:
+                return factor * share
+        return factor
