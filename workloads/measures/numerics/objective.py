@@ -63,17 +63,22 @@ class Objective:
 def largest_eigenvalue(times: Callable[[Tensor], Tensor], lanes: int, size: int, like: Tensor) -> Tensor:
     """Return the largest eigenvalues [R] of symmetric matrices [R, P, P] that ``times`` applies to vectors [R, P].
 
-    By Lanczos' method with full reorthogonalization, from one vector for all lanes, until the residual is below `PRECISE` (Paige 1971).
+    NaN where those, or their squares, are not finite. By Lanczos' method with full reorthogonalization, from one vector for all lanes,
+    until the residual is below `PRECISE` (Paige 1971).
     """
     most = min(size, ITERATIONS)
     start = torch.from_numpy(generator(0, Stream.LANCZOS).standard_normal(size)).to(like.device, like.dtype)
     vector = (start / start.norm()).expand(lanes, -1)
     basis = like.new_zeros(lanes, most, size)
     matrix = like.new_zeros(lanes, most, most)
-    value, done = like.new_full((lanes,), float("nan")), torch.zeros(lanes, dtype=torch.bool, device=like.device)
+    value = like.new_full((lanes,), float("nan"))
+    done, lost = torch.zeros(lanes, dtype=torch.bool, device=like.device), torch.zeros(lanes, dtype=torch.bool, device=like.device)
     for n in range(most):
         basis[:, n] = vector
         image = times(vector)
+        # A lane that is about to diverge: its square would not be finite either, and LAPACK refuses that for all.
+        lost |= ~(image.square().sum(1) < torch.inf)
+        image = image.masked_fill(lost.unsqueeze(1), 0.0)
         matrix[:, n, n] = (image * vector).sum(1)
         known = basis[:, : n + 1]
         for _ in range(2):  # which is enough (Giraud, Langou and Rozloznik 2005)
@@ -83,9 +88,10 @@ def largest_eigenvalue(times: Callable[[Tensor], Tensor], lanes: int, size: int,
             values, vectors = torch.linalg.eigh(matrix[:, : n + 1, : n + 1])
             value = torch.where(done, value, values[:, -1])
             done |= length * vectors[:, -1, -1].abs() <= PRECISE * values.abs().amax(1)
+            done |= lost
             if done.all():
                 break
         if n + 1 < most:
             matrix[:, n, n + 1] = matrix[:, n + 1, n] = length
         vector = image / length.clamp_min(torch.finfo(like.dtype).tiny).unsqueeze(1)
-    return value
+    return value.masked_fill(lost, float("nan"))
