@@ -24,7 +24,8 @@ class TraceBuilder:
 
     def last(self, lane: int) -> NDArray[np.float64]:
         """Return the row that was added to a lane last [C]."""
-        return self._rows[lane][-1][1][-1]
+        row: NDArray[np.float64] = self._rows[lane][-1][1][-1]
+        return row
 
     def take(self, lane: int) -> Trace:
         """Return the trace of one lane, which is then forgotten."""

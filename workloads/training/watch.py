@@ -40,7 +40,7 @@ class Watch:
         self, keys: NDArray[np.int64], specs: Sequence[TrialSpec], steps: NDArray[np.int64], values: NDArray[np.float64]
     ) -> dict[int, Outcome]:
         """Return the outcomes of those of K trials that end by what was recorded of them, ``values`` [K, C] at ``steps`` [K], by place."""
-        rows = np.column_stack((steps, values))
+        rows: NDArray[np.float64] = np.column_stack((steps, values))
         alike: dict[tuple[tuple[str, str], ...], list[int]] = defaultdict(list)
         for place, (key, spec) in enumerate(zip(keys.tolist(), specs, strict=True)):
             # As `OVER_TRACE` has them.

@@ -54,7 +54,7 @@ class Objective:
     def curved(self, directions: Tensor) -> Tensor:
         """Return the Hessians times ``directions`` [R, P], over all P parameters of a lane."""
         sizes = [p[0].numel() for p in self._params]
-        parts = [d.view_as(p) for d, p in zip(directions.split(sizes, 1), self._params, strict=True)]
+        parts = [d.view_as(p) for d, p in zip(torch.split(directions, sizes, 1), self._params, strict=True)]
         # Where nothing depends on a parameter any more, its row of the Hessian is zero.
         found = torch.autograd.grad(self.gradients(), self._params, parts, retain_graph=True, allow_unused=True, materialize_grads=True)
         return torch.cat([f.flatten(1) for f in found], 1)
