@@ -178,8 +178,9 @@ def own(monkeypatch):
             def shapes(self, shape):  # noqa: ARG002
                 return {f"X{n}": s for n, s in enumerate(shapes, 1)}
 
-            def product(self, *factors):
-                return function(*factors)
+            # With a name, as users write it.
+            def product(self, X1, *others):
+                return function(X1, *others)
 
         kinds.append(name)
         monkeypatch.setitem(references.FACTORIZATIONS, name, references.Factorization({}, function))
@@ -198,6 +199,15 @@ TRAINED = {
     "sensed": (
         (lambda u, v: u @ u.T - v @ v.T, [(3, 2), (3, 2)]),
         {"problem": {"kind": "matrix_sensing", "shape": [3, 3], "target": {"rank": 1}, "observed": 5}, "optimizer__lr": 0.005},
+    ),
+    "rooted": ((lambda u, v: torch.sigmoid(u @ v) + torch.sqrt(u.amax(1, keepdim=True) ** 2 + 1), [(3, 2), (2, 3)]), {"problem": MATRIX}),
+    "large": (
+        (lambda c, x, y, z: torch.einsum("abc,ia,jb,kc->ijk", c, x, y, z), [(3, 2, 4), (8, 3), (7, 2), (9, 4)]),
+        {"problem": {**TENSOR, "shape": [8, 7, 9], "observed": 300}, "init__scale": 0.5, "optimizer__lr": 0.003},
+    ),
+    "large_in_place": (
+        (lambda x: torch.stack([torch.tanh(x.roll(1, 0)) @ x.tril(), x.exp()[[2, 0, 0, 1, 5, 4]]]).sum(0), [(6, 6)]),
+        {"problem": {**MATRIX, "shape": [6, 6], "observed": 25}},
     ),
     "decides": ((lambda u, v: u @ v if u.sum() > 0 else u @ v + 0.1, [(3, 2), (2, 3)]), {"problem": MATRIX}),
 }
@@ -222,7 +232,7 @@ def test_equals_the_plain_loop_over_a_thousand_steps(own, name, engine):
 
 
 @pytest.mark.parametrize("engine", ["batched", "fused"])
-@pytest.mark.parametrize("name", ["tucker", "in_place", "decides"])
+@pytest.mark.parametrize("name", ["tucker", "in_place", "large", "decides"])
 @pytest.mark.parametrize("optimizer", ["gd", "group_rmsprop", "adam"])
 def test_a_trial_has_the_same_bits_in_any_pack_and_place(own, name, engine, optimizer):
     one = one_of(own, name, optimizer=OPTIMIZERS[optimizer] | {"lr": 1e-3})

@@ -84,7 +84,9 @@ class _Steps:
         self.observations = lanes.observations.part(where)
         count = len(self.params[0])
         grads = [room(count, p.shape[1:], p) for p in self.params]
-        self.residual = room(count, (self.observations.width,), self.params[0])
+        # A lone lane has a double, of zeros: of a single product PyTorch may make another one than of several.
+        residuals = room(max(2, count), (self.observations.width,), self.params[0])
+        self.residual, self.lone = residuals[:count], residuals.new_empty(2, 1, 1) if count == 1 else None
         scale = lanes.loss_scale[where]
         self.double_scale = (2 * scale).unsqueeze(1) if bool((scale != 0.5).any()) else None
         # dL/dW is the residual itself where entries are observed and nothing scales it.
@@ -99,13 +101,15 @@ class _Steps:
         self.feed = Feed([p.spec for p in lanes.prepared[where]], LONGEST_BLOCK, lanes.dtype, lanes.device)
         self.chance = _chance(lanes, where, self.observations, hyper) if optimizer.draws else None
         # A batched dot product: unlike a sum over the last axis it gives a lane the same bits whatever the number of lanes.
-        self.dot = (self.residual.unsqueeze(1), self.residual.unsqueeze(2))
+        self.dot = (residuals.unsqueeze(1), residuals.unsqueeze(2))
 
     def forward(self, squared: Tensor) -> None:
         """Bring the residual of the present parameters up to date, and its squared norm [R, 1, 1]."""
         self.program.forward()
         self.observations.residual(self.program.product, self.residual)
-        torch.bmm(*self.dot, out=squared)
+        torch.bmm(*self.dot, out=squared if self.lone is None else self.lone)
+        if self.lone is not None:
+            squared.copy_(self.lone[:1])
 
     def step(self, squared: Tensor, place: int) -> None:
         """Take a step of training, of which `Feed` has the row ``place``, and go `forward` from where it led."""

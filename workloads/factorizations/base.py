@@ -24,9 +24,8 @@ if TYPE_CHECKING:
 APART = "_apart"
 """Where a factorization keeps that its lanes have to be computed one by one."""
 FACTORIZATIONS: Registry[Factorization] = Registry("factorization")
-DIFFERENTIATED_COPIES, DIFFERENTIATED_PRODUCTS, DIFFERENTIATED_FLOPS = 8, 200, 10
-"""What autograd takes where nothing better is known, as measured: numbers held, in sizes of the product; as many small matrix products a
-step; and so many times as long for an operation, as it makes its tensors anew."""
+LANE_BY_LANE = 5_000_000
+"""Operations that take as long as the step of one lane by PyTorch's autograd, where nothing better is known."""
 
 
 class Program(Protocol):
@@ -155,9 +154,17 @@ class Factorization(Kind):
 
     def cost(self, shape: tuple[int, ...]) -> Cost:
         """Return what the product and its gradient cost a lane."""
-        size, parameters = math.prod(shape), sum(math.prod(s) for s in self.shapes(shape).values())
-        flops = DIFFERENTIATED_FLOPS * 6 * size * max(1, parameters // max(shape))
-        return Cost(flops, DIFFERENTIATED_COPIES * size + 2 * parameters, DIFFERENTIATED_PRODUCTS)
+        from workloads.factorizations.graphs.facts import facts_of
+
+        facts = facts_of(self, shape)
+        if facts.why:
+            return Cost(LANE_BY_LANE, 2 * math.prod(shape), 1)
+        return Cost(facts.flops, facts.numbers, facts.products + facts.steps // 4)
+
+    @property
+    def differentiated(self) -> bool:
+        """True if its steps are known from `product` alone."""
+        return not self.solved and type(self).program is Factorization.program
 
     def terms(self, shape: tuple[int, ...]) -> int | None:
         """Return how many components of rank one the product is a sum of; ``None`` where it is none."""

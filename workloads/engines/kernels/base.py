@@ -48,9 +48,4 @@ class Kernel(ABC):
 
 
 KERNELS: dict[str, Kernel] = {}
-"""By the kind of factorization. One that is not here runs on the batched engine."""
-
-
-def kernel_of(spec: TrialSpec) -> Kernel | None:
-    """Return the kernel for trials of ``spec``, or ``None`` where there is none."""
-    return KERNELS.get(spec.factorization.kind)
+"""Written by hand, by the kind of factorization."""

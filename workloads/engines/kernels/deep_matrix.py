@@ -23,6 +23,18 @@ MEASUREMENT_ENTRIES = 1 << 13
 """Largest sensing operator, in entries a lane, that kernels keep in cache."""
 
 
+def group_seconds(flops: int, specs: Sequence[TrialSpec], steps: Sequence[int], rates: Rates) -> float:
+    """Return the seconds that lanes, in groups, take for so many ``steps`` each of ``flops`` operations."""
+    longest, total = max(steps), sum(steps)
+    precision = ITEM_BYTES[specs[0].dtype] / 8
+    if rates.latency:
+        return max(longest * flops * rates.latency, total * flops * rates.fused * precision)
+    # A group of lanes takes as long as its longest, and a lone lane half as long as a group of eight.
+    width = 8 / precision
+    fullest = longest * (width / 2 if len(specs) == 1 else width)
+    return max(total, fullest) * flops * rates.fused * precision + longest * rates.group
+
+
 class DeepMatrixKernel(Kernel):
     """See `Kernel`. For completion and sensing, on CPUs and GPUs."""
 
@@ -34,19 +46,17 @@ class DeepMatrixKernel(Kernel):
         return ""
 
     def seconds(self, specs: Sequence[TrialSpec], steps: Sequence[int], rates: Rates) -> float:
-        longest, total, flops = max(steps), sum(steps), lane_cost(specs[0]).flops
-        precision = ITEM_BYTES[specs[0].dtype] / 8
-        if rates.latency:
-            return max(longest * flops * rates.latency, total * flops * rates.fused * precision)
-        # A group of lanes takes as long as its longest, and a lone lane half as long as a group of eight.
-        width = 8 / precision
-        fullest = longest * (width / 2 if len(specs) == 1 else width)
-        return max(total, fullest) * flops * rates.fused * precision + longest * rates.group
+        return group_seconds(lane_cost(specs[0]).flops, specs, steps, rates)
 
     def layout(self, lanes: Lanes, *, threads: bool) -> Layout:
+        from workloads.engines.kernels.deep_matrix_key import cpu_key
+        from workloads.engines.kernels.deep_matrix_source import deep_matrix_body
         from workloads.engines.kernels.groups import Groups
 
-        return Groups(lanes, threads)
+        spec = lanes.spec
+        measurements = lanes.observations.width if spec.problem.sensing else 0
+        shapes = tuple((s[0], s[1]) for s in spec.factor_shapes.values())
+        return Groups(lanes, threads, cpu_key(shapes, measurements, spec.method.kind, spec.dtype), deep_matrix_body)
 
 
 KERNELS["deep_matrix"] = DeepMatrixKernel()

@@ -31,6 +31,11 @@ class DeepMatrixKey:
     registers: int = 32
 
     @property
+    def size(self) -> int:
+        """Entries of the product."""
+        return self.rows * self.columns
+
+    @property
     def rows(self) -> int:
         """Rows of the product."""
         return self.shapes[-1][0]

@@ -3,95 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
-from typing import Any
 
 from workloads.engines.kernels.deep_matrix_key import DeepMatrixKey
-from workloads.engines.kernels.source import GOING, Writer, everywhere, vector_type
+from workloads.engines.kernels.grouped_source import Body
+from workloads.engines.kernels.source import Writer
 
 
-@lru_cache(maxsize=256)
-def deep_matrix_kernel(key: DeepMatrixKey) -> Any:
-    """Return the Warp kernel for ``key``. Compiled at first launch, and cached on disk by Warp.
-
-    One thread is one group of V lanes. Arguments, all flat, tables [groups, entries] of ``vec`` (with ``threads`` [entries, groups]):
-    parameters, optimizer state, observed values, masks or measurements, workspace, hyperparameters followed by the loss's scale; losses
-    to stop at [groups]; steps to do and done [groups]; losses [groups].
-    """
-    import warp as wp
-
-    def advance(
-        weights: Any, state: Any, seen: Any, operators: Any, scratch: Any, hyper: Any, until: Any, steps: Any, losses: Any, group: Any
-    ) -> None: ...
-
-    def train(weights: Any, state: Any, seen: Any, operators: Any, scratch: Any, hyper: Any, until: Any, steps: Any, losses: Any) -> None:
-        native(weights, state, seen, operators, scratch, hyper, until, steps, losses, wp.tid())
-
-    # Warp reads an argument's type from its annotation; these depend on the key.
-    types = dict.fromkeys(train.__annotations__, wp.array(dtype=getattr(wp, key.dtype)))
-    train.__annotations__ = types | {"steps": wp.array(dtype=wp.int32), "return": None}
-    advance.__annotations__ = train.__annotations__ | {"group": int}
-    native: Any = wp.func_native(_source(key))(advance)
-    return wp.kernel(train, enable_backward=False, module="unique")
-
-
-def _source(key: DeepMatrixKey) -> str:
-    write = Writer()
-    write(*vector_type(key.dtype, key.lanes))
-    observed = key.measurements or key.rows * key.columns
-    operators = max(1, key.measurements) * key.rows * key.columns
-    tables = {
-        "w": ("weights", key.parameters),
-        "s": ("state", max(1, key.state)),
-        "y": ("seen", observed),
-        "m": ("operators", operators),
-        "x": ("scratch", max(1, key.workspace)),
-        "h": ("hyper", len(key.update.hyper) + 1),
-    }
-    if key.threads:
-        with write.block("struct Column"):
-            write("vec* __restrict__ top;", "size_t across;")
-            write("inline CUDA_CALLABLE vec& operator[](int entry) const { return top[entry * across]; }")
-        write(";", "const size_t across = steps.shape[0];")
-    for name, (table, size) in tables.items():
-        if key.threads:
-            write(f"const Column {name} = {{(vec*){table}.data + group, across}};")
-        else:
-            write(f"vec* __restrict__ {name} = (vec*){table}.data + (size_t)group * {size};")
-    write(*(f"const vec {name} = h[{n}];" for n, name in enumerate(key.update.hyper)))
-    write(f"const vec scale = h[{len(key.update.hyper)}], twice = scale + scale, rate = lr * twice;")
-    write("const vec low = ((vec*)until.data)[group];", "const vec zero = {}, one = zero + (real)1;", "vec total;")
-    write("const int last = steps.data[group];", "int done = 0;")
-    numbers = len(key.update.arrays) * key.parameters
-    write(*(f"vec {name} = s[{numbers + n}];" for n, name in enumerate(key.update.numbers)))
-    body: _Body = _Unrolled(key, write) if key.unrolled else _Looped(key, write)
-    body.load()
-    with write.block("for (;; ++done)"):
-        body.forward()
-        write("total *= scale;")
-        going = everywhere(GOING.format(none="zero"), key.lanes)
-        write(f"if (!{going} || done >= last) break;")
-        body.backward()
-    body.store()
-    write(*(f"s[{numbers + n}] = {name};" for n, name in enumerate(key.update.numbers)))
-    write("steps.data[group] = done;", "((vec*)losses.data)[group] = total;")
-    return write.text
+def deep_matrix_body(key: DeepMatrixKey, write: Writer) -> Body:
+    """Return what is written between the loop and the stop check."""
+    return _Unrolled(key, write) if key.unrolled else _Looped(key, write)
 
 
 class _Body:
-    """The parts of a kernel that differ between the two styles."""
+    """What both styles have in common."""
 
     def __init__(self, key: DeepMatrixKey, write: Writer) -> None:
         self.key, self.write = key, write
         self.offsets = [sum(o * i for o, i in key.shapes[:layer]) for layer in range(len(key.shapes))]
 
     def load(self) -> None: ...
-
-    def forward(self) -> None:
-        """Write code that leaves the sum of squared residuals in ``total``."""
-
-    def backward(self) -> None:
-        """Write code that takes the step."""
 
     def store(self) -> None: ...
 

@@ -1,8 +1,10 @@
-"""Deep matrix factorizations in the layout of their kernels."""
+"""Lanes in the layout of kernels of groups."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from workloads.engines.kernels.base import Losses, Steps
-from workloads.engines.kernels.deep_matrix_key import cpu_key
-from workloads.engines.kernels.deep_matrix_source import deep_matrix_kernel
+from workloads.engines.kernels.grouped_source import Body, GroupKey, group_kernel
 from workloads.engines.kernels.launching import arguments, hyper, start_warp
+from workloads.engines.kernels.source import Writer
 from workloads.engines.lanes import Lanes
 
 NEVER = np.iinfo(np.int32).max
@@ -44,22 +46,18 @@ class _Call:
 
 
 class Groups:
-    """Lanes of a deep matrix factorization, in groups of V side by side: tables [groups, entries, V].
+    """Lanes in groups of V side by side: tables [groups, entries, V].
 
-    With ``threads`` V is 1, and the tables are views of memory in which groups lie side by side.
+    ``key`` is the kernel's for groups on a CPU, and ``body`` writes it. With ``threads`` V is 1, and the tables are views of memory in
+    which groups lie side by side.
     """
 
-    def __init__(self, lanes: Lanes, threads: bool) -> None:
+    def __init__(self, lanes: Lanes, threads: bool, key: Any, body: Callable[[Any, Writer], Body]) -> None:
         wp = start_warp()
-        spec = lanes.spec
         self.lanes, self.params = lanes, lanes.params
         self.count = len(lanes)
-        measurements = lanes.observations.width if spec.problem.sensing else 0
-        shapes = tuple((s[0], s[1]) for s in spec.factor_shapes.values())
-        self.key = cpu_key(shapes, measurements, spec.method.kind, spec.dtype)
-        if threads or self.count == 1:
-            # A lone lane would leave a group of eight nearly empty.
-            self.key = replace(self.key, lanes=1, threads=threads)
+        # A lone lane would leave a group of eight nearly empty.
+        self.key: GroupKey = replace(key, lanes=1, threads=threads) if threads or self.count == 1 else key
         width = self.key.lanes
         self.groups = -(-self.count // width)
         targets, masks = (table.expand(self.count, -1) for table in lanes.observations.tables())
@@ -77,7 +75,7 @@ class Groups:
         tables = [table.permute(1, 0, 2) if threads else table for table in vars(self.tables).values()]
         tables += [self.call.until, self.call.steps, self.call.losses]
         device = wp.device_from_torch(lanes.device)
-        self.command = wp.launch(deep_matrix_kernel(self.key), dim=self.groups, inputs=arguments(tables), device=device, record_cmd=True)
+        self.command = wp.launch(group_kernel(self.key, body), dim=self.groups, inputs=arguments(tables), device=device, record_cmd=True)
 
     def run(self, left: Steps, goals: Losses) -> tuple[Steps, Losses]:
         """See `workloads.engines.kernels.base.Layout`. A group goes on until one of its lanes has arrived."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from workloads.factorizations.graphs.graph import Graph
@@ -22,6 +22,9 @@ class Traceable(Protocol):
     @property
     def product(self) -> Callable[..., Tensor]:
         """The function that is traced."""
+
+    def shapes(self, shape: tuple[int, ...]) -> Mapping[str, tuple[int, ...]]:
+        """Return the factors' shapes by name."""
 
 
 _KNOWN: dict[tuple[object, ...], Graph | str] = {}

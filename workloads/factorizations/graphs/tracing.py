@@ -53,8 +53,8 @@ def _written_down(product: Callable[..., Tensor], factors: list[Tensor]) -> tupl
     from torch._decomp import get_decompositions
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    def called(*factors: Tensor) -> Tensor:
-        # What writes it down counts the names of a function's parameters, and a method's has one too many.
+    def run(*factors: Tensor) -> Tensor:
+        # A method with named arguments would be asked for one more, itself.
         return product(*factors)
 
     def both(factors: list[Tensor], outer: Tensor) -> tuple[Tensor, ...]:
@@ -64,7 +64,7 @@ def _written_down(product: Callable[..., Tensor], factors: list[Tensor]) -> tupl
     try:
         # The order of an einsum's products must not depend on what else is installed.
         with torch.backends.opt_einsum.flags(enabled=False):  # type: ignore[no-untyped-call]
-            pure = _pure(make_fx(torch.func.functionalize(called))(*factors))
+            pure = _pure(make_fx(torch.func.functionalize(run))(*factors))
             whole = pure(*factors).detach()
             table = get_decompositions([getattr(torch.ops.aten, name) for name in DECOMPOSED])
             return make_fx(torch.func.functionalize(both), decomposition_table=table)(factors, torch.ones_like(whole)), tuple(whole.shape)

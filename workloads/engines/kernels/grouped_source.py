@@ -1,0 +1,126 @@
+"""What kernels of groups have in common, whatever is computed in them: tables, the time loop, the stop check, and the Warp kernel.
+
+Every number is a ``vec`` over the V lanes of a group, so that no lane touches another. A `Body` is the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, Protocol
+
+from workloads.engines.kernels.source import GOING, Writer, everywhere, vector_type
+from workloads.engines.kernels.updates import Update
+
+
+class GroupKey(Protocol):
+    """What a kernel is generated for. The same for all groups.
+
+    ``size`` of the product, number of ``measurements`` (0: completion), of ``parameters``, of optimizer ``state``, of numbers in the
+    ``workspace``; ``lanes`` V in a group. ``threads`` says that each group, of one lane, has a thread of a GPU: tables are then entry by
+    entry, with all groups side by side, so that neighbouring threads read neighbouring numbers.
+    """
+
+    @property
+    def optimizer(self) -> str: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def lanes(self) -> int: ...
+    @property
+    def threads(self) -> bool: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def measurements(self) -> int: ...
+    @property
+    def parameters(self) -> int: ...
+    @property
+    def state(self) -> int: ...
+    @property
+    def workspace(self) -> int: ...
+    @property
+    def update(self) -> Update: ...
+
+
+class Body(Protocol):
+    """The parts of a kernel that differ between factorizations, and between straight-line code and loops."""
+
+    def load(self) -> None: ...
+
+    def forward(self) -> None:
+        """Write code that leaves the sum of squared residuals in ``total``."""
+
+    def backward(self) -> None:
+        """Write code that takes the step."""
+
+    def store(self) -> None: ...
+
+
+@lru_cache(maxsize=256)
+def group_kernel(key: GroupKey, body: Callable[[Any, Writer], Body]) -> Any:
+    """Return the Warp kernel for ``key``. Compiled at first launch, and cached on disk by Warp.
+
+    One thread is one group of V lanes. Arguments, all flat, tables [groups, entries] of ``vec`` (with ``threads`` [entries, groups]):
+    parameters, optimizer state, observed values, masks or measurements, workspace, hyperparameters followed by the loss's scale; losses
+    to stop at [groups]; steps to do and done [groups]; losses [groups].
+    """
+    import warp as wp
+
+    def advance(
+        weights: Any, state: Any, seen: Any, operators: Any, scratch: Any, hyper: Any, until: Any, steps: Any, losses: Any, group: Any
+    ) -> None: ...
+
+    def train(weights: Any, state: Any, seen: Any, operators: Any, scratch: Any, hyper: Any, until: Any, steps: Any, losses: Any) -> None:
+        native(weights, state, seen, operators, scratch, hyper, until, steps, losses, wp.tid())
+
+    # Warp reads an argument's type from its annotation; these depend on the key.
+    types = dict.fromkeys(train.__annotations__, wp.array(dtype=getattr(wp, key.dtype)))
+    train.__annotations__ = types | {"steps": wp.array(dtype=wp.int32), "return": None}
+    advance.__annotations__ = train.__annotations__ | {"group": int}
+    native: Any = wp.func_native(group_source(key, body))(advance)
+    return wp.kernel(train, enable_backward=False, module="unique")
+
+
+def group_source(key: GroupKey, body: Callable[[Any, Writer], Body]) -> str:
+    """Return the C++ of a kernel."""
+    write = Writer()
+    write(*vector_type(key.dtype, key.lanes))
+    observed = key.measurements or key.size
+    operators = max(1, key.measurements) * key.size
+    tables = {
+        "w": ("weights", key.parameters),
+        "s": ("state", max(1, key.state)),
+        "y": ("seen", observed),
+        "m": ("operators", operators),
+        "x": ("scratch", max(1, key.workspace)),
+        "h": ("hyper", len(key.update.hyper) + 1),
+    }
+    if key.threads:
+        with write.block("struct Column"):
+            write("vec* __restrict__ top;", "size_t across;")
+            write("inline CUDA_CALLABLE vec& operator[](int entry) const { return top[entry * across]; }")
+        write(";", "const size_t across = steps.shape[0];")
+    for name, (table, size) in tables.items():
+        if key.threads:
+            write(f"const Column {name} = {{(vec*){table}.data + group, across}};")
+        else:
+            write(f"vec* __restrict__ {name} = (vec*){table}.data + (size_t)group * {size};")
+    write(*(f"const vec {name} = h[{n}];" for n, name in enumerate(key.update.hyper)))
+    write(f"const vec scale = h[{len(key.update.hyper)}], twice = scale + scale, rate = lr * twice;")
+    write("const vec low = ((vec*)until.data)[group];", "const vec zero = {}, one = zero + (real)1;", "vec total;")
+    write("const int last = steps.data[group];", "int done = 0;")
+    numbers = len(key.update.arrays) * key.parameters
+    write(*(f"vec {name} = s[{numbers + n}];" for n, name in enumerate(key.update.numbers)))
+    code = body(key, write)
+    code.load()
+    with write.block("for (;; ++done)"):
+        code.forward()
+        write("total *= scale;")
+        going = everywhere(GOING.format(none="zero"), key.lanes)
+        write(f"if (!{going} || done >= last) break;")
+        code.backward()
+    code.store()
+    write(*(f"s[{numbers + n}] = {name};" for n, name in enumerate(key.update.numbers)))
+    write("steps.data[group] = done;", "((vec*)losses.data)[group] = total;")
+    return write.text

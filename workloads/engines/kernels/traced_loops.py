@@ -1,0 +1,266 @@
+"""The C++ of larger traced factorizations: loops over arrays in a workspace."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import cached_property
+
+from workloads.engines.kernels.functions import applied, definitions, number
+from workloads.engines.kernels.source import Writer
+from workloads.engines.kernels.tiles import Digits, best_tile, cut, index, nest
+from workloads.engines.kernels.traced_key import TracedKey, places
+from workloads.factorizations.graphs.graph import Map, Move, Product, Reduce, Step
+from workloads.factorizations.graphs.views import Axis, View, refined
+
+SUMS = 4
+"""Sums that go on side by side: one would wait for each addition."""
+
+
+class Loops:
+    """See `workloads.engines.kernels.grouped_source.Body`. ``x`` is the workspace: arrays, then the residuals of measurements."""
+
+    def __init__(self, key: TracedKey, write: Writer) -> None:
+        self.key, self.write, self.graph = key, write, key.graph
+        self.places, self.residual = places(key.graph)
+        shapes = key.graph.parameters
+        self.offsets = [sum(map(math.prod, shapes[:n])) for n in range(len(shapes))]
+
+    def load(self) -> None:
+        self.write(*definitions({step.name for step in self.graph.steps if isinstance(step, Map)}, self.key.lanes))
+        for n, values in enumerate(self.graph.constants):
+            self.write(f"static const real k{n}[] = {{{', '.join(map(repr, values))}}};")
+
+    def store(self) -> None: ...
+
+    def forward(self) -> None:
+        key, write, graph = self.key, self.write, self.graph
+        for n, step in enumerate(graph.steps[: graph.forward]):
+            self._take(step, graph.made + n)
+        digits = _digits(graph.product, View.whole(graph.outer, graph.shape))
+        if not key.measurements:
+
+            def residual(product: str, place: str) -> str:
+                write(f"r = ({self._at(graph.product.array, product)} - y[{place}]) * m[{place}];")
+                write(f"{self._at(graph.outer, place)} = r * {key.update.outer};")
+                return "r * r"
+
+            self._sum("total", digits, [graph.product.offset, 0], residual)
+            return
+        write("total = zero;")
+        with write.loop("n", 0, key.measurements):
+            self._sum(
+                "seen",
+                digits,
+                [graph.product.offset, 0],
+                lambda product, place: f"m[n * {key.size} + {place}] * {self._at(graph.product.array, product)}",
+            )
+            write("seen -= y[n];", f"x[{self.residual} + n] = seen;", "total += seen * seen;")
+
+    def backward(self) -> None:
+        key, write, graph = self.key, self.write, self.graph
+        if key.measurements:
+            with write.loop("q", 0, key.size):
+                write("vec a = zero;")
+                with write.loop("n", 0, key.measurements):
+                    write(f"a += m[n * {key.size} + q] * x[{self.residual} + n];")
+                write(f"{self._at(graph.outer, 'q')} = a * {key.update.outer};")
+        if not key.update.whole:
+            write(*key.update.prepare("vec", key.lanes))
+        for n, step in enumerate(graph.steps[graph.forward :], graph.forward):
+            self._take(step, graph.made + n)
+        pairs = [(p, _digits(view, View.whole(p, graph.parameters[p])), view) for p, view in enumerate(graph.gradients)]
+        if key.update.whole:
+            write("vec squared = zero;")
+            for _, digits, view in pairs:
+                with write.block(""):
+                    self._sum(
+                        "part", digits, [view.offset, 0], lambda g, _, view=view: f"{self._at(view.array, g)} * {self._at(view.array, g)}"
+                    )
+                    write("squared += part;")
+            write(*key.update.prepare("vec", key.lanes))
+        for p, digits, view in pairs:
+            if view.array not in self._at_once:
+                with nest(write, digits, "i") as names:
+                    gradient = index(view.offset, *zip(names, (strides[0] for _, strides in digits), strict=True))
+                    self._update(
+                        p, index(0, *zip(names, (strides[1] for _, strides in digits), strict=True)), self._at(view.array, gradient)
+                    )
+
+    def _update(self, parameter: int, place: str, gradient: str) -> None:
+        """Write code that changes an entry of a parameter."""
+        key, place = self.key, f"{self.offsets[parameter]} + {place}"
+        state = [f"s[{n * key.parameters} + {place}]" for n in range(len(key.update.arrays))]
+        self.write(*key.update.entry(f"w[{place}]", gradient, state, key.lanes))
+
+    def _at(self, array: int, place: str) -> str:
+        """Return the code of an entry of an array."""
+        if array < self.graph.outer:
+            return f"w[{self.offsets[array]} + {place}]"
+        if self.graph.outer < array < self.graph.made:
+            return f"(zero + k{array - self.graph.outer - 1}[{place}])"
+        return f"x[{self.places[array]} + {place}]"
+
+    def _sum(self, name: str, digits: Digits, offsets: list[int], term: Callable[..., str]) -> None:
+        """Write a variable that is the sum of a ``term`` at each place; of what is a multiple, several sums side by side."""
+        write = self.write
+        *outer, (size, strides) = digits or [(1, (0,) * len(offsets))]
+        many = SUMS if size % SUMS == 0 else 1
+        write(*([] if name == "total" else [f"vec {name};"]), f"{name} = zero;")
+        with write.block(""):
+            write("vec r;", *(f"vec t{n} = zero;" for n in range(many)))
+            with nest(write, outer, "i") as names, write.loop("e", 0, size, many):
+                for n in range(many):
+                    steps = [[(i, s[1][a]) for i, s in zip(names, outer, strict=True)] for a in range(len(offsets))]
+                    where = [index(o + n * strides[a], *steps[a], ("e", strides[a])) for a, o in enumerate(offsets)]
+                    write(f"t{n} += {term(*where)};")
+            write(f"{name} = {' + '.join(f't{n}' for n in range(many))};")
+
+    @cached_property
+    def _at_once(self) -> dict[int, tuple[int, View]]:
+        """Products that are a gradient and nothing else, of a parameter that nobody reads any more: which, and where its entries lie.
+
+        Its entries are changed as they are made.
+        """
+        graph, found = self.graph, {}
+        if self.key.update.whole:
+            return {}
+        last = {view.array: graph.made + n for n, step in enumerate(graph.steps) for view in step.operands}
+        for p, view in enumerate(graph.gradients):
+            array = view.array
+            step = graph.steps[array - graph.made] if array >= graph.made else None
+            alone = sum(other.array == array for other in graph.gradients) == 1 and array not in last
+            if isinstance(step, Product) and alone and last.get(p, -1) < array:
+                mine = _turned(view, View.whole(p, graph.parameters[p]), step.shape)
+                if mine is not None:
+                    found[array] = (p, mine)
+        return found
+
+    def _take(self, step: Step, array: int) -> None:
+        """Write a step."""
+        with self.write.block(""):
+            match step:
+                case Product():
+                    self._product(step, array)
+                case Map():
+                    self._map(step, array)
+                case Reduce():
+                    self._reduce(step, array)
+                case Move():
+                    self._move(step, array)
+                case _:
+                    raise NotImplementedError(f"no kernel calls {step.operation}")
+
+    def _map(self, step: Map, array: int) -> None:
+        views = step.operands
+        digits = _digits(View.whole(array, step.shape), *views)
+        with nest(self.write, digits, "i") as names:
+            where = [index(v.offset, *zip(names, (s[n] for _, s in digits), strict=True)) for n, v in enumerate(views, 1)]
+            given = iter([self._at(v.array, place) for v, place in zip(views, where, strict=True)])
+            self.write(*(f"const vec v{n} = {next(given) if isinstance(v, View) else number(v)};" for n, v in enumerate(step.inputs)))
+            out = self._at(array, index(0, *zip(names, (s[0] for _, s in digits), strict=True)))
+            self.write(f"{out} = {applied(step.name, [f'v{n}' for n in range(len(step.inputs))], self.key.lanes)};")
+
+    def _reduce(self, step: Reduce, array: int) -> None:
+        write, view = self.write, step.view
+        kept = _digits(View.whole(array, step.shape), View(view.array, 0, view.axes[: step.kept]))
+        gone = _digits(View(view.array, 0, view.axes[step.kept :]))
+        with nest(write, kept, "i") as names:
+            start = [(name, s[1]) for name, (_, s) in zip(names, kept, strict=True)]
+            write("vec v = zero;" if step.name == "sum" else f"vec v = {self._at(view.array, index(view.offset, *start))};")
+            with nest(write, gone, "q") as inner:
+                rest = [(name, s[0]) for name, (_, s) in zip(inner, gone, strict=True)]
+                write(f"const vec e = {self._at(view.array, index(view.offset, *start, *rest))};")
+                function = {"sum": "add", "amax": "maximum", "amin": "minimum"}[step.name]
+                write(f"v = {applied(function, ['e', 'v'], self.key.lanes)};")
+            write(f"{self._at(array, index(0, *zip(names, (s[0] for _, s in kept), strict=True)))} = v;")
+
+    def _move(self, step: Move, array: int) -> None:
+        write = self.write
+        if step.adds or -1 in step.table:
+            with write.loop("n", 0, step.size):
+                write(f"{self._at(array, 'n')} = zero;")
+        start = 0
+        for n, view in enumerate(step.sources):
+            pairs = [(to, entry - start) for to, entry in enumerate(step.table) if start <= entry < start + view.size]
+            if step.adds:
+                pairs = [(to, entry) for entry, to in enumerate(step.table)]
+            start += view.size
+            if not pairs:
+                continue
+            write(f"static const int to{n}[] = {{{', '.join(str(to) for to, _ in pairs)}}};")
+            write(f"static const int from{n}[] = {{{', '.join(str(entry) for _, entry in pairs)}}};")
+            with write.loop("n", 0, len(pairs)):
+                write(f"{self._at(array, f'to{n}[n]')} {'+=' if step.adds else '='} {self._at(view.array, f'from{n}[n]')};")
+
+    def _product(self, step: Product, array: int) -> None:
+        """Write matrix products tile by tile."""
+        write, left, right = self.write, step.left, step.right
+        parameter, out = self._at_once.get(array, (-1, View.whole(array, step.shape)))
+        batch = _refined(left.axes[0], right.axes[0], out.axes[0])
+        rows, columns = _refined(left.axes[1], out.axes[1]), _refined(right.axes[2], out.axes[2])
+        inner = _refined(left.axes[2], right.axes[1])
+        rows, (height, (down, out_down)) = _longest(rows)
+        columns, (width, (across, out_across)) = _longest(columns)
+        tile = best_tile(height, width, min(self.key.registers, 16) if self.key.lanes == 1 else self.key.registers)
+        with nest(write, batch, "b") as b, nest(write, rows, "m") as m, nest(write, columns, "n") as n:
+            one = _terms(b, batch, 0) + _terms(m, rows, 0)
+            other = _terms(b, batch, 1) + _terms(n, columns, 0)
+            result = _terms(b, batch, 2) + _terms(m, rows, 1) + _terms(n, columns, 1)
+            for i0, i1, tall in cut(height, tile[0]):
+                for j0, j1, wide in cut(width, tile[1]):
+                    with write.loop("i", i0, i1, tall), write.loop("j", j0, j1, wide):
+                        cells = [(a, e) for a in range(tall) for e in range(wide)]
+                        write(*(f"vec c{a}_{e} = zero;" for a, e in cells))
+                        with nest(write, inner, "q") as q:
+                            for a in range(tall):
+                                place = index(left.offset + a * down, *one, ("i", down), *_terms(q, inner, 0))
+                                write(f"const vec a{a} = {self._at(left.array, place)};")
+                            for e in range(wide):
+                                place = index(right.offset + e * across, *other, ("j", across), *_terms(q, inner, 1))
+                                write(f"const vec e{e} = {self._at(right.array, place)};")
+                            write(*(f"c{a}_{e} += a{a} * e{e};" for a, e in cells))
+                        for a, e in cells:
+                            place = index(out.offset + a * out_down + e * out_across, *result, ("i", out_down), ("j", out_across))
+                            if parameter >= 0:
+                                self._update(parameter, place, f"c{a}_{e}")
+                            else:
+                                write(f"{self._at(array, place)} = c{a}_{e};")
+
+
+def _refined(*axes: Axis) -> Digits:
+    found = refined(axes)
+    assert found is not None, "a graph's views have digits in common"
+    return found
+
+
+def _digits(*views: View) -> Digits:
+    """Return the digits that views of one shape have in common, all axes one number."""
+    return _refined(*(tuple(digit for axis in view.axes for digit in axis) for view in views))
+
+
+def _longest(digits: Digits) -> tuple[Digits, tuple[int, tuple[int, ...]]]:
+    """Return all digits but the longest, and that."""
+    if not digits:
+        return [], (1, (0, 0))
+    longest = max(digits, key=lambda digit: digit[0])
+    place = digits.index(longest)
+    return [*digits[:place], *digits[place + 1 :]], longest
+
+
+def _terms(names: list[str], digits: Digits, which: int) -> list[tuple[str, int]]:
+    return [(name, strides[which]) for name, (_, strides) in zip(names, digits, strict=True)]
+
+
+def _turned(gradient: View, parameter: View, shape: tuple[int, ...]) -> View | None:
+    """Return the entries of an array of ``shape`` as places in the ``parameter`` of which it is the ``gradient``, if it is no more."""
+    digits = sorted(_digits(gradient, parameter), key=lambda digit: digit[1][0])
+    expected = 1
+    for size, (stride, _) in digits:
+        if stride != expected:
+            return None
+        expected *= size
+    if gradient.offset or expected != math.prod(shape):
+        return None
+    axis: Axis = tuple((size, place) for size, (_, place) in reversed(digits))
+    return View(parameter.array, 0, (axis,)).reshaped(shape)

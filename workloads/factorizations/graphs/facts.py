@@ -1,0 +1,138 @@
+"""What planning wants to know of a graph, without PyTorch: found by tracing once, and kept in a file.
+
+What is kept may be old, if a product uses functions of other files that have changed: plans are estimates. Whoever trains traces anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import inspect
+import json
+import math
+import os
+import sys
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from workloads.factorizations.graphs.graph import Graph, Product
+from workloads.factorizations.graphs.known import Traceable, graph_of
+
+VERSION = 1
+"""Raised whenever tracing finds something else."""
+MOST_KEPT = 1000
+LINE = 8
+"""Numbers in which buffers are measured out."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """``why`` there is no graph, if there is none; else the operations of a step, the numbers held and PyTorch's calls for a lane.
+
+    ``products`` of them are matrix products; ``unknown`` are operations that no kernel has, ``finite`` whether its constants are.
+    """
+
+    why: str = ""
+    flops: int = 0
+    numbers: int = 0
+    steps: int = 0
+    products: int = 0
+    unknown: tuple[str, ...] = ()
+    finite: bool = True
+
+    @classmethod
+    def of(cls, graph: Graph | str) -> Facts:
+        """Return the facts of a graph, or of there being none."""
+        if isinstance(graph, str):
+            return cls(why=graph)
+        copied = [view.size for step in graph.steps for view in step.operands if any(len(axis) > 1 for axis in view.axes)]
+        held = [*map(math.prod, graph.parameters), *graph.sizes[graph.outer + 1 :], *copied]
+        return cls(
+            flops=graph.flops,
+            numbers=sum(-(-size // LINE) * LINE for size in held),
+            steps=len(graph.steps) + len(copied),
+            products=sum(isinstance(step, Product) for step in graph.steps),
+            unknown=graph.calls,
+            finite=all(map(math.isfinite, (value for values in graph.constants for value in values))),
+        )
+
+
+_KNOWN: dict[tuple[object, ...], Facts] = {}
+
+
+def facts_of(factorization: Traceable, shape: tuple[int, ...]) -> Facts:
+    """Return the facts of a factorization of ``shape``."""
+    shapes = [tuple(s) for s in factorization.shapes(shape).values()]
+    key = (type(factorization), factorization.canonical, shape)
+    if key not in _KNOWN:
+        name = _name(factorization, shape)
+        kept = None if name is None or "torch" in sys.modules else _read().get(name)
+        _KNOWN[key] = _facts(kept) or _traced(factorization, shape, shapes, name)
+    return _KNOWN[key]
+
+
+def cache_file() -> Path:
+    """Where facts are kept: ``orchestrate/graphs.json`` in the user's cache folder."""
+    from platformdirs import user_cache_path
+
+    return user_cache_path("orchestrate") / "graphs.json"
+
+
+def _traced(factorization: Traceable, shape: tuple[int, ...], shapes: list[tuple[int, ...]], name: str | None) -> Facts:
+    import torch
+
+    graph = graph_of(factorization, shapes, torch.float64)
+    if isinstance(graph, Graph) and graph.shape != shape:
+        graph = f"its product has shape {list(graph.shape)}, not {list(shape)}"
+    facts = Facts.of(graph)
+    if name is not None:
+        # A home that cannot be written to costs a trace each time.
+        with suppress(OSError):
+            _keep(name, facts)
+    return facts
+
+
+def _name(factorization: Traceable, shape: tuple[int, ...]) -> str | None:
+    """Return what facts are kept by: the class's source, its keys, the shape; ``None`` where nobody knows the source."""
+    digest = hashlib.sha256()
+    try:
+        for kind in type(factorization).__mro__[:-1]:
+            if kind.__module__.partition(".")[0] not in ("pydantic", "builtins", "typing", "abc"):
+                digest.update(Path(inspect.getfile(kind)).read_bytes())
+    except (OSError, TypeError):
+        return None
+    kind = type(factorization)
+    said = (VERSION, importlib.metadata.version("torch"), kind.__module__, kind.__qualname__, factorization.canonical, shape)
+    digest.update(repr(said).encode())
+    return digest.hexdigest()
+
+
+def _facts(kept: Any) -> Facts | None:
+    try:
+        return Facts(**{**kept, "unknown": tuple(kept["unknown"])})
+    except (KeyError, TypeError):
+        # Nothing, or something that another version has written.
+        return None
+
+
+def _read() -> dict[str, Any]:
+    try:
+        kept = json.loads(cache_file().read_text())
+    except (OSError, ValueError):
+        return {}
+    return kept if isinstance(kept, dict) else {}
+
+
+def _keep(name: str, facts: Facts) -> None:
+    path = cache_file()
+    known = _read()
+    if known.get(name) == json.loads(json.dumps(asdict(facts))):
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    known = dict([*known.items(), (name, asdict(facts))][-MOST_KEPT:])
+    # Replaced whole: several processes may write at once, and a reader must never see half a file.
+    part = path.with_name(f"{path.name}.{os.getpid()}")
+    part.write_text(json.dumps(known))
+    part.replace(path)
