@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import os
+import sys
+
 import numpy as np
 import pytest
 import torch
 
 from tests.contract import references
+from tests.processes import run as run_process
 from tests.specs import OPTIMIZERS, spec
 from tests.workloads import oracle
 from tests.workloads.test_engines import advance, lanes_of, product
 from workloads.engines.base import create
-from workloads.engines.choice import why_not_fused
+from workloads.engines.choice import chosen, remark, why_not_fused
+from workloads.engines.fused import FusedEngine
 from workloads.factorizations import FACTORIZATIONS, Factorization
 from workloads.factorizations.graphs.graph import Graph
 from workloads.factorizations.graphs.known import graph_of
@@ -256,3 +262,58 @@ def test_what_cannot_be_traced_runs_lane_by_lane(own):
     lanes = lanes_of([one, one])
     program = lanes.factorization.program(lanes.params, [torch.empty_like(p) for p in lanes.params], torch.zeros(2, 9, dtype=F64))
     assert isinstance(program, LaneByLane)
+
+
+def test_planning_says_why_lanes_run_one_by_one_or_have_no_kernel(own):
+    decides, running = one_of(own, "decides"), spec(factorization=own("own_running", [(4, 4)], lambda a: a.cumsum(0)))
+    assert "runs lane by lane" in remark(decides, "batched")
+    assert "what it does depends on the numbers in its factors" in remark(decides, "batched")
+    assert "its kernels do not know aten.cumsum.default" in remark(running, "batched")
+    assert chosen("auto", [running] * 8) == chosen("auto", [decides] * 8) == "batched"
+    tucker = one_of(own, "tucker")
+    assert chosen("auto", [tucker] * 64) == "fused"
+    assert remark(tucker, "fused") == remark(spec(), "batched") == ""
+
+
+def test_planning_a_factorization_that_is_known_imports_no_pytorch(tmp_path):
+    code = (
+        "import sys; from workloads.trial import TrialSpec; from workloads.engines.choice import chosen; import json;"
+        "one = TrialSpec.model_validate(json.loads(sys.argv[1])); print(chosen('auto', [one] * 64), 'torch' in sys.modules)"
+    )
+    given = {
+        "problem": TENSOR,
+        "factorization": {"kind": "tucker", "ranks": [2, 2, 2]},
+        "init": {"kind": "gaussian", "scale": 0.3},
+        "optimizer": {"kind": "gd", "lr": 0.05},
+        "stop": {"steps": 100},
+    }
+    one = json.dumps(given)
+    said = [
+        run_process([sys.executable, "-c", code, one], env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)}).stdout.split() for _ in range(2)
+    ]
+    assert said == [["fused", "True"], ["fused", "False"]]
+
+
+@pytest.mark.parametrize("name", ["tucker", "large", "large_in_place"])
+@pytest.mark.parametrize("optimizer", ["gd", "group_rmsprop"])
+def test_a_thread_for_each_lane_gives_the_same_bits(own, name, optimizer):
+    """The layout that a GPU gets, on a CPU."""
+    one = one_of(own, name, optimizer=OPTIMIZERS[optimizer] | {"lr": 1e-3})
+    specs = [one.model_copy(update={"seed": n}) for n in range(5)]
+    grouped, threaded = (advance(FusedEngine(threads=threads), lanes_of(specs), 100) for threads in (False, True))
+    np.testing.assert_array_equal(product(threaded), product(grouped))
+    np.testing.assert_array_equal(threaded.loss, grouped.loss)
+
+
+@pytest.mark.parametrize("name", ["train", "symmetric", "in_place", "activations", "normed", "triangles", "joined", "chosen", "transposed"])
+def test_kernels_in_loops_and_in_a_straight_line_train_alike(own, name, monkeypatch):
+    function, shapes = PRODUCTS[name]
+    shape = graph(name).shape
+    kind = {2: "matrix_completion", 3: "tensor_completion"}[len(shape)]
+    problem = {"kind": kind, "shape": list(shape), "target": {"rank": 1}, "observed": 0.7}
+    one = spec(problem=problem, factorization=own(f"both_{name}", shapes, function), optimizer__lr=1e-3)
+    truth = advance(create("batched"), lanes_of([one] * 2), 50)
+    for most in (0, 1 << 20):
+        monkeypatch.setattr("workloads.engines.kernels.traced_key.STRAIGHT_FLOPS", most)
+        found = advance(create("fused"), lanes_of([one] * 2), 50)
+        np.testing.assert_allclose(product(found), product(truth), rtol=1e-11, atol=1e-13)

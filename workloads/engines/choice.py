@@ -9,6 +9,7 @@ from functools import cache
 from workloads.engines.costs import engine_seconds
 from workloads.engines.kernels import kernel_of
 from workloads.engines.rates import CORE, Rates
+from workloads.factorizations.graphs.facts import facts_of
 from workloads.trial import TrialSpec
 
 
@@ -26,6 +27,16 @@ def why_not_fused(spec: TrialSpec, *, cuda: bool = False) -> str | None:
     if not _has_warp():
         return "Warp is not installed (pip install warp-lang)"
     return None
+
+
+def remark(spec: TrialSpec, engine: str) -> str:
+    """Return why trials of ``spec`` are slower by ``engine`` than others would be; empty where they are not."""
+    if engine != "batched" or not spec.factorization.differentiated:
+        return ""
+    if why := facts_of(spec.factorization, spec.shape).why:
+        return f"factorization {spec.factorization.kind} runs lane by lane, at some thousand steps a second: {why}"
+    reason = why_not_fused(spec)
+    return f"factorization {spec.factorization.kind} has no fused kernel: {reason}" if reason else ""
 
 
 @cache

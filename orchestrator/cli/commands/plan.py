@@ -71,6 +71,7 @@ def show_plan(grid: Grid, workers: int | None, as_json: bool, reuse: Reuse | Non
     """Plan ``grid`` and print it, as text or JSON, with what it would reuse."""
     from orchestrator.sweeps.plan import planned_here
     from orchestrator.sweeps.submit import detail_of, recording_of
+    from workloads.engines.choice import remark
 
     recording, plan = recording_of(grid), planned_here(grid, workers)
     rates = plan.crews[0].rates
@@ -105,6 +106,9 @@ def show_plan(grid: Grid, workers: int | None, as_json: bool, reuse: Reuse | Non
             f"  {count:4d} x {engine:8s} {kind} {'x'.join(map(str, shape))} ({parameters}): {trials} trials, "
             f"up to {max(p.width for p in same)} lanes and {_size(max(p.bytes for p in same))} a pack"
         )
+    for said in dict.fromkeys(remark(p.trials[0].spec, p.engine) for p in plan.packs):
+        if said:
+            click.echo(said)
     time = (
         "not known: some trials have only a time budget"
         if plan.seconds is None

@@ -117,7 +117,7 @@ def group_source(key: GroupKey, body: Callable[[Any, Writer], Body]) -> str:
     with write.block("for (;; ++done)"):
         code.forward()
         write("total *= scale;")
-        going = everywhere(GOING.format(none="zero"), key.lanes)
+        going = everywhere(f"({GOING.format(none='zero')}) | (low < -one)", key.lanes)
         write(f"if (!{going} || done >= last) break;")
         code.backward()
     code.store()

@@ -14,7 +14,7 @@ from torch import Tensor
 from workloads.engines.kernels.base import Losses, Steps
 from workloads.engines.kernels.grouped_source import Body, GroupKey, group_kernel
 from workloads.engines.kernels.launching import arguments, hyper, start_warp
-from workloads.engines.kernels.source import Writer
+from workloads.engines.kernels.source import AT_REST, Writer
 from workloads.engines.lanes import Lanes
 
 NEVER = np.iinfo(np.int32).max
@@ -41,7 +41,7 @@ class _Call:
     def __init__(self, groups: int, width: int, like: Tensor) -> None:
         self.until, self.losses = like.new_zeros(groups, width), like.new_zeros(groups, width)
         self.steps = torch.zeros(groups, dtype=torch.int32, device=like.device)
-        self.goals: NDArray[np.float64] = np.full(groups * width, -1.0)
+        self.goals: NDArray[np.float64] = np.full(groups * width, AT_REST)
         self.left: NDArray[np.int64] = np.full(groups * width, NEVER)
 
 
@@ -82,7 +82,7 @@ class Groups:
         idle = ~self.lanes.active
         self._park(idle)
         call = self.call
-        call.goals[: self.count] = goals
+        call.goals[: self.count] = np.where(idle, AT_REST, goals)
         call.until.copy_(torch.from_numpy(call.goals).view(call.until.shape))
         call.left[: self.count] = np.where(idle, NEVER, left)
         fewest = call.left.reshape(self.groups, -1).min(1)

@@ -22,6 +22,9 @@ SIMD_BYTES = 64
 REALS = {"float64": "double", "float32": "float"}
 GOING = "(total > low) & (total - total == {none})"
 """Return whether training goes on: the loss is above its goal and finite. Infinity less itself is not a number, which compares false."""
+AT_REST = -2.0
+"""The goal of places in a group where no lane is in training; others' are -1 at least. They end no run, whatever is computed there: a
+product of zeros may be no number."""
 
 
 def simd_width(dtype: str) -> int:
