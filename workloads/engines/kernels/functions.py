@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from workloads.engines.kernels.source import root
 
-TRUTH = "({condition} ? one : zero)"
+TRUTH = "(({condition}) ? one : zero)"
 ARITHMETIC = {
     "add": "({0} + {1})",
     "sub": "({0} - {1})",
@@ -15,9 +15,9 @@ ARITHMETIC = {
     "reciprocal": "(one / {0})",
     # What is not a number stays what it is.
     "abs": "({0} < zero ? -{0} : {0})",
-    "relu": "(({0} > zero) | ({0} != {0}) ? {0} : zero)",
-    "maximum": "(({0} > {1}) | ({0} != {0}) ? {0} : {1})",
-    "minimum": "(({0} < {1}) | ({0} != {0}) ? {0} : {1})",
+    "relu": "((({0} > zero) | ({0} != {0})) ? {0} : zero)",
+    "maximum": "((({0} > {1}) | ({0} != {0})) ? {0} : {1})",
+    "minimum": "((({0} < {1}) | ({0} != {0})) ? {0} : {1})",
     "sign": "(({0} > zero ? one : zero) - ({0} < zero ? one : zero))",
     "where": "({0} != zero ? {1} : {2})",
     **{

@@ -76,8 +76,8 @@ class Straight:
 
     def _of(self, view: View) -> Names:
         """Return the names of a view's entries [*shape]."""
-        found: Names = self.arrays[view.array][view.indices()]
-        return found
+        found: Names = self.arrays[view.array][view.indices().reshape(-1)]
+        return found.reshape(view.shape)
 
     def _take(self, step: Step) -> None:
         """Write a step, and name what it makes."""
