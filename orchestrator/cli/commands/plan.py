@@ -106,9 +106,9 @@ def show_plan(grid: Grid, workers: int | None, as_json: bool, reuse: Reuse | Non
             f"  {count:4d} x {engine:8s} {kind} {'x'.join(map(str, shape))} ({parameters}): {trials} trials, "
             f"up to {max(p.width for p in same)} lanes and {_size(max(p.bytes for p in same))} a pack"
         )
-    for said in dict.fromkeys(remark(p.trials[0].spec, p.engine) for p in plan.packs):
-        if said:
-            click.echo(said)
+    for line in dict.fromkeys(remark(p.trials[0].spec, p.engine) for p in plan.packs):
+        if line:
+            click.echo(line)
     time = (
         "not known: some trials have only a time budget"
         if plan.seconds is None

@@ -72,7 +72,7 @@ class Builder:
 
     def map(self, name: str, *inputs: Value) -> View:
         """Return an elementwise function of values that are repeated to one shape."""
-        shape = torch.broadcast_shapes(*(v.shape if isinstance(v, View | Tensor) else () for v in inputs))
+        shape = torch.broadcast_shapes(*(v.shape if isinstance(v, View | Tensor) else () for v in inputs))  # type: ignore[no-untyped-call]
         given = [v if isinstance(v, float) else _number(v) for v in inputs]
         views: list[View | float] = [self.view(v, shape) if isinstance(v, View | Tensor) else float(v) for v in given]
         some = [v for v in views if isinstance(v, View)]

@@ -15,10 +15,38 @@ Lowering = Callable[..., Value]
 LOWERINGS: dict[str, Lowering] = {}
 """By the name of the operation, without the overload. Each takes a `Builder` and the operation's arguments."""
 
-SAME = ("exp", "log", "log1p", "expm1", "sin", "cos", "tan", "tanh", "sinh", "cosh", "atan", "asin", "acos", "sigmoid", "erf")
+SAME: tuple[str, ...] = (
+    "exp",
+    "log",
+    "log1p",
+    "expm1",
+    "sin",
+    "cos",
+    "tan",
+    "tanh",
+    "sinh",
+    "cosh",
+    "atan",
+    "asin",
+    "acos",
+    "sigmoid",
+    "erf",
+)
 SAME = (*SAME, "abs", "neg", "sqrt", "rsqrt", "reciprocal", "sign", "maximum", "minimum", "relu")
 COMPARED = ("eq", "ne", "lt", "le", "gt", "ge", "logical_and", "logical_or", "logical_not")
-MOVES = ("index", "index_select", "gather", "flip", "roll", "tril", "triu", "cat", "stack", "slice_backward", "select_backward")
+MOVES: tuple[str, ...] = (
+    "index",
+    "index_select",
+    "gather",
+    "flip",
+    "roll",
+    "tril",
+    "triu",
+    "cat",
+    "stack",
+    "slice_backward",
+    "select_backward",
+)
 MOVES = (
     *MOVES,
     "slice_scatter",

@@ -21,7 +21,16 @@ from workloads.factorizations.graphs.views import View
 
 LONGEST = 20_000
 """Operations that a trace may have: a product that loops for longer is run as it is."""
-DECOMPOSED = ("tanh_backward", "sigmoid_backward", "threshold_backward", "softplus", "softplus_backward", "silu", "silu_backward", "gelu")
+DECOMPOSED: tuple[str, ...] = (
+    "tanh_backward",
+    "sigmoid_backward",
+    "threshold_backward",
+    "softplus",
+    "softplus_backward",
+    "silu",
+    "silu_backward",
+    "gelu",
+)
 DECOMPOSED = (
     *DECOMPOSED,
     "gelu_backward",
@@ -58,15 +67,15 @@ def _written_down(product: Callable[..., Tensor], factors: list[Tensor]) -> tupl
         return product(*factors)
 
     def both(factors: list[Tensor], outer: Tensor) -> tuple[Tensor, ...]:
-        whole, back = torch.func.vjp(pure, *factors)
+        whole, back = torch.func.vjp(pure, *factors)  # type: ignore[misc]
         return whole, *back(outer)
 
     try:
         # The order of an einsum's products must not depend on what else is installed.
-        with torch.backends.opt_einsum.flags(enabled=False):  # type: ignore[no-untyped-call]
+        with torch.backends.opt_einsum.flags(enabled=False):
             pure = _pure(make_fx(torch.func.functionalize(run))(*factors))
             whole = pure(*factors).detach()
-            table = get_decompositions([getattr(torch.ops.aten, name) for name in DECOMPOSED])
+            table: Any = get_decompositions([getattr(torch.ops.aten, name) for name in DECOMPOSED])
             return make_fx(torch.func.functionalize(both), decomposition_table=table)(factors, torch.ones_like(whole)), tuple(whole.shape)
     except Exception as error:
         raise Untraceable(_reason(error)) from error

@@ -111,7 +111,7 @@ class TracedProgram:
         if tensor.shape[1] == 1:
             return tensor.squeeze(1)
         copy = room(self._lanes * tensor.shape[1], tensor.shape[2:], self._like)
-        self._copy(tensor, copy.unflatten(0, tensor.shape[:2]))
+        self._copy(tensor, copy.unflatten(0, tensor.shape[:2]))  # type: ignore[no-untyped-call]
         return copy
 
     def _write(self, step: Step, out: Tensor) -> None:
@@ -135,7 +135,7 @@ class TracedProgram:
         matrices = out.squeeze(1) if alone else room(len(left), out.shape[2:], self._like)
         self._operations.append(partial(torch.bmm, left, right, out=matrices))
         if not alone:
-            self._copy(matrices.unflatten(0, out.shape[:2]), out)
+            self._copy(matrices.unflatten(0, out.shape[:2]), out)  # type: ignore[no-untyped-call]
 
     def _map(self, step: Map, out: Tensor) -> None:
         inputs = [
