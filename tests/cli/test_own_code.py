@@ -124,25 +124,16 @@ def test_check_takes_keys_and_shapes_of_a_grid(folder):
     assert "measure spread: column spread, on 4x3" in done.stdout
 
 
-def test_check_says_what_keeps_runs_from_going_side_by_side(folder):
-    (folder / "models.py").write_text(
-        KINDS.replace("        return self.sign", "        if u.max() > 9:\n            return u[:, None] * v\n        return self.sign")
-    )
-    done = call(folder, "check", "models.py")
-    assert done.returncode == 0, done.stderr
-    assert any(line.startswith("  lanes: one after another, not side by side: ") for line in done.stdout.splitlines())
-
-
 WRONG = {
     "a gradient that is not the product's": (
         "return self.sign * u[:, None] * v",
         "return (u + u.detach())[:, None] * v / 2",
         "models.py:13: the gradient of outer is not that of its product: finite differences differ by",
     ),
-    "a factor without a gradient": ("u[:, None] * v", "u[:, None].detach() * v", "models.py:13: the gradient of outer is not that of its product: "),
+    "a factor without a gradient": ("u[:, None] * v", "u[:, None].detach() * v", "models.py:13: the gradient of outer is not that of its product"),
     "an endless product": (
         "return self.sign * u[:, None] * v",
-        "while True: __import__('time').sleep(0.01)",
+        "while True: torch.sum(u)",
         "models.py:14: product of outer takes more than 1 s: does it end?",
     ),
     "a start that is drawn elsewhere": ("rng.standard_normal(s)", "np.random.standard_normal(s)", "models.py:21: draw of ones gives other factors each"),
@@ -153,7 +144,7 @@ WRONG = {
     "data that are missing": ("mask=mask, target", "target", "models.py:51: realize of stripes gives no mask and target"),
     "a key that nobody can guess": ("sign: int = 1", "sign: dict", "models.py:6: outer cannot be tried without its sign: give a grid that has it"),
     "a measure that fails": ("x.singular_values[-1]", "x.singular_values[9]", "models.py:60: IndexError: index 9 is out of bounds"),
-    "an endless import": ("import numpy", "while True: __import__('time').sleep(0.01)\nimport numpy", "models.py:1: the import takes more than 1 s: does it end?"),
+    "an endless import": ("import numpy", "while True: pass\nimport numpy", "models.py:1: the import takes more than 1 s: does it end?"),
     "a syntax error": ("class Ones(Init):", "class Ones(Init)", "models.py:17: expected ':'"),
 }  # fmt: skip
 
@@ -167,9 +158,8 @@ def test_check_says_in_a_line_what_is_wrong(which, folder):
     done = call(folder, "check", "models.py", *deadline)
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert done.returncode == 2
-    # With so short a deadline others may miss it, too.
-    assert any(line.startswith(f"error: {message}") for line in errors)
-    assert len(errors) == 1 or deadline
+    assert errors[0].startswith(f"error: {message}")
+    assert len(errors) == 1 or "endless product" in which
     assert "Traceback" not in done.stderr
 
 
@@ -207,4 +197,3 @@ def test_the_shipped_models_are_well(folder):
     shutil.copy(OWN / "grid.yaml", folder)
     done = call(folder, "check", "models.py", "--grid", "grid.yaml")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "one after another" not in done.stdout
