@@ -43,6 +43,16 @@ WORDS = {
 
 SAMPLES = {
     "seconds": "60",
+    "schedule": "{warmup: 100, cosine: 1000}",
+    "warmup": "100",
+    "cosine": "1000",
+    "floor": "0.1",
+    "milestones": "[1000, 2000]",
+    "factors": "[0.1, 0.01]",
+    "clip": "1.0",
+    "weight_decay": "1e-4",
+    "batch": "16",
+    "label_noise": "0.1",
     "abort": "loss > 10 * first(loss)",
     "widths": "[2, 4]",
     "arity": "2",

@@ -164,12 +164,17 @@ class Written:
         return value[int(position[:-1])] if isinstance(value, list | tuple) and int(position[:-1]) < len(value) else None
 
     def place(self, key: str, indices: Indices) -> Path:
-        """Where the value of ``key`` in a trial was written, or something of its section."""
+        """Where the value of ``key`` in a trial was written, or something beside it."""
         plain, _, position = key.partition("[")
         given = list(self._all(plain.partition(".")[0], indices))
-        steps = (int(position[:-1]),) if position else ()
         exact = [a.path for a in given if a.key == plain]
-        return (*exact[-1], *steps) if exact else given[0].path if given else ("fixed",)
+        if exact:
+            return (*exact[-1], int(position[:-1])) if position else exact[-1]
+        while "." in plain:
+            plain = plain.rpartition(".")[0]
+            if beside := next((a.path for a in given if a.key.startswith(f"{plain}.")), None):
+                return beside
+        return given[0].path if given else ("fixed",)
 
     def path(self, key: str, indices: Indices) -> Path | None:
         """Return where the value of ``key`` in a trial was written; ``None`` where it was not."""

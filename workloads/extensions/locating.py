@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 import threading
 import traceback
@@ -13,8 +14,14 @@ PLACES: set[str] = set()
 """The names that files of users' code go by in this process."""
 MESSAGE = 300
 """Characters of an exception's own words."""
+ENDING_SECONDS = 2.0
+"""How long a call is waited for that was told to end."""
 
 T = TypeVar("T")
+
+
+class _GivenUp(BaseException):
+    """Raised in the middle of a call that takes too long; no ``except Exception`` of a user's keeps it."""
 
 
 class ExtensionError(Exception):
@@ -56,8 +63,8 @@ def traced(error: BaseException) -> str:
 def within(seconds: float, call: Callable[[], T], what: str) -> T:
     """Return what a call into a user's code returns, or raise what it raises.
 
-    Raises `ExtensionError`, which names the line that it is at, if that takes longer. The call then goes on in its thread: nobody can
-    end it but with the process.
+    Raises `ExtensionError`, which names the line that it is at, if that takes longer, and ends the call as soon as it comes to a line of
+    Python: a process that ends while PyTorch is in the middle of it aborts.
     """
     outcome: list[tuple[bool, Any]] = []
 
@@ -75,6 +82,8 @@ def within(seconds: float, call: Callable[[], T], what: str) -> T:
         while frame is not None and frame.f_code.co_filename not in PLACES:
             frame = frame.f_back
         place = "" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}: "
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(_GivenUp))
+        thread.join(ENDING_SECONDS)
         raise ExtensionError(f"{place}{what} takes more than {seconds:g} s: does it end?")
     done, value = outcome[0]
     if not done:
