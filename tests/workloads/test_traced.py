@@ -63,11 +63,20 @@ PRODUCTS = {
     "joined": (lambda a, b: torch.stack([torch.cat([a, b]), torch.cat([b, a]).flip(0)]), [(4,), (3,)]),
     "kronecker": (torch.kron, [(2, 3), (4, 2)]),
     "chosen": (lambda a: a[[0, 2, 2, 1]] * a[1, 0], [(3, 2)]),
+    "limited": (lambda a: a.clamp_max(0.8) + a.clamp(0.6, 0.9) * a.clamp_min(0.7), [(4, 3)]),
+    "padded": (lambda a: torch.nn.functional.pad(a, (1, 2)), [(4, 3)]),
+    "truths": (lambda a, b: (a > 0.7).to(a.dtype) @ b, [(4, 3), (3, 2)]),
+    "logarithms": (lambda a: torch.log1p(a.abs()) + torch.expm1(a), [(4, 3)]),
+    "apart": (lambda a: a - a.amax() + a.amin(), [(5, 5)]),
     "unused": (lambda a, b: 2 * a, [(4,), (3,)]),  # noqa: ARG005
     "itself": (lambda a: a, [(4, 3)]),
     "transposed": (lambda a: a.T, [(4, 3)]),
 }
-CALLED = {"running": (lambda a: a.cumsum(0), [(5, 4)]), "exponential": (torch.matrix_exp, [(4, 4)])}
+CALLED = {
+    "running": (lambda a: a.cumsum(0), [(5, 4)]),
+    "exponential": (torch.matrix_exp, [(4, 4)]),
+    "with_ones": (lambda a: torch.nn.functional.pad(a, (0, 1), value=1.0), [(4, 3)]),
+}
 """What is traced, but has operations that are called as they are."""
 
 
@@ -139,6 +148,7 @@ def test_a_step_allocates_nothing(name):
         (lambda a: torch.fft.fft(a).real, [(4,)], "complex"),
         (lambda a: torch.linalg.svd(a)[1], [(4, 4)], "_linalg_svd"),
         (lambda a: a @ a, [(4, 3)], "cannot be multiplied"),
+        (lambda a: a.max(0).values, [(4, 3)], "aten.max.dim"),
     ],
 )
 def test_says_why_there_is_no_graph(function, shapes, why):
@@ -215,6 +225,7 @@ TRAINED = {
         (lambda x: torch.stack([torch.tanh(x.roll(1, 0)) @ x.tril(), x.exp()[[2, 0, 0, 1, 5, 4]]]).sum(0), [(6, 6)]),
         {"problem": {**MATRIX, "shape": [6, 6], "observed": 25}},
     ),
+    "apart": ((lambda x: x - x.amax() + x.amin(), [(5, 5)]), {"problem": {**MATRIX, "shape": [5, 5], "observed": 20}}),
     "decides": ((lambda u, v: u @ v if u.sum() > 0 else u @ v + 0.1, [(3, 2), (2, 3)]), {"problem": MATRIX}),
 }
 
@@ -262,6 +273,34 @@ def test_what_cannot_be_traced_runs_lane_by_lane(own):
     lanes = lanes_of([one, one])
     program = lanes.factorization.program(lanes.params, [torch.empty_like(p) for p in lanes.params], torch.zeros(2, 9, dtype=F64))
     assert isinstance(program, LaneByLane)
+
+
+def test_a_trace_that_gives_other_numbers_is_not_used(own):
+    """Truths that are added are true, and not two."""
+    kind = own("own_added", [(3, 3), (3, 3)], lambda a, b: a * ((a > 0.7) + (b > 0.7)).to(a.dtype))
+    assert graph_of(spec(factorization=kind).factorization, [(3, 3), (3, 3)], F64) == "its trace gives other numbers than it does"
+
+
+@pytest.mark.parametrize(
+    ("function", "why"),
+    [
+        (lambda a: torch.log1p(a.abs()), "its kernels do not know log1p"),
+        (lambda a: a.masked_fill(torch.eye(3, dtype=torch.bool), -torch.inf).softmax(1), "constants that are not finite"),
+    ],
+)
+def test_kernels_are_for_functions_and_numbers_that_they_know(own, function, why):
+    assert why in why_not_fused(spec(factorization=own("own_unknown", [(3, 3)], function), problem=MATRIX))
+
+
+def test_a_product_of_many_lanes_alone_is_that_of_one():
+    class Own(FACTORIZATIONS["tucker"]):
+        def products(self, factors):
+            return 2 * super().products(factors)
+
+    factors = [torch.rand(*shape, dtype=F64) for shape in ((2, 2, 2), (4, 2), (5, 2), (3, 2))]
+    one = Own(ranks=[2, 2, 2])
+    assert torch.equal(one.product(*factors), one.products([f.unsqueeze(0) for f in factors])[0])
+    assert not torch.equal(one.product(*factors), FACTORIZATIONS["tucker"](ranks=[2, 2, 2]).product(*factors))
 
 
 def test_planning_says_why_lanes_run_one_by_one_or_have_no_kernel(own):

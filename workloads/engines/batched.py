@@ -151,7 +151,9 @@ class _Part:
         """Sums of squared residuals of the present parameters, once ``fresh``."""
         self.fresh = False
         self.block = 1
-        self.graphs: dict[int, torch.cuda.CUDAGraph | None] | None = {} if graphs and lanes.device.type == "cuda" else None
+        self.graphs: dict[int, torch.cuda.CUDAGraph | None] | None = (
+            {} if graphs and lanes.device.type == "cuda" and getattr(self.steps.program, "replayed", True) else None
+        )
 
     def advance(self, until_step: NDArray[np.int64], until_loss: NDArray[np.float64], limit: int) -> NDArray[np.bool_]:
         """`BatchedEngine.advance` for these lanes."""

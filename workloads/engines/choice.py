@@ -33,7 +33,7 @@ def remark(spec: TrialSpec, engine: str) -> str:
     """Return why trials of ``spec`` are slower by ``engine`` than others would be; empty where they are not."""
     if engine != "batched" or not spec.factorization.differentiated:
         return ""
-    if why := facts_of(spec.factorization, spec.shape).why:
+    if why := facts_of(spec.factorization, spec.shape, spec.dtype).why:
         return f"factorization {spec.factorization.kind} runs lane by lane, at some thousand steps a second: {why}"
     reason = why_not_fused(spec)
     return f"factorization {spec.factorization.kind} has no fused kernel: {reason}" if reason else ""

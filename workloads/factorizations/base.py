@@ -86,6 +86,9 @@ class Factorization(Kind):
         # What a base has written of its own product, by hand, is not true of another one.
         if "product" in vars(cls) and "products" not in vars(cls):
             cls.products = Factorization.products  # type: ignore[method-assign]
+        if "products" in vars(cls) and "product" not in vars(cls):
+            # Of one run it is that of a lone lane: what a base has is another product.
+            cls.product = _of_a_lone_lane  # type: ignore[method-assign, assignment]
         if {"product", "products"} & vars(cls).keys() and "program" not in vars(cls):
             cls.program = Factorization.program  # type: ignore[method-assign]
         super().__pydantic_init_subclass__(**named)
@@ -255,3 +258,8 @@ class Factorization(Kind):
     ) -> Solver:
         """Return what takes the steps of R ``lanes``, with their ``state``; ``like`` [R, D] is a tensor as solutions are."""
         raise NotImplementedError(f"factorization {self.kind} is trained")
+
+
+def _of_a_lone_lane(factorization: Factorization, *factors: Tensor) -> Tensor:
+    """`Factorization.product` of what has `Factorization.products` alone."""
+    return factorization.products([f.unsqueeze(0) for f in factors])[0]

@@ -59,6 +59,8 @@ def applied(name: str, inputs: list[str], width: int) -> str:
     if name == "sigmoid":
         return f"(one / (one + Each::exp_of(-{inputs[0]})))"
     rooted = root(inputs[0], width)
+    if name not in ("sqrt", "rsqrt"):
+        raise NotImplementedError(f"no kernel has {name}")
     return rooted if name == "sqrt" else f"(one / {rooted})"
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from workloads.engines.kernels.base import Kernel, Layout
 from workloads.engines.kernels.deep_matrix import MEASUREMENT_ENTRIES, group_seconds
+from workloads.engines.kernels.functions import KNOWN
 from workloads.engines.rates import Rates
 from workloads.factorizations.graphs.facts import facts_of
 from workloads.trial import TrialSpec, lane_cost
@@ -29,11 +30,11 @@ class TracedKernel(Kernel):
     """See `Kernel`. For completion and sensing, on CPUs and GPUs."""
 
     def why_not(self, spec: TrialSpec, *, cuda: bool) -> str:  # noqa: ARG002
-        facts = facts_of(spec.factorization, spec.shape)
+        facts = facts_of(spec.factorization, spec.shape, spec.dtype)
         if facts.why:
             return f"factorization {spec.factorization.kind} has no graph: {facts.why}"
-        if facts.unknown:
-            return f"its kernels do not know {' and '.join(facts.unknown)}, which factorization {spec.factorization.kind} uses"
+        if unknown := [*facts.unknown, *sorted({*facts.functions} - KNOWN)]:
+            return f"its kernels do not know {' and '.join(unknown)}, which factorization {spec.factorization.kind} uses"
         if not facts.finite:
             return f"factorization {spec.factorization.kind} has constants that are not finite"
         if facts.steps > LONGEST:

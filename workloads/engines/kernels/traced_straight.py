@@ -94,7 +94,7 @@ class Straight:
                 values = [applied(name, list(given), self.key.lanes) for given in zip(*rows, strict=True)]
             case Reduce(name, view):
                 entries = self._of(view).reshape(int(np.prod(step.shape)), -1)
-                values = [_sum(row) if name == "sum" else _most(name, row) for row in entries]
+                values = [_sum(row) if name == "sum" else self._most(name, f"m{array}_{n}", row) for n, row in enumerate(entries)]
             case Move():
                 self._move(step)
                 return
@@ -113,6 +113,14 @@ class Straight:
             terms[place].append(name)
         self.arrays.append(_names(f"({_sum(each)})" if each else "zero" for each in terms))
 
+    def _most(self, name: str, variable: str, terms: Iterable[str]) -> str:
+        """Return the largest or smallest of ``terms``, each step of which is a variable: in one expression it would double with each."""
+        first, *rest = terms
+        for place, term in enumerate(rest):
+            self.write(f"const vec {variable}_{place} = {applied('maximum' if name == 'amax' else 'minimum', [term, first], 1)};")
+            first = f"{variable}_{place}"
+        return first
+
 
 def _names(names: Iterable[str]) -> Names:
     return np.array(list(names), dtype=object)
@@ -120,10 +128,3 @@ def _names(names: Iterable[str]) -> Names:
 
 def _sum(terms: Iterable[str]) -> str:
     return " + ".join(terms) or "zero"
-
-
-def _most(name: str, terms: Iterable[str]) -> str:
-    first, *rest = terms
-    for term in rest:
-        first = applied("maximum" if name == "amax" else "minimum", [term, first], 1)
-    return first

@@ -17,10 +17,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from workloads.factorizations.graphs.graph import Graph, Product
+from workloads.factorizations.graphs.graph import Graph, Map, Product
 from workloads.factorizations.graphs.known import Traceable, graph_of
 
-VERSION = 1
+VERSION = 2
 """Raised whenever tracing finds something else."""
 MOST_KEPT = 1000
 LINE = 8
@@ -31,7 +31,8 @@ LINE = 8
 class Facts:
     """``why`` there is no graph, if there is none; else the operations of a step, the numbers held and PyTorch's calls for a lane.
 
-    ``products`` of them are matrix products; ``unknown`` are operations that no kernel has, ``finite`` whether its constants are.
+    ``products`` of them are matrix products, ``functions`` those of single numbers; ``unknown`` are operations that no kernel has,
+    ``finite`` whether its constants are.
     """
 
     why: str = ""
@@ -39,6 +40,7 @@ class Facts:
     numbers: int = 0
     steps: int = 0
     products: int = 0
+    functions: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
     finite: bool = True
 
@@ -48,28 +50,32 @@ class Facts:
         if isinstance(graph, str):
             return cls(why=graph)
         copied = [view.size for step in graph.steps for view in step.operands if any(len(axis) > 1 for axis in view.axes)]
+        maps = [step for step in graph.steps if isinstance(step, Map)]
+        numbers = [value for values in graph.constants for value in values]
+        numbers += [value for step in maps for value in step.inputs if isinstance(value, float)]
         held = [*map(math.prod, graph.parameters), *graph.sizes[graph.outer + 1 :], *copied]
         return cls(
             flops=graph.flops,
             numbers=sum(-(-size // LINE) * LINE for size in held),
             steps=len(graph.steps) + len(copied),
             products=sum(isinstance(step, Product) for step in graph.steps),
+            functions=tuple(sorted({step.name for step in maps})),
             unknown=graph.calls,
-            finite=all(map(math.isfinite, (value for values in graph.constants for value in values))),
+            finite=all(map(math.isfinite, numbers)),
         )
 
 
 _KNOWN: dict[tuple[object, ...], Facts] = {}
 
 
-def facts_of(factorization: Traceable, shape: tuple[int, ...]) -> Facts:
-    """Return the facts of a factorization of ``shape``."""
+def facts_of(factorization: Traceable, shape: tuple[int, ...], dtype: str = "float64") -> Facts:
+    """Return the facts of a factorization of ``shape`` with factors of ``dtype``."""
     shapes = [tuple(s) for s in factorization.shapes(shape).values()]
-    key = (type(factorization), factorization.canonical, shape)
+    key = (type(factorization), factorization.canonical, shape, dtype)
     if key not in _KNOWN:
-        name = _name(factorization, shape)
+        name = _name(factorization, shape, dtype)
         kept = None if name is None or "torch" in sys.modules else _read().get(name)
-        _KNOWN[key] = _facts(kept) or _traced(factorization, shape, shapes, name)
+        _KNOWN[key] = _facts(kept) or _traced(factorization, shape, shapes, dtype, name)
     return _KNOWN[key]
 
 
@@ -80,10 +86,10 @@ def cache_file() -> Path:
     return user_cache_path("orchestrate") / "graphs.json"
 
 
-def _traced(factorization: Traceable, shape: tuple[int, ...], shapes: list[tuple[int, ...]], name: str | None) -> Facts:
+def _traced(factorization: Traceable, shape: tuple[int, ...], shapes: list[tuple[int, ...]], dtype: str, name: str | None) -> Facts:
     import torch
 
-    graph = graph_of(factorization, shapes, torch.float64)
+    graph = graph_of(factorization, shapes, getattr(torch, dtype))
     if isinstance(graph, Graph) and graph.shape != shape:
         graph = f"its product has shape {list(graph.shape)}, not {list(shape)}"
     facts = Facts.of(graph)
@@ -94,24 +100,26 @@ def _traced(factorization: Traceable, shape: tuple[int, ...], shapes: list[tuple
     return facts
 
 
-def _name(factorization: Traceable, shape: tuple[int, ...]) -> str | None:
+def _name(factorization: Traceable, shape: tuple[int, ...], dtype: str) -> str | None:
     """Return what facts are kept by: the class's source, its keys, the shape; ``None`` where nobody knows the source."""
     digest = hashlib.sha256()
     try:
         for kind in type(factorization).__mro__[:-1]:
             if kind.__module__.partition(".")[0] not in ("pydantic", "builtins", "typing", "abc"):
                 digest.update(Path(inspect.getfile(kind)).read_bytes())
-    except (OSError, TypeError):
+        torch_version = importlib.metadata.version("torch")
+    except (OSError, TypeError, importlib.metadata.PackageNotFoundError):
         return None
     kind = type(factorization)
-    said = (VERSION, importlib.metadata.version("torch"), kind.__module__, kind.__qualname__, factorization.canonical, shape)
+    code = getattr(kind, "code", "")
+    said = (VERSION, torch_version, code, kind.__module__, kind.__qualname__, factorization.canonical, shape, dtype)
     digest.update(repr(said).encode())
     return digest.hexdigest()
 
 
 def _facts(kept: Any) -> Facts | None:
     try:
-        return Facts(**{**kept, "unknown": tuple(kept["unknown"])})
+        return Facts(**{**kept, "unknown": tuple(kept["unknown"]), "functions": tuple(kept["functions"])})
     except (KeyError, TypeError):
         # Nothing, or something that another version has written.
         return None

@@ -15,48 +15,14 @@ Lowering = Callable[..., Value]
 LOWERINGS: dict[str, Lowering] = {}
 """By the name of the operation, without the overload. Each takes a `Builder` and the operation's arguments."""
 
-SAME: tuple[str, ...] = (
-    "exp",
-    "log",
-    "log1p",
-    "expm1",
-    "sin",
-    "cos",
-    "tan",
-    "tanh",
-    "sinh",
-    "cosh",
-    "atan",
-    "asin",
-    "acos",
-    "sigmoid",
-    "erf",
+SAME = (
+    *("exp", "log", "log1p", "expm1", "sin", "cos", "tan", "tanh", "sinh", "cosh", "atan", "asin", "acos", "sigmoid", "erf"),
+    *("abs", "neg", "sqrt", "rsqrt", "reciprocal", "sign", "maximum", "minimum", "relu"),
 )
-SAME = (*SAME, "abs", "neg", "sqrt", "rsqrt", "reciprocal", "sign", "maximum", "minimum", "relu")
 COMPARED = ("eq", "ne", "lt", "le", "gt", "ge", "logical_and", "logical_or", "logical_not")
-MOVES: tuple[str, ...] = (
-    "index",
-    "index_select",
-    "gather",
-    "flip",
-    "roll",
-    "tril",
-    "triu",
-    "cat",
-    "stack",
-    "slice_backward",
-    "select_backward",
-)
 MOVES = (
-    *MOVES,
-    "slice_scatter",
-    "select_scatter",
-    "diagonal_scatter",
-    "diagonal_backward",
-    "diag_embed",
-    "constant_pad_nd",
-    "repeat",
-    "unfold",
+    *("index", "index_select", "gather", "flip", "roll", "tril", "triu", "cat", "stack", "repeat", "unfold", "diag_embed"),
+    *("slice_backward", "select_backward", "diagonal_backward", "slice_scatter", "select_scatter", "diagonal_scatter"),
 )
 
 
@@ -139,7 +105,12 @@ def _isnan(build: Builder, x: Value) -> Value:
     return build.map("ne", x, x)
 
 
-@lowers("clamp", "clamp_min", "clamp_max")
+@lowers("clamp_max")
+def _clamp_max(build: Builder, x: Value, high: Value) -> Value:
+    return build.map("minimum", x, high)
+
+
+@lowers("clamp", "clamp_min")
 def _clamp(build: Builder, x: Value, low: Value | None = None, high: Value | None = None, **named: Value) -> Value:
     low, high = named.get("min", low), named.get("max", high)
     x = x if low is None else build.map("maximum", x, low)
@@ -155,8 +126,8 @@ def _same(build: Builder, x: Value, **_: Any) -> Value:  # noqa: ARG001
 def _converted(build: Builder, x: Value, dtype: torch.dtype | None = None, **_: Any) -> Value:
     if dtype not in (None, build.dtype):
         raise NotImplementedError
-    # A comparison's bits are numbers already.
-    return x
+    # Truths become numbers.
+    return x if dtype is None else build.map("copy", x)
 
 
 @lowers("copy")
@@ -287,12 +258,20 @@ def _mean(build: Builder, x: Value, dims: list[int] | None = None, keepdim: bool
 
 @lowers("amax", "max")
 def _amax(build: Builder, x: Value, dims: list[int] | None = None, keepdim: bool = False) -> Value:
+    _several(dims)
     return build.reduce("amax", build.view(x), dims or (), keepdim)
 
 
 @lowers("amin", "min")
 def _amin(build: Builder, x: Value, dims: list[int] | None = None, keepdim: bool = False) -> Value:
+    _several(dims)
     return build.reduce("amin", build.view(x), dims or (), keepdim)
+
+
+def _several(dims: Any) -> None:
+    """Refuse the overload over one dimension, which returns places, too."""
+    if isinstance(dims, int | View | Tensor):
+        raise NotImplementedError
 
 
 @lowers("index_put", "_unsafe_index_put")
@@ -308,6 +287,13 @@ def _index_put(build: Builder, into: Value, where: list[Tensor | None], values: 
 
 def _count(shape: Any) -> int:
     return int(torch.Size(shape).numel())
+
+
+@lowers("constant_pad_nd")
+def _pad(build: Builder, x: Value, pads: list[int], value: float = 0) -> Value:
+    if value != 0:
+        raise NotImplementedError
+    return moved(build, torch.ops.aten.constant_pad_nd.default, (x, pads), {})
 
 
 def moved(build: Builder, operation: Any, arguments: Any, keywords: Any) -> Value:

@@ -55,6 +55,9 @@ def traced(product: Callable[..., Tensor], shapes: Sequence[tuple[int, ...]], dt
         return _lowered(module, [tuple(s) for s in shapes], shape, dtype)
     except Untraceable as error:
         return str(error)
+    except Exception as error:
+        # Operations have arguments that no row has thought of: such a product is run as it is.
+        return _reason(error)
 
 
 def _written_down(product: Callable[..., Tensor], factors: list[Tensor]) -> tuple[torch.fx.GraphModule, tuple[int, ...]]:

@@ -22,7 +22,12 @@ def differentiated(
 
 
 class LaneByLane:
-    """See `workloads.factorizations.base.Program`: of the ``product`` of one run, which PyTorch differentiates lane after lane."""
+    """See `workloads.factorizations.base.Program`: of the ``product`` of one run, which PyTorch differentiates lane after lane.
+
+    What is remembered between the passes is Python's: no graph of a GPU can replay it.
+    """
+
+    replayed = False
 
     def __init__(
         self,
