@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
+import torch
 
 from orchestrator.grid.identity import trial_id
 from tests.specs import spec, two_by_two
@@ -11,6 +14,7 @@ from tests.workloads import oracle
 from tests.workloads.test_loop import ENGINES, run
 from workloads import measures
 from workloads.engines.choice import chosen
+from workloads.training.recorder import Recorder
 from workloads.training.recording import LOOKS, Recording
 from workloads.training.trial_state import Outcome
 
@@ -88,6 +92,26 @@ def test_a_loss_that_is_reached_counts_before_a_condition_and_a_condition_before
     assert run([descending(steps=1, when="step == 1")])[0].outcome is Outcome.CONVERGED
     assert run([descending(when="step >= 1", abort="step >= 1")])[0].outcome is Outcome.CONVERGED
     assert run([descending(abort="step >= 0")])[0].steps == 0
+
+
+@pytest.mark.parametrize("time", [0, 3])
+def test_memory_that_runs_out_where_it_is_looked_loses_no_trial(time, monkeypatch):
+    specs = [descending(when="frobenius > 1.3").model_copy(update={"seed": n}) for n in range(5)]
+    expected, measure, times = run(specs), Recorder._measure, itertools.count()
+
+    def out_of_memory(recorder, pending):
+        # On the device, and then on the host.
+        if next(times) in (time, time + 1):
+            raise torch.OutOfMemoryError("out of memory")
+        measure(recorder, pending)
+
+    monkeypatch.setattr(Recorder, "_measure", out_of_memory)
+    results = run(specs)
+    assert results.keys() == expected.keys()
+    for key, result in results.items():
+        assert (result.outcome, result.steps) == (expected[key].outcome, expected[key].steps)
+        np.testing.assert_array_equal(result.trace.steps, expected[key].trace.steps)
+        np.testing.assert_allclose(result.trace.values, expected[key].trace.values, rtol=1e-9)
 
 
 def test_undefined_measures_end_nothing():

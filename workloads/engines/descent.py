@@ -56,16 +56,24 @@ class _Clipping:
 
     def __init__(self, most: Tensor, grads: Sequence[Tensor]) -> None:
         lanes = len(most)
-        # Batched dot products: unlike sums over an axis they give a lane the same bits whatever the number of lanes.
-        self._norms = most.new_empty(len(grads), lanes)
-        self._dots = [(g.view(lanes, 1, -1), g.view(lanes, -1, 1), n.view(lanes, 1, 1)) for g, n in zip(grads, self._norms, strict=True)]
+        # Batched dot products: unlike sums over an axis they give a lane the same bits whatever the number of lanes. A lone lane has a
+        # double: of a single product PyTorch may make another one than of several.
+        rows = max(2, lanes)
+        self._twins = [(g.view(1, -1), g.new_zeros(2, g.numel())) for g in grads] if lanes == 1 else []
+        flat = [twin for _, twin in self._twins] or [g.view(lanes, -1) for g in grads]
+        self._norms = [most.new_empty(rows) for _ in grads]
+        self._dots = [(g.unsqueeze(1), g.unsqueeze(2), n.view(rows, 1, 1)) for g, n in zip(flat, self._norms, strict=True)]
         self._most, self._scale = most, torch.empty_like(most)
         self._rows = list(zip(grads, over(self._scale, grads), strict=True))
 
     def apply(self) -> None:
+        for g, twin in self._twins:
+            twin[:1].copy_(g)
         for left, right, out in self._dots:
             torch.bmm(left, right, out=out)
-        torch.sum(self._norms, 0, out=self._scale)
+        self._scale.copy_(self._norms[0][: len(self._scale)])
+        for more in self._norms[1:]:
+            self._scale.add_(more[: len(self._scale)])
         torch.div(self._most, self._scale.sqrt_(), out=self._scale).clamp_(max=1.0)
         for g, scale in self._rows:
             g.mul_(scale)

@@ -134,7 +134,12 @@ def column_names(name: str, spec: TrialSpec) -> tuple[str, ...]:
 def of_column(column: str, spec: TrialSpec) -> str | None:
     """Return the measure that fills ``column`` for trials of this spec, or ``None`` where none does."""
     found = find(column)
-    names = [column] if found is not None and found[0].columns is None else [row.shown for row in MEASURES if row.columns is not None]
+    if found is not None and found[0].columns is None:
+        names = [column]
+    else:
+        # A user's own measures are asked only for columns that have their names: to ask is to run them.
+        own = re.sub(r"_\d+$", "", column)
+        names = [row.shown for row in MEASURES if row.columns is not None and (not row.code or row.shown in (column, own))]
     return next((name for name in names if undefined(name, spec) is None and column in column_names(name, spec)), None)
 
 

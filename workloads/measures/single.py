@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from workloads.measures.numerics.snapshot import Snapshot
 
+RESERVED = frozenset({"step", "steps", "seconds", "outcome", "reason", "error_message", "trial_id", "run_id", "seed", "sv", "component"})
+"""Names that columns have already, or whose numbered columns others have."""
 SEED, SCALE = 0, 0.1
 """What the run is drawn by on which a measure is tried, and the standard deviation of its factors' entries."""
 
@@ -52,6 +54,8 @@ def measure(name: str, summary: str | None = None, **fields: Any) -> Callable[[b
     """
     if not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII) or len(name) > base.MAX_NAME:
         raise ValueError(f"a measure's name has letters, digits and underscores, and begins with a letter, unlike {name!r}")
+    if name in RESERVED:
+        raise ValueError(f"a measure cannot be called {name}: columns of other things are")
 
     def register(function: base.F) -> base.F:
         single = _Single(name, function)

@@ -135,7 +135,15 @@ class LanePool:
             schedule.resume(place, trial)
             self._resume(keys[place], trial)
         joined = LaneSet(lanes, schedule)
-        self.arrive(joined, np.array([n not in paused for n in range(len(lanes))]), now())
+        try:
+            self.arrive(joined, np.array([n not in paused for n in range(len(lanes))]), now())
+        except (torch.OutOfMemoryError, MemoryError):
+            # Measures that conditions look at take memory, too.
+            self.recorder.forget(keys)
+            for key in keys:
+                self.watch.forget(key)
+            self.put_back(keys)
+            raise
         return joined
 
     def _prepare(self, room: int, now: Callable[[], float]) -> tuple[list[int], list[Prepared]]:

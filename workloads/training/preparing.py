@@ -21,9 +21,15 @@ class Preparer:
         self._problems: dict[str, ProblemData] = {}
 
     def prepare(self, trial: Trial) -> Prepared:
-        """Return the problem and start of one trial. Raises what `Problem.realize` and `TrialSpec.initial_factors` raise."""
+        """Return the problem and start of one trial. Raises what `Problem.realize` and `TrialSpec.initial_factors` raise.
+
+        Raises `ValueError` if a step is to see more observations than there are, of a problem that says only now how many.
+        """
         spec = trial.spec
         problem = self.problem(spec)
+        batch = None if spec.optimizer is None else spec.optimizer.batch
+        if batch is not None and batch > problem.count:
+            raise ValueError(f"optimizer.batch is {batch}, but there are only {problem.count} observations")
         if isinstance(trial, Paused):
             factors = len(spec.factor_shapes)
             return Prepared(spec, problem, trial.tensors[:factors], trial.tensors[factors:])

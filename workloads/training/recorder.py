@@ -77,13 +77,24 @@ class Recorder:
             rows.params = [p.cpu() for p in rows.params]
 
     def measure(self) -> None:
-        """Compute the measures of all copied lanes at once."""
+        """Compute the measures of all copied lanes at once, on the host where the device has no room for that.
+
+        Rows that were not measured stay what is to be measured.
+        """
         if not self._pending:
             return
-        pending, self._pending = self._pending, []
+        try:
+            self._measure(self._pending)
+        except torch.OutOfMemoryError:
+            self.to_host()
+            self._measure(self._pending)
+        self._pending = []
         self._pending_rows = self._pending_bytes = 0
+
+    def _measure(self, pending: Sequence[_Rows]) -> None:
         keys, steps = (np.concatenate([getattr(rows, name) for rows in pending]) for name in ("keys", "steps"))
-        params = [torch.cat(parts) for parts in zip(*(rows.params for rows in pending), strict=True)]
+        device = pending[-1].params[0].device
+        params = [torch.cat([p.to(device) for p in parts]) for parts in zip(*(rows.params for rows in pending), strict=True)]
         losses = torch.from_numpy(np.concatenate([rows.losses for rows in pending])).to(params[0].device)
         problems, specs = [problem for rows in pending for problem in rows.problems], [spec for rows in pending for spec in rows.specs]
         values = np.full((len(keys), len(self._traces.columns)), np.nan)
@@ -116,6 +127,23 @@ class Recorder:
     def take(self, key: int) -> Trace:
         """Return what a trial has recorded, and forget it."""
         return self._traces.take(key)
+
+    def forget(self, keys: Sequence[int]) -> None:
+        """Forget what trials have recorded, and what is yet to be measured of them."""
+        for key in keys:
+            self._traces.take(key)
+        self.to_host()
+        kept = []
+        for rows in self._pending:
+            stays = ~np.isin(rows.keys, keys)
+            if stays.any():
+                where = np.flatnonzero(stays)
+                params = [p[torch.from_numpy(where)] for p in rows.params]
+                problems, specs = [rows.problems[n] for n in where], [rows.specs[n] for n in where]
+                kept.append(_Rows(rows.keys[stays], rows.steps[stays], rows.losses[stays], params, problems, specs))
+        self._pending = kept
+        self._pending_rows = sum(len(rows.keys) for rows in kept)
+        self._pending_bytes = sum(p.nbytes for rows in kept for p in rows.params)
 
     def finals(
         self, factors: Sequence[Sequence[NDArray[Any]]], problems: Sequence[ProblemData], specs: Sequence[TrialSpec]

@@ -95,7 +95,8 @@ class Snapshot:
                 known[id(spec)] = self._start(spec)
         squares = torch.zeros_like(self.loss)
         for n, p in enumerate(self.params):
-            began = torch.from_numpy(np.stack([known[id(spec)][n] for spec in self.specs])).to(p.device)
+            # As the lanes had it, which may hold fewer digits.
+            began = torch.from_numpy(np.stack([known[id(spec)][n].astype(spec.dtype).astype(float) for spec in self.specs])).to(p.device)
             squares += (p - began).flatten(1).square().sum(1)
         return squares.sqrt()
 
