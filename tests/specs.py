@@ -6,10 +6,13 @@ from typing import Any
 
 from tests.contract.references import OPTIMIZERS as ROWS
 from workloads.losses import LOSSES, Loss
+from workloads.optimizers import OPTIMIZERS as KINDS
 from workloads.trial import Trial, TrialSpec
 
 OPTIMIZERS: dict[str, dict[str, Any]] = {kind: {"kind": kind, **row.keys} for kind, row in ROWS.items()}
 """Each kind of optimizer with the keys of its reference."""
+FUSED_OPTIMIZERS = [kind for kind in OPTIMIZERS if KINDS[kind].kernel is not None]
+"""Those that fused kernels take the steps of."""
 
 
 def spec(**changes: Any) -> TrialSpec:

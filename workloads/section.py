@@ -64,6 +64,11 @@ class Section(BaseModel):
     code: ClassVar[str] = ""
     """The SHA-256 of the code that it is from, where that is a user's own (`workloads.extensions`)."""
 
+    @classmethod
+    def codes(cls) -> frozenset[str]:
+        """Return the digests of the users' code that it is from, and that what it builds on is from."""
+        return frozenset(vars(base)["code"] for base in cls.__mro__ if vars(base).get("code"))
+
     @cached_property
     def canonical(self) -> str:
         """JSON that is equal exactly when the numbers are: sorted keys, resolved defaults, data files by digest."""

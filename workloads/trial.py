@@ -187,7 +187,7 @@ class TrialSpec(BaseModel):
         optimizer = self.optimizer.canonical if self.optimizer is not None else "null"
         factorization = self.factorization.canonical_in(self.shape)
         seed = self.seed if self.seeded else 0
-        code = sorted({part.code for part in self.own})
+        code = sorted({digest for part in self.own for digest in part.codes()})
         first = f'"code":{canonical_json(code)},' if code else ""
         return (
             f'{{{first}"dtype":"{self.dtype}","factorization":{factorization},"init":{init},"loss":{self.loss.canonical},'

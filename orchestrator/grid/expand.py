@@ -116,7 +116,10 @@ class Expander:
             return None
         whole = (parts["problem"].alike, *(id(parts[name]) for name in ("factorization", "init", "stop")))
         # Of the optimizer little makes a difference, and a random axis may have a hundred thousand.
-        steps = None if parts["optimizer"] is None else (parts["optimizer"].schedule, parts["optimizer"].batch)
+        optimizer = parts["optimizer"]
+        steps: object = None
+        if optimizer is not None:
+            steps = id(optimizer) if optimizer.code else (optimizer.structure, optimizer.schedule, optimizer.batch)
         key = (*whole, steps, parts["dtype"])
         if key not in self._checked:
             self._checked[key] = self._check(parts, indices)

@@ -123,9 +123,10 @@ def parse_grid(
         check_names({"figures": figures, "claims": claims}, *columns_of((t.spec for t in trials), names), mistakes)
     if mistakes or record is None or resources is None or tracking is None:
         raise source.error(mistakes)
+    data_files = DataFiles(files.contents, files.names, used(trials, names, data))
     return Grid(
         *(title, name, text, trials, record, resources, tracking),
-        *(expander.extent(), figures, claims, DataFiles(files.contents, files.names, used(trials, names)), tuple(overrides)),
+        *(expander.extent(), figures, claims, data_files, tuple(overrides)),
     )
 
 

@@ -27,13 +27,17 @@ def check_needs(data: Mapping[str, Any], folder: Path, mistakes: list[Mistake]) 
         return False
     there = {extension.name for extension in active()}
     for place, one in enumerate(wanted):
-        name = PurePath(one).name if one.endswith(".py") else one
-        if name not in there:
+        if _name(one) not in there:
             path = folder / one
             given = path if one.endswith(".py") and path.is_file() else one
             key = ("needs",) if isinstance(needs, str) else ("needs", place)
             mistakes.append(Mistake(key, "needs", f"{one} is code, which a grid alone never runs: give it as --with {given}"))
     return not mistakes
+
+
+def _name(needed: str) -> str:
+    """Return what code goes by that a grid says it needs."""
+    return PurePath(needed).name if needed.endswith(".py") else needed
 
 
 def try_kind(
@@ -77,12 +81,15 @@ def try_measures(names: Iterable[str], specs: Iterable[TrialSpec]) -> None:
                 raise CodeError(explained(error) or str(error)) from error
 
 
-def used(trials: Iterable[Trial], names: Iterable[str]) -> tuple[Extension, ...]:
-    """Return the code that trials' kinds, and the measures that are recorded of them, are from."""
+def used(trials: Iterable[Trial], names: Iterable[str], data: Mapping[str, Any]) -> tuple[Extension, ...]:
+    """Return the code that trials' kinds, and the measures that are recorded of them, are from, and all that the grid's ``data`` needs."""
     if not active():
         return ()
     trials = list(trials)
-    digests = {part.code for trial in trials for part in trial.spec.own} | {measures.code_of(name) for name in names}
+    digests = {digest for trial in trials for part in trial.spec.own for digest in part.codes()}
+    digests |= {measures.code_of(name) for name in names}
     for spec in {trial.spec.sections: trial.spec for trial in trials}.values():
         digests |= {measures.code_of(name) for name in measures.watched(spec)}
-    return tuple(extension for extension in active() if extension.digest in digests)
+    needs = data.get("needs", ())
+    needed = {_name(one) for one in ([needs] if isinstance(needs, str) else needs)}
+    return tuple(extension for extension in active() if extension.digest in digests or extension.name in needed)

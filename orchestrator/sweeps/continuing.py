@@ -67,7 +67,7 @@ def _earlier(store: Store, experiment: str, trials: Sequence[Trial], recording: 
     wanted = [trial for trial in trials if trial.spec.stop.steps is not None and trial.spec.stop.seconds is None]
     if not wanted or recording.checkpoint_steps or recording.checkpoint_losses:
         return {}
-    asked = layout.recording_tag({"measures": list(recording.measures), "points": recording.points, "steps": recording.steps})
+    asked = layout.recording_tag(recording.as_json())
     best: dict[str, _Earlier] = {}
     by_rest: dict[str, list[Trial]] = defaultdict(list)
     for trial in wanted:

@@ -97,7 +97,7 @@ def import_sweep(store: Store, path: Path, advanced: Callable[[int, int], None] 
         file = SweepFile(archive)
         about, trials, ended = file.about, len(file.trials), len(file.results)
         with told():
-            code = [extension.name for extension in unpacked(file.code)]
+            code = tuple(extension.name for extension in unpacked(file.code))
         with experiment_turn(store, about.experiment, patient=False):
             for sweep in list_sweeps(store, about.experiment):
                 if sweep.sweep_id == about.sweep_id and layout.IMPORTING not in sweep.tags:

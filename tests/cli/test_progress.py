@@ -45,7 +45,7 @@ def test_how_far_a_sweep_is_can_be_read_from_elsewhere():
     found = progress_of(summary("RUNNING", STATE.encoded(time.time())))
     assert found == STATE
     assert describe(found) == "14/60 trials, 2 logged, 50.0k trial-steps/s, at most 0:12 left, 1 diverged"
-    outcomes = {"converged": 3, "exhausted": 0, "diverged": 1, "failed": 0, "cancelled": 0}
+    outcomes = {"converged": 3, "exhausted": 0, "diverged": 1, "aborted": 0, "failed": 0, "cancelled": 0}
     assert progress_json(found) == {"trials": 60, "ended": 14, "outcomes": outcomes, "steps_per_second": 50_000.0, "seconds_left": 12.0}
     assert progress_json(None) is None
 

@@ -438,3 +438,8 @@ def test_a_bucket_that_cannot_be_reached_is_no_mistake_of_the_grid(monkeypatch):
     monkeypatch.setattr(MemoryFileSystem, "info", refuse)
     with pytest.raises(StorageUnavailable, match=r"^cannot read memory://bucket/d.csv: Access Denied$"):
         parse_grid(swapped("target: {rank: 1}, observed: 5", "file: 'memory://bucket/d.csv'"), "g.yaml")
+
+
+def test_what_one_optimizer_may_leave_out_another_may_not():
+    text = GOOD.replace("  optimizer: {kind: gd, lr: 0.1}\n", "") + "grid: {optimizer: [{kind: adam, lr: 0.1}, {kind: adamw, lr: 0.1}]}\n"
+    assert any("weight_decay" in line for line in errors(text))

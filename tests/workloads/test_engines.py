@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.specs import OPTIMIZERS, spec, trials, two_by_two
+from tests.specs import FUSED_OPTIMIZERS, OPTIMIZERS, spec, trials, two_by_two
 from tests.specs import loss as loss_of
 from tests.workloads import oracle
 from workloads.engines.base import create
@@ -295,7 +295,7 @@ def test_fused_gives_a_trial_the_same_bits_in_any_pack_and_place(name, dtype):
 
 
 @pytest.mark.parametrize("name", [name for name in FUSED if not name.startswith("cp")])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", FUSED_OPTIMIZERS)
 def test_a_thread_for_each_lane_gives_the_same_bits(name, optimizer):
     """The layout that a GPU gets, on a CPU."""
     one = FUSED[name].model_copy(update={"optimizer": spec(optimizer=OPTIMIZERS[optimizer] | {"lr": 1e-3}).optimizer})
@@ -330,7 +330,7 @@ def test_both_styles_of_kernel_are_tested():
     assert styles == {"unrolled": True, "looped": False, "rectangular": False, "normed": False}
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", FUSED_OPTIMIZERS)
 @pytest.mark.parametrize("name", ["cp_full", "cp_half"])
 def test_fused_cp_equals_oracle_with_every_optimizer(name, optimizer):
     one = FUSED[name].model_copy(update={"optimizer": spec(optimizer=OPTIMIZERS[optimizer]).optimizer, "loss": loss_of("mse")})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from workloads.optimizers.base import Decay, Hyper, KernelStep, Optimizer, Params, Root, State, Step, over
 from workloads.section import Positive
 from workloads.stepping import Stepping
@@ -30,7 +32,7 @@ class Adam(Optimizer):
     kind = "adam"
     example = "{kind: adam, lr: 1e-3, beta2: 0.99}"
     stepping = Stepping(like_params=("first", "second"), per_lane={"beta1_power": 1.0, "beta2_power": 1.0}, scratch=1)
-    kernel = KernelStep(_entry, _prepare)
+    kernel: ClassVar[KernelStep | None] = KernelStep(_entry, _prepare)
 
     beta1: Decay = 0.9
     """Decay of the moving average of gradients."""
