@@ -166,7 +166,7 @@ def test_code_goes_with_a_sweep_into_a_file_and_does_not_run_there(swept, folder
     export_sweep(store, find_sweep(store, swept.sweep_id), tmp_path / "x.zip", told.append)
     shutil.copy(template, tmp_path)
     other = open_store(f"sqlite:///{tmp_path}/mlflow.db")
-    assert import_sweep(other, tmp_path / "x.zip").code == ["models.py"]
+    assert import_sweep(other, tmp_path / "x.zip").code == ("models.py",)
     assert not (folder / "ran").exists()
     (text,) = told
     assert text.startswith("the sweep is of kinds or measures in code of its own, which goes with it and is not run to look into its grid")
