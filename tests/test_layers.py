@@ -44,7 +44,15 @@ def imports(source: str) -> Iterator[str]:
 
 
 LAYERS = [
-    *("workloads.rng", "workloads.arrays", "workloads.section", "workloads.expressions", "workloads.stepping", "workloads.mode_tree"),
+    *(
+        "workloads.rng",
+        "workloads.arrays",
+        "workloads.caches",
+        "workloads.section",
+        "workloads.expressions",
+        "workloads.stepping",
+        "workloads.mode_tree",
+    ),
     "workloads.kinds",
     *("workloads.problems", "workloads.losses", "workloads.optimizers", "workloads.factorizations", "workloads.inits", "workloads.stop"),
     *("workloads.trial", "workloads.engines", "workloads.measures", "workloads.extensions", "workloads.training"),

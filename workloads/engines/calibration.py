@@ -6,8 +6,6 @@ Reading what is kept needs no torch, so that planning can; measuring does.
 from __future__ import annotations
 
 import importlib.metadata
-import json
-import os
 import platform
 import time
 from collections.abc import Callable
@@ -16,6 +14,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from workloads import caches
+from workloads.caches import read_cache, write_cache
 from workloads.engines.rates import DEFAULTS, Rates
 
 if TYPE_CHECKING:
@@ -47,16 +47,13 @@ class Machine:
 
 
 def cache_file() -> Path:
-    """Where measured rates are kept: ``orchestrate/rates.json`` in the user's cache folder."""
-    # Whoever measures without keeping needs nothing but torch.
-    from platformdirs import user_cache_path
-
-    return user_cache_path("orchestrate") / "rates.json"
+    """Where measured rates are kept."""
+    return caches.cache_file("rates.json")
 
 
 def known_rates(device: str = "cpu", name: str | None = None) -> Rates | None:
     """Return the rates measured on this machine before, or ``None``."""
-    found = _read().get(_key(device, name or processor()))
+    found = read_cache(cache_file()).get(_key(device, name or processor()))
     if not isinstance(found, dict):
         return None
     try:
@@ -97,21 +94,8 @@ def _version(package: str) -> str:
         return "none"
 
 
-def _read() -> dict[str, Any]:
-    try:
-        kept = json.loads(cache_file().read_text())
-    except (OSError, ValueError):
-        return {}
-    return kept if isinstance(kept, dict) else {}
-
-
 def _keep(key: str, rates: Rates) -> None:
-    path = cache_file()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Replaced whole: several workers may write at once, and a reader must never see half a file.
-    part = path.with_name(f"{path.name}.{os.getpid()}")
-    part.write_text(json.dumps({**_read(), key: asdict(rates)}, indent=2))
-    part.replace(path)
+    write_cache(cache_file(), {**read_cache(cache_file()), key: asdict(rates)})
 
 
 def probe(device: torch.device, name: str, timer: Timer) -> Rates:

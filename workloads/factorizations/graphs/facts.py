@@ -10,13 +10,14 @@ import importlib.metadata
 import inspect
 import json
 import math
-import os
 import sys
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from workloads import caches
+from workloads.caches import read_cache, write_cache
 from workloads.factorizations.graphs.graph import Graph, Map, Product
 from workloads.factorizations.graphs.known import Traceable, graph_of
 
@@ -74,16 +75,14 @@ def facts_of(factorization: Traceable, shape: tuple[int, ...], dtype: str = "flo
     key = (type(factorization), factorization.canonical, shape, dtype)
     if key not in _KNOWN:
         name = _name(factorization, shape, dtype)
-        kept = None if name is None or "torch" in sys.modules else _read().get(name)
+        kept = None if name is None or "torch" in sys.modules else read_cache(cache_file()).get(name)
         _KNOWN[key] = _facts(kept) or _traced(factorization, shape, shapes, dtype, name)
     return _KNOWN[key]
 
 
 def cache_file() -> Path:
-    """Where facts are kept: ``orchestrate/graphs.json`` in the user's cache folder."""
-    from platformdirs import user_cache_path
-
-    return user_cache_path("orchestrate") / "graphs.json"
+    """Where facts are kept."""
+    return caches.cache_file("graphs.json")
 
 
 def _traced(factorization: Traceable, shape: tuple[int, ...], shapes: list[tuple[int, ...]], dtype: str, name: str | None) -> Facts:
@@ -125,22 +124,8 @@ def _facts(kept: Any) -> Facts | None:
         return None
 
 
-def _read() -> dict[str, Any]:
-    try:
-        kept = json.loads(cache_file().read_text())
-    except (OSError, ValueError):
-        return {}
-    return kept if isinstance(kept, dict) else {}
-
-
 def _keep(name: str, facts: Facts) -> None:
-    path = cache_file()
-    known = _read()
+    known = read_cache(cache_file())
     if known.get(name) == json.loads(json.dumps(asdict(facts))):
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    known = dict([*known.items(), (name, asdict(facts))][-MOST_KEPT:])
-    # Replaced whole: several processes may write at once, and a reader must never see half a file.
-    part = path.with_name(f"{path.name}.{os.getpid()}")
-    part.write_text(json.dumps(known))
-    part.replace(path)
+    write_cache(cache_file(), dict([*known.items(), (name, asdict(facts))][-MOST_KEPT:]))
