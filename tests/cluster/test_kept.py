@@ -116,6 +116,16 @@ class Machine:
         found: set[int] = eventually(settled, lambda: (self.kept(), self.workers()))
         return found
 
+    def train(self) -> subprocess.Popen[str]:
+        """Start a sweep without an end. Returns once it trains: before, an interrupt finds nothing to save."""
+        state, began = Path(self.environment["XDG_STATE_HOME"]), time.time()
+        sweep = self.start("submit", "endless.yaml", "--checkpoint-every", "0.1")
+        # Not those that an earlier sweep has left, from which it goes on.
+        eventually(
+            lambda: any(path.stat().st_mtime > began for path in state.rglob("checkpoints/*")), lambda: [sweep.poll(), *state.rglob("*")]
+        )
+        return sweep
+
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory, template):
@@ -172,10 +182,7 @@ def test_a_killed_sweep_takes_its_workers_with_it_and_the_next_one_finds_new_one
 @pytest.mark.cluster
 def test_an_interrupt_saves_and_gives_the_workers_back(machine):
     machine.settled()
-    state, began = Path(machine.environment["XDG_STATE_HOME"]), time.time()
-    sweep = machine.start("submit", "endless.yaml", "--checkpoint-every", "0.1")
-    # Not those that an earlier sweep has left, from which it goes on.
-    eventually(lambda: any(path.stat().st_mtime > began for path in state.rglob("checkpoints/*")), lambda: [*state.rglob("*")])
+    sweep = machine.train()
     sweep.send_signal(signal.SIGINT)
     _, errors = communicate(sweep)
     assert sweep.returncode == 130, errors
@@ -210,8 +217,7 @@ def test_where_the_program_has_changed_a_sweep_has_a_ray_of_its_own(machine, mon
 @pytest.mark.cluster
 def test_it_ends_with_all_that_belongs_to_it_and_a_sweep_on_it_can_go_on(machine):
     machine.settled()
-    sweep = machine.start("submit", "endless.yaml")
-    eventually(lambda: machine.kept().sweeps == 1, lambda: sweep.poll())
+    sweep = machine.train()
     there = [machine.keeper(), *machine.keeper().children(recursive=True)]
     assert machine.run("down", "--now").stdout.endswith("has ended\n")
     _, errors = communicate(sweep)
