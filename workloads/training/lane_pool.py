@@ -76,6 +76,7 @@ class LanePool:
         self.failed: list[TrialResult] = []
         self.checkpoints: dict[int, dict[str, list[NDArray[Any]]]] = {}
         self.watch = Watch(recorder.columns)
+        self._conditional = any(trial.spec.stop.conditions for trial in trials)
         self._points = {_ends(spec): recorder.recording.step_points(spec) for spec in (trial.spec for trial in trials)}
 
     @property
@@ -204,6 +205,8 @@ class LanePool:
 
     def _looked(self, some: LaneSet, index: NDArray[np.int64], arrival: Arrival) -> dict[int, Outcome]:
         """Return the outcomes of the lanes at ``index`` that have recorded what ends them, by their places in it."""
+        if not self._conditional:
+            return {}
         lanes = some.lanes
         due = arrival.record & np.isin(lanes.step[index], LOOKS)
         over = (Outcome.DIVERGED, Outcome.CONVERGED)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -142,8 +142,8 @@ class Schedule(LaneArrays):
         converged = finite & (solved | (self.streak[index] >= self.stops.consecutive[index]))
         exhausted = finite & ~converged & ((step >= self.stops.steps[index]) | late)
         ended = converged | exhausted | ~finite
-        point = (self.points[index] <= step[:, None]).sum(1)
-        level = np.maximum((self.levels[index] >= loss[:, None]).sum(1), self.level[index])
+        point = _advanced(self.point[index], lambda lanes, passed: self.points[index[lanes], passed] <= step[lanes])
+        level = _advanced(self.level[index], lambda lanes, passed: self.levels[index[lanes], passed] >= loss[lanes])
         record: NDArray[np.bool_] = ended | (point > self.point[index]) | (level > self.level[index])
         self.point[index], self.level[index] = point, level
         outcomes = {
@@ -162,6 +162,19 @@ class Schedule(LaneArrays):
         until_step = np.minimum(np.minimum(point, check), self.stops.steps)
         until_loss = np.maximum(level, np.where(watched, self.stops.loss, -np.inf))
         return np.where(active, until_step, NEVER), np.where(active, until_loss, -np.inf)
+
+
+def _advanced(
+    passed: NDArray[np.int64], reached: Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.bool_]]
+) -> NDArray[np.int64]:
+    """Return how many marks K lanes have passed [K], of which they had ``passed`` so many [K] before. ``reached`` tells of some lanes, by
+    their places, whether each has reached the next one. Few lanes pass more than one at a time.
+    """
+    passed = passed.copy()
+    lanes = np.arange(len(passed))
+    while len(lanes := lanes[reached(lanes, passed[lanes])]):
+        passed[lanes] += 1
+    return passed
 
 
 def padded(rows: Sequence[NDArray[np.int64]] | Sequence[NDArray[np.float64]], fill: float, dtype: type) -> NDArray[Any]:
