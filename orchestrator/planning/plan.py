@@ -21,7 +21,11 @@ from workloads.trial import Trial, lane_cost, measurement_bytes
 
 SHARED_MEASUREMENTS = 1 << 20
 """Sensing problems with measurement arrays from this size on are not mixed in one pack, so that the arrays are held once."""
-PACK_TRIALS = 10_000
+PACK_TRIALS = {"cpu": 2048, "cuda": 10_000}
+"""Trials of one pack at most, by its device. More lanes are no faster on a CPU, and results come the earlier the smaller a pack is:
+MLflow's tables are written beside training then, and rows of runs that were trained one after the other, whose times follow, lie beside
+each other in their indexes. A GPU wants as many lanes as it has threads.
+"""
 SPLITS_PER_WORKER = 4
 
 
@@ -94,11 +98,13 @@ def make_plan(trials: Sequence[Trial], recording: Recording, engine: str, crews:
 
     ``engine`` is an engine's name, or ``auto`` for the fastest of each pack. Raises `UsageError` for one that cannot train the trials.
 
-    Trials whose programs have the same shape and that record the same measures share a pack, up to `PACK_TRIALS`, and go to the
-    device that is through with them first. Packs are split for as long as that lets the last worker finish noticeably earlier.
+    Trials whose programs have the same shape and that record the same measures share a pack, and go to the device that is through with
+    them first, in packs of up to `PACK_TRIALS`. Packs are split for as long as that lets the last worker finish noticeably earlier.
     """
-    parts = [group[i : i + PACK_TRIALS] for group in _groups(trials, recording) for i in range(0, len(group), PACK_TRIALS)]
+    most = max(PACK_TRIALS[crew.device] for crew in crews)
+    parts = [group[i : i + most] for group in _groups(trials, recording) for i in range(0, len(group), most)]
     drafts = [min((_draft(engine, part, crew) for crew in crews), key=lambda d: d.seconds / d.crew.workers) for part in parts]
+    drafts = [part for draft in drafts for part in draft.parts(PACK_TRIALS[draft.crew.device])]
     split = [d for crew in crews for d in _split([d for d in drafts if d.crew is crew], crew.workers)]
     packs = tuple(_pack(f"pack-{place:04d}", draft) for place, draft in enumerate(sorted(split, key=lambda d: -d.seconds)))
     return Plan(packs, len(trials) + reused, reused, tuple(crews))
@@ -133,6 +139,12 @@ class _Draft:
     def __init__(self, engine: str, trials: list[Trial], crew: Crew) -> None:
         self.engine, self.trials, self.crew = engine, trials, crew
         self.seconds = engine_seconds(engine, [t.spec for t in trials], crew.rates, [steps_left(t) or 0 for t in trials])
+
+    def parts(self, most: int) -> list[_Draft]:
+        """Return the same trials in drafts of up to ``most``, in the order of the grid."""
+        if len(self.trials) <= most:
+            return [self]
+        return [_Draft(self.engine, self.trials[start : start + most], self.crew) for start in range(0, len(self.trials), most)]
 
     def halves(self) -> list[_Draft]:
         """Every other trial: neighbours in a grid are alike, so both halves take about as long."""
