@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import sqlite3
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,10 +14,14 @@ if TYPE_CHECKING:
 
 Columns = tuple[str, ...]
 _NULL = r"\N"
+_ROWS = 5000
+"""Rows of one statement. The driver gives Python's lock away at each statement, and then waits for it as long as another thread computes:
+row by row it would stand still beside any that does.
+"""
 
 
 def insert(connection: Connection, table: Table, columns: Columns, rows: Iterable[tuple[Any, ...]]) -> None:
-    """Insert ``rows`` into some ``columns`` of a table: on PostgreSQL by COPY, elsewhere in one call of the driver for all of them.
+    """Insert ``rows`` into some ``columns`` of a table: on PostgreSQL by COPY, elsewhere by the thousand.
 
     Raises `sqlalchemy.exc.SQLAlchemyError`.
     """
@@ -26,8 +32,17 @@ def insert(connection: Connection, table: Table, columns: Columns, rows: Iterabl
         _copy(connection, table, columns, content)
         return
     mark = "?" if connection.dialect.paramstyle == "qmark" else "%s"
-    values = ", ".join([mark] * len(columns))
-    connection.exec_driver_sql(f"INSERT INTO {_named(connection, table, columns)} VALUES ({values})", content)  # noqa: S608, MLflow's names
+    row, at_once = f"({', '.join([mark] * len(columns))})", min(_ROWS, _most_values(connection) // len(columns))
+    for start in range(0, len(content), at_once):
+        some = content[start : start + at_once]
+        statement = f"INSERT INTO {_named(connection, table, columns)} VALUES {', '.join([row] * len(some))}"  # noqa: S608, MLflow's names
+        connection.exec_driver_sql(statement, tuple(chain.from_iterable(some)))
+
+
+def _most_values(connection: Connection) -> int:
+    """Return how many values one statement may have: SQLite says so; PostgreSQL's protocol counts them in 16 bits."""
+    raw: Any = connection.connection.driver_connection
+    return int(raw.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER)) if isinstance(raw, sqlite3.Connection) else (1 << 16) - 1
 
 
 def _named(connection: Connection, table: Table, columns: Columns) -> str:
