@@ -17,6 +17,7 @@ class Stream(IntEnum):
     DECOMPOSITION = 4
     NOISE = 5
     LANCZOS = 6
+    OUTLIERS = 7
 
 
 def generator(seed: int, stream: Stream, *parts: int) -> np.random.Generator:

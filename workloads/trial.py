@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny, model_validator
 
 from workloads.factorizations import FACTORIZATIONS, Factorization
+from workloads.factorizations.graphs.facts import facts_of
 from workloads.inits import INITS, Init
 from workloads.kinds import Registry
 from workloads.losses import LOSSES, Loss
@@ -43,6 +44,8 @@ Dtype = Literal["float64", "float32"]
 ITEM_BYTES = {"float64": 8, "float32": 4}
 RANDOM = 8
 """Numbers that a random step holds for each that may be observed, and about as many operations for each of those."""
+UNTRACED = 5_000
+"""Operations that a loss which cannot be traced is taken to have for each observation."""
 AnyProblem = Annotated[SerializeAsAny[Problem], BeforeValidator(PROBLEMS.read)]
 AnyFactorization = Annotated[SerializeAsAny[Factorization], BeforeValidator(FACTORIZATIONS.read)]
 AnyInit = Annotated[SerializeAsAny[Init], BeforeValidator(INITS.read)]
@@ -52,10 +55,11 @@ DEFAULT_LOSS: Loss = LOSSES["half_sse"]()
 
 
 def conflicts(
-    problem: Problem, factorization: Factorization, init: Init | None, optimizer: Optimizer | None, stop: Stop, *, dtype: str
+    problem: Problem, factorization: Factorization, init: Init | None, optimizer: Optimizer | None, loss: Loss, stop: Stop, *, dtype: str
 ) -> Iterator[Conflict]:
     """Yield all that single fields cannot tell: keys without effect, sizes that do not fit."""
     yield from problem.conflicts()
+    yield from loss.conflicts(problem)
     yield from stop.conflicts()
     shape = problem.shape
     if shape is not None:
@@ -65,11 +69,13 @@ def conflicts(
             return
         shape = None if wrong else shape
     if factorization.solved:
-        yield from _solved_conflicts(factorization, optimizer, stop, dtype)
+        yield from _solved_conflicts(factorization, optimizer, loss, stop, dtype)
     elif optimizer is None:
         yield "optimizer", "is missing: put it under fixed, cases or an axis"
     else:
         yield from optimizer.conflicts(problem.observations())
+        if loss.signs and optimizer.label_noise is not None:
+            yield "optimizer.label_noise", f"is noise on numbers, and loss {loss.kind} is of signs"
     if not factorization.starts:
         if init is not None:
             yield "init", f"has no effect with factorization.kind {factorization.kind}, which starts from zero{UNSET}"
@@ -79,7 +85,10 @@ def conflicts(
         yield from init.conflicts(factorization, shape)
 
 
-def _solved_conflicts(factorization: Factorization, optimizer: Optimizer | None, stop: Stop, dtype: str) -> Iterator[Conflict]:
+def _solved_conflicts(factorization: Factorization, optimizer: Optimizer | None, loss: Loss, stop: Stop, dtype: str) -> Iterator[Conflict]:
+    if loss.squares is None:
+        squares = " or ".join(kind for kind, model in LOSSES.items() if model.squares is not None)
+        yield "loss", f"must be {squares} with factorization.kind {factorization.kind}, which fits what is observed by least squares{UNSET}"
     if dtype != "float64":
         yield "dtype", f"must be float64 with factorization.kind {factorization.kind}, which is solved to more digits than {dtype} has"
     if optimizer is not None:
@@ -108,7 +117,7 @@ class TrialSpec(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        parts = (self.problem, self.factorization, self.init, self.optimizer, self.stop)
+        parts = (self.problem, self.factorization, self.init, self.optimizer, self.loss, self.stop)
         found = [f"{key}: {message}" for key, message in conflicts(*parts, dtype=self.dtype)]
         if found:
             raise ValueError("; ".join(found))
@@ -157,7 +166,7 @@ class TrialSpec(BaseModel):
         """What specs that share their sections, as those of a grid do, have in common: as long as they are there, specs of which this is
         equal differ in start, step size, stop and seeds alone, and what follows from all else has to be found out for one of them only."""
         steps = None if self.optimizer is None else self.optimizer.structure
-        return (self.problem.alike, id(self.factorization), steps, self.dtype, self.stop.when, self.stop.abort)
+        return (self.problem.alike, id(self.factorization), steps, self.loss.structure, self.dtype, self.stop.when, self.stop.abort)
 
     @property
     def lane_key(self) -> tuple[object, ...]:
@@ -165,7 +174,8 @@ class TrialSpec(BaseModel):
         shapes = tuple(self.factor_shapes.values())
         program = self.factorization.program_key(self.shape)
         own = tuple(type(part) for part in self.own)
-        return (self.problem.sensing, self.shape, self.factorization.kind, program, shapes, self.method.structure, self.dtype, own)
+        steps = (self.method.structure, self.loss.structure)
+        return (self.problem.sensing, self.shape, self.factorization.kind, program, shapes, *steps, self.dtype, own)
 
     def initial_factors(self, files: Mapping[str, bytes]) -> list[NDArray[np.float64]]:
         """Return the parameters at step 0, in float64. ``files`` maps SHA-256 digests to contents.
@@ -198,6 +208,10 @@ class TrialSpec(BaseModel):
         """Return the spec as dotted keys with resolved defaults, for tables and MLflow params."""
         nested = self.model_dump(mode="json", exclude_none=True)
         nested["factorization"] |= self.factorization.resolved(self.shape)
+        if not isinstance(nested["loss"], str):
+            # The kind under the name that it has alone, so that losses are told apart by one column.
+            rest = {f"loss.{key}": value for key, value in nested["loss"].items() if key != "kind"}
+            nested |= {"loss": self.loss.kind, **rest}
         return dict(flatten(nested))
 
 
@@ -226,8 +240,13 @@ def lane_cost(spec: TrialSpec, observations: int | None = None) -> LaneCost:
     flops, numbers = spec.problem.cost(seen)
     kept = parameters * (3 + spec.method.stepping.copies)  # parameters, gradients, the copy to step back to
     buffers = program.buffers + numbers
-    if not spec.problem.sensing and spec.loss.factor(seen) != 0.5:
+    scaled = spec.loss.factor(seen) != (0.5 if spec.loss.squares is not None else 1.0)
+    if not spec.problem.sensing and scaled:
         buffers += size  # dL/dW is not the residual itself
+    if spec.loss.squares is None:
+        of_each, many = facts_of(spec.loss, (1,), spec.dtype), seen if spec.problem.sensing else size
+        buffers += many * (of_each.steps + 1)
+        flops += many * (of_each.flops or UNTRACED)
     if spec.optimizer is not None and spec.optimizer.draws:
         drawn = RANDOM * (seen if spec.problem.sensing else size)
         buffers, flops = buffers + drawn, flops + RANDOM * drawn

@@ -200,7 +200,8 @@ def _derived() -> set[str]:
 
 def _is_measure(column: str) -> bool:
     # The spec's keys are dotted below one of its sections; of measures only schatten_0.5 and its like have a dot.
-    return column not in (*IDENTITY, "seed", "dtype") and column.partition(".")[0] not in (*KINDS, "stop", "spec")
+    section, dot, _ = column.partition(".")
+    return column not in (*IDENTITY, "seed", "dtype") and section not in (*KINDS, "stop", "spec", *(["loss"] if dot else []))
 
 
 class _Columns(Mapping[str, Any]):

@@ -21,7 +21,7 @@ from orchestrator.grid.excludes import Excludes
 from orchestrator.grid.identity import trial_id
 from orchestrator.grid.model import SCALARS
 from orchestrator.grid.own_code import try_kind
-from orchestrator.grid.sections import PARTS, REQUIRED, build_scalar, build_section
+from orchestrator.grid.sections import PARTS, REQUIRED, build_scalar, build_section, named
 from orchestrator.grid.source import Mistake, Path
 from orchestrator.grid.watched import watched_conflicts
 from orchestrator.grid.written import Written
@@ -114,7 +114,7 @@ class Expander:
         parts = {part: self._part(part, indices) for part in PARTS}
         if any(value is _BAD for value in parts.values()):
             return None
-        whole = (parts["problem"].alike, *(id(parts[name]) for name in ("factorization", "init", "stop")))
+        whole = (parts["problem"].alike, *(id(parts[name]) for name in ("factorization", "init", "loss", "stop")))
         # Of the optimizer little makes a difference, and a random axis may have a hundred thousand.
         optimizer = parts["optimizer"]
         steps: object = None
@@ -147,7 +147,7 @@ class Expander:
         if part in SCALARS:
             value = build_scalar(part, given, self.mistakes)
             return _BAD if value is None else value
-        section = build_section(part, given, self.mistakes)
+        section = build_section(part, named(part, given), self.mistakes)
         if section is None:
             return _BAD
         if isinstance(section, Kind) and section.data_file is not None:
@@ -157,7 +157,8 @@ class Expander:
 
     def _check(self, parts: Mapping[str, Any], indices: tuple[int, ...]) -> bool:
         """Return whether the parts go together; what does not is reported at the key's own place."""
-        sections = (parts[name] for name in ("problem", "factorization", "init", "optimizer", "stop"))
+        whole = {**parts, "loss": parts["loss"] or DEFAULT_LOSS}
+        sections = (whole[name] for name in ("problem", "factorization", "init", "optimizer", "loss", "stop"))
         factorization, shape = parts["factorization"], parts["problem"].shape
         found = try_kind(factorization, shape, lambda: list(conflicts(*sections, dtype=parts["dtype"] or "float64")))
         if not found and parts["init"] is not None:

@@ -19,14 +19,13 @@ from orchestrator.grid.model import EXAMPLES, TOP, Record, Resources, Tracking
 from orchestrator.grid.questions import Question
 from orchestrator.grid.quoting import nearest
 from orchestrator.grid.schema import inlined
+from orchestrator.grid.sections import KINDED
 from orchestrator.grid.words import SAMPLES, WORDS
 from orchestrator.grid.written import inner_sections
 from workloads import measures
 from workloads.kinds import Kind, Registry
-from workloads.losses import LOSSES
 from workloads.section import Section
 from workloads.stop import Stop
-from workloads.trial import KINDS
 
 SECTIONS: dict[str, tuple[type[Section], str]] = {
     "stop": (Stop, "{loss: 1e-6, check_every: 100, consecutive: 3, steps: 100_000}"),
@@ -147,10 +146,7 @@ def all_topics() -> Iterator[Topic]:
         yield from _keys(part, model, f"{part}: {example}")
     for name, (what, words, default, example) in _SCALARS.items():
         yield Topic(name, f"{what}, default {default}", words, (), None, example)
-    losses = {kind: summary(model) for kind, model in LOSSES.items()}
-    yield Topic("loss", "one of its kinds, default half_sse", "What training lowers.", (), losses, "loss: mse")
-    yield from (Topic(f"loss.{kind}", "kind of loss", words, (), None, f"loss: {kind}") for kind, words in losses.items())
-    for part, kinds in KINDS.items():
+    for part, kinds in KINDED.items():
         yield from _part(part, kinds)
     for top, table in QUESTIONS.items():
         for kind, model in table.items():
@@ -206,7 +202,7 @@ def _measure(measure: measures.Measure) -> Topic:
 def contents() -> dict[str, list[str]]:
     """Return the names of all topics, by where they belong."""
     found: dict[str, list[str]] = {"top of the file": list(TOP)}
-    found["stop, loss, dtype, seed"] = [*(f"stop.{field.name}" for field in fields(Stop)), *LOSSES, *_SCALARS]
-    found |= {f"{part} kinds": list(kinds) for part, kinds in KINDS.items()}
+    found["stop, dtype, seed"] = [*(f"stop.{field.name}" for field in fields(Stop)), *_SCALARS]
+    found |= {f"{part} kinds": list(kinds) for part, kinds in KINDED.items()}
     found |= {"figures": list(FIGURES), "claims": list(CLAIMS), "measures": [measure.shown for measure in measures.MEASURES]}
     return found

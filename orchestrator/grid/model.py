@@ -96,5 +96,5 @@ TOP: dict[str, Any] = {
 }
 """Top-level keys of a grid file, with a word on each."""
 
-SCALARS = ("loss", "dtype", "seed")
+SCALARS = ("dtype", "seed")
 """Parts of a spec that are single values."""

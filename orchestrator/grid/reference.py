@@ -12,10 +12,10 @@ from orchestrator.grid.claims import CLAIMS, Claim
 from orchestrator.grid.docstrings import summary
 from orchestrator.grid.figures import FIGURES, Figure
 from orchestrator.grid.model import Record, Resources, Tracking
+from orchestrator.grid.sections import KINDED
 from workloads import measures
 from workloads.section import Section
 from workloads.stop import Stop
-from workloads.trial import KINDS
 
 PAGE = Path(__file__).parents[2] / "docs" / "grid.md"
 BEGIN, END = "<!-- generated: {} -->", "<!-- end -->"
@@ -23,7 +23,7 @@ BEGIN, END = "<!-- generated: {} -->", "<!-- end -->"
 
 def tables() -> dict[str, str]:
     """Every generated part of the page by its name."""
-    parts = {part: "\n".join(_kinds(part, kinds, kinds.base)).rstrip() for part, kinds in KINDS.items()}
+    parts = {part: "\n".join(_kinds(part, kinds, kinds.base)).rstrip() for part, kinds in KINDED.items()}
     parts["stop"] = "\n".join(_table(guide.fields(Stop)))
     parts["record"] = "\n".join(_table(guide.fields(Record)))
     parts["tracking"] = "\n".join(_table(guide.fields(Tracking)))

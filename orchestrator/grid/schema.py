@@ -11,12 +11,11 @@ from orchestrator.grid.docstrings import field_words
 from orchestrator.grid.figures import FIGURES
 from orchestrator.grid.model import SCALARS, TOP, Record, Resources, Tracking
 from orchestrator.grid.questions import Question
-from orchestrator.grid.sections import scalar_type
+from orchestrator.grid.sections import KINDED, scalar_type
 from orchestrator.grid.spreads import DISTRIBUTIONS, RANGE, SPACES
 from workloads import measures
 from workloads.section import Section
 from workloads.stop import Stop
-from workloads.trial import KINDS
 
 
 def json_schema() -> dict[str, Any]:
@@ -157,7 +156,7 @@ _DERIVED = {"$ref": "#/$defs/derived"}
 def _leaves() -> dict[str, Any]:
     """Return a schema for every part of a spec, and for every dotted key below it."""
     out: dict[str, Any] = {part: _or_derived(_scalar(part)) for part in SCALARS}
-    models: dict[str, list[type[Section]]] = {part: list(kinds.values()) for part, kinds in KINDS.items()}
+    models: dict[str, list[type[Section]]] = {part: list(kinds.values()) for part, kinds in KINDED.items()}
     models["stop"] = [Stop]
     for part, kinds in models.items():
         merged: dict[str, list[Any]] = {}
@@ -173,6 +172,8 @@ def _leaves() -> dict[str, Any]:
         # Dotted keys may stand within a section, too.
         out[part] = {"type": "object", "additionalProperties": False, "properties": {**fields, **inner}}
         out |= {f"{part}.{key}": schema for key, schema in {**fields, **inner}.items()}
+    # Its kind alone, or that and its keys.
+    out["loss"] = {"anyOf": [out["loss.kind"], out["loss"], _DERIVED]}
     return out
 
 

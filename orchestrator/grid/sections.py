@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -12,7 +12,7 @@ from orchestrator.grid.axes import Assignment, parents
 from orchestrator.grid.model import SCALARS
 from orchestrator.grid.quoting import nearest, shown
 from orchestrator.grid.source import MAX_MISTAKES, Mistake, Path
-from workloads.kinds import Kind
+from workloads.kinds import Kind, Registry
 from workloads.losses import LOSSES
 from workloads.section import Section, Seed
 from workloads.stop import Stop
@@ -20,7 +20,9 @@ from workloads.trial import KINDS, Dtype
 
 Model = TypeVar("Model", bound=Section)
 
-PARTS = (*KINDS, "stop", *SCALARS)
+KINDED: Mapping[str, Registry[Any]] = {**KINDS, "loss": LOSSES}
+"""Parts that come in kinds. A loss may be written as its kind's name alone."""
+PARTS = (*KINDS, "stop", "loss", *SCALARS)
 """The parts of a trial's spec."""
 OWN = " (--with FILE.py brings kinds of your own)"
 REQUIRED = ("problem", "factorization", "stop")
@@ -45,30 +47,33 @@ _EXPECTED = {
 }
 
 
-def scalar_type(part: str) -> TypeAdapter[Any]:
-    """Return the type of ``loss`` (the name of its kind), ``dtype`` or ``seed``."""
-    return _adapter(part, tuple(LOSSES))
-
-
 @cache
-def _adapter(part: str, losses: tuple[str, ...]) -> TypeAdapter[Any]:
+def scalar_type(part: str) -> TypeAdapter[Any]:
+    """Return the type of ``dtype`` or ``seed``."""
     # Made once for all values: there may be a hundred thousand seeds.
-    types: dict[str, Any] = {"loss": Literal[losses], "dtype": Dtype, "seed": Seed}
+    types: dict[str, Any] = {"dtype": Dtype, "seed": Seed}
     return TypeAdapter(types[part])
 
 
 def build_scalar(part: str, given: Sequence[Assignment], mistakes: list[Mistake]) -> Any:
-    """Return the value of ``loss``, ``dtype`` or ``seed``, or ``None`` after a mistake."""
+    """Return the value of ``dtype`` or ``seed``, or ``None`` after a mistake."""
     assignment = given[-1]
     if below := next((a for a in given if a.key != part), None):
         mistakes.append(Mistake(below.path, below.key, f"{part} is a single value, not a mapping"))
         return None
     try:
-        value = scalar_type(part).validate_python(assignment.value, strict=True)
+        return scalar_type(part).validate_python(assignment.value, strict=True)
     except ValidationError as error:
         _explain(error, part, {part: assignment}, assignment.value, mistakes, (), ())
         return None
-    return LOSSES[value]() if part == "loss" else value
+
+
+def named(part: str, given: Sequence[Assignment]) -> Sequence[Assignment]:
+    """Return the assignments of a part, where a kind's name alone, which replaces all that was set of it before, is its kind."""
+    if part != "loss":
+        return given
+    first = max((n for n, assignment in enumerate(given) if assignment.key == part), default=0)
+    return [a if a.key != part else Assignment(f"{part}.kind", a.value, a.path) for a in given[first:]]
 
 
 def build_section(part: str, given: Sequence[Assignment], mistakes: list[Mistake]) -> Section | None:
@@ -83,8 +88,8 @@ def build_section(part: str, given: Sequence[Assignment], mistakes: list[Mistake
     values = nested({a.key[len(part) + 1 :]: a.value for a in placed.values()})
     model: type[Section] = Stop
     others: tuple[type[Section], ...] = ()
-    if part in KINDS:
-        kinds = KINDS[part]
+    if part in KINDED:
+        kinds = KINDED[part]
         kind = values.get("kind")
         if "kind" not in values:
             mistakes.append(Mistake(given[0].path, f"{part}.kind", f"is missing: one of {', '.join(kinds)}"))

@@ -12,12 +12,12 @@ from orchestrator.grid.axes import Assignment, Axis
 from orchestrator.grid.derived import Undefined, compute, derivation, is_derived
 from orchestrator.grid.model import SCALARS
 from orchestrator.grid.quoting import nearest, shown
-from orchestrator.grid.sections import PARTS
+from orchestrator.grid.sections import KINDED, PARTS, named
 from orchestrator.grid.source import MAX_DEPTH, Mistake, Path
 from workloads.expressions import Expression, ExpressionError
 from workloads.section import FileRef, Section
 from workloads.stop import Stop
-from workloads.trial import KINDS, TrialSpec
+from workloads.trial import DEFAULT_LOSS, TrialSpec
 
 Indices = tuple[int, ...]
 """A trial, by its point on each axis."""
@@ -197,10 +197,13 @@ def _default(key: str, left: Sequence[Assignment]) -> Any:
     part, *within = key.split(".")
     field = within.pop() if within else ""
     if part in SCALARS:
-        default = TrialSpec.model_fields[part].default
-        return default.kind if part == "loss" else default
-    kind = next((a.value for a in reversed(left) if a.key == f"{part}.kind"), None)
-    model = Stop if part == "stop" else KINDS[part].get(kind) if isinstance(kind, str) else None
+        return TrialSpec.model_fields[part].default
+    kind = next((a.value for a in reversed(named(part, left)) if a.key == f"{part}.kind"), None)
+    if part == "loss":
+        kind = DEFAULT_LOSS.kind if kind is None else kind
+        if key in ("loss", "loss.kind"):
+            return kind
+    model = Stop if part == "stop" else KINDED[part].get(kind) if isinstance(kind, str) else None
     above = part
     for name in within:
         above = f"{above}.{name}"
@@ -213,13 +216,13 @@ def _default(key: str, left: Sequence[Assignment]) -> Any:
 
 def spec_keys() -> Mapping[str, int]:
     """Return the dotted keys that trials may have, each with how many lists may lie within each other in its value."""
-    return _keys_of(("stop", Stop), *((part, model) for part, kinds in KINDS.items() for model in kinds.values()))
+    return _keys_of(("stop", Stop), *((part, model) for part, kinds in KINDED.items() for model in kinds.values()))
 
 
 @cache
 def _keys_of(*models: tuple[str, type[Section]]) -> Mapping[str, int]:
-    keys = dict.fromkeys(SCALARS, 0)
-    keys |= {f"{part}.kind": 0 for part in KINDS}
+    keys = dict.fromkeys(("loss", *SCALARS), 0)
+    keys |= {f"{part}.kind": 0 for part in KINDED}
     for part, model in models:
         for key, depth in _fields(part, model):
             keys[key] = max(depth, keys.get(key, 0))

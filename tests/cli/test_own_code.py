@@ -38,12 +38,12 @@ class Ones(Init):
 
 class Huge(Loss):
     kind = "huge"
+    reduction = "mean"
 
-    def value(self, residual):
-        return 3 * residual.square().sum()
+    def pointwise(self, prediction, observation):
+        residual = prediction - observation
 
-    def factor(self, count):
-        return 3.0
+        return 3 * residual.abs()
 
 
 class Signed(Optimizer):
@@ -109,11 +109,12 @@ def test_check_tries_every_kind(folder):
         "  runs: independent of each other; the same bits alone and in a pack",
         "optimizer signed on 5x4:",
         "measure spread: column spread, on 5x4",
-        "  value: factor times the sum of squared residuals",
+        "loss huge on 5x4:",
     ):
         assert said in lines
     assert sum(line.startswith("  gradient: as finite differences have it") for line in lines) == 1
-    assert [line.split(" on ")[1].split(",")[0] for line in lines if "trial-steps/s on" in line] == ["fused", "batched"]
+    assert [line.split(" on ")[1].split(",")[0] for line in lines if "trial-steps/s on" in line] == ["fused", "batched", "fused"]
+    assert any(line.startswith("  loss: the mean over the observations; its derivative is as finite differences have it") for line in lines)
     assert any(line.startswith("  engine: batched, not fused: it has no kernels for") for line in lines)
 
 
@@ -138,7 +139,9 @@ WRONG = {
     ),
     "a start that is drawn elsewhere": ("rng.standard_normal(s)", "np.random.standard_normal(s)", "models.py:21: draw of ones gives other factors each"),
     "a start of other factors": (" for s in factorization.shapes(shape).values()]", " for s in [(2,)]]", "models.py:21: draw of ones gives factors 2, not 4x4, 5x4"),
-    "a loss that is another": ("return 3 * residual", "return 2 * residual", "models.py:28: value of huge is"),
+    "a loss that mixes observations": ("3 * residual.abs()", "(residual - residual.mean()).abs()", "models.py:29: pointwise of huge mixes observations"),
+    "a loss below zero": ("3 * residual.abs()", "3 * residual", "models.py:29: pointwise of huge is -6.6 at -1.9, below zero"),
+    "a loss without its slope": ("residual.abs()", "residual.detach().abs() + 0 * residual", "models.py:29: the derivative of huge is not that of its"),
     "steps that mix runs": ("* g.sign()", "* g.sign().cumsum(0)", "models.py:38: bind of signed mixes runs"),
     "data that are others each time": ("default_rng(self.seed)", "default_rng()", "models.py:51: realize of stripes gives other data each time"),
     "data that are missing": ("mask=mask, target", "target", "models.py:51: realize of stripes gives no mask and target"),

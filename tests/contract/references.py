@@ -23,22 +23,28 @@ LARGER = {2: (40, 30), 3: (12, 9, 11), 4: (6, 5, 7, 6)}
 
 @dataclass(frozen=True)
 class Problem:
-    """``keys`` besides the shape, and, for a problem's data, the residual [N] of a matrix or tensor W [*shape]."""
+    """``keys`` besides the shape, and, for a problem's data, the predictions [N] that a matrix or tensor W [*shape] makes, and the
+    observations [N]."""
 
     order: int
     keys: Mapping[str, Any]
-    residual: Callable[[Any, torch.dtype], Callable[[Tensor], Tensor]]
+    seen: Callable[[Any, torch.dtype], tuple[Callable[[Tensor], Tensor], Tensor]]
 
 
-def entries(data: Any, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+def entries(data: Any, dtype: torch.dtype) -> tuple[Callable[[Tensor], Tensor], Tensor]:
     where = torch.from_numpy(np.flatnonzero(data.mask))
-    values = torch.from_numpy(data.target[data.mask]).to(dtype)
-    return lambda w: w.reshape(-1)[where] - values
+    return lambda w: w.reshape(-1)[where], torch.from_numpy(data.target[data.mask]).to(dtype)
 
 
-def inner_products(data: Any, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-    operators, values = torch.from_numpy(np.asarray(data.measurements)).to(dtype), torch.from_numpy(data.values).to(dtype)
-    return lambda w: operators @ w.reshape(-1) - values
+def inner_products(data: Any, dtype: torch.dtype) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+    operators = torch.from_numpy(np.asarray(data.measurements)).to(dtype)
+    return lambda w: operators @ w.reshape(-1), torch.from_numpy(data.values).to(dtype)
+
+
+def loss_of(one: TrialSpec, data: Any, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    """The loss of a matrix or tensor W [*shape], by the rows of this file."""
+    predict, observed = PROBLEMS[one.problem.kind].seen(data, dtype)
+    return lambda w: LOSSES[one.loss.kind].of(predict(w), observed, one.loss)
 
 
 PROBLEMS = {
@@ -147,11 +153,25 @@ OPTIMIZERS = {
 }
 
 
-LOSSES: Mapping[str, Callable[[Tensor], Tensor]] = {
-    "half_sse": lambda residual: 0.5 * (residual**2).sum(),
-    "mse": lambda residual: (residual**2).mean(),
+@dataclass(frozen=True)
+class Loss:
+    """The loss ``of`` predictions [N], observations [N] and the same ``keys``, as a model; ``problem`` has keys that it needs."""
+
+    of: Callable[[Tensor, Tensor, Any], Tensor]
+    keys: Mapping[str, Any] = field(default_factory=dict)
+    problem: Mapping[str, Any] = field(default_factory=dict)
+
+
+LOSSES = {
+    "half_sse": Loss(lambda p, y, _: 0.5 * ((p - y) ** 2).sum()),
+    "mse": Loss(lambda p, y, _: torch.nn.functional.mse_loss(p, y)),
+    "huber": Loss(lambda p, y, o: torch.nn.functional.huber_loss(p, y, reduction="sum", delta=o.delta), {"delta": 0.4}),
+    "absolute": Loss(lambda p, y, _: torch.nn.functional.l1_loss(p, y, reduction="sum")),
+    # Labels are 0 and 1 there.
+    "logistic": Loss(
+        lambda p, y, _: torch.nn.functional.binary_cross_entropy_with_logits(p, (y + 1) / 2), problem={"signs": True, "noise": {"std": 0.5}}
+    ),
 }
-"""The loss of residuals [N]."""
 
 
 @dataclass(frozen=True)
@@ -192,11 +212,11 @@ def spec(problem: str, factorization: str, optimizer: str = "gd", loss: str = "h
     # Measurements have the norm of their size.
     lr = OPTIMIZERS[optimizer].keys["lr"] / (10 if "sensing" in problem else 2)
     parts: dict[str, Any] = {
-        "problem": {"kind": problem, "shape": list(held.shape(row.order)), **row.keys},
+        "problem": {"kind": problem, "shape": list(held.shape(row.order)), **row.keys, **LOSSES[loss].problem},
         "factorization": {"kind": factorization, **(keys or FACTORIZATIONS[factorization].keys[row.order])},
         "init": None if solved or factorization == "linear" else {"kind": "gaussian", "scale": 0.6},
         "optimizer": None if solved else {"kind": optimizer, **OPTIMIZERS[optimizer].keys, "lr": lr},
-        "loss": loss,
+        "loss": {"kind": loss, **LOSSES[loss].keys},
         "stop": {"steps": 100},
     }
     return TrialSpec.model_validate({key: value for key, value in (parts | fields).items() if value is not None})
@@ -212,8 +232,16 @@ def pairs(*, trained: bool = False) -> list[tuple[str, str]]:
     ]
 
 
-TRAINED = [(*pair, optimizer, loss) for pair in pairs(trained=True) for optimizer in OPTIMIZERS for loss in LOSSES]
-"""Every problem, factorization, optimizer and loss that go together: what each engine has to train as the plain loop does."""
+SQUARES = ("half_sse", "mse")
+"""Losses that are multiples of the sum of squares."""
+TRAINED = [(*pair, optimizer, loss) for pair in pairs(trained=True) for optimizer in OPTIMIZERS for loss in SQUARES] + [
+    # Of what is between product and gradient no optimizer knows, and each way to make a kernel is one of these.
+    (*pair, "gd", loss)
+    for pair in pairs(trained=True)
+    for loss in LOSSES
+    if loss not in SQUARES and pair[1] in ("deep_matrix", "cp", "tucker")
+]
+"""Problems, factorizations, optimizers and losses that go together: what each engine has to train as the plain loop does."""
 
 
 def beside(one: TrialSpec) -> TrialSpec:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from tests.contract.references import FACTORIZATIONS, LARGER, LOSSES, OPTIMIZERS, pairs, spec
+from tests.contract.references import FACTORIZATIONS, LARGER, LOSSES, OPTIMIZERS, SQUARES, pairs, spec
 from workloads.trial import TrialSpec
 
 SIZES = {
-    **{"-".join((*pair, loss)): spec(*pair, loss=loss) for pair in pairs() for loss in LOSSES},
+    **{"-".join((*pair, loss)): spec(*pair, "gd", loss) for pair in pairs() for loss in SQUARES},
+    **{
+        "-".join((problem, "deep_matrix", loss)): spec(problem, "deep_matrix", "gd", loss)
+        for problem in ("matrix_completion", "matrix_sensing")
+        for loss in LOSSES
+        if loss not in SQUARES
+    },
     **{
         f"{factorization}-{optimizer}": spec("matrix_completion" if 2 in row.keys else "tensor_completion", factorization, optimizer)
         for factorization, row in FACTORIZATIONS.items()

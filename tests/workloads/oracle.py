@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tests.contract.references import FACTORIZATIONS, LOSSES, OPTIMIZERS, PROBLEMS
+from tests.contract.references import FACTORIZATIONS, OPTIMIZERS, loss_of
 from workloads.trial import TrialSpec
 
 
@@ -45,10 +45,10 @@ def _train(spec: TrialSpec, steps: int, files) -> Run:
     product = FACTORIZATIONS[spec.factorization.kind].product
     losses = []
 
-    residual = PROBLEMS[spec.problem.kind].residual(problem, dtype)
+    of_product = loss_of(spec, problem, dtype)
 
     def loss() -> Tensor:
-        return LOSSES[spec.loss.kind](residual(product(*params)))
+        return of_product(product(*params))
 
     for _ in range(steps):
         value = loss()

@@ -84,20 +84,20 @@ def plain(one, steps):
     if options.kind != "adamw":
         for group in optimizer.param_groups:
             group["weight_decay"] = options.weight_decay or 0.0
-    residual = PROBLEMS[one.problem.kind].residual(problem, torch.float64)
+    predict, observed = PROBLEMS[one.problem.kind].seen(problem, torch.float64)
     product = FACTORIZATIONS[one.factorization.kind].product
     numbers = list(range(problem.count)) if one.problem.sensing else np.flatnonzero(problem.mask).tolist()
     for step in range(steps):
-        r = residual(product(*params))
+        seen, values = predict(product(*params)), observed
         if options.label_noise:
-            r = r - options.label_noise * torch.tensor([normal(one.seed, step, n) for n in numbers], dtype=torch.float64)
+            values = values + options.label_noise * torch.tensor([normal(one.seed, step, n) for n in numbers], dtype=torch.float64)
         scale = 1.0
         if options.batch:
             drawn = sorted(range(len(numbers)), key=lambda n: bits(one.seed, 1, step, numbers[n])[0] >> 1)[: options.batch]
-            r = r[drawn]
-            scale = len(numbers) / options.batch if one.loss.kind == "half_sse" else 1.0
+            seen, values = seen[drawn], values[drawn]
+            scale = 1.0 if one.loss.kind in ("mse", "logistic") else len(numbers) / options.batch
         optimizer.zero_grad()
-        (scale * LOSSES[one.loss.kind](r)).backward()
+        (scale * LOSSES[one.loss.kind].of(seen, values, one.loss)).backward()
         if options.clip:
             norm = math.sqrt(sum(float((p.grad**2).sum()) for p in params))
             for p in params:
@@ -106,12 +106,14 @@ def plain(one, steps):
             for group in optimizer.param_groups:
                 group["lr"] = options.lr * factor(options.schedule, step)
         optimizer.step()
-    return product(*params).detach().numpy(), LOSSES[one.loss.kind](residual(product(*params))).item()
+    return product(*params).detach().numpy(), LOSSES[one.loss.kind].of(predict(product(*params)), observed, one.loss).item()
 
 
 CASES = [
     *(("matrix_completion", "gd", name, "half_sse") for name in OPTIONS),
     *((problem, "gd", name, "mse") for problem in PROBLEM_KINDS for name in RANDOM),
+    *(("matrix_sensing", "gd", name, "huber") for name in RANDOM),
+    ("matrix_completion", "gd", "batch", "logistic"),
     *(("matrix_completion", kind, name, "half_sse") for kind in ("momentum", "nesterov", "adam", "adamw") for name in OPTIONS),
 ]
 

@@ -170,8 +170,8 @@ BROKEN = {
     "an import that is not there": ("import nowhere_at_all\n", "models.py:1: ModuleNotFoundError: No module named 'nowhere_at_all'"),
     "a missing method": (OUTER.partition("    def product")[0], "models.py:4: Outer has no method product"),
     "a missing method of a loss": (
-        "from workloads import Loss\nclass L(Loss):\n    kind = 'l'\n    def value(self, residual):\n        return 0\n",
-        "models.py:2: L has no method factor",
+        "from workloads import Loss\nclass L(Loss):\n    kind = 'l'\n    def of(self, residual):\n        return 0\n",
+        "models.py:2: L has no method pointwise",
     ),
     "a kind that is taken": (
         OUTER.replace('"outer"', '"cp"'),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.contract.references import FACTORIZATIONS, LOSSES, PROBLEMS, pairs
+from tests.contract.references import FACTORIZATIONS, loss_of, pairs
 from tests.contract.references import spec as small
 from tests.specs import spec, trials
 from workloads import measures
@@ -35,8 +35,8 @@ def snapshot(one, seed=0):
 
 
 def plain_loss(one, data):
-    product, residual = FACTORIZATIONS[one.factorization.kind].product, PROBLEMS[one.problem.kind].residual(data, torch.float64)
-    return lambda *params: LOSSES[one.loss.kind](residual(product(*params)))
+    product, loss = FACTORIZATIONS[one.factorization.kind].product, loss_of(one, data, torch.float64)
+    return lambda *params: loss(product(*params))
 
 
 def flat_loss(one, data):
@@ -56,8 +56,14 @@ def dense(one, lanes):
     return gradients.numpy(), hessians.numpy()
 
 
-@pytest.mark.parametrize("loss", ["half_sse", "mse"])
-@pytest.mark.parametrize(("problem", "factorization"), pairs(trained=True))
+@pytest.mark.parametrize(
+    ("problem", "factorization", "loss"),
+    [
+        *((*pair, loss) for pair in pairs(trained=True) for loss in ("half_sse", "mse")),
+        *(("matrix_completion", "deep_matrix", loss) for loss in ("huber", "logistic")),
+        *(("matrix_sensing", "linear", loss) for loss in ("huber", "logistic")),
+    ],
+)
 def test_gradient_norm_and_sharpness_are_those_of_dense_hessians(problem, factorization, loss):
     one = small(problem, factorization, "gd", loss)
     lanes = snapshot(one)

@@ -284,7 +284,7 @@ def test_a_trace_that_gives_other_numbers_is_not_used(own):
 @pytest.mark.parametrize(
     ("function", "why"),
     [
-        (lambda a: torch.log1p(a.abs()), "its kernels do not know log1p"),
+        (lambda a: torch.expm1(a.abs()), "its kernels do not know expm1"),
         (lambda a: a.masked_fill(torch.eye(3, dtype=torch.bool), -torch.inf).softmax(1), "constants that are not finite"),
     ],
 )

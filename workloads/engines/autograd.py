@@ -44,8 +44,8 @@ class AutogradEngine:
         feed = Feed([spec], 1, lanes.dtype, lanes.device)
         chance = problem.chance(spec, hyper) if spec.optimizer.draws else None
         for done in range(limit + 1):
-            residual = problem.residual(spec.factorization.products(params)[0])
-            loss = spec.loss.value(residual)
+            prediction = problem.predict(spec.factorization.products(params)[0])
+            loss = spec.loss.value(prediction, problem.values)
             lanes.loss[lane] = loss.item()
             arrived = not np.isfinite(lanes.loss[lane]) or lanes.loss[lane] <= until_loss or lanes.step[lane] >= until_step
             if arrived or done == limit:
@@ -53,7 +53,7 @@ class AutogradEngine:
             feed.fill(lanes.step[lane : lane + 1], 1)
             factors, steps = feed.row(0)
             if chance is not None and steps is not None:
-                loss = _disturbed(spec, residual, chance, steps)
+                loss = _disturbed(spec, prediction, problem.values, chance, steps)
             for mine, new in zip(grads, torch.autograd.grad(loss, params), strict=True):
                 mine.copy_(new)
             descent.step(factors)
@@ -64,17 +64,16 @@ class AutogradEngine:
         return bool(arrived)
 
 
-def _disturbed(spec: TrialSpec, residual: Tensor, chance: Chance, steps: Tensor) -> Tensor:
-    """Return what is descended in a random step, from residuals [N]."""
+def _disturbed(spec: TrialSpec, prediction: Tensor, values: Tensor, chance: Chance, steps: Tensor) -> Tensor:
+    """Return what is descended in a random step, from predictions [N] of observed ``values`` [N]."""
     if (noise := chance.noise(steps)) is not None:
-        residual = residual - noise[0]
+        values = values + noise[0]
     weights = chance.weights(steps)
-    # A square: the root of what a residual counts.
-    return spec.loss.value(residual if weights is None else residual * weights[0].sqrt())
+    return spec.loss.value(prediction, values, None if weights is None else weights[0])
 
 
 class _Observed:
-    """One problem's residual, from indices rather than masks: another way than the batched engine's."""
+    """One problem's predictions, from indices rather than masks: another way than the batched engine's."""
 
     def __init__(self, problem: ProblemData, dtype: torch.dtype, device: torch.device) -> None:
         if problem.measurements is not None and problem.values is not None:
@@ -93,6 +92,5 @@ class _Observed:
         count = torch.tensor([len(self.where)], dtype=self.values.dtype, device=self.values.device)
         return Chance([spec], hyper, self.where, torch.ones(1, len(self.where), dtype=torch.bool, device=self.values.device), count)
 
-    def residual(self, product: Tensor) -> Tensor:
-        seen = product.flatten()[self.where] if self.operator is None else self.operator @ product.flatten()
-        return seen - self.values
+    def predict(self, product: Tensor) -> Tensor:
+        return product.flatten()[self.where] if self.operator is None else self.operator @ product.flatten()

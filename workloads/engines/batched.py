@@ -22,6 +22,7 @@ from torch import Tensor
 from workloads.engines.chance import Chance
 from workloads.engines.descent import Descent
 from workloads.engines.feed import Feed
+from workloads.engines.fits import fit
 from workloads.engines.lanes import Lanes
 from workloads.factorizations.programs.room import room
 from workloads.problems.data.observations import Observations
@@ -82,16 +83,11 @@ class _Steps:
     def __init__(self, lanes: Lanes, where: slice) -> None:
         self.params = [p[where] for p in lanes.params]
         self.observations = lanes.observations.part(where)
-        count = len(self.params[0])
-        grads = [room(count, p.shape[1:], p) for p in self.params]
-        # A lone lane has a double, of zeros: of a single product PyTorch may make another one than of several.
-        residuals = room(max(2, count), (self.observations.width,), self.params[0])
-        self.residual, self.lone = residuals[:count], residuals.new_empty(2, 1, 1) if count == 1 else None
-        scale = lanes.loss_scale[where]
-        self.double_scale = (2 * scale).unsqueeze(1) if bool((scale != 0.5).any()) else None
-        # dL/dW is the residual itself where entries are observed and nothing scales it.
-        same = self.observations.in_place and self.double_scale is None
-        self.outer = self.residual if same else room(count, (lanes.spec.problem.size,), self.params[0])
+        grads = [room(len(p), p.shape[1:], p) for p in self.params]
+        self.fit = fit(lanes.spec.loss, self.observations, lanes.loss_scale[where], self.params[0])
+        # dL/dW is the slope itself where entries are observed and nothing scales it.
+        same = self.observations.in_place and self.fit.factor is None
+        self.outer = self.fit.slope if same else room(len(self.params[0]), (lanes.spec.problem.size,), self.params[0])
         self.program = lanes.factorization.program(self.params, grads, self.outer)
         state = {name: [t[where] for t in tensors] for name, tensors in lanes.state.items()}
         optimizer = lanes.spec.optimizer
@@ -100,32 +96,33 @@ class _Steps:
         self.descent = Descent(optimizer, self.params, grads, state, hyper)
         self.feed = Feed([p.spec for p in lanes.prepared[where]], LONGEST_BLOCK, lanes.dtype, lanes.device)
         self.chance = _chance(lanes, where, self.observations, hyper) if optimizer.draws else None
-        # A batched dot product: unlike a sum over the last axis it gives a lane the same bits whatever the number of lanes.
-        self.dot = (residuals.unsqueeze(1), residuals.unsqueeze(2))
 
-    def forward(self, squared: Tensor) -> None:
-        """Bring the residual of the present parameters up to date, and its squared norm [R, 1, 1]."""
+    @property
+    def replayed(self) -> bool:
+        """True if a graph of a GPU can replay a step."""
+        return self.fit.replayed and getattr(self.program, "replayed", True)
+
+    def forward(self, total: Tensor) -> None:
+        """Bring the slope of the present parameters up to date, and their losses [R, 1, 1], but for their scale."""
         self.program.forward()
-        self.observations.residual(self.program.product, self.residual)
-        torch.bmm(*self.dot, out=squared if self.lone is None else self.lone)
-        if self.lone is not None:
-            squared.copy_(self.lone[:1])
+        self.fit.forward(self.program.product, total)
 
-    def step(self, squared: Tensor, place: int) -> None:
+    def step(self, total: Tensor, place: int) -> None:
         """Take a step of training, of which `Feed` has the row ``place``, and go `forward` from where it led."""
         factors, steps = self.feed.row(place)
+        slope = self.fit.slope
         if self.chance is not None and steps is not None:
-            # Of the residual only the gradient is yet to be made.
+            # Of the slope only the gradient is yet to be made.
             if (noise := self.chance.noise(steps)) is not None:
-                self.residual.sub_(noise)
+                self.fit.disturb(noise)
             if (weights := self.chance.weights(steps)) is not None:
-                self.residual.mul_(weights)
-        outer = self.observations.adjoint(self.residual, self.outer)
-        if self.double_scale is not None:
-            torch.mul(outer, self.double_scale, out=self.outer)
+                slope.mul_(weights)
+        outer = self.observations.adjoint(slope, self.outer)
+        if self.fit.factor is not None:
+            torch.mul(outer, self.fit.factor, out=self.outer)
         self.program.backward()
         self.descent.step(factors)
-        self.forward(squared)
+        self.forward(total)
 
 
 def _chance(lanes: Lanes, where: slice, observations: Observations, hyper: Mapping[str, Tensor]) -> Chance:
@@ -148,12 +145,11 @@ class _Part:
         self.losses = new(LONGEST_BLOCK + 1, count)
         self.rows = [row.view(-1, 1, 1) for row in self.losses]
         self.present = new(count, 1, 1)
-        """Sums of squared residuals of the present parameters, once ``fresh``."""
+        """Losses of the present parameters, but for their scale, once ``fresh``."""
         self.fresh = False
         self.block = 1
-        self.graphs: dict[int, torch.cuda.CUDAGraph | None] | None = (
-            {} if graphs and lanes.device.type == "cuda" and getattr(self.steps.program, "replayed", True) else None
-        )
+        replayed = graphs and lanes.device.type == "cuda" and self.steps.replayed
+        self.graphs: dict[int, torch.cuda.CUDAGraph | None] | None = {} if replayed else None
 
     def advance(self, until_step: NDArray[np.int64], until_loss: NDArray[np.float64], limit: int) -> NDArray[np.bool_]:
         """`BatchedEngine.advance` for these lanes."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 
 from workloads.engines.costs import engine_seconds
-from workloads.engines.kernels import kernel_of
+from workloads.engines.kernels import kernel_of, losses
 from workloads.engines.rates import CORE, Rates
 from workloads.factorizations.graphs.facts import facts_of
 from workloads.trial import TrialSpec
@@ -22,7 +22,7 @@ def why_not_fused(spec: TrialSpec, *, cuda: bool = False) -> str | None:
         return f"it has no kernels for optimizer {spec.method.kind}"
     if optimizer.given:
         return f"it has no kernels for optimizer.{optimizer.given[0]}"
-    if reason := kernel.why_not(spec, cuda=cuda):
+    if reason := kernel.why_not(spec, cuda=cuda) or losses.why_not(spec):
         return reason
     if not _has_warp():
         return "Warp is not installed (pip install warp-lang)"
@@ -31,7 +31,12 @@ def why_not_fused(spec: TrialSpec, *, cuda: bool = False) -> str | None:
 
 def remark(spec: TrialSpec, engine: str) -> str:
     """Return why trials of ``spec`` are slower by ``engine`` than others would be; empty where they are not."""
-    if engine != "batched" or not spec.factorization.differentiated:
+    if engine != "batched":
+        return ""
+    if why := losses.why_not(spec):
+        slow = "runs lane by lane, at some thousand steps a second" if losses.facts(spec).why else "has no fused kernel"
+        return f"loss {spec.loss.kind} {slow}: {why}"
+    if not spec.factorization.differentiated:
         return ""
     if why := facts_of(spec.factorization, spec.shape, spec.dtype).why:
         return f"factorization {spec.factorization.kind} runs lane by lane, at some thousand steps a second: {why}"

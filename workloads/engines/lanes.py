@@ -100,7 +100,7 @@ class Lanes:
 
     @cached_property
     def loss_scale(self) -> Tensor:
-        """c [R] in loss = c * sum of squared residuals."""
+        """c [R] in loss = c * sum over the observations (`workloads.losses.Loss.factor`)."""
         return self._per_lane([p.spec.loss.factor(p.problem.count) for p in self.prepared])
 
     @property

@@ -12,9 +12,10 @@ from pydantic import ValidationError
 
 from workloads import measures
 from workloads.engines.choice import why_not_fused
+from workloads.engines.pointwise import mixes, pointwise
 from workloads.extensions.loading import REGISTRIES, active, place_of
 from workloads.extensions.locating import ExtensionError, explained, within
-from workloads.extensions.trying import SLOPE, TRY_SECONDS, apart_error, shapes_of, slope_error, try_factorization
+from workloads.extensions.trying import SLOPE, TRY_SECONDS, apart_error, shapes_of, slope_error, slope_of_loss_error, try_factorization
 from workloads.factorizations import Factorization
 from workloads.factorizations.graphs.known import graph_of
 from workloads.kinds import Kind
@@ -138,13 +139,15 @@ def _guess(model: type[Kind], name: str, order: int) -> Any:
 
 def _spec(factorization: Factorization | None, shape: tuple[int, ...], **parts: Any) -> TrialSpec:
     kind = "matrix" if len(shape) == 2 else "tensor"
-    fields = {
+    fields: dict[str, Any] = {
         "problem": {"kind": f"{kind}_completion", "shape": list(shape), "target": {"rank": 1}, "observed": 0.5},
         "factorization": factorization or ({"kind": "deep_matrix", "depth": 2} if len(shape) == 2 else {"kind": "cp", "components": 2}),
         "init": {"kind": "gaussian", "scale": 0.1},
         "optimizer": {"kind": "gd", "lr": 1e-6},
         "stop": {"steps": 10},
     }
+    if getattr(parts.get("loss"), "signs", False):
+        fields["problem"]["signs"] = True
     return TrialSpec.model_validate({**fields, **parts})
 
 
@@ -249,13 +252,30 @@ def _problem(spec: TrialSpec, seconds: float) -> Iterator[Finding]:
 def _loss(spec: TrialSpec, seconds: float) -> Iterator[Finding]:
     import torch
 
-    residual = torch.linspace(-1, 2, 7, dtype=torch.float64)
-    value = float(_within(seconds, spec, lambda: spec.loss.value(residual)))
-    squares = spec.loss.factor(7) * float(residual.square().sum())
-    if not abs(value - squares) <= 1e-9 * abs(squares):
-        where = place_of(type(spec.loss).value)
-        raise ExtensionError(f"{where}: value of {spec.loss.kind} is {value:.6g}, and factor times the sum of squares is {squares:.6g}")
-    yield Finding("  value: factor times the sum of squared residuals")
+    loss, where = spec.loss, place_of(type(spec.loss).pointwise)
+    if _within(seconds, spec, lambda: mixes(loss)):
+        raise ExtensionError(f"{where}: pointwise of {loss.kind} mixes observations, or gives no number for each")
+    prediction = torch.linspace(-1.9, 2.1, 12, dtype=torch.float64)
+    observed = torch.ones_like(prediction) if loss.signs else torch.full_like(prediction, 0.3)
+    each = loss.pointwise(prediction, observed)
+    lowest = int(each.argmin())
+    if float(each[lowest]) < 0:
+        at = f"{float(each[lowest]):.3g} at {float(prediction[lowest]):.3g}"
+        raise ExtensionError(f"{where}: pointwise of {loss.kind} is {at}, below zero")
+    over = f"  loss: the {loss.reduction} over the observations"
+    if loss.squares is not None:
+        if not torch.allclose(each, loss.squares * (prediction - observed).square(), rtol=1e-9):
+            raise ExtensionError(f"{where}: pointwise of {loss.kind} is not {loss.squares:g} times the squared residual, as squares says")
+        yield Finding(f"{over} of {loss.squares:g} times the squared residuals")
+    else:
+        error = slope_of_loss_error(loss, prediction, observed)
+        if not error < SLOPE:
+            said = f"finite differences differ by {error:.0e}"
+            raise ExtensionError(f"{where}: the derivative of {loss.kind} is not that of its numbers: {said}")
+        yield Finding(f"{over}; its derivative is as finite differences have it, to {error:.0e}")
+        if isinstance(reason := pointwise(loss, torch.float64), str):
+            yield Finding(f"  lanes: one after another, not side by side: {reason}")
+    yield from _speed(spec, seconds)
 
 
 def _measure(row: Measure, specs: Sequence[TrialSpec], seconds: float) -> Finding:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from workloads.extensions.loading import place_of
 from workloads.extensions.locating import ExtensionError, explained, within
 from workloads.factorizations import Factorization
+from workloads.losses import Loss
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -121,6 +122,17 @@ def slope_error(factorization: Factorization, factors: Sequence[Tensor], outer: 
         sides.append((products(factorization, moved) * outer).flatten(1).sum(1))
     slope = (sides[0] - sides[1]) / (2 * STEP * SCALE)
     return float(((found - slope).abs() / (slope.abs() + (sides[0].abs() + sides[1].abs()) / 2 + 1e-300)).max())
+
+
+def slope_of_loss_error(loss: Loss, prediction: Tensor, observed: Tensor) -> float:
+    """Return by how much a loss's derivatives at predictions [N] differ from finite differences, relative to the largest."""
+    import torch
+
+    leaf = prediction.clone().requires_grad_()
+    (found,) = torch.autograd.grad(loss.pointwise(leaf, observed).sum(), [leaf], materialize_grads=True, allow_unused=True)
+    above, below = (loss.pointwise(prediction + sign * STEP, observed) for sign in (1, -1))
+    slope = (above - below) / (2 * STEP)
+    return float((found - slope).abs().max() / slope.abs().max().clamp(min=1e-300))
 
 
 def apart_error(factorization: Factorization, factors: Sequence[Tensor]) -> float:

@@ -14,9 +14,8 @@ class HalfSse(Loss):
     """Half the sum of squared errors over the observations."""
 
     kind = "half_sse"
+    example = "half_sse"
+    squares = 0.5
 
-    def value(self, residual: Tensor) -> Tensor:
-        return residual.square().sum() / 2
-
-    def factor(self, count: int) -> float:
-        return 0.5
+    def pointwise(self, prediction: Tensor, observation: Tensor) -> Tensor:
+        return (prediction - observation).square() / 2

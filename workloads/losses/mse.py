@@ -14,9 +14,9 @@ class Mse(Loss):
     """The mean squared error over the observations."""
 
     kind = "mse"
+    example = "mse"
+    reduction = "mean"
+    squares = 1.0
 
-    def value(self, residual: Tensor) -> Tensor:
-        return residual.square().mean()
-
-    def factor(self, count: int) -> float:
-        return 1.0 / count
+    def pointwise(self, prediction: Tensor, observation: Tensor) -> Tensor:
+        return (prediction - observation).square()

@@ -23,7 +23,11 @@ def gradient_norm(x: Snapshot) -> Tensor:
     return x.gradient_norms
 
 
-@measure("largest eigenvalue of the Hessian of the loss by all parameters", needs=_trained)
+def _bends(spec: TrialSpec, *_: str) -> str | None:
+    return _trained(spec) or (None if spec.loss.smooth else f"is not defined for loss {spec.loss.kind}, whose kinks no Hessian knows of")
+
+
+@measure("largest eigenvalue of the Hessian of the loss by all parameters", needs=_bends)
 def sharpness(x: Snapshot) -> Tensor:
     """Return the largest eigenvalue [R] of the Hessian: descent with a step size above 2 over it is unstable (Cohen et al. 2021)."""
     return x.sharpness

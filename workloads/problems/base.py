@@ -69,7 +69,9 @@ class Problem(Kind):
     seed: Seed = 0
     """What the ground truth, what is seen of it, and noise are drawn by."""
     noise: Noise | None = None
-    """Normal noise on what is observed, {std, seed}; the ground truth has none."""
+    """Noise on what is observed, {std, seed, distribution, share}; the ground truth has none."""
+    signs: bool | None = None
+    """Whether only signs are seen, -1 or 1, after noise is added, if there is any; by default the numbers themselves are."""
 
     @property
     def size(self) -> int:
@@ -109,28 +111,34 @@ class Problem(Kind):
         """True where there is noise on what is observed: of standard deviation 0, an end of an axis of them, there is none."""
         return self.noise is not None and self.noise.std > 0
 
+    @property
+    def sees_signs(self) -> bool:
+        """True where all observations are -1 or 1."""
+        return bool(self.signs)
+
     def held_out_entries(self) -> int:
         """Return the number of entries that are known but not trained on."""
         return 0
 
     def noisy(self, values: NDArray[np.float64], where: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
-        """Return observed ``values`` [N] with noise; ``where`` [N] are the flat indices of entries.
+        """Return ``values`` [N] as they are observed, with noise, or their signs; ``where`` [N] are the flat indices of entries.
 
         An entry has the same noise, and so has the n-th measurement, however many others are observed.
         """
-        if self.noise is None or not self.noisily:
-            return values
-        from workloads.rng import Stream, generator
+        import numpy as np
 
-        rng = generator(self.seed if self.noise.seed is None else self.noise.seed, Stream.NOISE)
-        drawn = rng.standard_normal(len(values)) if where is None else rng.standard_normal(self.size)[where]
-        return values + self.noise.std * drawn
+        if self.noise is not None and self.noisily:
+            drawn = self.noise.drawn(len(values) if where is None else self.size, self.seed)
+            values = values + (drawn if where is None else drawn[where])
+        return np.where(values < 0, -1.0, 1.0) if self.signs else values
 
     @property
     def canonical_fields(self) -> Any:
         fields = {**super().canonical_fields, **self._counts()}
         if not self.noisily:
             fields.pop("noise", None)
+        if not self.signs:
+            fields.pop("signs", None)
         return fields if self.draws else {**fields, "seed": 0}
 
     def _counts(self) -> dict[str, int]:
@@ -162,6 +170,8 @@ class Problem(Kind):
             return
         yield from self._shape_conflicts(self.shape)
         yield from self._count_conflicts(self.shape)
+        if "entries" in sources and self.signs is not None:
+            yield "problem.signs", "has no effect with problem.entries: give signs as their values"
         if "entries" in sources:
             for key in ("observed", "held_out", "seed"):
                 if key in given and not (key == "seed" and self.noise_follows_seed):

@@ -100,6 +100,10 @@ class Completion(Problem):
         return self._known() - seen or (self.size - seen if self.truth_is_known else 0)
 
     @property
+    def sees_signs(self) -> bool:
+        return super().sees_signs or (self.entries is not None and all(abs(entry[-1]) == 1 for entry in self.entries))
+
+    @property
     def listed(self) -> Mapping[tuple[int, ...], float]:
         return {tuple(int(i) for i in index): float(value) for *index, value in self.entries or ()}
 
@@ -162,7 +166,7 @@ class Completion(Problem):
             where = last if known is None else known[last]
         elif known is not None and not mask[known].all():
             where = known[~mask[known]]
-        elif known is None and self.noisily:
+        elif known is None and (self.noisily or self.signs):
             where = np.flatnonzero(~mask)
         else:
             return None

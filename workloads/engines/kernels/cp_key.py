@@ -6,16 +6,19 @@ from dataclasses import dataclass
 
 from workloads.engines.kernels.source import simd_width
 from workloads.engines.kernels.updates import Update
+from workloads.engines.pointwise import Pointwise
 
 
 @dataclass(frozen=True)
 class CpKey:
-    """What a kernel is generated for: the tensor's ``shape`` [d_1 ... d_N], the number of ``components``, and the rest of the step."""
+    """What a kernel is generated for: the tensor's ``shape`` [d_1 ... d_N], the number of ``components``, the ``loss``, ``None`` for
+    a multiple of the sum of squares, and the rest of the step."""
 
     shape: tuple[int, ...]
     components: int
     optimizer: str
     dtype: str
+    loss: Pointwise | None = None
 
     @property
     def width(self) -> int:

@@ -7,6 +7,7 @@ from inspect import signature
 from typing import Any
 
 from workloads.engines.kernels.cp_key import CpKey
+from workloads.engines.kernels.losses import TWICE, defined
 from workloads.engines.kernels.source import GOING, Writer, sums, vector_type
 
 LEAVES = 8
@@ -43,6 +44,8 @@ def _source(key: CpKey) -> str:
     write, update, row = Writer(), key.update, key.vectors
     size = key.rows * row
     write(*vector_type(key.dtype, key.width))
+    if key.loss is not None:
+        write(*defined(key.loss, "real", 1))
     write(f"vec* __restrict__ w = (vec*)weights.data + (size_t)lane * {size};", "vec* __restrict__ g = (vec*)scratch.data;")
     for n in range(len(update.arrays)):
         write(f"vec* __restrict__ s{n} = (vec*)state.data + ((size_t)lane * {len(update.arrays)} + {n}) * {size};")
@@ -56,7 +59,7 @@ def _source(key: CpKey) -> str:
         place += 2 * row
     write(f"const real* __restrict__ h = hyper.data + (size_t)lane * {len(update.hyper) + 1};")
     write(*(f"const real {name} = h[{n}];" for n, name in enumerate(update.hyper)))
-    write(f"const real scale = h[{len(update.hyper)}], twice = scale + scale, rate = lr * twice;")
+    write(f"const real scale = h[{len(update.hyper)}], twice = {TWICE[key.loss is not None]}, rate = lr * twice;")
     write(
         "const real low = until.data[lane], one = 1;",
         "const int last = steps.data[lane];",
@@ -166,8 +169,12 @@ def _leaves(key: CpKey, write: Writer, level: int, count: int, marks: list[str])
     lines, found = sums([f"s{cell}" for cell in cells], key.width, "f")
     write(*lines)
     for (mark, f), value in zip(((mark, f) for mark in marks for f in range(count)), found, strict=True):
-        write(f"real r{f}{mark} = {value} - values.data[e{mark} + {f}];")
-        write(f"total += r{f}{mark} * r{f}{mark};", f"r{f}{mark} *= {key.update.outer};")
+        seen = f"values.data[e{mark} + {f}]"
+        if key.loss is None:
+            write(f"real r{f}{mark} = {value} - {seen};", f"total += r{f}{mark} * r{f}{mark};")
+        else:
+            write(f"real v{f}{mark}, r{f}{mark};", f"Loss::of({value}, {seen}, v{f}{mark}, r{f}{mark});", f"total += v{f}{mark};")
+        write(f"r{f}{mark} *= {key.update.outer};")
     with write.loop("q", 0, row):
         write(*(f"const vec p{mark} = p{level}{mark}[q]; vec t{mark} = t{level}{mark}[q];" for mark in marks))
         for f in range(count):

@@ -52,11 +52,12 @@ class DeepMatrixKernel(Kernel):
         from workloads.engines.kernels.deep_matrix_key import cpu_key
         from workloads.engines.kernels.deep_matrix_source import deep_matrix_body
         from workloads.engines.kernels.groups import Groups
+        from workloads.engines.kernels.losses import loss_of
 
         spec = lanes.spec
         measurements = lanes.observations.width if spec.problem.sensing else 0
         shapes = tuple((s[0], s[1]) for s in spec.factor_shapes.values())
-        return Groups(lanes, threads, cpu_key(shapes, measurements, spec.method.kind, spec.dtype), deep_matrix_body)
+        return Groups(lanes, threads, cpu_key(shapes, measurements, spec.method.kind, spec.dtype, loss_of(lanes)), deep_matrix_body)
 
 
 KERNELS["deep_matrix"] = DeepMatrixKernel()

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from workloads.engines.kernels.source import SIMD_BYTES, registers, simd_width
 from workloads.engines.kernels.updates import Update
+from workloads.engines.pointwise import Pointwise
 from workloads.trial import ITEM_BYTES
 
 UNROLLED_PRODUCTS = 90
@@ -17,7 +18,7 @@ class DeepMatrixKey:
     """What a kernel is generated for.
 
     ``shapes`` of W_1 ... W_L, each [width_l, width_(l-1)]; the number of ``measurements`` (0: completion); ``lanes`` V in a group;
-    how many ``registers`` there are for tiles.
+    how many ``registers`` there are for tiles; the ``loss``, ``None`` for a multiple of the sum of squares.
     ``threads`` says that each group, of one lane, has a thread of a GPU: tables are then entry by entry, with all groups side by side,
     so that neighbouring threads read neighbouring numbers.
     """
@@ -29,6 +30,7 @@ class DeepMatrixKey:
     lanes: int
     threads: bool = False
     registers: int = 32
+    loss: Pointwise | None = None
 
     @property
     def size(self) -> int:
@@ -77,10 +79,12 @@ class DeepMatrixKey:
         return products <= UNROLLED_PRODUCTS and self.parameters <= UNROLLED_PRODUCTS
 
 
-def cpu_key(shapes: tuple[tuple[int, int], ...], measurements: int, optimizer: str, dtype: str) -> DeepMatrixKey:
+def cpu_key(
+    shapes: tuple[tuple[int, int], ...], measurements: int, optimizer: str, dtype: str, loss: Pointwise | None = None
+) -> DeepMatrixKey:
     """Return the key for groups of lanes on this machine's CPU."""
     there = registers()
-    key = DeepMatrixKey(shapes, measurements, optimizer, dtype, simd_width(dtype), registers=there.count)
+    key = DeepMatrixKey(shapes, measurements, optimizer, dtype, simd_width(dtype), registers=there.count, loss=loss)
     if key.unrolled:
         # Chains of products wait for each other: with two registers a vector there are two chains.
         return replace(key, lanes=min(SIMD_BYTES, 2 * there.bytes) // ITEM_BYTES[dtype])

@@ -59,13 +59,20 @@ class _Unrolled(_Body):
             size = key.rows * key.columns
             for n in range(key.measurements):
                 terms = (f"m[{n * size + i * key.columns + j}] * {top}_{i}_{j}" for i, j in _cells(key.rows, key.columns))
-                write(f"vec r{n} = " + _sum(terms), f"r{n} -= y{n};")
-            residuals = [f"r{n}" for n in range(key.measurements)]
+                write(f"vec r{n} = " + _sum(terms))
+                if key.loss is None:
+                    write(f"r{n} -= y{n};")
+            seen = {str(n): f"r{n}" for n in range(key.measurements)}
         else:
-            for i, j in _cells(key.rows, key.columns):
-                write(f"vec r{i}_{j} = ({top}_{i}_{j} - y{i}_{j}) * m{i}_{j};")
-            residuals = [f"r{i}_{j}" for i, j in _cells(key.rows, key.columns)]
-        write("total = " + _sum(f"{r} * {r}" for r in residuals))
+            seen = {f"{i}_{j}": f"{top}_{i}_{j}" for i, j in _cells(key.rows, key.columns)}
+            if key.loss is None:
+                write(*(f"vec r{at} = ({product} - y{at}) * m{at};" for at, product in seen.items()))
+        if key.loss is None:
+            write("total = " + _sum(f"r{at} * r{at}" for at in seen))
+            return
+        for at, prediction in seen.items():
+            write(f"vec v{at};", *([] if key.measurements else [f"vec r{at};"]), f"Loss::of({prediction}, y{at}, v{at}, r{at});")
+        write("total = " + _sum(f"v{at}" for at in seen))
 
     def backward(self) -> None:
         key, write = self.key, self.write
@@ -160,10 +167,16 @@ class _Looped(_Body):
                 write("vec r = zero;")
                 with write.loop("q", 0, size):
                     write(f"r += m[n * {size} + q] * {top('0', 'q')};")
-                write("r -= y[n];", f"x[{self.residual} + n] = r;", "total += r * r;")
+                if key.loss is None:
+                    write("r -= y[n];", f"x[{self.residual} + n] = r;", "total += r * r;")
+                else:
+                    write("vec v;", "Loss::of(r, y[n], v, r);", f"x[{self.residual} + n] = r;", "total += v;")
         else:
             with write.loop("q", 0, size):
-                write(f"vec r = ({top('0', 'q')} - y[q]) * m[q];", f"{upper('0', 'q')} = r;", "total += r * r;")
+                if key.loss is None:
+                    write(f"vec r = ({top('0', 'q')} - y[q]) * m[q];", f"{upper('0', 'q')} = r;", "total += r * r;")
+                else:
+                    write("vec v, r;", f"Loss::of({top('0', 'q')}, y[q], v, r);", f"{upper('0', 'q')} = r;", "total += v;")
 
     def backward(self) -> None:
         key, write = self.key, self.write

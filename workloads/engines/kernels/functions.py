@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 from workloads.engines.kernels.source import root
 
 TRUTH = "(({condition}) ? one : zero)"
@@ -28,25 +30,31 @@ ARITHMETIC = {
     "logical_or": TRUTH.format(condition="({0} != zero) | ({1} != zero)"),
     "logical_not": TRUTH.format(condition="{0} == zero"),
 }
-CALLED = ("exp", "log", "sin", "cos", "tan", "tanh", "sinh", "cosh", "atan", "asin", "acos", "erf", "pow")
+CALLED = ("exp", "log", "log1p", "sin", "cos", "tan", "tanh", "sinh", "cosh", "atan", "asin", "acos", "erf", "pow")
 """Functions of the C library, number by number: a vector of them would have other bits than a lone number."""
+WRITTEN = {"log1p": "real u = 1 + a; return u == 1 ? a : u == a ? log(u) : log(u) * (a / (u - 1));"}
+"""Those that are written by others: `log1p` by the rounding of 1 + a (Kahan; Goldberg 1991, theorem 4)."""
 KNOWN = frozenset({*ARITHMETIC, *CALLED, "sqrt", "rsqrt", "sigmoid"})
 
 
-def definitions(names: set[str], width: int) -> list[str]:
-    """Return a ``struct Each`` with those of ``names`` that are functions of numbers, as functions of ``vec``."""
+def definitions(names: Set[str], width: int, kind: str = "vec") -> list[str]:
+    """Return a ``struct Each`` with those of ``names`` that are functions of numbers, as functions of a ``kind`` of so many."""
     called = sorted({"exp" if name == "sigmoid" else name for name in names} & {*CALLED})
     if not called:
         return []
     lines = ["struct Each {"]
     for name in called:
         given = ("a", "b") if name == "pow" else ("a",)
-        head = f"    static inline CUDA_CALLABLE vec {name}_of({', '.join(f'vec {g}' for g in given)}) {{"
+        of_number = name
+        if name in WRITTEN:
+            of_number = f"{name}_number"
+            lines.append(f"    static inline CUDA_CALLABLE real {of_number}(real a) {{ {WRITTEN[name]} }}")
+        head = f"    static inline CUDA_CALLABLE {kind} {name}_of({', '.join(f'{kind} {g}' for g in given)}) {{"
         if width == 1:
-            lines.append(f"{head} return real({name}({', '.join(given)})); }}")
+            lines.append(f"{head} return real({of_number}({', '.join(given)})); }}")
         else:
             numbers = ", ".join(f"{g}[n]" for g in given)
-            lines.append(f"{head} vec o; for (int n = 0; n < {width}; ++n) o[n] = real({name}({numbers})); return o; }}")
+            lines.append(f"{head} {kind} o; for (int n = 0; n < {width}; ++n) o[n] = real({of_number}({numbers})); return o; }}")
     return [*lines, "};"]
 
 

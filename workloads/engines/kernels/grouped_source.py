@@ -9,8 +9,10 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Protocol
 
+from workloads.engines.kernels.losses import TWICE, defined
 from workloads.engines.kernels.source import GOING, Writer, everywhere, vector_type
 from workloads.engines.kernels.updates import Update
+from workloads.engines.pointwise import Pointwise
 
 
 class GroupKey(Protocol):
@@ -18,7 +20,8 @@ class GroupKey(Protocol):
 
     ``size`` of the product, number of ``measurements`` (0: completion), of ``parameters``, of optimizer ``state``, of numbers in the
     ``workspace``; ``lanes`` V in a group. ``threads`` says that each group, of one lane, has a thread of a GPU: tables are then entry by
-    entry, with all groups side by side, so that neighbouring threads read neighbouring numbers.
+    entry, with all groups side by side, so that neighbouring threads read neighbouring numbers. ``loss`` is ``None`` where it is a
+    multiple of the sum of squares.
     """
 
     @property
@@ -41,6 +44,8 @@ class GroupKey(Protocol):
     def workspace(self) -> int: ...
     @property
     def update(self) -> Update: ...
+    @property
+    def loss(self) -> Pointwise | None: ...
 
 
 class Body(Protocol):
@@ -49,7 +54,7 @@ class Body(Protocol):
     def load(self) -> None: ...
 
     def forward(self) -> None:
-        """Write code that leaves the sum of squared residuals in ``total``."""
+        """Write code that leaves the loss, but for its scale, in ``total``."""
 
     def backward(self) -> None:
         """Write code that takes the step."""
@@ -86,6 +91,8 @@ def group_source(key: GroupKey, body: Callable[[Any, Writer], Body]) -> str:
     """Return the C++ of a kernel."""
     write = Writer()
     write(*vector_type(key.dtype, key.lanes))
+    if key.loss is not None:
+        write(*defined(key.loss, "vec", key.lanes))
     observed = key.measurements or key.size
     operators = max(1, key.measurements) * key.size
     tables = {
@@ -107,7 +114,7 @@ def group_source(key: GroupKey, body: Callable[[Any, Writer], Body]) -> str:
         else:
             write(f"vec* __restrict__ {name} = (vec*){table}.data + (size_t)group * {size};")
     write(*(f"const vec {name} = h[{n}];" for n, name in enumerate(key.update.hyper)))
-    write(f"const vec scale = h[{len(key.update.hyper)}], twice = scale + scale, rate = lr * twice;")
+    write(f"const vec scale = h[{len(key.update.hyper)}], twice = {TWICE[key.loss is not None]}, rate = lr * twice;")
     write("const vec low = ((vec*)until.data)[group];", "const vec zero = {}, one = zero + (real)1;", "vec total;")
     write("const int last = steps.data[group];", "int done = 0;")
     numbers = len(key.update.arrays) * key.parameters

@@ -61,6 +61,8 @@ class Groups:
         width = self.key.lanes
         self.groups = -(-self.count // width)
         targets, masks = (table.expand(self.count, -1) for table in lanes.observations.tables())
+        if self.key.loss is not None:
+            targets = targets.masked_fill(~lanes.observations.seen, float("nan"))
         self.tables = _Tables(
             weights=self._pack(torch.cat([p.flatten(1) for p in lanes.params], 1)),
             state=self._pack(self._state()),

@@ -50,6 +50,7 @@ class TracedKernel(Kernel):
 
     def layout(self, lanes: Lanes, *, threads: bool) -> Layout:
         from workloads.engines.kernels.groups import Groups
+        from workloads.engines.kernels.losses import loss_of
         from workloads.engines.kernels.traced_key import cpu_key
         from workloads.engines.kernels.traced_source import traced_body
         from workloads.factorizations.graphs.known import graph_of
@@ -58,7 +59,8 @@ class TracedKernel(Kernel):
         graph = graph_of(spec.factorization, list(spec.factor_shapes.values()), lanes.dtype)
         assert not isinstance(graph, str), "asked of what has a graph"
         measurements = lanes.observations.width if spec.problem.sensing else 0
-        return Groups(lanes, threads, cpu_key(graph, measurements, spec.method.kind, spec.dtype), traced_body)
+        key = cpu_key(graph, measurements, spec.method.kind, spec.dtype, loss_of(lanes))
+        return Groups(lanes, threads, key, traced_body)
 
 
 TRACED = TracedKernel()

@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from workloads.engines.kernels.source import SIMD_BYTES, registers
 from workloads.engines.kernels.updates import Update
+from workloads.engines.pointwise import Pointwise
 from workloads.factorizations.graphs.graph import Graph
 from workloads.trial import ITEM_BYTES
 
@@ -27,6 +28,7 @@ class TracedKey:
     straight: bool
     threads: bool = False
     registers: int = 32
+    loss: Pointwise | None = None
 
     @property
     def size(self) -> int:
@@ -54,13 +56,14 @@ class TracedKey:
         return 0 if self.straight else places(self.graph)[1] + self.measurements
 
 
-def cpu_key(graph: Graph, measurements: int, optimizer: str, dtype: str) -> TracedKey:
+def cpu_key(graph: Graph, measurements: int, optimizer: str, dtype: str, loss: Pointwise | None = None) -> TracedKey:
     """Return the key for groups of lanes on this machine's CPU."""
     there = registers()
     straight = graph.flops + 4 * measurements * math.prod(graph.shape) <= STRAIGHT_FLOPS
     # In straight-line code chains of products wait for each other: with two registers a vector there are two chains.
     wide = min(SIMD_BYTES, 2 * there.bytes) if straight else there.bytes
-    return TracedKey(graph, measurements, optimizer, dtype, wide // ITEM_BYTES[dtype], straight, registers=there.count)
+    lanes = wide // ITEM_BYTES[dtype]
+    return TracedKey(graph, measurements, optimizer, dtype, lanes, straight, registers=there.count, loss=loss)
 
 
 @lru_cache(maxsize=256)

@@ -41,9 +41,13 @@ class Loops:
         if not key.measurements:
 
             def residual(product: str, place: str) -> str:
-                write(f"r = ({self._at(graph.product.array, product)} - y[{place}]) * m[{place}];")
+                seen = self._at(graph.product.array, product)
+                if key.loss is None:
+                    write(f"r = ({seen} - y[{place}]) * m[{place}];")
+                else:
+                    write(f"Loss::of({seen}, y[{place}], v, r);")
                 write(f"{self._at(graph.outer, place)} = r * {key.update.outer};")
-                return "r * r"
+                return "r * r" if key.loss is None else "v"
 
             self._sum("total", digits, [graph.product.offset, 0], residual)
             return
@@ -55,7 +59,10 @@ class Loops:
                 [graph.product.offset, 0],
                 lambda product, place: f"m[n * {key.size} + {place}] * {self._at(graph.product.array, product)}",
             )
-            write("seen -= y[n];", f"x[{self.residual} + n] = seen;", "total += seen * seen;")
+            if key.loss is None:
+                write("seen -= y[n];", f"x[{self.residual} + n] = seen;", "total += seen * seen;")
+            else:
+                write("vec v;", "Loss::of(seen, y[n], v, seen);", f"x[{self.residual} + n] = seen;", "total += v;")
 
     def backward(self) -> None:
         key, write, graph = self.key, self.write, self.graph
@@ -108,7 +115,7 @@ class Loops:
         many = SUMS if size % SUMS == 0 else 1
         write(*([] if name == "total" else [f"vec {name};"]), f"{name} = zero;")
         with write.block(""):
-            write("vec r;", *(f"vec t{n} = zero;" for n in range(many)))
+            write("vec r;" if self.key.loss is None else "vec r, v;", *(f"vec t{n} = zero;" for n in range(many)))
             with nest(write, outer, "i") as names, write.loop("e", 0, size, many):
                 for n in range(many):
                     steps = [[(i, s[1][a]) for i, s in zip(names, outer, strict=True)] for a in range(len(offsets))]

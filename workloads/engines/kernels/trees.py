@@ -12,6 +12,7 @@ from workloads.engines.kernels.base import Losses, Steps
 from workloads.engines.kernels.cp_key import CpKey
 from workloads.engines.kernels.cp_source import cp_kernel
 from workloads.engines.kernels.launching import arguments, hyper, start_warp
+from workloads.engines.kernels.losses import loss_of
 from workloads.engines.lanes import Lanes
 from workloads.problems.data.realized import unique
 
@@ -24,7 +25,7 @@ class Trees:
         spec = lanes.spec
         self.lanes, self.params = lanes, lanes.params
         count, stepping = len(lanes), spec.method.stepping
-        self.key = CpKey(spec.shape, lanes.params[0].shape[2], spec.method.kind, spec.dtype)
+        self.key = CpKey(spec.shape, lanes.params[0].shape[2], spec.method.kind, spec.dtype, loss_of(lanes))
         new = lanes.params[0].new_zeros
         across = self.key.vectors * self.key.width
         self.weights = new(count, self.key.rows, across)

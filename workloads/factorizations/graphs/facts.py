@@ -21,7 +21,7 @@ from workloads.caches import read_cache, write_cache
 from workloads.factorizations.graphs.graph import Graph, Map, Product
 from workloads.factorizations.graphs.known import Traceable, graph_of
 
-VERSION = 2
+VERSION = 3
 """Raised whenever tracing finds something else."""
 MOST_KEPT = 1000
 LINE = 8
@@ -33,7 +33,7 @@ class Facts:
     """``why`` there is no graph, if there is none; else the operations of a step, the numbers held and PyTorch's calls for a lane.
 
     ``products`` of them are matrix products, ``functions`` those of single numbers; ``unknown`` are operations that no kernel has,
-    ``finite`` whether its constants are.
+    ``finite`` whether its constants are, ``elementwise`` whether all its steps are functions of numbers in one place.
     """
 
     why: str = ""
@@ -44,6 +44,7 @@ class Facts:
     functions: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
     finite: bool = True
+    elementwise: bool = True
 
     @classmethod
     def of(cls, graph: Graph | str) -> Facts:
@@ -63,6 +64,7 @@ class Facts:
             functions=tuple(sorted({step.name for step in maps})),
             unknown=graph.calls,
             finite=all(map(math.isfinite, numbers)),
+            elementwise=len(maps) == len(graph.steps),
         )
 
 

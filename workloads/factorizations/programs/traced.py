@@ -7,7 +7,7 @@ matrix products have operands of their own for each lane.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -16,12 +16,8 @@ from torch import Tensor
 
 from workloads.factorizations.graphs.graph import Call, Graph, Map, Move, Product, Reduce, Step
 from workloads.factorizations.graphs.views import View
+from workloads.factorizations.programs.maps import BOOLEAN, Operation, mapped
 from workloads.factorizations.programs.room import room, starts_on_lines
-
-Operation = Callable[[], object]
-LOGICAL = frozenset({"where", "logical_and", "logical_or", "logical_not"})
-BOOLEAN = LOGICAL - {"where"} | {"eq", "ne", "lt", "le", "gt", "ge"}
-"""Elementwise functions that take truths, and those that make them."""
 
 
 class TracedProgram:
@@ -141,29 +137,7 @@ class TracedProgram:
         inputs = [
             self._tensor(value) if isinstance(value, View) else out.new_tensor(value, dtype=self._like.dtype) for value in step.inputs
         ]
-        if step.name == "copy":
-            self._copy(inputs[0], out)
-            return
-        if step.name == "where":
-            inputs[0] = self._truths(inputs[0])
-        # Converted by a call of its own: on the way PyTorch would make room for it.
-        inputs = [
-            value if step.name in LOGICAL or value.dtype is not torch.bool else self._copied(value, self._like.dtype) for value in inputs
-        ]
-        if step.name == "relu":
-            self._operations.append(partial(torch.clamp_min, inputs[0], 0.0, out=out))
-        elif step.name == "pow" and inputs[1].dim() == 0:
-            self._operations.append(partial(torch.pow, inputs[0], inputs[1].item(), out=out))
-        else:
-            self._operations.append(partial(getattr(torch, step.name), *inputs, out=out))
-
-    def _truths(self, tensor: Tensor) -> Tensor:
-        """Return where a tensor is not zero."""
-        if tensor.dtype is torch.bool:
-            return tensor
-        out = self._room(tensor.shape[1:], torch.bool)
-        self._operations.append(partial(torch.ne, tensor, 0.0, out=out))
-        return out
+        self._operations += mapped(step.name, inputs, out, self._like.dtype, lambda like, dtype: self._room(like.shape[1:], dtype))
 
     def _reduce(self, name: str, tensor: Tensor, kept: int, out: Tensor) -> None:
         if name != "sum":

@@ -30,10 +30,11 @@ class Objective:
         self._products = factorization.products
         self._params = [p.detach().clone().requires_grad_() for p in params]
         like = params[0]
-        self._values, masks = specs[0].problem.observe(problems, like.dtype, like.device).tables()
+        observations = specs[0].problem.observe(problems, like.dtype, like.device)
+        self._values, masks = observations.tables()
         size = math.prod(problems[0].shape)
         self._operators = masks.view(len(masks), -1, size) if specs[0].problem.sensing else None
-        self._masks = masks
+        self._seen, self._loss = observations.seen, specs[0].loss
         scales = [spec.loss.factor(problem.count) for spec, problem in zip(specs, problems, strict=True)]
         self._scales = torch.tensor(scales, dtype=like.dtype, device=like.device)
         self._gradients: list[Tensor] | None = None
@@ -43,13 +44,20 @@ class Objective:
         """Return the gradients [R, ...]. They can be differentiated once more."""
         if self._gradients is None:
             product = self._products(self._params).flatten(1)
-            if self._operators is None:
-                residual = (product - self._values) * self._masks
-            else:
-                residual = torch.einsum("rnd,rd->rn", self._operators.expand(len(product), -1, -1), product) - self._values
-            total = (residual.square().sum(1) * self._scales).sum()
+            if self._operators is not None:
+                product = torch.einsum("rnd,rd->rn", self._operators.expand(len(product), -1, -1), product)
+            total = (self._each(product).sum(1) * self._scales).sum()
             self._gradients = list(torch.autograd.grad(total, self._params, create_graph=True))
         return self._gradients
+
+    def _each(self, predictions: Tensor) -> Tensor:
+        """Return the losses [R, N] of observations, but for their scale; zero where a lane has none."""
+        values = self._values.expand_as(predictions)
+        if self._loss.squares is not None:
+            return (predictions - values).masked_fill(~self._seen, 0.0).square()
+        # Of what is not observed not even a derivative is taken, which might be no number.
+        seen = self._seen.expand_as(predictions)
+        return torch.zeros_like(predictions).masked_scatter(seen, self._loss.pointwise(predictions[seen], values[seen]))
 
     def curved(self, directions: Tensor) -> Tensor:
         """Return the Hessians times ``directions`` [R, P], over all P parameters of a lane."""

@@ -22,14 +22,18 @@ from workloads.problems.data.realized import ProblemData, unique
 class Observations(ABC):
     """What R lanes observe. Built for one set of lanes; rebuilt when lanes leave or join.
 
-    ``residual(product, out)`` gives the prediction errors [R, N], zero where a lane has fewer than N; ``adjoint(residual, out)`` maps
-    them back to [R, D]. Where all lanes share one problem its arrays are held once.
+    ``predict(product, out)`` gives the predictions [R, N], of which any number stands where a lane observes nothing, and
+    ``residual(product, out)`` the prediction errors, zero there; ``adjoint(residual, out)`` maps them back to [R, D]. Where all lanes
+    share one problem its arrays are held once.
     """
 
     width: int
     """N: columns of the residual."""
     in_place: bool
     """True where the residual is its own adjoint."""
+
+    @abstractmethod
+    def predict(self, product: Tensor, out: Tensor) -> Tensor: ...
 
     @abstractmethod
     def residual(self, product: Tensor, out: Tensor) -> Tensor: ...
@@ -69,6 +73,9 @@ class ObservedEntries(Observations):
         self.mask = torch.from_numpy(masks).to(device, dtype)
         self.target = torch.from_numpy(targets).to(device, dtype)
         self.width = self.mask.shape[1]
+
+    def predict(self, product: Tensor, out: Tensor) -> Tensor:
+        return out.copy_(product)
 
     def residual(self, product: Tensor, out: Tensor) -> Tensor:
         torch.sub(product, self.target, out=out)
@@ -116,12 +123,14 @@ class Measured(Observations):
         if not self.shared:
             self.operators, self.values, self.counts = self.operators[which], self.values[which], self.counts[which]
 
-    def residual(self, product: Tensor, out: Tensor) -> Tensor:
+    def predict(self, product: Tensor, out: Tensor) -> Tensor:
         if self.shared:
-            torch.mm(product, self.operators[0].mT, out=out)
-        else:
-            torch.bmm(self.operators, product.unsqueeze(2), out=out.unsqueeze(2))
-        return out.sub_(self.values)
+            return torch.mm(product, self.operators[0].mT, out=out)
+        torch.bmm(self.operators, product.unsqueeze(2), out=out.unsqueeze(2))
+        return out
+
+    def residual(self, product: Tensor, out: Tensor) -> Tensor:
+        return self.predict(product, out).sub_(self.values)
 
     def adjoint(self, residual: Tensor, out: Tensor) -> Tensor:
         if self.shared:

@@ -1,0 +1,143 @@
+"""How the batched engine comes from products to losses, and to what the gradient is made of: lanes side by side, every buffer made once."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from workloads.engines.pointwise import Operand, Pointwise, pointwise
+from workloads.factorizations.programs.maps import BOOLEAN, Operation, mapped
+from workloads.factorizations.programs.room import room
+from workloads.losses import Loss
+from workloads.problems.data.observations import Observations
+
+
+class Fit(Protocol):
+    """What R lanes' products are to their observations.
+
+    ``slope`` [R, N], times ``factor`` [R, 1] where there is one, is the loss's derivative by the predictions, zero where nothing is
+    observed. ``replayed`` says whether a graph of a GPU can replay it.
+    """
+
+    slope: Tensor
+    factor: Tensor | None
+    replayed: bool
+
+    def forward(self, product: Tensor, total: Tensor) -> None:
+        """Bring the slope up to date with products [R, D], and ``total`` [R, 1, 1]: the losses, but for their scale."""
+
+    def disturb(self, noise: Tensor) -> None:
+        """Make the slope that of observations with ``noise`` [R, N]."""
+
+
+def fit(loss: Loss, observations: Observations, scale: Tensor, like: Tensor) -> Fit:
+    """Return what lanes of a ``loss`` need: of sums over observations times ``scale`` [R]; ``like`` is a parameter [R, ...]."""
+    return Squares(observations, scale, like) if loss.squares is not None else Losses(loss, observations, scale, like)
+
+
+class _Total:
+    """Dot products of rows [R, N]. Batched: unlike sums over the last axis they give a lane the same bits whatever the number of lanes."""
+
+    def __init__(self, left: Tensor, right: Tensor, count: int) -> None:
+        # A lone lane has a double, of zeros: of a single product PyTorch may make another one than of several.
+        self._pair = (left.unsqueeze(1), right.unsqueeze(2))
+        self._lone = left.new_empty(2, 1, 1) if count == 1 else None
+
+    def into(self, total: Tensor) -> None:
+        torch.bmm(*self._pair, out=total if self._lone is None else self._lone)
+        if self._lone is not None:
+            total.copy_(self._lone[:1])
+
+
+class Squares:
+    """See `Fit`: of multiples of the sum of squares the slope is twice the residual."""
+
+    replayed = True
+
+    def __init__(self, observations: Observations, scale: Tensor, like: Tensor) -> None:
+        residuals = room(max(2, len(scale)), (observations.width,), like)
+        self._observations, self._total = observations, _Total(residuals, residuals, len(scale))
+        self.slope = residuals[: len(scale)]
+        self.factor = (2 * scale).unsqueeze(1) if bool((scale != 0.5).any()) else None
+
+    def forward(self, product: Tensor, total: Tensor) -> None:
+        self._observations.residual(product, self.slope)
+        self._total.into(total)
+
+    def disturb(self, noise: Tensor) -> None:
+        self.slope.sub_(noise)
+
+
+class Losses:
+    """See `Fit`: of a loss that is any function of prediction and observation."""
+
+    def __init__(self, loss: Loss, observations: Observations, scale: Tensor, like: Tensor) -> None:
+        count, width = len(scale), observations.width
+        rows = max(2, count)
+        self._observations = observations
+        self._prediction, self._observed, values, slopes, ones = (room(rows, (width,), like) for _ in range(5))
+        self._observed[:count] = observations.tables()[0]
+        self._plain, ones[:] = self._observed.clone(), 1.0
+        unseen = torch.ones(rows, width, dtype=torch.bool, device=like.device)
+        unseen[:count] = ~observations.seen
+        self.factor = scale.unsqueeze(1) if bool((scale != 1.0).any()) else None
+        self.slope, self._count = slopes[:count], count
+        self._total = _Total(values, ones, count)
+        found = pointwise(loss, like.dtype)
+        self.replayed = not isinstance(found, str)
+        if isinstance(found, str):
+            self._operations: list[Operation] = [partial(_one_by_one, loss, self._prediction, self._observed, ~unseen, values, slopes)]
+        else:
+            self._operations = _operations(found, self._prediction, self._observed, values, slopes)
+        # Where nothing is observed there may be no number.
+        self._operations += [partial(values.masked_fill_, unseen, 0.0), partial(slopes.masked_fill_, unseen, 0.0)]
+
+    def forward(self, product: Tensor, total: Tensor) -> None:
+        self._observations.predict(product, self._prediction[: self._count])
+        self._take()
+        self._total.into(total)
+
+    def disturb(self, noise: Tensor) -> None:
+        torch.add(self._plain[: self._count], noise, out=self._observed[: self._count])
+        self._take()
+        self._observed.copy_(self._plain)
+
+    def _take(self) -> None:
+        for operation in self._operations:
+            operation()
+
+
+def _operations(steps: Pointwise, prediction: Tensor, observed: Tensor, values: Tensor, slopes: Tensor) -> list[Operation]:
+    """Return the calls that take the ``steps`` of a loss, into ``values`` and ``slopes``, all [R, N]."""
+    known = {"p": prediction, "y": observed}
+    operations: list[Operation] = []
+
+    def made(like: Tensor, dtype: torch.dtype) -> Tensor:
+        return room(len(like), like.shape[1:], prediction, dtype)
+
+    def of(operand: Operand) -> Tensor:
+        return known[operand] if isinstance(operand, str) else prediction.new_tensor(operand)
+
+    for name, function, inputs in steps.steps:
+        # Both may be asked for by one name.
+        ends = [out for end, out in ((steps.value, values), (steps.slope, slopes)) if end == name and function not in BOOLEAN]
+        known[name] = ends[0] if ends else made(prediction, torch.bool if function in BOOLEAN else prediction.dtype)
+        operations += mapped(function, [of(i) for i in inputs], known[name], prediction.dtype, made)
+    for end, out in ((steps.value, values), (steps.slope, slopes)):
+        if of(end) is not out:
+            operations.append(partial(out.copy_, of(end)))
+    return operations
+
+
+def _one_by_one(loss: Loss, prediction: Tensor, observed: Tensor, seen: Tensor, values: Tensor, slopes: Tensor) -> None:
+    """Fill ``values`` and ``slopes`` [R, N] with those of a loss that cannot be traced, lane after lane."""
+    for lane in range(len(prediction)):
+        where = seen[lane]
+        with torch.enable_grad():
+            leaf = prediction[lane][where].detach().requires_grad_()
+            each = loss.pointwise(leaf, observed[lane][where])
+            (slope,) = torch.autograd.grad(each.sum(), [leaf])
+        values[lane, where], slopes[lane, where] = each.detach(), slope
