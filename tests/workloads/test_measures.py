@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from tests.specs import spec, two_by_two
-from tests.workloads import test_hierarchical, test_infimal, test_landscape
+from tests.workloads import test_distances, test_hierarchical, test_infimal, test_landscape
 from workloads import measures
 from workloads.engines.base import create
 from workloads.measures.numerics.snapshot import Snapshot, evaluate
@@ -412,6 +412,7 @@ TESTED_APART = {
     "loss": (test_recorded_loss_is_that_of_the_recorded_entries,),
     "components": (test_components_are_the_norms_of_the_outer_products,),
     "cp_rank": (test_cp_rank_of_orthogonal_components,),  # and tests/workloads/test_cp_rank.py
+    "distance_to_nuclear_norm": (test_distances.test_distance_to_the_least_nuclear_norm_is_the_error_where_that_recovers_the_truth,),
     "gradient_norm": (test_landscape.test_gradient_norm_and_sharpness_are_those_of_dense_hessians,),
     "sharpness": (
         test_landscape.test_gradient_norm_and_sharpness_are_those_of_dense_hessians,

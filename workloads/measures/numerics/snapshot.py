@@ -15,6 +15,7 @@ from torch import Tensor
 from workloads import measures
 from workloads.factorizations import Factorization
 from workloads.measures.numerics.objective import ITERATIONS, NUMBERS, Objective, largest_eigenvalue
+from workloads.measures.numerics.solutions import solutions
 from workloads.problems.data.realized import ProblemData, unique
 from workloads.trial import TrialSpec
 
@@ -120,6 +121,10 @@ class Snapshot:
         """The ground truth [R, *shape]; NaN where it is not known."""
         shape = self.shape
         return self._per_lane([np.full(shape, np.nan) if p.truth is None else p.truth.reshape(shape) for p in unique(self.problems)[0]])
+
+    def solution(self, kind: str) -> Tensor:
+        """Return what a solved factorization of a ``kind`` comes to with the lanes' observations [R, *shape]; NaN if to nothing."""
+        return solutions(kind, self.specs, self.problems).to(self.loss.device)
 
     @cached_property
     def observed(self) -> Tensor:
