@@ -15,6 +15,7 @@ from tests.workloads import oracle
 from tests.workloads.test_engines import advance, lanes_of
 from workloads import measures
 from workloads.engines.base import create
+from workloads.engines.choice import chosen
 from workloads.factorizations import FACTORIZATIONS
 from workloads.measures.numerics.snapshot import Snapshot, evaluate
 from workloads.mode_tree import ModeTree
@@ -103,12 +104,38 @@ def test_lanes_equal_the_oracle_over_a_thousand_steps(name, problem):
         )
         for n in range(2)
     ]
-    lanes = advance(create("batched"), lanes_of(specs), 1000)
+    trained = {engine: advance(create(engine), lanes_of(specs), 1000) for engine in ("batched", "fused")}
     for lane, one in enumerate(specs):
         truth = oracle.train(one, 1000)
-        assert lanes.loss[lane] == pytest.approx(truth.losses[-1], rel=1e-8, abs=1e-20)
         assert truth.losses[-1] < truth.losses[0]
-        np.testing.assert_allclose(one.factorization.products(lanes.params)[lane], truth.product, rtol=1e-8, atol=1e-10)
+        for engine, lanes in trained.items():
+            assert lanes.loss[lane] == pytest.approx(truth.losses[-1], rel=1e-8, abs=1e-20), engine
+            product = one.factorization.products(lanes.params)[lane]
+            np.testing.assert_allclose(product, truth.product, rtol=1e-8, atol=1e-10, err_msg=engine)
+
+
+def test_the_kernel_joins_halves_as_well():
+    one = spec(
+        problem={"kind": "tensor_completion", "shape": [2, 3, 2, 3], "target": {"rank": 1}, "observed": 20},
+        factorization={"kind": "hierarchical", "widths": [4, 3], "pattern": "half"},
+        init={"kind": "gaussian", "scale": 0.6},
+        optimizer={"kind": "gd", "lr": 0.01},
+    )
+    by = [advance(create(engine), lanes_of([one]), 300) for engine in ("autograd", "fused")]
+    assert by[0].loss[0] < 0.2
+    for wanted, got in zip(by[0].params, by[1].params, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-8, atol=1e-10)
+
+
+def test_small_trees_are_trained_by_a_kernel_and_large_ones_by_matrix_products():
+    def tree(width):
+        one = spec(
+            problem={"kind": "tensor_completion", "shape": [8] * 4, "target": {"rank": 1}, "observed": 0.5},
+            factorization={"kind": "hierarchical", "widths": width},
+        )
+        return chosen("auto", [one] * 64)
+
+    assert [tree(width) for width in (4, 32, 512)] == ["fused", "fused", "batched"]
 
 
 def test_one_level_is_a_sum_of_components_with_weights():

@@ -6,10 +6,11 @@ workspace in cache, its matrix products cut into register tiles.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from workloads.engines.kernels.base import Kernel, Layout
+from workloads.engines.kernels.base import KERNELS, Kernel, Layout
 from workloads.engines.kernels.deep_matrix import MEASUREMENT_ENTRIES, group_seconds
 from workloads.engines.kernels.functions import KNOWN
 from workloads.engines.rates import Rates
@@ -39,7 +40,11 @@ class TracedKernel(Kernel):
             return f"factorization {spec.factorization.kind} has constants that are not finite"
         if facts.steps > LONGEST:
             return f"its kernels are for graphs of up to {LONGEST} steps, and factorization {spec.factorization.kind} has {facts.steps}"
-        if facts.numbers > LARGEST:
+        return self._too_large(spec, facts.numbers)
+
+    def _too_large(self, spec: TrialSpec, numbers: int) -> str:
+        """Return why a lane of so many ``numbers`` is too large; empty where it is not."""
+        if numbers > LARGEST:
             return f"its kernels are for up to {LARGEST:,} numbers a lane"
         if spec.problem.measurement_entries(spec.problem.observations() or 0) > MEASUREMENT_ENTRIES:
             return f"its kernels are for sensing operators of up to {MEASUREMENT_ENTRIES:,} entries"
@@ -63,4 +68,13 @@ class TracedKernel(Kernel):
         return Groups(lanes, threads, key, traced_body)
 
 
+class KnownKernel(TracedKernel):
+    """Of a kind of ours that has a hand-written step for `batched`: its graph is known to have a kernel, and no plan traces it."""
+
+    def why_not(self, spec: TrialSpec, *, cuda: bool) -> str:  # noqa: ARG002
+        parameters = sum(map(math.prod, spec.factor_shapes.values()))
+        return self._too_large(spec, parameters + spec.factorization.cost(spec.shape).buffers)
+
+
 TRACED = TracedKernel()
+KERNELS["hierarchical"] = KnownKernel()
