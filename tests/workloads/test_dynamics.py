@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from orchestrator.grid.identity import trial_id
-from tests.contract.references import FACTORIZATIONS, LOSSES, OPTIMIZERS, PROBLEMS, beside
+from tests.contract.references import FACTORIZATIONS, LOSSES, OPTIMIZERS, PROBLEMS, SHAPES, beside
 from tests.contract.references import spec as small
 from tests.specs import spec, trials
 from tests.workloads.test_engines import advance, lanes_of
@@ -19,6 +19,7 @@ from workloads.engines.base import create
 from workloads.engines.batched import BatchedEngine
 from workloads.engines.chance import Chance, mixed
 from workloads.engines.choice import why_not_fused
+from workloads.engines.fused import FusedEngine
 from workloads.optimizers.schedule import RateSchedule
 from workloads.training.loop import train
 from workloads.training.policy import Policy
@@ -125,7 +126,9 @@ def test_engines_take_the_steps_of_a_plain_loop(problem, kind, name, loss):
     wanted, value = plain(one, STEPS)
     without, _ = plain(one_of(problem, kind, {}, loss), STEPS)
     assert name in ("weight_decay",) * (kind == "adamw") or not np.allclose(wanted, without, rtol=1e-6)
-    for engine in ("autograd", "batched"):
+    # A kernel for each takes its time to compile.
+    kernels = ("fused",) if why_not_fused(one) is None and (kind == "gd" or name == "all") else ()
+    for engine in ("autograd", "batched", *kernels):
         lanes = advance(create(engine), lanes_of([one, beside(one)]), STEPS)
         np.testing.assert_allclose(one.factorization.products(lanes.params)[0], wanted, rtol=1e-8, atol=1e-12, err_msg=engine)
         assert lanes.loss[0] == pytest.approx(value, rel=1e-8)
@@ -135,8 +138,46 @@ def test_engines_take_the_steps_of_a_plain_loop(problem, kind, name, loss):
 def test_a_thousand_steps_agree_to_1e_8(name):
     one = one_of("matrix_completion", "gd", OPTIONS[name])
     wanted, _ = plain(one, 1000)
-    lanes = advance(create("batched"), lanes_of([one, beside(one)]), 1000)
-    np.testing.assert_allclose(one.factorization.products(lanes.params)[0], wanted, rtol=1e-8, atol=1e-12)
+    for engine in ("batched", "fused"):
+        lanes = advance(create(engine), lanes_of([one, beside(one)]), 1000)
+        np.testing.assert_allclose(one.factorization.products(lanes.params)[0], wanted, rtol=1e-8, atol=1e-12, err_msg=engine)
+
+
+@pytest.mark.parametrize(
+    ("problem", "factorization", "optimizer", "dtype", "threads"),
+    [
+        ("matrix_completion", {"kind": "deep_matrix", "depth": 3, "widths": [9, 11]}, "adamw", "float64", False),
+        ("matrix_sensing", {"kind": "deep_matrix", "depth": 3, "widths": [9, 11]}, "group_rmsprop", "float64", False),
+        ("tensor_completion", {"kind": "tucker", "ranks": [2, 2, 2]}, "gd", "float64", False),
+        ("tensor_completion", {"kind": "tucker", "ranks": [2, 2, 2]}, "momentum", "float32", True),
+        ("tensor_completion", {"kind": "hierarchical", "arity": 3, "widths": [7]}, "group_rmsprop", "float32", False),
+        ("tensor_sensing", {"kind": "hierarchical", "arity": 3, "widths": [7]}, "gd", "float64", True),
+    ],
+)
+def test_every_kernel_draws_what_matrix_products_do(problem, factorization, optimizer, dtype, threads):
+    """In straight-line code and in loops, by hand and from a trace; lanes have schedules of their own, and problems of several sizes."""
+    options = {key: value for key, value in OPTIONS["all"].items() if (optimizer, key) != ("adamw", "weight_decay")}
+    schedules = [options["schedule"], OPTIONS["cosine"]["schedule"], {"milestones": [3, 5, 8], "factors": [0.5, 2, 1]}]
+    keys = small(problem, factorization["kind"], optimizer).optimizer.model_dump(exclude_none=True) | options
+    specs = [
+        small(
+            problem,
+            factorization["kind"],
+            optimizer,
+            keys={key: value for key, value in factorization.items() if key != "kind"},
+            optimizer=keys | {"schedule": schedule, "batch": 2 + n},
+            problem={"kind": problem, "shape": list(SHAPES[PROBLEMS[problem].order]), "target": {"rank": 1}, "observed": 9 - n},
+            dtype=dtype,
+            seed=n,
+        )
+        for n, schedule in enumerate(schedules)
+    ]
+    wanted = advance(create("batched"), lanes_of(specs), STEPS)
+    got = advance(FusedEngine(threads=threads), lanes_of(specs), STEPS)
+    bound = 1e-10 if dtype == "float64" else 1e-4
+    for one, other in zip(wanted.params, got.params, strict=True):
+        np.testing.assert_allclose(other, one, rtol=bound, atol=bound / 10)
+    np.testing.assert_allclose(got.loss, wanted.loss, rtol=bound)
 
 
 def ended(events):
@@ -144,23 +185,30 @@ def ended(events):
 
 
 @pytest.mark.parametrize(
-    ("problem", "name"), [*(("matrix_completion", name) for name in OPTIONS), ("matrix_sensing", "all"), ("tensor_completion", "all")]
+    ("problem", "name", "engine"),
+    [
+        *(("matrix_completion", name, "batched") for name in OPTIONS),
+        ("matrix_sensing", "all", "batched"),
+        ("tensor_completion", "all", "batched"),
+        ("matrix_completion", "all", "fused"),
+        ("matrix_sensing", "all", "fused"),
+    ],
 )
-def test_a_trial_has_the_same_bits_in_any_pack_and_wherever_it_goes_on(problem, name):
+def test_a_trial_has_the_same_bits_in_any_pack_and_wherever_it_goes_on(problem, name, engine):
     first = one_of(problem, "momentum", OPTIONS[name])
     specs = [first.model_copy(update={"seed": n}) for n in range(9)]
     # Levels of the loss that are reached inside a block put its lanes back to the block's start.
     recording, policy = Recording(("frobenius",), points=30), Policy(call_seconds=0.0, steps=16)
-    whole = ended(train(trials(specs), recording, create("batched"), policy=policy))
+    whole = ended(train(trials(specs), recording, create(engine), policy=policy))
     for n in (0, 8):
-        (alone,) = ended(train(trials(specs)[n : n + 1], recording, create("batched"))).values()
+        (alone,) = ended(train(trials(specs)[n : n + 1], recording, create(engine))).values()
         for name_, value in alone.factors.items():
             np.testing.assert_allclose(value, whole[f"t{n}"].factors[name_], rtol=1e-12, atol=1e-15)
     asked = itertools.chain([None, None, Request.STOP], itertools.repeat(None))
-    events = list(train(trials(specs), recording, create("batched"), asked=lambda: next(asked), policy=policy))
+    events = list(train(trials(specs), recording, create(engine), asked=lambda: next(asked), policy=policy))
     left = [t for event in events if isinstance(event, Checkpoint) for t in event.trials]
     assert {0 < trial.step < 100 for trial in left} == {True}
-    after = ended(train(pickle.loads(pickle.dumps(left)), recording, create("batched"), policy=policy))
+    after = ended(train(pickle.loads(pickle.dumps(left)), recording, create(engine), policy=policy))
     assert after.keys() == whole.keys()
     for key, result in after.items():
         for factor_, value in result.factors.items():
@@ -214,7 +262,7 @@ def test_lanes_with_and_without_an_option_are_of_different_programs_and_lanes_wi
     keys = [spec(optimizer__clip=clip).lane_key for clip in (None, 0.1, 2.0)]
     assert keys[0] != keys[1] == keys[2]
     assert spec(optimizer__clip=1.0).sections != spec().sections
-    assert why_not_fused(spec(optimizer__batch=3)) == "it has no kernels for optimizer.batch"
+    assert why_not_fused(spec(optimizer__batch=3)) is None
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ GAMMA = 0x9E3779B97F4A7C15
 MIXERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 BATCH, NOISE = 1, 2
 """What numbers of one seed are drawn for."""
-_LARGEST = torch.iinfo(torch.int64).max
+LARGEST = (1 << 63) - 1
+"""The key of what is not observed: that of nothing else but by a chance of one in as many."""
 
 
 def mixed(value: int) -> int:
@@ -45,15 +46,17 @@ def _mixed(values: Tensor) -> Tensor:
     return values ^ _shifted(values, 31)
 
 
+def lane_seeds(specs: Sequence[TrialSpec], use: int) -> list[int]:
+    """Return for each trial what its numbers for a ``use`` follow from, as a number with a sign."""
+    return [_signed(mixed(mixed(spec.seed) + use * GAMMA)) for spec in specs]
+
+
 class Chance:
     """What chance does to the gradients of R lanes. ``index`` [N] numbers the observations, of which a lane has those that are ``seen``
     [R or 1, N] and ``counts`` [R] in all."""
 
     def __init__(self, specs: Sequence[TrialSpec], hyper: Mapping[str, Tensor], index: Tensor, seen: Tensor, counts: Tensor) -> None:
-        self._seeds = {
-            use: torch.tensor([_signed(mixed(mixed(spec.seed) + use * GAMMA)) for spec in specs], device=index.device)
-            for use in (BATCH, NOISE)
-        }
+        self._seeds = {use: torch.tensor(lane_seeds(specs, use), device=index.device) for use in (BATCH, NOISE)}
         self._counters = (index + 1) * _signed(GAMMA)
         self._seen = seen
         self._noise, batch = hyper.get("label_noise"), hyper.get("batch")
@@ -75,7 +78,7 @@ class Chance:
         """Return what the observations of a step count [R, N]: those in the mini-batch so many times as there are more, others nothing."""
         if self._batch is None or self._share is None:
             return None
-        keys = _shifted(self._bits(BATCH, steps), 1).masked_fill(~self._seen, _LARGEST)
+        keys = _shifted(self._bits(BATCH, steps), 1).masked_fill(~self._seen, LARGEST)
         last = keys.sort(1)[0].gather(1, (self._batch - 1).unsqueeze(1))
         return (keys <= last) * self._share
 

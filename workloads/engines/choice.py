@@ -20,8 +20,6 @@ def why_not_fused(spec: TrialSpec, *, cuda: bool = False) -> str | None:
         return f"it has no kernels for {spec.problem.kind} with factorization {spec.factorization.kind}"
     if optimizer is None or optimizer.kernel is None:
         return f"it has no kernels for optimizer {spec.method.kind}"
-    if optimizer.given:
-        return f"it has no kernels for optimizer.{optimizer.given[0]}"
     if reason := kernel.why_not(spec, cuda=cuda) or losses.why_not(spec):
         return reason
     if not _has_warp():

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar
 
 from workloads.optimizers.adam import Adam
-from workloads.optimizers.base import KernelStep
 from workloads.section import Conflict
 
 
@@ -16,7 +14,6 @@ class AdamW(Adam):
     kind = "adamw"
     example = "{kind: adamw, lr: 1e-3, weight_decay: 1e-2}"
     decoupled = True
-    kernel: ClassVar[KernelStep | None] = None
 
     def conflicts(self, observations: int | None) -> Iterator[Conflict]:
         """See `Optimizer.conflicts`."""

@@ -164,9 +164,7 @@ class Schedule(LaneArrays):
         return np.where(active, until_step, NEVER), np.where(active, until_loss, -np.inf)
 
 
-def _advanced(
-    passed: NDArray[np.int64], reached: Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.bool_]]
-) -> NDArray[np.int64]:
+def _advanced(passed: NDArray[np.int64], reached: Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.bool_]]) -> NDArray[np.int64]:
     """Return how many marks K lanes have passed [K], of which they had ``passed`` so many [K] before. ``reached`` tells of some lanes, by
     their places, whether each has reached the next one. Few lanes pass more than one at a time.
     """

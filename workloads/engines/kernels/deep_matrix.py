@@ -49,6 +49,7 @@ class DeepMatrixKernel(Kernel):
         return group_seconds(lane_cost(specs[0]).flops, specs, steps, rates)
 
     def layout(self, lanes: Lanes, *, threads: bool) -> Layout:
+        from workloads.engines.kernels.course import options_of
         from workloads.engines.kernels.deep_matrix_key import cpu_key
         from workloads.engines.kernels.deep_matrix_source import deep_matrix_body
         from workloads.engines.kernels.groups import Groups
@@ -57,7 +58,8 @@ class DeepMatrixKernel(Kernel):
         spec = lanes.spec
         measurements = lanes.observations.width if spec.problem.sensing else 0
         shapes = tuple((s[0], s[1]) for s in spec.factor_shapes.values())
-        return Groups(lanes, threads, cpu_key(shapes, measurements, spec.method.kind, spec.dtype, loss_of(lanes)), deep_matrix_body)
+        key = cpu_key(shapes, measurements, spec.method.kind, spec.dtype, options_of(lanes), loss_of(lanes))
+        return Groups(lanes, threads, key, deep_matrix_body)
 
 
 KERNELS["deep_matrix"] = DeepMatrixKernel()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from workloads.engines.kernels.options import PLAIN, Options
 from workloads.engines.kernels.source import SIMD_BYTES, registers, simd_width
 from workloads.engines.kernels.updates import Update
 from workloads.engines.pointwise import Pointwise
@@ -18,7 +19,7 @@ class DeepMatrixKey:
     """What a kernel is generated for.
 
     ``shapes`` of W_1 ... W_L, each [width_l, width_(l-1)]; the number of ``measurements`` (0: completion); ``lanes`` V in a group;
-    how many ``registers`` there are for tiles; the ``loss``, ``None`` for a multiple of the sum of squares.
+    how many ``registers`` there are for tiles; the optimizer's ``options``; the ``loss``, ``None`` for a multiple of the sum of squares.
     ``threads`` says that each group, of one lane, has a thread of a GPU: tables are then entry by entry, with all groups side by side,
     so that neighbouring threads read neighbouring numbers.
     """
@@ -30,6 +31,7 @@ class DeepMatrixKey:
     lanes: int
     threads: bool = False
     registers: int = 32
+    options: Options = PLAIN
     loss: Pointwise | None = None
 
     @property
@@ -55,7 +57,7 @@ class DeepMatrixKey:
     @property
     def update(self) -> Update:
         """The optimizer's step."""
-        return Update.of(self.optimizer)
+        return Update.of(self.optimizer, self.options)
 
     @property
     def state(self) -> int:
@@ -65,12 +67,13 @@ class DeepMatrixKey:
     @property
     def workspace(self) -> int:
         """Entries of scratch memory that a group needs."""
+        room = self.options.room(self.measurements or self.size, self.dtype, threads=self.threads)
         if self.unrolled:
-            return 0
+            return room
         prefixes = sum(out * self.columns for out, _ in self.shapes[1:])
         widest = max(max(out, into) for out, into in self.shapes)
         gradients = self.parameters if self.update.whole else 0
-        return prefixes + 2 * widest * self.columns + gradients + self.measurements
+        return prefixes + 2 * widest * self.columns + gradients + self.measurements + room
 
     @property
     def unrolled(self) -> bool:
@@ -80,11 +83,16 @@ class DeepMatrixKey:
 
 
 def cpu_key(
-    shapes: tuple[tuple[int, int], ...], measurements: int, optimizer: str, dtype: str, loss: Pointwise | None = None
+    shapes: tuple[tuple[int, int], ...],
+    measurements: int,
+    optimizer: str,
+    dtype: str,
+    options: Options = PLAIN,
+    loss: Pointwise | None = None,
 ) -> DeepMatrixKey:
     """Return the key for groups of lanes on this machine's CPU."""
     there = registers()
-    key = DeepMatrixKey(shapes, measurements, optimizer, dtype, simd_width(dtype), registers=there.count, loss=loss)
+    key = DeepMatrixKey(shapes, measurements, optimizer, dtype, simd_width(dtype), registers=there.count, options=options, loss=loss)
     if key.unrolled:
         # Chains of products wait for each other: with two registers a vector there are two chains.
         return replace(key, lanes=min(SIMD_BYTES, 2 * there.bytes) // ITEM_BYTES[dtype])

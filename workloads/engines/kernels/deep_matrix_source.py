@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from workloads.engines.kernels.course_source import Course
 from workloads.engines.kernels.deep_matrix_key import DeepMatrixKey
 from workloads.engines.kernels.grouped_source import Body
 from workloads.engines.kernels.source import Writer
+from workloads.engines.kernels.updates import Gradient
 
 
 def deep_matrix_body(key: DeepMatrixKey, write: Writer) -> Body:
@@ -18,7 +20,7 @@ class _Body:
     """What both styles have in common."""
 
     def __init__(self, key: DeepMatrixKey, write: Writer) -> None:
-        self.key, self.write = key, write
+        self.key, self.write, self.course = key, write, Course.of(key)
         self.offsets = [sum(o * i for o, i in key.shapes[:layer]) for layer in range(len(key.shapes))]
 
     def load(self) -> None: ...
@@ -76,12 +78,12 @@ class _Unrolled(_Body):
 
     def backward(self) -> None:
         key, write = self.key, self.write
+        measured = [self.course.named(write, f"r{n}", n) for n in range(key.measurements)]
         for i, j in _cells(key.rows, key.columns):
-            seen = f"r{i}_{j}"
+            place, size = i * key.columns + j, key.rows * key.columns
             if key.measurements:
-                place, size = i * key.columns + j, key.rows * key.columns
-                write(f"vec a{i}_{j} = " + _sum(f"m[{n * size + place}] * r{n}" for n in range(key.measurements)))
-                seen = f"a{i}_{j}"
+                write(f"vec a{i}_{j} = " + _sum(f"m[{n * size + place}] * {r}" for n, r in enumerate(measured)))
+            seen = f"a{i}_{j}" if key.measurements else self.course.disturbed(f"r{i}_{j}", str(place))
             write(f"vec g{len(key.shapes) - 1}_{i}_{j} = {seen} * {key.update.outer};")
         if not key.update.whole:
             write(*key.update.prepare("vec", key.lanes))
@@ -99,8 +101,10 @@ class _Unrolled(_Body):
             if not key.update.whole:
                 self._step(layer)
         if key.update.whole:
-            every = (f"d{layer}_{i}_{j}" for layer, (out, into) in enumerate(key.shapes) for i, j in _cells(out, into))
-            write("vec squared = " + _sum(f"{d} * {d}" for d in every))
+            every = [f"{layer}_{i}_{j}" for layer, (out, into) in enumerate(key.shapes) for i, j in _cells(out, into)]
+            for name, slope, lines in key.update.norms("vec", key.lanes):
+                terms = (slope(f"w{each}", f"d{each}") for each in every)
+                write(f"vec {name} = " + _sum(f"{term} * {term}" for term in terms), *lines)
             write(*key.update.prepare("vec", key.lanes))
             for layer in range(len(key.shapes)):
                 self._step(layer)
@@ -163,20 +167,22 @@ class _Looped(_Body):
         top, upper, size = self._below(len(key.shapes) - 1), self._above(0), key.rows * key.columns
         write("total = zero;")
         if key.measurements:
+            disturbed = self.course.disturbed("r", "n")
             with write.loop("n", 0, key.measurements):
                 write("vec r = zero;")
                 with write.loop("q", 0, size):
                     write(f"r += m[n * {size} + q] * {top('0', 'q')};")
                 if key.loss is None:
-                    write("r -= y[n];", f"x[{self.residual} + n] = r;", "total += r * r;")
+                    write("r -= y[n];", f"x[{self.residual} + n] = {disturbed};", "total += r * r;")
                 else:
-                    write("vec v;", "Loss::of(r, y[n], v, r);", f"x[{self.residual} + n] = r;", "total += v;")
+                    write("vec v;", "Loss::of(r, y[n], v, r);", f"x[{self.residual} + n] = {disturbed};", "total += v;")
         else:
+            disturbed = self.course.disturbed("r", "q")
             with write.loop("q", 0, size):
                 if key.loss is None:
-                    write(f"vec r = ({top('0', 'q')} - y[q]) * m[q];", f"{upper('0', 'q')} = r;", "total += r * r;")
+                    write(f"vec r = ({top('0', 'q')} - y[q]) * m[q];", f"{upper('0', 'q')} = {disturbed};", "total += r * r;")
                 else:
-                    write("vec v, r;", f"Loss::of({top('0', 'q')}, y[q], v, r);", f"{upper('0', 'q')} = r;", "total += v;")
+                    write("vec v, r;", f"Loss::of({top('0', 'q')}, y[q], v, r);", f"{upper('0', 'q')} = {disturbed};", "total += v;")
 
     def backward(self) -> None:
         key, write = self.key, self.write
@@ -200,22 +206,28 @@ class _Looped(_Body):
         with write.loop("q", 0, out * into):
             self._step(0)("0", "q", self._above((len(key.shapes) - 1) % 2)("0", "q"))
         if key.update.whole:
-            self._square()
+            for n, (name, slope, lines) in enumerate(key.update.norms("vec", key.lanes)):
+                self._square(name, slope, "square" if n == 0 else "again")
+                write(*lines)
             write(*key.update.prepare("vec", key.lanes))
             with write.loop("q", 0, key.parameters):
-                write(*key.update.entry("w[q]", f"x[{self.gradient} + q]", [], key.lanes))
+                state = [f"s[{n * key.parameters} + q]" for n in range(len(key.update.arrays))]
+                write(*key.update.entry("w[q]", f"x[{self.gradient} + q]", state, key.lanes))
 
-    def _square(self) -> None:
-        """Write code for the squared norm of the gradient, in an order that does not depend on the tiles, which lone lanes have smaller."""
-        write, sums = self.write, [f"square{n}" for n in range(8)]
+    def _square(self, norm: str, slope: Gradient, prefix: str) -> None:
+        """Write code for a squared norm of the gradient, in an order that does not depend on the tiles, which lone lanes have smaller."""
+        write, sums = self.write, [f"{prefix}{n}" for n in range(8)]
         write(*(f"vec {name} = zero;" for name in sums))
         whole = self.key.parameters // len(sums) * len(sums)
-        entry = f"x[{self.gradient} + q + {{0}}]"
+
+        def entry(n: int) -> str:
+            return slope(f"w[q + {n}]", f"x[{self.gradient} + q + {n}]")
+
         with write.loop("q", 0, whole, len(sums)):
-            write(*(f"{name} += {entry.format(n)} * {entry.format(n)};" for n, name in enumerate(sums)))
+            write(*(f"{name} += {entry(n)} * {entry(n)};" for n, name in enumerate(sums)))
         with write.loop("q", whole, self.key.parameters):
-            write(f"{sums[0]} += {entry.format(0)} * {entry.format(0)};")
-        write("const vec squared = " + _sum(sums))
+            write(f"{sums[0]} += {entry(0)} * {entry(0)};")
+        write(f"const vec {norm} = " + _sum(sums))
 
     def _assign(self, target: Index) -> Callable[[str, str, str], None]:
         return lambda i, j, value: self.write(f"{target(i, j)} = {value};")

@@ -7,45 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from inspect import signature
 from typing import Any, Protocol
 
+from workloads.engines.kernels.course_source import Course
+from workloads.engines.kernels.group_key import GroupKey
 from workloads.engines.kernels.losses import TWICE, defined
 from workloads.engines.kernels.source import GOING, Writer, everywhere, vector_type
-from workloads.engines.kernels.updates import Update
-from workloads.engines.pointwise import Pointwise
-
-
-class GroupKey(Protocol):
-    """What a kernel is generated for. The same for all groups.
-
-    ``size`` of the product, number of ``measurements`` (0: completion), of ``parameters``, of optimizer ``state``, of numbers in the
-    ``workspace``; ``lanes`` V in a group. ``threads`` says that each group, of one lane, has a thread of a GPU: tables are then entry by
-    entry, with all groups side by side, so that neighbouring threads read neighbouring numbers. ``loss`` is ``None`` where it is a
-    multiple of the sum of squares.
-    """
-
-    @property
-    def optimizer(self) -> str: ...
-    @property
-    def dtype(self) -> str: ...
-    @property
-    def lanes(self) -> int: ...
-    @property
-    def threads(self) -> bool: ...
-    @property
-    def size(self) -> int: ...
-    @property
-    def measurements(self) -> int: ...
-    @property
-    def parameters(self) -> int: ...
-    @property
-    def state(self) -> int: ...
-    @property
-    def workspace(self) -> int: ...
-    @property
-    def update(self) -> Update: ...
-    @property
-    def loss(self) -> Pointwise | None: ...
 
 
 class Body(Protocol):
@@ -68,20 +36,19 @@ def group_kernel(key: GroupKey, body: Callable[[Any, Writer], Body]) -> Any:
 
     One thread is one group of V lanes. Arguments, all flat, tables [groups, entries] of ``vec`` (with ``threads`` [entries, groups]):
     parameters, optimizer state, observed values, masks or measurements, workspace, hyperparameters followed by the loss's scale; losses
-    to stop at [groups]; steps to do and done [groups]; losses [groups].
+    to stop at [groups]; steps to do and done [groups]; losses [groups]; what depends on the steps done, in words of 64 bits
+    (`workloads.engines.kernels.options.Options.course`).
     """
     import warp as wp
 
-    def advance(
-        weights: Any, state: Any, seen: Any, operators: Any, scratch: Any, hyper: Any, until: Any, steps: Any, losses: Any, group: Any
-    ) -> None: ...
+    def advance(weights, state, seen, operators, scratch, hyper, until, steps, losses, course, group): ...  # type: ignore[no-untyped-def]
 
-    def train(weights: Any, state: Any, seen: Any, operators: Any, scratch: Any, hyper: Any, until: Any, steps: Any, losses: Any) -> None:
-        native(weights, state, seen, operators, scratch, hyper, until, steps, losses, wp.tid())
+    def train(weights, state, seen, operators, scratch, hyper, until, steps, losses, course):  # type: ignore[no-untyped-def]
+        native(weights, state, seen, operators, scratch, hyper, until, steps, losses, course, wp.tid())
 
     # Warp reads an argument's type from its annotation; these depend on the key.
-    types = dict.fromkeys(train.__annotations__, wp.array(dtype=getattr(wp, key.dtype)))
-    train.__annotations__ = types | {"steps": wp.array(dtype=wp.int32), "return": None}
+    types = dict.fromkeys(signature(train).parameters, wp.array(dtype=getattr(wp, key.dtype)))
+    train.__annotations__ = types | {"steps": wp.array(dtype=wp.int32), "course": wp.array(dtype=wp.int64), "return": None}
     advance.__annotations__ = train.__annotations__ | {"group": int}
     native: Any = wp.func_native(group_source(key, body))(advance)
     return wp.kernel(train, enable_backward=False, module="unique")
@@ -113,15 +80,20 @@ def group_source(key: GroupKey, body: Callable[[Any, Writer], Body]) -> str:
             write(f"const Column {name} = {{(vec*){table}.data + group, across}};")
         else:
             write(f"vec* __restrict__ {name} = (vec*){table}.data + (size_t)group * {size};")
-    write(*(f"const vec {name} = h[{n}];" for n, name in enumerate(key.update.hyper)))
-    write(f"const vec scale = h[{len(key.update.hyper)}], twice = {TWICE[key.loss is not None]}, rate = lr * twice;")
+    scheduled = "schedule" in key.update.options
+    write(*(f"const vec {'full_' if scheduled and name == 'lr' else name} = h[{n}];" for n, name in enumerate(key.update.hyper)))
+    rate = "" if scheduled else ", rate = lr * twice"
+    write(f"const vec scale = h[{len(key.update.hyper)}], twice = {TWICE[key.loss is not None]}{rate};")
     write("const vec low = ((vec*)until.data)[group];", "const vec zero = {}, one = zero + (real)1;", "vec total;")
     write("const int last = steps.data[group];", "int done = 0;")
     numbers = len(key.update.arrays) * key.parameters
     write(*(f"vec {name} = s[{numbers + n}];" for n, name in enumerate(key.update.numbers)))
-    code = body(key, write)
+    code, course = body(key, write), Course.of(key)
+    course.define(write)
+    course.load(write)
     code.load()
     with write.block("for (;; ++done)"):
+        course.begin(write)
         code.forward()
         write("total *= scale;")
         going = everywhere(f"({GOING.format(none='zero')}) | (low < -one)", key.lanes)

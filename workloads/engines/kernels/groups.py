@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from workloads.engines.kernels.base import Losses, Steps
-from workloads.engines.kernels.grouped_source import Body, GroupKey, group_kernel
+from workloads.engines.kernels.course import course_table
+from workloads.engines.kernels.group_key import GroupKey
+from workloads.engines.kernels.grouped_source import Body, group_kernel
 from workloads.engines.kernels.launching import arguments, hyper, start_warp
 from workloads.engines.kernels.source import AT_REST, Writer
 from workloads.engines.lanes import Lanes
@@ -32,14 +34,20 @@ class _Tables:
     hyper: Tensor
 
 
+COUNT = 3
+"""The row of the course that is the number of observations."""
+
+
 class _Call:
     """What a kernel is told, how many ``steps`` [groups] each group may take and ``until`` which losses [groups, V], and tells: ``losses``.
 
+    ``course`` [groups, n, V] is that of lanes (`workloads.engines.kernels.course`), the steps that they have done its first row.
     ``goals`` and ``left`` [groups * V] are what lanes are told, on the host, filled anew for each call; the padding stays.
     """
 
-    def __init__(self, groups: int, width: int, like: Tensor) -> None:
+    def __init__(self, groups: int, width: int, like: Tensor, course: Tensor) -> None:
         self.until, self.losses = like.new_zeros(groups, width), like.new_zeros(groups, width)
+        self.course = course
         self.steps = torch.zeros(groups, dtype=torch.int32, device=like.device)
         self.goals: NDArray[np.float64] = np.full(groups * width, AT_REST)
         self.left: NDArray[np.int64] = np.full(groups * width, NEVER)
@@ -68,14 +76,16 @@ class Groups:
             state=self._pack(self._state()),
             targets=self._pack(targets),
             masks=self._pack(masks),
-            scratch=self._table(max(1, self.key.workspace)),
+            scratch=self._table(max(1, self.key.workspace), lanes.params[0]),
             # Ones in the padding, like those of parked lanes: a step size of lr / (0 + eps) has to stay finite there.
             hyper=self._pack(hyper(lanes), fill=1.0),
         )
-        self.call = _Call(self.groups, width, lanes.params[0])
+        # Ones in the padding: a mini-batch of one of one observation is found at once.
+        course = self._pack(course_table(lanes, self.key.update.options).to(lanes.device), fill=1)
+        self.call = _Call(self.groups, width, lanes.params[0], course)
         self.parked: NDArray[np.bool_] = np.zeros(self.count, dtype=np.bool_)
-        tables = [table.permute(1, 0, 2) if threads else table for table in vars(self.tables).values()]
-        tables += [self.call.until, self.call.steps, self.call.losses]
+        tables = [*vars(self.tables).values(), self.call.until, self.call.steps, self.call.losses, course]
+        tables = [table.permute(1, 0, 2) if threads and table.dim() == 3 else table for table in tables]
         device = wp.device_from_torch(lanes.device)
         self.command = wp.launch(group_kernel(self.key, body), dim=self.groups, inputs=arguments(tables), device=device, record_cmd=True)
 
@@ -90,6 +100,10 @@ class Groups:
         fewest = call.left.reshape(self.groups, -1).min(1)
         # A group that is all idle has nothing to do.
         call.steps.copy_(torch.from_numpy(np.where(fewest == NEVER, 0, fewest)))
+        if self.key.update.options.course:
+            begun = np.zeros(self.groups * self.key.lanes, dtype=np.int64)
+            begun[: self.count] = self.lanes.step
+            call.course[:, 0].copy_(torch.from_numpy(begun).view(self.groups, -1))
         self.command.launch()
         self._unpack()
         done = np.repeat(call.steps.numpy(force=True).astype(np.int64), self.key.lanes)[: self.count]
@@ -104,6 +118,8 @@ class Groups:
             for table in (self.tables.weights, self.tables.state, self.tables.targets, self.tables.masks):
                 table[group, :, place] = 0.0
             self.tables.hyper[group, :, place] = 1.0
+            if self.key.update.options.course:
+                self.call.course[group, COUNT, place] = 1
         self.parked = self.parked | idle
 
     def _state(self) -> Tensor:
@@ -117,14 +133,14 @@ class Groups:
 
     def _pack(self, rows: Tensor, fill: float = 0.0) -> Tensor:
         """[R, entries] as [groups, entries, V]; zeros in the padding stay zero."""
-        padded = self.params[0].new_full((self.groups * self.key.lanes, rows.shape[1]), fill)
+        padded = rows.new_full((self.groups * self.key.lanes, rows.shape[1]), fill)
         padded[: self.count] = rows
         # Copied into a new tensor: a transposed one may call itself contiguous with strides that Warp refuses.
-        return self._table(rows.shape[1]).copy_(padded.view(self.groups, self.key.lanes, -1).transpose(1, 2))
+        return self._table(rows.shape[1], rows).copy_(padded.view(self.groups, self.key.lanes, -1).transpose(1, 2))
 
-    def _table(self, entries: int) -> Tensor:
+    def _table(self, entries: int, like: Tensor) -> Tensor:
         """Room for ``entries`` of all lanes [groups, entries, V]."""
-        new = self.params[0].new_empty
+        new = like.new_empty
         if self.key.threads:
             return new(entries, self.groups, 1).permute(1, 0, 2)
         return new(self.groups, entries, self.key.lanes)

@@ -23,7 +23,7 @@ def start_warp() -> Any:
 def arguments(tables: list[Tensor]) -> list[Any]:
     """Return tensors as flat Warp arrays that share their memory."""
     wp = start_warp()
-    kinds = {torch.float64: wp.float64, torch.float32: wp.float32, torch.int32: wp.int32}
+    kinds = {torch.float64: wp.float64, torch.float32: wp.float32, torch.int32: wp.int32, torch.int64: wp.int64}
     return [wp.from_torch(t.view(-1), dtype=kinds[t.dtype]) for t in tables]
 
 

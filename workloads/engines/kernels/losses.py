@@ -26,6 +26,8 @@ def why_not(spec: TrialSpec) -> str:
     loss = spec.loss
     if loss.squares is not None:
         return ""
+    if spec.optimizer is not None and "label_noise" in spec.optimizer.given:
+        return f"its kernels take the noise off the residual, which loss {loss.kind} has none of"
     known = facts(spec)
     if known.why or not known.elementwise:
         return known.why or f"loss {loss.kind} has steps that are no functions of single numbers"

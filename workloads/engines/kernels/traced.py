@@ -54,6 +54,7 @@ class TracedKernel(Kernel):
         return group_seconds(lane_cost(specs[0]).flops, specs, steps, rates)
 
     def layout(self, lanes: Lanes, *, threads: bool) -> Layout:
+        from workloads.engines.kernels.course import options_of
         from workloads.engines.kernels.groups import Groups
         from workloads.engines.kernels.losses import loss_of
         from workloads.engines.kernels.traced_key import cpu_key
@@ -64,7 +65,7 @@ class TracedKernel(Kernel):
         graph = graph_of(spec.factorization, list(spec.factor_shapes.values()), lanes.dtype)
         assert not isinstance(graph, str), "asked of what has a graph"
         measurements = lanes.observations.width if spec.problem.sensing else 0
-        key = cpu_key(graph, measurements, spec.method.kind, spec.dtype, loss_of(lanes))
+        key = cpu_key(graph, measurements, spec.method.kind, spec.dtype, options_of(lanes), loss_of(lanes))
         return Groups(lanes, threads, key, traced_body)
 
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 
+from workloads.engines.kernels.options import PLAIN, Options
 from workloads.engines.kernels.source import SIMD_BYTES, registers
 from workloads.engines.kernels.updates import Update
 from workloads.engines.pointwise import Pointwise
@@ -28,6 +29,7 @@ class TracedKey:
     straight: bool
     threads: bool = False
     registers: int = 32
+    options: Options = PLAIN
     loss: Pointwise | None = None
 
     @property
@@ -43,7 +45,7 @@ class TracedKey:
     @property
     def update(self) -> Update:
         """The optimizer's step."""
-        return Update.of(self.optimizer)
+        return Update.of(self.optimizer, self.options)
 
     @property
     def state(self) -> int:
@@ -53,17 +55,20 @@ class TracedKey:
     @property
     def workspace(self) -> int:
         """Entries of scratch memory that a group needs."""
-        return 0 if self.straight else places(self.graph)[1] + self.measurements
+        room = self.options.room(self.measurements or self.size, self.dtype, threads=self.threads)
+        return room if self.straight else places(self.graph)[1] + self.measurements + room
 
 
-def cpu_key(graph: Graph, measurements: int, optimizer: str, dtype: str, loss: Pointwise | None = None) -> TracedKey:
+def cpu_key(
+    graph: Graph, measurements: int, optimizer: str, dtype: str, options: Options = PLAIN, loss: Pointwise | None = None
+) -> TracedKey:
     """Return the key for groups of lanes on this machine's CPU."""
     there = registers()
     straight = graph.flops + 4 * measurements * math.prod(graph.shape) <= STRAIGHT_FLOPS
     # In straight-line code chains of products wait for each other: with two registers a vector there are two chains.
     wide = min(SIMD_BYTES, 2 * there.bytes) if straight else there.bytes
     lanes = wide // ITEM_BYTES[dtype]
-    return TracedKey(graph, measurements, optimizer, dtype, lanes, straight, registers=there.count, loss=loss)
+    return TracedKey(graph, measurements, optimizer, dtype, lanes, straight, registers=there.count, options=options, loss=loss)
 
 
 @lru_cache(maxsize=256)

@@ -6,10 +6,12 @@ import math
 from collections.abc import Callable
 from functools import cached_property
 
+from workloads.engines.kernels.course_source import Course
 from workloads.engines.kernels.functions import applied, definitions, number
 from workloads.engines.kernels.source import Writer
 from workloads.engines.kernels.tiles import Digits, best_tile, cut, index, nest
 from workloads.engines.kernels.traced_key import TracedKey, places
+from workloads.engines.kernels.updates import Gradient
 from workloads.factorizations.graphs.graph import Map, Move, Product, Reduce, Step
 from workloads.factorizations.graphs.views import Axis, View, refined
 
@@ -23,6 +25,7 @@ class Loops:
     def __init__(self, key: TracedKey, write: Writer) -> None:
         self.key, self.write, self.graph = key, write, key.graph
         self.places, self.residual = places(key.graph)
+        self.course = Course.of(key)
         shapes = key.graph.parameters
         self.offsets = [sum(map(math.prod, shapes[:n])) for n in range(len(shapes))]
 
@@ -46,7 +49,7 @@ class Loops:
                     write(f"r = ({seen} - y[{place}]) * m[{place}];")
                 else:
                     write(f"Loss::of({seen}, y[{place}], v, r);")
-                write(f"{self._at(graph.outer, place)} = r * {key.update.outer};")
+                write(f"{self._at(graph.outer, place)} = {self.course.disturbed('r', place)} * {key.update.outer};")
                 return "r * r" if key.loss is None else "v"
 
             self._sum("total", digits, [graph.product.offset, 0], residual)
@@ -59,10 +62,11 @@ class Loops:
                 [graph.product.offset, 0],
                 lambda product, place: f"m[n * {key.size} + {place}] * {self._at(graph.product.array, product)}",
             )
+            disturbed = self.course.disturbed("seen", "n")
             if key.loss is None:
-                write("seen -= y[n];", f"x[{self.residual} + n] = seen;", "total += seen * seen;")
+                write("seen -= y[n];", f"x[{self.residual} + n] = {disturbed};", "total += seen * seen;")
             else:
-                write("vec v;", "Loss::of(seen, y[n], v, seen);", f"x[{self.residual} + n] = seen;", "total += v;")
+                write("vec v;", "Loss::of(seen, y[n], v, seen);", f"x[{self.residual} + n] = {disturbed};", "total += v;")
 
     def backward(self) -> None:
         key, write, graph = self.key, self.write, self.graph
@@ -78,13 +82,13 @@ class Loops:
             self._take(step, graph.made + n)
         pairs = [(p, _digits(view, View.whole(p, graph.parameters[p])), view) for p, view in enumerate(graph.gradients)]
         if key.update.whole:
-            write("vec squared = zero;")
-            for _, digits, view in pairs:
-                with write.block(""):
-                    self._sum(
-                        "part", digits, [view.offset, 0], lambda g, _, view=view: f"{self._at(view.array, g)} * {self._at(view.array, g)}"
-                    )
-                    write("squared += part;")
+            for name, slope, lines in key.update.norms("vec", key.lanes):
+                write(f"vec {name} = zero;")
+                for p, digits, view in pairs:
+                    with write.block(""):
+                        self._sum("part", digits, [view.offset, 0], self._squared(p, view.array, slope))
+                        write(f"{name} += part;")
+                write(*lines)
             write(*key.update.prepare("vec", key.lanes))
         for p, digits, view in pairs:
             if view.array not in self._at_once:
@@ -93,6 +97,15 @@ class Loops:
                     self._update(
                         p, index(0, *zip(names, (strides[1] for _, strides in digits), strict=True)), self._at(view.array, gradient)
                     )
+
+    def _squared(self, parameter: int, array: int, slope: Gradient) -> Callable[[str, str], str]:
+        """Return what makes code of the square of an entry of a parameter's gradient, of its place and that in the parameter."""
+
+        def term(gradient: str, place: str) -> str:
+            code = slope(f"w[{self.offsets[parameter]} + {place}]", self._at(array, gradient))
+            return f"{code} * {code}"
+
+        return term
 
     def _update(self, parameter: int, place: str, gradient: str) -> None:
         """Write code that changes an entry of a parameter."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from workloads.engines.kernels.course_source import Course
 from workloads.engines.kernels.functions import applied, definitions, number
 from workloads.engines.kernels.source import Writer
 from workloads.engines.kernels.traced_key import TracedKey
@@ -20,7 +21,7 @@ class Straight:
     """See `workloads.engines.kernels.grouped_source.Body`. What moves entries is no code at all: another array of the same names."""
 
     def __init__(self, key: TracedKey, write: Writer) -> None:
-        self.key, self.write, self.graph = key, write, key.graph
+        self.key, self.write, self.graph, self.course = key, write, key.graph, Course.of(key)
         self.arrays: list[Names] = []
         start = 0
         for size in self.graph.sizes[: self.graph.outer]:
@@ -58,14 +59,18 @@ class Straight:
 
     def backward(self) -> None:
         key, write = self.key, self.write
+        measured = [self.course.named(write, f"r_{n}", n) for n in range(key.measurements)]
         for q in range(key.size):
-            seen = _sum(f"m[{n * key.size + q}] * r_{n}" for n in range(key.measurements)) if key.measurements else f"r_{q}"
+            seen = self.course.disturbed(f"r_{q}", str(q))
+            if measured:
+                seen = _sum(f"m[{n * key.size + q}] * {r}" for n, r in enumerate(measured))
             write(f"const vec o_{q} = ({seen}) * {key.update.outer};")
         for step in self.graph.steps[self.graph.forward :]:
             self._take(step)
         gradients = [name for view in self.graph.gradients for name in self._of(view).reshape(-1)]
-        if key.update.whole:
-            write(f"const vec squared = {_sum(f'{g} * {g}' for g in gradients)};")
+        for name, slope, lines in key.update.norms("vec", key.lanes):
+            slopes = (slope(f"w_{place}", gradient) for place, gradient in enumerate(gradients))
+            write(f"const vec {name} = {_sum(f'{g} * {g}' for g in slopes)};", *lines)
         write(*key.update.prepare("vec", key.lanes))
         for place, gradient in enumerate(gradients):
             # A copy: a gradient may be a parameter, which changes.
