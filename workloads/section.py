@@ -47,7 +47,7 @@ Positive = Annotated[Finite, Field(gt=0)]
 SMALLEST, LARGEST = 1e-152, 1e152
 """Numbers whose squares, which losses and norms are made of, floating point holds as what they are."""
 Magnitude = Annotated[Positive, Field(ge=SMALLEST, le=LARGEST)]
-Shape = Annotated[tuple[Count, ...], BeforeValidator(as_tuple), Field(min_length=2, max_length=MAX_ORDER), AfterValidator(_dense)]
+Shape = Annotated[tuple[Count, ...], BeforeValidator(as_tuple), Field(min_length=1, max_length=MAX_ORDER), AfterValidator(_dense)]
 
 MADE = "_made"
 """Where a section keeps what it has made for others, beside what it has made for itself."""

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from workloads.trial import TrialSpec
 
-SHAPES = {2: (3, 4), 3: (2, 3, 4)}
+SHAPES = {1: (6,), 2: (3, 4), 3: (2, 3, 4)}
 """The shapes of the small trials, by order."""
-LARGER = {2: (40, 30), 3: (12, 9, 11), 4: (6, 5, 7, 6)}
+LARGER = {1: (60,), 2: (40, 30), 3: (12, 9, 11), 4: (6, 5, 7, 6)}
 """Those of trials whose memory is held to what is planned."""
 
 
@@ -52,6 +52,8 @@ PROBLEMS = {
     "matrix_sensing": Problem(2, {"target": {"rank": 2, "frobenius": 2.0}, "observed": 7}, inner_products),
     "tensor_completion": Problem(3, {"target": {"rank": 2, "frobenius": 2.0}, "observed": 15}, entries),
     "tensor_sensing": Problem(3, {"target": {"rank": 2, "frobenius": 2.0}, "observed": 9}, inner_products),
+    "vector_sensing": Problem(1, {"target": {"sparsity": 2, "frobenius": 2.0}, "observed": 4}, inner_products),
+    "regression": Problem(1, {"target": {"frobenius": 2.0}, "observed": 4, "correlation": 0.5, "noise": {"std": 0.1}}, inner_products),
 }
 
 
@@ -93,16 +95,25 @@ def network(*factors: Tensor) -> Tensor:
     return torch.einsum(f"{terms}->{rows[0]}", *(factors[k] for k in order), factors[-1][:, 0])
 
 
+def spectrum(filters: tuple[Tensor, ...]) -> Tensor:
+    """The product of the unitary discrete Fourier transforms of filters."""
+    return torch.stack([torch.fft.fft(w, norm="ortho") for w in filters]).prod(0)
+
+
 FACTORIZATIONS = {
     "deep_matrix": Factorization({2: {"depth": 3, "widths": [4, 2]}}, lambda *w: torch.linalg.multi_dot(w[::-1]) if len(w) > 1 else w[0]),
     "cp": Factorization({2: {"components": 3}, 3: {"components": 5}}, outer_products),
-    "linear": Factorization({2: {}, 3: {}}, lambda w: w),
+    "linear": Factorization({1: {}, 2: {}, 3: {}}, lambda w: w),
+    "diagonal": Factorization({1: {"depth": 3}}, lambda u, v: u * u * u - v * v * v),
+    "convolutional": Factorization({1: {"depth": 3}}, lambda *w: torch.fft.ifft(spectrum(w)).real * len(w[0]) ** 0.5),
     # Of more levels: tests/workloads/test_hierarchical.py.
     "hierarchical": Factorization({2: {"arity": 2, "widths": [3]}, 3: {"arity": 3, "widths": [5]}}, network),
     "tucker": Factorization({3: {"ranks": [2, 2, 3]}}, lambda core, a, b, c: torch.einsum("abc,ia,jb,kc->ijk", core, a, b, c)),
     "tensor_train": Factorization({3: {"ranks": [2, 3]}}, lambda a, b, c: torch.einsum("ia,ajb,bk->ijk", a, b, c)),
     "symmetric": Factorization({2: {"width": 2, "signed": True}}, lambda u, v: torch.einsum("ia,ja->ij", u, u) - v @ v.T, square=True),
-    "min_frobenius": Factorization({2: {}, 3: {}}, tested_by="tests.workloads.test_convex.test_least_frobenius_norm_is_the_pseudo_inverse"),
+    "min_frobenius": Factorization(
+        {1: {}, 2: {}, 3: {}}, tested_by="tests.workloads.test_convex.test_least_frobenius_norm_is_the_pseudo_inverse"
+    ),
     "nuclear_norm": Factorization(
         {2: {}}, tested_by="tests.workloads.test_convex.test_least_nuclear_norm_is_that_of_an_independent_solver"
     ),
@@ -200,6 +211,7 @@ INITS = {
     # A sum of squares of n standard normal numbers is n, give or take a few times the root of 2n.
     "gaussian": Init({"scale": 0.5}, lambda f: abs((f**2).sum() / 0.25 - f.size) < 6 * np.sqrt(2 * f.size) and f.std() > 0),
     "identity": Init({"scale": 0.5}, diagonal),
+    "constant": Init({"scale": 0.5}, lambda f: (f == 0.5).all()),
     "orthogonal": Init({"scale": 0.5}, orthonormal, matrices_only=True),
     "file": Init({"file": "start.npz"}, lambda f: np.array_equal(f, np.arange(f.size).reshape(f.shape) / 7)),
 }
@@ -210,7 +222,7 @@ def spec(problem: str, factorization: str, optimizer: str = "gd", loss: str = "h
     row, held = PROBLEMS[problem], FACTORIZATIONS[factorization]
     solved = held.product is None
     # Measurements have the norm of their size.
-    lr = OPTIMIZERS[optimizer].keys["lr"] / (10 if "sensing" in problem else 2)
+    lr = OPTIMIZERS[optimizer].keys["lr"] / (2 if "completion" in problem else 10)
     parts: dict[str, Any] = {
         "problem": {"kind": problem, "shape": list(held.shape(row.order)), **row.keys, **LOSSES[loss].problem},
         "factorization": {"kind": factorization, **(keys or FACTORIZATIONS[factorization].keys[row.order])},

@@ -320,7 +320,7 @@ def test_data_files(tmp_path, arrays, message):
         ("0,1,2.0\n\n0,2\n", "d.csv:3: needs 2 indices and a value, not 2 columns"),
         ("0,1,x\n0,2,1\n", "d.csv:1: 'x' is not a finite number"),
         ("0,1,nan\n", "d.csv:1: 'nan' is not a finite number"),
-        ("i,j,value\n", "d.csv: holds no rows of i,j,value"),
+        ("i,j,value\n", "d.csv: holds no rows of 2 indices and a value"),
     ],
 )
 def test_csv_files(tmp_path, content, message):

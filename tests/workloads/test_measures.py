@@ -9,6 +9,7 @@ relative to the result, except where rounding the matrix alone moves the result 
 
 from __future__ import annotations
 
+import cmath
 import inspect
 import itertools
 import math
@@ -44,9 +45,12 @@ NORM = 3.0
 
 
 def completion(shape, observed=0.5):
-    kind = "matrix_completion" if len(shape) == 2 else "tensor_completion"
+    """Of vectors, which are not completed, sensing."""
+    kind = {1: "vector_sensing", 2: "matrix_completion"}.get(len(shape), "tensor_completion")
+    rank = {} if len(shape) == 1 else {"rank": 1}
+    observed = 1 if len(shape) == 1 else observed
     return spec(
-        problem={"kind": kind, "shape": list(shape), "target": {"rank": 1, "frobenius": NORM}, "observed": observed},
+        problem={"kind": kind, "shape": list(shape), "target": {**rank, "frobenius": NORM}, "observed": observed},
         factorization={"kind": "linear"},
         init=None,
     )
@@ -113,6 +117,14 @@ def values(draw, orders=(2, 3, 4), square=False):
 
 
 @st.composite
+def sparse(draw):
+    """Vectors of known numbers of entries that are not zero, of magnitudes from 1 to 1e3."""
+    w = np.array(draw(st.lists(st.one_of(st.just(0.0), st.floats(1, 1e3), st.floats(-1e3, -1)), min_size=1, max_size=12)))
+    one = completion(w.shape, 1)
+    return one, Known(w, one.problem.realize({}))
+
+
+@st.composite
 def tensors(draw):
     """Tensors of known multilinear rank: a core [r_1, ..., r_N] in general position, turned by orthonormal columns in every mode."""
     shape = tuple(draw(st.lists(st.integers(1, 5), min_size=3, max_size=4)))
@@ -155,6 +167,27 @@ def schatten_rounding(x, power):
 
 def effective_rank(s):
     return float(np.exp(scipy.stats.entropy(s))) if s.any() else 0.0
+
+
+def power_norm(magnitudes, power):
+    """Of numbers that are at most 1e3, whose powers do not overflow."""
+    if power == "inf":
+        return max(magnitudes)
+    return math.fsum(m ** float(power) for m in magnitudes) ** (1 / float(power))
+
+
+def transform(x):
+    """Magnitudes of the discrete Fourier transform, by its definition."""
+    size = len(x.w)
+    sums = [sum(v * cmath.exp(-2j * math.pi * j * k / size) for j, v in enumerate(x.w)) for k in range(size)]
+    return [abs(each) / math.sqrt(size) for each in sums]
+
+
+def unseen(x):
+    """By numpy's pseudo-inverse of the measurements, or of the rows of the identity at observed entries."""
+    rows = np.eye(x.w.size)[x.problem.mask] if x.problem.measurements is None else x.problem.measurements
+    w = x.w.reshape(-1)
+    return np.linalg.norm(w - np.linalg.pinv(rows) @ (rows @ w))
 
 
 def exact_det(x):
@@ -231,8 +264,24 @@ def some_entry(prefix):
 
 
 HELD = {
-    "error": Held(values(), error),
-    "frobenius": Held(values(), lambda x: math.hypot(*x.w.reshape(-1).tolist())),
+    "error": Held(values((1, 2, 3, 4)), error),
+    "l1": Held(
+        values((1, 2, 3)),
+        lambda x, power: power_norm(abs(x.w.reshape(-1)).tolist(), power),
+        names=("l1", "l2", "l0.5", "l0.667", "l3", "linf"),
+    ),
+    "effective_sparsity": Held(
+        values((1, 2, 3)), lambda x: math.fsum(abs(x.w.reshape(-1))) ** 2 / math.fsum(x.w.reshape(-1) ** 2) if x.w.any() else 0.0
+    ),
+    "unseen_norm": Held(values((1, 2, 3)), unseen, rounding=lambda x: 1e-13 * np.linalg.norm(x.w)),
+    "nonzeros": Held(sparse(), lambda x: np.count_nonzero(x.w)),
+    "fourier_l1": Held(
+        values((1,)),
+        lambda x, power: power_norm(transform(x), power),
+        names=("fourier_l1", "fourier_l2", "fourier_l3", "fourier_linf"),
+        rounding=lambda x, _: 1e-13 * np.linalg.norm(x.w),
+    ),
+    "frobenius": Held(values((1, 2, 3, 4)), lambda x: math.hypot(*x.w.reshape(-1).tolist())),
     "nuclear": Held(spectra(), lambda x: math.fsum(x.s)),
     "spectral": Held(spectra(), lambda x: x.s[0]),
     "schatten_0.5": Held(
@@ -248,7 +297,7 @@ HELD = {
     "stable_rank": Held(spectra(), lambda x: math.fsum((s / x.s[0]) ** 2 for s in x.s) if x.s.any() else 0.0),
     "rank": Held(spectra(), lambda x: np.count_nonzero(x.s)),
     "det": Held(values(orders=(2,), square=True), exact_det, rounding=det_rounding),
-    "entry_0_0": Held(values(), lambda x, text: x.w[indices(text)], name=some_entry("entry")),
+    "entry_0_0": Held(values((1, 2, 3, 4)), lambda x, text: x.w[indices(text)], name=some_entry("entry")),
     "observed_0_1": Held(values(), observed, name=some_entry("observed")),
     "unobserved_max": Held(values(), unobserved_max),
     "singular_values": Held(
@@ -394,11 +443,32 @@ def test_held_out_errors_are_over_the_entries_that_are_held_out(keys):
         assert got[lane][1] == pytest.approx(norm / math.sqrt(len(held)), rel=1e-12)
 
 
+def regression(**keys):
+    """A vector of 4 entries from 3 examples."""
+    problem = {"kind": "regression", "shape": [4], "target": {"frobenius": 3.0}, "observed": 3, **keys}
+    return spec(problem=problem, factorization={"kind": "linear"}, init=None)
+
+
+def test_held_out_errors_of_a_regression_are_over_its_examples():
+    specs = [regression(held_out=count, seed=n, noise={"std": 0.5}) for n, count in enumerate((5, 2))]
+    data = [one.problem.realize({}) for one in specs]
+    w = np.random.default_rng(0).standard_normal((2, 4))
+    got = evaluate(["held_out_error", "held_out_rmse"], snapshot(specs[0], w, data))
+    for lane, (one, count) in enumerate(zip(data, (5, 2), strict=True)):
+        rows, values = one.held_out_measurements
+        assert rows.shape == (count, 4)
+        assert not np.isclose(values, rows @ one.truth).any(), "they are observed with noise"
+        apart = [math.fsum(x * v for x, v in zip(row, w[lane], strict=True)) - y for row, y in zip(rows, values, strict=True)]
+        assert got[lane][0] == pytest.approx(math.hypot(*apart) / math.hypot(*values), rel=1e-12)
+        assert got[lane][1] == pytest.approx(math.hypot(*apart) / math.sqrt(count), rel=1e-12)
+
+
 def test_nothing_is_held_out_where_all_that_is_known_is_observed():
     for name in ("held_out_error", "held_out_rmse"):
         assert measures.undefined(name, two_by_two()) == "needs entries that are known but not observed"
         assert measures.undefined(name, spec(problem__observed=16)) == "needs entries that are known but not observed"
-        assert measures.undefined(name, spec(problem__kind="matrix_sensing")) == "is defined for completion problems only"
+        assert measures.undefined(name, spec(problem__kind="matrix_sensing")) == "is defined for completion problems and regression only"
+        assert measures.undefined(name, regression()) == "needs problem.held_out"
 
 
 TESTED_APART = {
@@ -407,8 +477,14 @@ TESTED_APART = {
         test_hierarchical.test_unbalancedness_of_components_is_a_difference_of_squared_norms,
         test_hierarchical.test_unbalancedness_of_matrices_and_of_cp,
     ),
-    "held_out_error": (test_held_out_errors_are_over_the_entries_that_are_held_out,),
-    "held_out_rmse": (test_held_out_errors_are_over_the_entries_that_are_held_out,),
+    "held_out_error": (
+        test_held_out_errors_are_over_the_entries_that_are_held_out,
+        test_held_out_errors_of_a_regression_are_over_its_examples,
+    ),
+    "held_out_rmse": (
+        test_held_out_errors_are_over_the_entries_that_are_held_out,
+        test_held_out_errors_of_a_regression_are_over_its_examples,
+    ),
     "loss": (test_recorded_loss_is_that_of_the_recorded_entries,),
     "components": (test_components_are_the_norms_of_the_outer_products,),
     "cp_rank": (test_cp_rank_of_orthogonal_components,),  # and tests/workloads/test_cp_rank.py
@@ -452,6 +528,10 @@ SCALED = {
     "singular_values": 1,
     "rank_distance_1": 1,
     "unobserved_max": 1,
+    "l1": 1,
+    "l0.5": 1,
+    "effective_sparsity": 0,
+    "nonzeros": 0,
     "effective_rank": 0,
     "stable_rank": 0,
     "rank": 0,
@@ -569,8 +649,19 @@ def test_says_why_it_is_not_defined(name, reason):
 
 
 @pytest.mark.parametrize("name", [*SPECTRAL, "det"])
-def test_measures_of_matrices_are_not_defined_for_tensors(name):
+def test_measures_of_matrices_are_not_defined_for_tensors_and_vectors(name):
     assert "matrices" in (measures.undefined(name, completion((3, 3, 3))) or "")
+    assert "matrices" in (measures.undefined(name, completion((3,), 2)) or "")
+
+
+@pytest.mark.parametrize("name", ["multilinear_rank", "unfolding_effective_rank", "cp_rank", "rank_at_0", "components"])
+def test_measures_of_tensors_are_not_defined_for_vectors(name):
+    assert measures.undefined(name, completion((3,), 2))
+
+
+def test_measures_of_transforms_are_for_vectors():
+    assert measures.undefined("fourier_l1", completion((3, 3))) == "is defined for vectors only"
+    assert measures.undefined("l0", completion((3,), 2)) == "needs a power above 0"
 
 
 @pytest.mark.parametrize("name", ["unobserved_max", "observed_0_0", "infimal_nuclear"])

@@ -227,3 +227,146 @@ def test_problems_without_noise_are_the_trials_that_they_were():
     assert spec(
         problem={"kind": "matrix_completion", "shape": [6, 5], "target": {"rank": 2, "frobenius": 3.0}, "observed": 10}
     ).problem.canonical == ('{"kind":"matrix_completion","observed":10,"seed":0,"shape":[6,5],"target":{"frobenius":3.0,"rank":2}}')
+
+
+def vector(**fields):
+    """Of 12 entries, 5 measurements."""
+    base = {"kind": "vector_sensing", "shape": [12], "target": {"sparsity": 3, "frobenius": 2.0}, "observed": 5}
+    return problem(**{**base, **fields})
+
+
+@pytest.mark.parametrize(
+    ("target", "count"),
+    [({}, 12), ({"sparsity": 3}, 3), ({"sparsity": 3, "condition": 1}, 3), ({"sparsity": 2, "spectrum": [0.6, 0.8]}, 2)],
+)
+def test_a_vector_has_the_entries_asked_for(target, count):
+    truth = vector(target=target).realize({}).truth
+    assert np.count_nonzero(truth) == count
+    assert np.linalg.norm(truth) == pytest.approx(1.0, rel=1e-12)
+    if "condition" in target:
+        np.testing.assert_allclose(abs(truth[truth != 0]), 1 / np.sqrt(3))
+    if "spectrum" in target:
+        np.testing.assert_allclose(sorted(abs(truth[truth != 0])), [0.6, 0.8])
+
+
+@pytest.mark.parametrize("size", [11, 12])
+@pytest.mark.parametrize("sparsity", [1, 3, 6])
+def test_a_vector_has_the_frequencies_asked_for(size, sparsity):
+    truth = (
+        vector(
+            shape=[size],
+            target={"sparsity": sparsity, "domain": "fourier", "condition": 1} if sparsity > 1 else {"sparsity": 1, "domain": "fourier"},
+        )
+        .realize({})
+        .truth
+    )
+    found = abs(np.fft.rfft(truth))
+    kept = found > 1e-12
+    assert kept.sum() == sparsity
+    np.testing.assert_allclose(found[kept], found.max())
+    assert np.linalg.norm(truth) == pytest.approx(1.0, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"target": {"rank": 1}}, "problem.target.rank: is not for vectors: use sparsity"),
+        ({"target": {"kind": "hierarchical", "widths": [2]}}, "problem.target.kind: is not for vectors"),
+        ({"target": {"sparsity": 13}}, "problem.target.sparsity: is 13, but a vector of 12 entries has 12 entries"),
+        ({"target": {"sparsity": 8, "domain": "fourier"}}, "is 8, but a vector of 12 entries has 7 frequencies"),
+        ({"target": {"domain": "fourier"}}, "problem.target.domain: has no effect without problem.target.sparsity"),
+        ({"target": {"sparsity": 2, "spectrum": [1.0]}}, "problem.target.spectrum: has 1 values, but sparsity is 2"),
+        ({"shape": [3, 4]}, "problem.shape: vector_sensing is about vectors: one dimension, not 2"),
+        ({"kind": "matrix_sensing", "target": {"rank": 1}}, "problem.shape: matrix_sensing is about matrices: two dimensions, not 1"),
+        ({"kind": "tensor_sensing", "target": {"rank": 1}}, "problem.shape: tensor_sensing needs three dimensions or more, not 1"),
+        ({"kind": "matrix_sensing", "shape": [3, 4]}, "problem.target.sparsity: is for vectors: use rank"),
+        ({"observed": 0.5}, "problem.observed: counts measurements here"),
+        ({"measurements": "rank_one"}, "measurements"),
+        ({"kind": "regression", "held_out": 0.5}, "problem.held_out: counts examples that are drawn: a whole number"),
+    ],
+)
+def test_what_vectors_cannot_be(fields, message):
+    with pytest.raises(ValueError, match=message):
+        vector(**fields)
+
+
+def test_a_regression_has_the_same_examples_however_many_are_observed():
+    small, large = (vector(kind="regression", observed=n, held_out=4, noise={"std": 1.0}).realize({}) for n in (5, 8))
+    np.testing.assert_array_equal(large.measurements[:5], small.measurements)
+    np.testing.assert_array_equal(large.values[:5], small.values)
+    for few, many in zip(small.held_out_measurements, large.held_out_measurements, strict=True):
+        np.testing.assert_array_equal(few, many)
+    rows = np.concatenate([large.measurements, large.held_out_measurements[0]])
+    assert len(np.unique(rows[:, 0])) == 12, "what is held out is not observed"
+
+
+def test_features_are_correlated_as_asked_for():
+    design = vector(kind="regression", shape=[4], target={}, observed=40_000, correlation=-0.6).realize({}).measurements
+    apart = np.abs(np.subtract.outer(range(4), range(4)))
+    np.testing.assert_allclose(np.cov(design.T), (-0.6) ** apart, atol=0.03)
+
+
+DESIGN = np.arange(12.0).reshape(6, 2) ** 2
+
+
+def design(name="d.csv", text=None, **fields):
+    """A regression on the six rows of a file, and the file by its digest."""
+    content = io.BytesIO()
+    if name.endswith(".npz"):
+        np.savez(content, design=DESIGN, target=np.array([1.0, -2.0]))
+    else:
+        content.write((text or "x,z,y\n" + "".join(f"{a},{b},{a - 2 * b}\n" for a, b in DESIGN)).encode())
+    digest = hashlib.sha256(content.getvalue()).hexdigest()
+    made = problem(kind="regression", shape=None, target=None, file=name, **{"observed": None, **fields})
+    return made.with_data(content.getvalue(), digest), {digest: content.getvalue()}
+
+
+@pytest.mark.parametrize("name", ["d.csv", "d.npz"])
+def test_a_regression_on_the_rows_of_a_file(name):
+    whole, files = design(name)
+    data = whole.realize(files)
+    assert (whole.shape, whole.observations(), whole.held_out_entries(), whole.draws) == ((2,), 6, 0, False)
+    np.testing.assert_array_equal(data.measurements, DESIGN)
+    np.testing.assert_array_equal(data.values, DESIGN @ [1, -2])
+    assert (data.truth is None) == name.endswith("csv")
+    assert whole.truth_is_known == (data.truth is not None)
+    part, _ = design(name, held_out=2, noise={"std": 1.0})
+    fewer, _ = design(name, held_out=2, observed=0.5, noise={"std": 1.0})
+    assert [(p.observations(), p.held_out_entries(), p.draws) for p in (part, fewer)] == [(4, 2, True), (3, 2, True)]
+    many, few = part.realize(files), fewer.realize(files)
+    np.testing.assert_array_equal(few.measurements, many.measurements[:3])
+    np.testing.assert_array_equal(few.values, many.values[:3])
+    rows, values = many.held_out_measurements
+    np.testing.assert_array_equal(rows, few.held_out_measurements[0])
+    np.testing.assert_array_equal(sorted(map(tuple, [*many.measurements, *rows])), sorted(map(tuple, DESIGN)))
+    assert not np.isclose(values, rows @ [1, -2]).any()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"observed": 7}, "problem.observed: is 7, but the file has only 6 examples"),
+        ({"observed": 5, "held_out": 2}, "problem.observed: is 5 beside held_out: 2, but the file has only 6 examples"),
+        ({"held_out": 6}, "problem.held_out: is 6, which leaves nothing to train on of 6 examples in the file"),
+        ({"correlation": 0.5}, "problem.correlation: has no effect: the data file has the design"),
+        ({"seed": 3}, "problem.seed: has no effect: the data file says what is observed"),
+        ({"shape": [3]}, "d.csv:2: needs features and a value, not 3 columns"),
+        ({"text": "1,2,3\n4,5\n"}, "d.csv:2: needs features and a value, not 2 columns"),
+        ({"text": "1\n"}, "d.csv: needs rows of features and a value"),
+    ],
+)
+def test_what_a_file_of_examples_cannot_give(tmp_path, fields, message):
+    given = dict(fields)
+    text = given.pop("text", None) or "x,z,y\n" + "1,2,3\n" * 6
+    (tmp_path / "d.csv").write_text(text)
+    grid = {
+        "name": "g",
+        "fixed": {
+            "problem": {"kind": "regression", "file": "d.csv", **given},
+            "factorization": {"kind": "linear"},
+            "optimizer": {"kind": "gd", "lr": 0.1},
+            "stop": {"steps": 10},
+        },
+    }
+    with pytest.raises(GridError, match=message.replace("(", r"\(")):
+        parse_grid(json.dumps(grid), folder=tmp_path)

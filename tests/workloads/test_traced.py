@@ -53,6 +53,7 @@ PRODUCTS = {
     "deep": (lambda x, y, z: z @ y @ x, [(13, 13)] * 3),
     "symmetric": (lambda u, v: u @ u.T - v @ v.T, [(5, 2), (5, 3)]),
     "powers": (lambda u, v: u**3 - v**3, [(6,), (6,)]),
+    "higher": (lambda u, v: u**4 - v**7, [(6,), (6,)]),
     "roots": (lambda u: u.abs() ** 1.7 + 1 / (1 + u**2).sqrt() + 2.0**u, [(6,)]),
     "circular": (circular, [(7,), (7,)]),
     "rolled": (lambda x, y: sum(torch.roll(x, k) * y[k] for k in range(5)), [(5,), (5,)]),

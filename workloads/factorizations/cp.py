@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from workloads.factorizations.base import Cost, Factorization, Program
 from workloads.factorizations.programs.modes import split_modes
 from workloads.mode_tree import khatri_rao
-from workloads.section import Count
+from workloads.section import Conflict, Count
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +30,12 @@ class Cp(Factorization):
     def terms(self, shape: tuple[int, ...]) -> int:
         """See `Factorization.terms`: the product of all dimensions but the largest, unless given."""
         return self.components or math.prod(shape) // max(shape)
+
+    def conflicts(self, shape: tuple[int, ...]) -> Iterator[Conflict]:
+        if len(shape) < 2:
+            yield "factorization.kind", f"cp is for matrices and tensors, but shape is {list(shape)}: use diagonal or linear"
+            return
+        yield from super().conflicts(shape)
 
     def shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         return {f"A{mode}": (n, self.terms(shape)) for mode, n in enumerate(shape, 1)}

@@ -53,7 +53,8 @@ class DeepMatrix(Factorization):
         elif self.widths is not None and hidden == 0:
             yield "factorization.widths", "has no effect at depth 1: there is no hidden width"
         if len(shape) != 2:
-            yield "factorization.kind", f"deep_matrix is for matrices, but shape is {list(shape)}: use one of tensors, such as cp or tucker"
+            other = "use one of tensors, such as cp or tucker" if len(shape) > 2 else "use diagonal, convolutional or linear"
+            yield "factorization.kind", f"deep_matrix is for matrices, but shape is {list(shape)}: {other}"
             return
         yield from super().conflicts(shape)
 

@@ -35,7 +35,8 @@ class TensorTrain(Factorization):
 
     def conflicts(self, shape: tuple[int, ...]) -> Iterator[Conflict]:
         if len(shape) < 3:
-            yield "factorization.kind", f"tensor_train is for tensors of order three or more, but shape is {list(shape)}: use deep_matrix"
+            other = ": use deep_matrix" if len(shape) == 2 else ""
+            yield "factorization.kind", f"tensor_train is for tensors of order three or more, but shape is {list(shape)}{other}"
             return
         if len(self.ranks) != len(shape) - 1:
             yield "factorization.ranks", f"needs one between each two of {len(shape)} dimensions, not {len(self.ranks)}"

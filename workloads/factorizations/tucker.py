@@ -43,7 +43,8 @@ class Tucker(Factorization):
 
     def conflicts(self, shape: tuple[int, ...]) -> Iterator[Conflict]:
         if len(shape) < 3:
-            yield "factorization.kind", f"tucker is for tensors of order three or more, but shape is {list(shape)}: use deep_matrix"
+            other = ": use deep_matrix" if len(shape) == 2 else ""
+            yield "factorization.kind", f"tucker is for tensors of order three or more, but shape is {list(shape)}{other}"
         elif len(self.ranks) != len(shape):
             yield "factorization.ranks", f"needs one for each of {len(shape)} dimensions, not {len(self.ranks)}"
         elif wrong := [n for n, (d, r) in enumerate(zip(shape, self.ranks, strict=True)) if r > d]:

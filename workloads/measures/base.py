@@ -152,6 +152,11 @@ def watched(spec: TrialSpec) -> tuple[str, ...]:
 # What measures need of a trial.
 
 
+def vector(spec: TrialSpec, *_: str) -> str | None:
+    """Return why a measure of vectors is not defined, or ``None`` where it is."""
+    return None if len(spec.shape) == 1 else "is defined for vectors only"
+
+
 def matrix(spec: TrialSpec, *_: str) -> str | None:
     """Return why a measure of matrices is not defined, or ``None`` where it is."""
     return None if len(spec.shape) == 2 else "is defined for matrices only"

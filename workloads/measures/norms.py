@@ -20,6 +20,12 @@ def frobenius(x: Snapshot) -> Tensor:
     return frobenius_norm(x.product)
 
 
+@measure("Frobenius norm of the part that no observation sees: zero for the least norm alone, of all that fits them")
+def unseen_norm(x: Snapshot) -> Tensor:
+    """Return the norm [R] of the projection onto the null space of the observations, for entries that of the unobserved ones."""
+    return x.unseen_norms
+
+
 @measure("nuclear norm", needs=matrix)
 def nuclear(x: Snapshot) -> Tensor:
     """Nuclear norm [R]: the sum of the singular values."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from workloads.measures.base import completion, measure
+from workloads.measures.base import measure
 from workloads.measures.spectra import frobenius_norm
+from workloads.problems.held_out import HeldOut
 from workloads.trial import TrialSpec
 
 if TYPE_CHECKING:
@@ -32,20 +33,22 @@ def error(x: Snapshot) -> Tensor:
 
 
 def _held_out(spec: TrialSpec, *_: str) -> str | None:
-    if reason := completion(spec):
-        return reason
-    return None if spec.problem.held_out_entries() else "needs entries that are known but not observed"
+    if spec.problem.held_out_entries():
+        return None
+    if not isinstance(spec.problem, HeldOut):
+        return "is defined for completion problems and regression only"
+    return "needs problem.held_out" if spec.problem.sensing else "needs entries that are known but not observed"
 
 
-@measure("‖W − Y‖ / ‖Y‖ over the entries that are held out, of observed values Y", needs=_held_out)
+@measure("‖W − Y‖ / ‖Y‖ over the entries, or for the examples, that are held out, of observed values Y", needs=_held_out)
 def held_out_error(x: Snapshot) -> Tensor:
-    """Relative error over the entries that are held out [R]: these are observed with noise, where there is any, but not trained on."""
-    where, values = x.held_out
-    return frobenius_norm((x.product - values) * where) / frobenius_norm(values)
+    """Relative error over what is held out [R]: this is observed with noise, where there is any, but not trained on."""
+    errors, values, _ = x.held_out
+    return frobenius_norm(errors) / frobenius_norm(values)
 
 
-@measure("root of the mean squared error over the entries that are held out", needs=_held_out)
+@measure("root of the mean squared error over the entries, or for the examples, that are held out", needs=_held_out)
 def held_out_rmse(x: Snapshot) -> Tensor:
-    """Root mean squared error over the entries that are held out [R], as the literature on ratings has it."""
-    where, values = x.held_out
-    return frobenius_norm((x.product - values) * where) / where.flatten(1).sum(1).double().sqrt()
+    """Root mean squared error over what is held out [R], as the literature on ratings has it."""
+    errors, _, count = x.held_out
+    return frobenius_norm(errors) / count.double().sqrt()

@@ -50,7 +50,7 @@ class Problem(Kind):
 
     registry: ClassVar[Registry[Any]] = PROBLEMS
     order: ClassVar[int | None] = 2
-    """2 for matrices; ``None`` for tensors of order three and more."""
+    """1 for vectors, 2 for matrices; ``None`` for tensors of order three and more."""
     sensing: ClassVar[bool] = False
     """True where inner products with measurements are observed, rather than entries."""
     picks: ClassVar[bool] = False
@@ -59,7 +59,7 @@ class Problem(Kind):
     """True where `realize` makes the ground truth, by ``seed``, and what is seen of it: neither has to be given."""
 
     shape: Shape | None = None
-    """Dimensions of the matrix or tensor; of a `file` that holds the truth, the file's."""
+    """Dimensions of the matrix or tensor, or the one of a vector; of a `file` that holds the truth, the file's."""
     target: Target | None = None
     """A ground truth that is drawn by `problem.seed`."""
     file: FileRef | None = None
@@ -75,7 +75,7 @@ class Problem(Kind):
 
     @property
     def size(self) -> int:
-        """Number of entries of the matrix or tensor."""
+        """Number of entries of the vector, matrix or tensor."""
         return math.prod(self.shape or ())
 
     def observations(self) -> int | None:
@@ -120,15 +120,16 @@ class Problem(Kind):
         """Return the number of entries that are known but not trained on."""
         return 0
 
-    def noisy(self, values: NDArray[np.float64], where: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
-        """Return ``values`` [N] as they are observed, with noise, or their signs; ``where`` [N] are the flat indices of entries.
+    def noisy(self, values: NDArray[np.float64], where: NDArray[np.int64] | None = None, part: tuple[int, ...] = ()) -> NDArray[np.float64]:
+        """Return ``values`` [N] as they are observed, with noise, or their signs; ``where`` [N] are the flat indices of entries, and
+        ``part`` tells apart several draws.
 
         An entry has the same noise, and so has the n-th measurement, however many others are observed.
         """
         import numpy as np
 
         if self.noise is not None and self.noisily:
-            drawn = self.noise.drawn(len(values) if where is None else self.size, self.seed)
+            drawn = self.noise.drawn(len(values) if where is None else self.size, self.seed, part)
             values = values + (drawn if where is None else drawn[where])
         return np.where(values < 0, -1.0, 1.0) if self.signs else values
 
@@ -166,7 +167,7 @@ class Problem(Kind):
             yield f"problem.{sources[1]}", f"has no effect beside problem.{sources[0]}: give one of {', '.join(options)}"
         if self.shape is None:
             if self.file is None:
-                yield "problem", "needs shape, the dimensions of the matrix or tensor"
+                yield "problem", "needs shape, the dimensions of the vector, matrix or tensor"
             return
         yield from self._shape_conflicts(self.shape)
         yield from self._count_conflicts(self.shape)
@@ -179,7 +180,8 @@ class Problem(Kind):
 
     def _shape_conflicts(self, shape: tuple[int, ...]) -> Iterator[Conflict]:
         if self.order is not None and len(shape) != self.order:
-            yield "problem.shape", f"{self.kind} is about matrices: two dimensions, not {len(shape)}"
+            about = "vectors: one dimension" if self.order == 1 else "matrices: two dimensions"
+            yield "problem.shape", f"{self.kind} is about {about}, not {len(shape)}"
         if self.order is None and len(shape) < 3:
             yield "problem.shape", f"{self.kind} needs three dimensions or more, not {len(shape)}"
         if self.target is not None:
@@ -216,7 +218,7 @@ class Problem(Kind):
         from workloads.problems.data.files import read_problem
 
         assert self.file is not None
-        return read_problem(self.file.path, content, self.shape, self.sensing)
+        return read_problem(self.file.path, content, self.shape, self.sensing, least=1 if self.order == 1 else 2)
 
     @abstractmethod
     def realize(self, files: Mapping[str, bytes]) -> ProblemData:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from workloads.problems.base import Observed, Problem
+from workloads.problems.held_out import HeldOut
 from workloads.section import LARGEST, Conflict, Finite, as_tuple
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def _entry(entry: tuple[float, ...]) -> tuple[int | float, ...]:
 Entry = Annotated[tuple[Finite, ...], BeforeValidator(as_tuple), Field(min_length=3), AfterValidator(_entry)]
 
 
-class Completion(Problem):
+class Completion(HeldOut):
     """Some entries are observed.
 
     ``entries`` lists them, or ``observed`` of what is known are, the first of a seeded permutation; ``held_out`` are the last of it.
@@ -42,8 +42,6 @@ class Completion(Problem):
 
     entries: Annotated[tuple[Entry, ...], BeforeValidator(as_tuple), Field(min_length=1)] | None = None
     """The observed entries themselves, counted from 0: [row, column, value], or of a tensor more indices."""
-    held_out: Observed | None = None
-    """How many of the known entries `held_out_error` looks at: a count or a fraction; by default all that are not observed."""
 
     def conflicts(self) -> Iterator[Conflict]:
         yield from super().conflicts()
@@ -62,7 +60,7 @@ class Completion(Problem):
             seen.setdefault(tuple(index), position)
 
     def _count_conflicts(self, shape: tuple[int, ...]) -> Iterator[Conflict]:
-        seen, known = self.observations() or 0, self._known()
+        seen, known = self.observations() or 0, self.known()
         if self.held_out is not None and self.held_out_entries() >= known:
             yield "problem.held_out", f"is {self.held_out}, which leaves nothing to train on of {known} entries that are known"
         elif seen > known:
@@ -71,33 +69,18 @@ class Completion(Problem):
         elif self.held_out is not None and seen + self.held_out_entries() > known:
             yield "problem.held_out", f"is {self.held_out}, but of {known} entries that are known {seen} are observed"
 
-    def _known(self) -> int:
-        """Return the number of entries whose values are known, of which some are observed and some are held out."""
+    def known(self) -> int:
         listed = self.file.count if self.file is not None else None
         return len(self.entries) if self.entries is not None else self.size if listed is None else listed
 
     def observations(self) -> int | None:
-        if self.entries is not None:
-            return len(self.entries)
-        if self.observed is None:
-            listed = self.file is not None and self.file.count is not None
-            return self._known() - (self._share(self.held_out) if self.held_out is not None else 0) if listed else None
-        return self._share(self.observed)
-
-    def _share(self, of: int | float) -> int:
-        """Return a count, or a fraction of what is known, as a count."""
-        return max(1, round(of * self._known())) if isinstance(of, float) else of
-
-    def _counts(self) -> dict[str, int]:
-        held_out = {"held_out": self.held_out_entries()} if isinstance(self.held_out, float) and self.shape is not None else {}
-        return {**super()._counts(), **held_out}
+        return len(self.entries) if self.entries is not None else super().observations()
 
     def held_out_entries(self) -> int:
-        if self.held_out is not None:
-            return self._share(self.held_out)
-        seen = self.observations() or 0
+        if count := super().held_out_entries():
+            return count
         # Of a file that lists entries and has the truth, the truth's others.
-        return self._known() - seen or (self.size - seen if self.truth_is_known else 0)
+        return self.size - (self.observations() or 0) if self.truth_is_known else 0
 
     @property
     def sees_signs(self) -> bool:
@@ -116,7 +99,7 @@ class Completion(Problem):
     @property
     def draws(self) -> bool:
         # Of what is given and seen as a whole, the order in which it is seen makes no difference.
-        chosen = self.file is not None and self.observations() != self._known()
+        chosen = self.file is not None and self.observations() != self.known()
         return self.target is not None or chosen or self.noise_follows_seed
 
     def realize(self, files: Mapping[str, bytes]) -> ProblemData:
@@ -133,7 +116,7 @@ class Completion(Problem):
             table = np.array(self.entries, dtype=np.float64)
             indices, values = table[:, :-1].astype(np.int64), table[:, -1]
         known = None if indices is None else np.ravel_multi_index(tuple(indices.T), self.shape)
-        seen, count = self._known(), self.observations()
+        seen, count = self.known(), self.observations()
         order = None
         if known is None or count != seen:
             order = generator(self.seed, Stream.OBSERVED).permutation(seen)

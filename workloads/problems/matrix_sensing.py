@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from workloads.problems.sensing import Sensing
+from workloads.problems.sensing import ProductSensing
 
 
-class MatrixSensing(Sensing):
+class MatrixSensing(ProductSensing):
     """Inner products of a matrix with Gaussian (or given) measurement matrices are observed."""
 
     kind = "matrix_sensing"

@@ -26,16 +26,16 @@ class Noise(Section):
     share: Annotated[Finite, Field(gt=0, lt=1)] | None = None
     """Probability that an observation has noise, as outliers have; all have it unless given."""
 
-    def drawn(self, count: int, seed: int) -> NDArray[np.float64]:
-        """Return noise [N], drawn one after another, so that more of it begins with less."""
+    def drawn(self, count: int, seed: int, part: tuple[int, ...] = ()) -> NDArray[np.float64]:
+        """Return noise [N], drawn one after another, so that more of it begins with less; ``part`` tells apart several draws."""
         import numpy as np
 
         from workloads.rng import Stream, generator
 
         seed = seed if self.seed is None else self.seed
-        rng = generator(seed, Stream.NOISE)
+        rng = generator(seed, Stream.NOISE, *part)
         logistic = self.distribution == "logistic"
         values = rng.logistic(scale=math.sqrt(3) / math.pi, size=count) if logistic else rng.standard_normal(count)
         if self.share is not None:
-            values = np.where(generator(seed, Stream.OUTLIERS).random(count) < self.share, values, 0.0)
+            values = np.where(generator(seed, Stream.OUTLIERS, *part).random(count) < self.share, values, 0.0)
         return self.std * values

@@ -17,18 +17,20 @@ if TYPE_CHECKING:
 
 
 class Sensing(Problem):
-    """Inner products with ``observed`` standard normal, rank-one or given measurements are observed."""
+    """Inner products with ``observed`` standard normal or given measurements are observed."""
 
     sensing: ClassVar[bool] = True
-
-    measurements: Literal["rank_one"] | None = None
-    """`rank_one` for outer products of vectors x_1, …, x_N whose entries are N(0, 1/d_n): standard normal entries unless given."""
 
     def _count_conflicts(self, shape: tuple[int, ...]) -> Iterator[Conflict]:
         if isinstance(self.observed, float):
             yield "problem.observed", "counts measurements here: a whole number, not a fraction of the entries"
-        elif (count := self.measurement_entries(self.observations() or 0)) > LARGEST_SIZE:
-            yield "problem.observed", f"makes measurements of {count:,} entries, more than the {LARGEST_SIZE:,} that can be trained on"
+        else:
+            yield from self._size_conflicts(self.observations() or 0)
+
+    def _size_conflicts(self, count: int) -> Iterator[Conflict]:
+        """Yield that so many measurements have too many entries, if they have."""
+        if (entries := self.measurement_entries(count)) > LARGEST_SIZE:
+            yield "problem.observed", f"makes measurements of {entries:,} entries, more than the {LARGEST_SIZE:,} that can be trained on"
 
     def realize(self, files: Mapping[str, bytes]) -> ProblemData:
         """See `Problem.realize`. Measurements are drawn one after another, so that a larger ``observed`` contains the smaller."""
@@ -41,14 +43,29 @@ class Sensing(Problem):
         if measurements is None:
             count = self.observations()
             assert count is not None, "a drawn sensing problem says how many measurements it has"
-            rng = generator(self.seed, Stream.MEASUREMENTS)
-            drawn = rng.standard_normal((count, self.size if self.measurements is None else sum(self.shape)))
-            measurements = drawn if self.measurements is None else _outer_products(drawn, self.shape)
+            measurements = self.drawn(generator(self.seed, Stream.MEASUREMENTS), count)
         measurements = measurements.reshape(-1, self.size)
         if values is None:
             assert flat is not None, "measurements without values need a ground truth"
             values = measurements @ flat
         return ProblemData(self.shape, len(values), flat, measurements=measurements, values=self.noisy(values))
+
+    def drawn(self, rng: np.random.Generator, count: int) -> NDArray[np.float64]:
+        """Return so many measurements [N, D] that ``rng`` draws, one after another."""
+        return rng.standard_normal((count, self.size))
+
+
+class ProductSensing(Sensing):
+    """Inner products with ``observed`` standard normal, rank-one or given measurements are observed."""
+
+    measurements: Literal["rank_one"] | None = None
+    """`rank_one` for outer products of vectors x_1, …, x_N whose entries are N(0, 1/d_n): standard normal entries unless given."""
+
+    def drawn(self, rng: np.random.Generator, count: int) -> NDArray[np.float64]:
+        if self.measurements is None:
+            return super().drawn(rng, count)
+        assert self.shape is not None
+        return _outer_products(rng.standard_normal((count, sum(self.shape))), self.shape)
 
     def file_conflicts(self) -> Iterator[Conflict]:
         yield from super().file_conflicts()

@@ -18,12 +18,16 @@ HIERARCHICAL = {"arity": 2, "pattern": "adjacent"}
 
 
 class Target(Section):
-    """A drawn ground truth of given Frobenius norm and rank (of tensors, CP rank), or of `kind: hierarchical` and given widths."""
+    """A drawn ground truth of given norm and rank (of tensors CP rank, of vectors sparsity), or of `kind: hierarchical` and widths."""
 
     kind: Literal["hierarchical"] | None = None
     """`hierarchical` for a tensor of a hierarchical factorization whose factors are standard normal, rather than one of low rank."""
     rank: Count | None = None
-    """Of the ground truth, required unless it has a kind; of a tensor, its CP rank."""
+    """Of the ground truth, required unless it has a kind or is a vector; of a tensor, its CP rank."""
+    sparsity: Count | None = None
+    """Of a vector: how many of its entries are not zero; all unless given."""
+    domain: Literal["fourier"] | None = None
+    """Of a vector: `fourier` if `sparsity` is how many frequencies its discrete Fourier transform has, rather than entries."""
     widths: Counts | None = None
     """Of a hierarchical truth: the width of each level, required."""
     arity: Annotated[Count, Field(ge=2, le=MAX_ORDER)] | None = None
@@ -31,11 +35,13 @@ class Target(Section):
     pattern: Pattern | None = None
     """Of a hierarchical truth: which modes are joined; adjacent unless given."""
     frobenius: Magnitude = 1.0
-    """Norm of the ground truth."""
+    """Norm of the ground truth; of a vector, the Euclidean one."""
     condition: Annotated[Finite, Field(ge=1, le=LARGEST_CONDITION)] | None = None
-    """Largest over smallest of the `rank` singular values, evenly spaced in their logarithms; of a tensor, of its components' norms."""
+    """Largest over smallest of the `rank` singular values, evenly spaced in their logarithms; of a tensor, of its components' norms; of a
+    vector, of the magnitudes of what it has."""
     spectrum: Annotated[tuple[Magnitude, ...], BeforeValidator(as_tuple), Field(min_length=1)] | None = None
-    """The `rank` singular values themselves, instead of a norm; of a tensor, the norms of its components."""
+    """The `rank` singular values themselves, instead of a norm; of a tensor, the norms of its components; of a vector, the magnitudes of
+    its entries, or frequencies."""
 
     @model_validator(mode="before")
     @classmethod
@@ -47,8 +53,12 @@ class Target(Section):
     @property
     def terms(self) -> int:
         """The rank of a truth that has one."""
-        assert self.rank is not None, "a hierarchical truth is drawn by its tree"
+        assert self.rank is not None, "a hierarchical truth is drawn by its tree, and a vector has no rank"
         return self.rank
+
+    def nonzeros(self, size: int) -> int:
+        """Return how many entries, or frequencies, of a vector of so many entries are not zero."""
+        return size if self.sparsity is None else self.sparsity
 
     def tree(self, order: int) -> ModeTree:
         """Return the tree of a hierarchical truth with so many modes. Raises `ValueError` where there is none."""
@@ -56,7 +66,13 @@ class Target(Section):
         return ModeTree.joining(order, self.arity, self.pattern)
 
     def conflicts(self, shape: tuple[int, ...]) -> Iterator[Conflict]:
-        """Yield what the fields' types alone cannot refuse, for a matrix or tensor of ``shape``."""
+        """Yield what the fields' types alone cannot refuse, for a vector, matrix or tensor of ``shape``."""
+        if len(shape) == 1:
+            yield from self._vector_conflicts(shape[0])
+            return
+        for key in ("sparsity", "domain"):
+            if getattr(self, key) is not None:
+                yield f"problem.target.{key}", "is for vectors: use rank"
         if self.kind == "hierarchical":
             yield from self._tree_conflicts(shape)
             return
@@ -69,12 +85,28 @@ class Target(Section):
         most, what = math.prod(shape) // max(shape), "matrix" if len(shape) == 2 else "tensor"
         if self.rank > most:
             yield "problem.target.rank", f"is {self.rank}, but a {what} of shape {list(shape)} has rank {most} at most"
-        if self.condition is not None and self.rank == 1:
-            yield "problem.target.condition", "has no effect with rank 1"
+        yield from self._size_conflicts("rank", self.rank)
+
+    def _vector_conflicts(self, size: int) -> Iterator[Conflict]:
+        for key in ("kind", "rank", "widths", "arity", "pattern"):
+            if getattr(self, key) is not None:
+                yield f"problem.target.{key}", f"is not for vectors{': use sparsity' if key == 'rank' else ''}"
+                return
+        if self.domain is not None and self.sparsity is None:
+            yield "problem.target.domain", "has no effect without problem.target.sparsity"
+        most, what = (size, "entries") if self.domain is None else (size // 2 + 1, "frequencies")
+        if self.nonzeros(most) > most:
+            yield "problem.target.sparsity", f"is {self.sparsity}, but a vector of {size} entries has {most} {what}"
+        yield from self._size_conflicts("sparsity", self.nonzeros(size))
+
+    def _size_conflicts(self, key: str, terms: int) -> Iterator[Conflict]:
+        """Yield what is wrong with the sizes of so many terms."""
+        if self.condition is not None and terms == 1:
+            yield "problem.target.condition", f"has no effect with {key} 1"
         if self.spectrum is None:
             return
-        if len(self.spectrum) != self.rank:
-            yield "problem.target.spectrum", f"has {len(self.spectrum)} values, but rank is {self.rank}"
+        if len(self.spectrum) != terms:
+            yield "problem.target.spectrum", f"has {len(self.spectrum)} values, but {key} is {terms}"
         for key in ("frobenius", "condition"):
             if key in self.model_fields_set and getattr(self, key) is not None:
                 yield f"problem.target.{key}", "has no effect beside problem.target.spectrum"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from workloads.problems.sensing import Sensing
+from workloads.problems.sensing import ProductSensing
 
 
-class TensorSensing(Sensing):
+class TensorSensing(ProductSensing):
     """Inner products of a tensor with Gaussian (or given) measurement tensors are observed."""
 
     kind = "tensor_sensing"

@@ -24,6 +24,8 @@ MOVES = (
     *("index", "index_select", "gather", "flip", "roll", "tril", "triu", "cat", "stack", "repeat", "unfold", "diag_embed"),
     *("slice_backward", "select_backward", "diagonal_backward", "slice_scatter", "select_scatter", "diagonal_scatter"),
 )
+MOST_SQUARED = 64
+"""Whole powers up to this one are products of squares; a function takes as long as thirty."""
 
 
 def lowers(*names: str) -> Callable[[Lowering], Lowering]:
@@ -80,6 +82,9 @@ def _pow(build: Builder, base: Value, exponent: Value) -> Value:
     if power in (2, 3) and isinstance(base, View):
         square = build.map("mul", base, base)
         return square if power == 2 else build.map("mul", square, base)
+    if power is not None and power.is_integer() and 3 < power <= MOST_SQUARED and isinstance(base, View):
+        squares = _pow(build, build.map("mul", base, base), power // 2)
+        return squares if power % 2 == 0 else build.map("mul", squares, base)
     if power in (0.5, -1, -0.5):
         return build.map({0.5: "sqrt", -1: "reciprocal", -0.5: "rsqrt"}[power], base)
     return build.map("pow", base, exponent)

@@ -16,6 +16,7 @@ from workloads import measures
 from workloads.factorizations import Factorization
 from workloads.measures.numerics.objective import ITERATIONS, NUMBERS, Objective, largest_eigenvalue
 from workloads.measures.numerics.solutions import solutions
+from workloads.problems.data.fitting import orthonormal_rows
 from workloads.problems.data.realized import ProblemData, unique
 from workloads.trial import TrialSpec
 
@@ -139,8 +140,10 @@ class Snapshot:
         return self._per_lane([t.reshape(self.shape) for t in targets if t is not None])
 
     @cached_property
-    def held_out(self) -> tuple[Tensor, Tensor]:
-        """Which entries are held out [R, *shape] bool, and their values, zero elsewhere [R, *shape]."""
+    def held_out(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What is held out: errors [R, H] and values [R, H], zero where a lane has fewer than H, and how many there are [R]."""
+        if self.problems[0].held_out_measurements is not None:
+            return self._held_out_measurements()
         masks, values = [], []
         for problem in unique(self.problems)[0]:
             mask, value = np.zeros(math.prod(self.shape), dtype=np.bool_), np.zeros(math.prod(self.shape))
@@ -152,7 +155,31 @@ class Snapshot:
                 value[mask] = problem.truth[mask]
             masks.append(mask.reshape(self.shape))
             values.append(value.reshape(self.shape))
-        return self._per_lane(masks), self._per_lane(values)
+        held, known = self._per_lane(masks), self._per_lane(values)
+        return ((self.product - known) * held).flatten(1), known.flatten(1), held.flatten(1).sum(1)
+
+    def _held_out_measurements(self) -> tuple[Tensor, Tensor, Tensor]:
+        pairs = [p.held_out_measurements for p in self.problems if p.held_out_measurements is not None]
+        counts = torch.tensor([len(values) for _, values in pairs], device=self.loss.device)
+        known, errors = self.loss.new_zeros(2, len(pairs), int(counts.max()))
+        for lane, (rows, values) in enumerate(pairs):
+            known[lane, : len(values)] = torch.from_numpy(values)
+            errors[lane, : len(values)] = torch.from_numpy(rows).to(self.loss.device) @ self.product[lane].flatten()
+        return errors - known, known, counts
+
+    @cached_property
+    def unseen_norms(self) -> Tensor:
+        """Frobenius norms [R] of the parts of the products that no observation sees."""
+        if self.problems[0].mask is not None:
+            return (self.product * ~self.observed).flatten(1).square().sum(1).sqrt()
+        distinct, which = unique(self.problems)
+        spans = []
+        for problem in distinct:
+            assert problem.measurements is not None, "what is no completion has measurements"
+            rows = torch.from_numpy(problem.measurements).to(self.loss.device)
+            spans.append(orthonormal_rows(rows, rows[:, 0])[0])
+        products = zip(self.product.flatten(1), which, strict=True)
+        return torch.stack([(w - spans[place].mT @ (spans[place] @ w)).norm() for w, place in products])
 
     def _per_lane(self, arrays: list[NDArray[Any]]) -> Tensor:
         stacked = torch.from_numpy(np.stack(arrays)).to(self.loss.device)

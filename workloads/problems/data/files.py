@@ -39,8 +39,8 @@ class ProblemFile:
         return None if self.measurements is None else len(self.measurements)
 
 
-def read_problem(name: str, content: bytes, shape: Sequence[int] | None, sensing: bool) -> ProblemFile:
-    """Read a problem's ``.npz`` or ``.csv`` file. ``shape`` is what the grid says, if it says.
+def read_problem(name: str, content: bytes, shape: Sequence[int] | None, sensing: bool, least: int = 2) -> ProblemFile:
+    """Read a problem's ``.npz`` or ``.csv`` file. ``shape`` is what the grid says, if it says, and has ``least`` dimensions or more.
 
     Raises `DataError` for anything that does not fit: unknown arrays, wrong shapes, values that are not finite, indices out of range or
     given twice.
@@ -54,7 +54,25 @@ def read_problem(name: str, content: bytes, shape: Sequence[int] | None, sensing
         raise DataError(f"{name}: data files are .npz or .csv")
     known = ("target", "measurements", "values") if sensing else ("target", "indices", "values")
     arrays = read_npz(name, content, known)
-    return _sensing(name, arrays, shape) if sensing else _completion(name, arrays, shape)
+    return _sensing(name, arrays, shape, least) if sensing else _completion(name, arrays, shape)
+
+
+def read_design(name: str, content: bytes, shape: Sequence[int] | None) -> ProblemFile:
+    """Read the ``.npz`` or ``.csv`` file of a regression: ``design`` [N, D] and ``values`` [N], or rows of D features and a value.
+
+    An ``.npz`` may hold ``target`` [D] besides, or alone. Raises `DataError` for anything that does not fit.
+    """
+    if name.lower().endswith(".csv"):
+        table = _table(name, content, None if shape is None else shape[0] + 1, "features and a value")[0]
+        if table.shape[1] < 2:
+            raise DataError(f"{name}: needs rows of features and a value")
+        return ProblemFile((table.shape[1] - 1,), None, None, table[:, -1], table[:, :-1])
+    if not name.lower().endswith(".npz"):
+        raise DataError(f"{name}: data files are .npz or .csv")
+    arrays = read_npz(name, content, ("target", "design", "values"))
+    if "design" in arrays:
+        arrays["measurements"] = arrays.pop("design")
+    return _sensing(name, arrays, None if shape is None else tuple(shape), 1, "design")
 
 
 def _completion(name: str, arrays: dict[str, NDArray[np.generic]], shape: tuple[int, ...] | None) -> ProblemFile:
@@ -78,39 +96,42 @@ def _completion(name: str, arrays: dict[str, NDArray[np.generic]], shape: tuple[
     return ProblemFile(shape, truth, indices, values)
 
 
-def _sensing(name: str, arrays: dict[str, NDArray[np.generic]], shape: tuple[int, ...] | None) -> ProblemFile:
-    truth = _truth(name, arrays, shape)
+def _sensing(
+    name: str, arrays: dict[str, NDArray[np.generic]], shape: tuple[int, ...] | None, least: int, called: str = "measurements"
+) -> ProblemFile:
+    truth = _truth(name, arrays, shape, least)
     shape = shape or (None if truth is None else truth.shape)
     if "measurements" not in arrays:
         if "values" in arrays:
-            raise DataError(f"{name}: values need measurements, which say what was measured")
+            raise DataError(f"{name}: values need {called}, which say what was measured")
         if truth is None or shape is None:
-            raise DataError(f"{name}: must hold target, or measurements and values")
+            raise DataError(f"{name}: must hold target, or {called} and values")
         return ProblemFile(shape, truth)
     found = arrays["measurements"].shape
-    if not (2 <= len(found) - 1 <= MAX_ORDER and math.prod(found)) or found[1:] != (shape or found[1:]):
-        wanted = ", ".join(map(str, shape)) if shape else "rows, columns, ..."
-        raise DataError(f"{name}: measurements must have shape [N, {wanted}], not {list(found)}")
+    if not (least <= len(found) - 1 <= MAX_ORDER and math.prod(found)) or found[1:] != (shape or found[1:]):
+        wanted = ", ".join(map(str, shape)) if shape else "rows, columns, ..." if least > 1 else "entries"
+        raise DataError(f"{name}: {called} must have shape [N, {wanted}], not {list(found)}")
     shape = found[1:]
-    measurements = finite(name, "measurements", arrays["measurements"])
+    measurements = finite(name, called, arrays["measurements"])
     if "values" in arrays:
         values = _values(name, arrays["values"], len(measurements))
     elif truth is not None:
         with np.errstate(over="ignore", invalid="ignore"):
-            values = finite(name, "measurements of target", measurements.reshape(len(measurements), -1) @ truth.reshape(-1))
+            values = finite(name, f"{called} of target", measurements.reshape(len(measurements), -1) @ truth.reshape(-1))
     else:
-        raise DataError(f"{name}: measurements need values, or target to compute them from")
+        raise DataError(f"{name}: {called} need values, or target to compute them from")
     return ProblemFile(shape, truth, None, values, measurements)
 
 
-def _truth(name: str, arrays: dict[str, NDArray[np.generic]], shape: tuple[int, ...] | None) -> NDArray[np.float64] | None:
+def _truth(name: str, arrays: dict[str, NDArray[np.generic]], shape: tuple[int, ...] | None, least: int = 2) -> NDArray[np.float64] | None:
     if "target" not in arrays:
         return None
     found = arrays["target"].shape
     if shape is not None and found != shape:
         raise DataError(f"{name}: target has shape {list(found)}, but problem.shape is {list(shape)}")
-    if not (2 <= len(found) <= MAX_ORDER and math.prod(found)):
-        raise DataError(f"{name}: target must be a matrix or tensor with entries, of order {MAX_ORDER} at most, not of shape {list(found)}")
+    if not (least <= len(found) <= MAX_ORDER and math.prod(found)):
+        what = "a matrix or tensor" if least > 1 else "a vector"
+        raise DataError(f"{name}: target must be {what} with entries, of order {MAX_ORDER} at most, not of shape {list(found)}")
     return finite(name, "target", arrays["target"])
 
 
@@ -151,6 +172,14 @@ def _plain(row: NDArray[np.float64]) -> list[float | int]:
 def _read_csv(name: str, content: bytes, shape: tuple[int, ...] | None) -> ProblemFile:
     if shape is None:
         raise DataError(f"{name}: a CSV file does not tell the shape: give problem.shape")
+    table, lines = _table(name, content, len(shape) + 1, f"{len(shape)} indices and a value")
+    indices = _inside(table[:, :-1], shape, lambda row: f"{name}:{lines[row]}")
+    return ProblemFile(shape, None, indices, table[:, -1])
+
+
+def _table(name: str, content: bytes, columns: int | None, what: str) -> tuple[NDArray[np.float64], Sequence[int]]:
+    """Return the numbers [N, columns] of a CSV file, a header left out, and the lines they are on; as many columns as the first row has
+    unless it is said. ``what`` says what a row is."""
     # Lists of lists would take thirty times the bytes of the file.
     rows, lines = packed.array("d"), packed.array("q")
     try:
@@ -160,22 +189,21 @@ def _read_csv(name: str, content: bytes, shape: tuple[int, ...] | None) -> Probl
                 continue
             if not rows and not any(_number(cell) is not None for cell in cells):
                 continue  # a header
-            rows.extend(_csv_row(f"{name}:{line}", cells, shape))
+            columns = columns or len(cells)
+            rows.extend(_csv_row(f"{name}:{line}", cells, columns, what))
             lines.append(line)
     except UnicodeDecodeError as error:
         raise DataError(f"{name}: is not UTF-8 text") from error
     except csv.Error as error:
         raise DataError(f"{name}: is not readable CSV: {error}") from error
     if not rows:
-        raise DataError(f"{name}: holds no rows of {','.join('ijklmnop'[: len(shape)])},value")
-    table = np.frombuffer(rows).reshape(len(lines), -1)
-    indices = _inside(table[:, :-1], shape, lambda row: f"{name}:{lines[row]}")
-    return ProblemFile(shape, None, indices, table[:, -1])
+        raise DataError(f"{name}: holds no rows of {what}")
+    return np.frombuffer(rows).reshape(len(lines), -1), lines
 
 
-def _csv_row(place: str, cells: list[str], shape: tuple[int, ...]) -> list[float]:
-    if len(cells) != len(shape) + 1:
-        raise DataError(f"{place}: needs {len(shape)} indices and a value, not {len(cells)} columns")
+def _csv_row(place: str, cells: list[str], columns: int, what: str) -> list[float]:
+    if len(cells) != columns:
+        raise DataError(f"{place}: needs {what}, not {len(cells)} columns")
     numbers = [_number(cell) for cell in cells]
     for cell, number in zip(cells, numbers, strict=True):
         if number is None or not math.isfinite(number):

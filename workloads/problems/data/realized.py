@@ -19,7 +19,7 @@ class ProblemData:
     ``truth`` [D] is the ground truth, or ``None`` where only observations are known; ``mask`` [D] tells which entries are observed and
     ``target`` [D] holds their values (zero elsewhere); ``measurements`` [N, D] and ``values`` [N] are the sensing operator and what it saw.
     ``held_out`` are entries that are known but not trained on, by flat indices [H] and values [H]; ``None`` stands for those of the truth
-    that are not observed.
+    that are not observed. Of measurements ``held_out_measurements`` are such ones [H, D] and their values [H].
     """
 
     shape: tuple[int, ...]
@@ -30,20 +30,24 @@ class ProblemData:
     measurements: NDArray[np.float64] | None = None
     values: NDArray[np.float64] | None = None
     held_out: tuple[NDArray[np.int64], NDArray[np.float64]] | None = None
+    held_out_measurements: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
 
 
 def draw_truth(target: Target, shape: tuple[int, ...], seed: int) -> NDArray[np.float64]:
     """Draw a sum of ``rank`` outer products of standard normal vectors [*shape], scaled to the Frobenius norm asked for.
 
-    A hierarchical truth has standard normal factors. Where singular values are asked for, the vectors of a matrix are made orthonormal
-    (uniformly distributed: Mezzadri 2007) and those of a tensor normalized, and each product is weighted.
+    A vector has ``sparsity`` standard normal entries, or complex amplitudes, at places that are drawn. A hierarchical truth has standard
+    normal factors. Where singular values are asked for, the vectors of a matrix are made orthonormal (uniformly distributed: Mezzadri 2007)
+    and those of a tensor normalized, and each product is weighted.
     """
     rng = generator(seed, Stream.TRUTH)
     if target.kind == "hierarchical":
         drawn = _hierarchical(target, shape, rng)
         return drawn * (target.frobenius / np.linalg.norm(drawn))
+    if len(shape) == 1:
+        return _vector(target, shape[0], rng)
     factors = [rng.standard_normal((n, target.terms)) for n in shape]
-    weights = _weights(target)
+    weights = _weights(target, target.terms)
     if weights is not None:
         factors = [_orthonormal(factor) if len(shape) == 2 else factor / np.linalg.norm(factor, axis=0) for factor in factors]
         factors[0] = factors[0] * weights
@@ -52,6 +56,22 @@ def draw_truth(target: Target, shape: tuple[int, ...], seed: int) -> NDArray[np.
         truth = truth[..., None, :] * factor
     total: NDArray[np.float64] = truth.sum(-1)
     return total if target.spectrum is not None else total * (target.frobenius / np.linalg.norm(total))
+
+
+def _vector(target: Target, size: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Draw a vector [D]; magnitudes that are asked for come in the order of the drawn places, with random signs or phases."""
+    count = target.nonzeros(size)
+    if target.domain is None:
+        places, drawn = rng.permutation(size)[:count], rng.standard_normal(count)
+    else:
+        places, (real, imaginary) = rng.permutation(size // 2 + 1)[:count], rng.standard_normal((2, count))
+        # What is its own complex conjugate is real.
+        drawn = real + 1j * np.where((places == 0) | (2 * places == size), 0.0, imaginary)
+    weights = _weights(target, count)
+    numbers = np.zeros(size, dtype=drawn.dtype)
+    numbers[places] = drawn if weights is None else weights * drawn / abs(drawn)
+    out: NDArray[np.float64] = numbers if target.domain is None else np.fft.irfft(numbers[: size // 2 + 1], size, norm="ortho")
+    return out if target.spectrum is not None else out * (target.frobenius / np.linalg.norm(out))
 
 
 def _hierarchical(target: Target, shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float64]:
@@ -63,11 +83,11 @@ def _hierarchical(target: Target, shape: tuple[int, ...], rng: np.random.Generat
     return drawn
 
 
-def _weights(target: Target) -> NDArray[np.float64] | None:
-    """Return the singular values that are asked for, up to their scale if there is a condition number alone."""
+def _weights(target: Target, terms: int) -> NDArray[np.float64] | None:
+    """Return the singular values, or magnitudes, that are asked for, up to their scale if there is a condition number alone."""
     if target.spectrum is not None:
         return np.array(target.spectrum)
-    return None if target.condition is None else np.geomspace(target.condition, 1.0, target.terms)
+    return None if target.condition is None else np.geomspace(target.condition, 1.0, terms)
 
 
 def _orthonormal(factor: NDArray[np.float64]) -> NDArray[np.float64]:
