@@ -104,7 +104,7 @@ FACTORIZATIONS = {
     "deep_matrix": Factorization({2: {"depth": 3, "widths": [4, 2]}}, lambda *w: torch.linalg.multi_dot(w[::-1]) if len(w) > 1 else w[0]),
     "cp": Factorization({2: {"components": 3}, 3: {"components": 5}}, outer_products),
     "linear": Factorization({1: {}, 2: {}, 3: {}}, lambda w: w),
-    "diagonal": Factorization({1: {"depth": 3}}, lambda u, v: u * u * u - v * v * v),
+    "diagonal": Factorization({1: {"depth": 3}}, lambda u, *v: u * u * u - sum(w * w * w for w in v)),
     "convolutional": Factorization({1: {"depth": 3}}, lambda *w: torch.fft.ifft(spectrum(w)).real * len(w[0]) ** 0.5),
     # Of more levels: tests/workloads/test_hierarchical.py.
     "hierarchical": Factorization({2: {"arity": 2, "widths": [3]}, 3: {"arity": 3, "widths": [5]}}, network),

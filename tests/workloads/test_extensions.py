@@ -17,6 +17,7 @@ from workloads import measures
 from workloads.engines.base import create
 from workloads.engines.lanes import Lanes, Prepared
 from workloads.extensions import ExtensionError, activate, active, explained, packed, read_extension, unpacked
+from workloads.extensions.checking import check
 from workloads.extensions.source import Extension
 from workloads.extensions.trying import try_factorization
 from workloads.factorizations import FACTORIZATIONS
@@ -354,3 +355,46 @@ def test_a_measure_that_is_wrong_says_so(body, message):
 def test_a_class_of_this_program_is_not_imported_to_name_it():
     text = "import sys, workloads; from workloads import Factorization; assert 'torch' not in sys.modules, 'torch'"
     subprocess.run([sys.executable, "-c", text], check=True)
+
+
+OF_VECTORS = """
+import numpy as np
+from workloads import Factorization, Problem, measure
+from workloads.problems.data.realized import ProblemData
+
+class Cubed(Factorization):
+    kind = "cubed"
+
+    def shapes(self, shape):
+        return {"u": shape}
+
+    def product(self, u):
+        return u**3 if u.dim() == 1 else u[:, None]
+
+class Ramp(Problem):
+    kind = "ramp"
+    order = 1
+    sensing = True
+    invents = True
+
+    def realize(self, files):
+        (size,) = self.shape
+        truth = np.arange(size) / size
+        rows = np.eye(size)[::2]
+        return ProblemData(self.shape, len(rows), truth, measurements=rows, values=rows @ truth)
+
+@measure("rise")
+def rise(x):
+    (size,) = x.product.shape
+    return (x.product[-1] - x.product[0]) / size
+"""
+
+
+def test_kinds_of_vectors_are_tried_on_vectors():
+    use(OF_VECTORS)
+    found = list(check())
+    assert not [finding.text for finding in found if finding.wrong]
+    texts = [finding.text for finding in found]
+    assert "factorization cubed on 6:" in texts
+    assert "problem ramp on 6:" in texts
+    assert any(text.startswith("measure rise: column rise, on 6") for text in texts)

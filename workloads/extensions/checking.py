@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -26,10 +26,18 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-SHAPES = ((5, 4), (4, 4), (5, 4, 3), (4, 4, 4), (4, 3, 3, 2))
+SHAPES = ((5, 4), (4, 4), (5, 4, 3), (4, 4, 4), (4, 3, 3, 2), (6,))
 """Shapes that a factorization is tried on of which nothing else is known, until it takes one."""
 LANES = 64
 """Lanes whose speed is measured."""
+_SHAPES = {1: (6,), 2: (5, 4), 3: (4, 4, 4)}
+_PROBLEMS = {1: "vector_sensing", 2: "matrix_completion", 3: "tensor_completion"}
+_FACTORIZATIONS: dict[int, Mapping[str, Any]] = {
+    1: {"kind": "diagonal", "depth": 2},
+    2: {"kind": "deep_matrix", "depth": 2},
+    3: {"kind": "cp", "components": 2},
+}
+"""What a kind is tried with of which nothing else is known, by order."""
 NEEDS_GRID = "give a grid that has it, as --grid"
 
 
@@ -72,7 +80,7 @@ def check(specs: Sequence[TrialSpec] = (), seconds: float = TRY_SECONDS) -> Iter
             words = " ".join(str(error).split())
             yield Finding(explained(error) or f"{place_of(model)}: {model.kind}: {type(error).__name__}: {words}", wrong=True)
     for row in own_measures():
-        yield _measure(row, list(specs) or [*tried, _spec(None, (5, 4)), _spec(None, (5, 4, 3))], seconds)
+        yield _measure(row, list(specs) or [*tried, *(_spec(None, shape) for shape in ((5, 4), (5, 4, 3), (6,)))], seconds)
 
 
 def _specs_of(part: str, model: type[Kind], specs: Sequence[TrialSpec], seconds: float) -> list[TrialSpec]:
@@ -84,8 +92,8 @@ def _specs_of(part: str, model: type[Kind], specs: Sequence[TrialSpec], seconds:
         raise ExtensionError(f"{place_of(model)}: the grid has no trial of {part} {model.kind}")
     if issubclass(model, Factorization):
         return [_spec(*_guessed(model, seconds))]
-    shape = (4, 4, 4) if getattr(model, "order", 2) is None else (5, 4)
-    return [_spec(None, shape, **{part: _instance(model, len(shape))})]
+    order = getattr(model, "order", 2) or 3
+    return [_spec(None, _SHAPES[order], **{part: _instance(model, order)})]
 
 
 def _guessed(model: type[Factorization], seconds: float) -> tuple[Factorization, tuple[int, ...]]:
@@ -119,7 +127,8 @@ def _instance(model: type[Any], order: int) -> Any:
     """Return a kind with small keys, by their types. Raises `ExtensionError` if that is not possible."""
     keys = {name: _guess(model, name, order) for name, field in model.model_fields.items() if field.is_required()}
     if issubclass(model, KINDS["problem"].base):
-        keys |= {"shape": (4, 4, 4) if order > 2 else (5, 4)} | ({} if model.invents else {"target": {"rank": 1}, "observed": 10})
+        drawn: dict[str, Any] = {"target": {"rank": 1} if order > 1 else {}, "observed": 10 if order > 1 else 3}
+        keys |= {"shape": _SHAPES[order]} | ({} if model.invents else drawn)
     elif "scale" in model.model_fields and issubclass(model, KINDS["init"].base):
         keys["scale"] = 0.1
     try:
@@ -138,10 +147,11 @@ def _guess(model: type[Kind], name: str, order: int) -> Any:
 
 
 def _spec(factorization: Factorization | None, shape: tuple[int, ...], **parts: Any) -> TrialSpec:
-    kind = "matrix" if len(shape) == 2 else "tensor"
+    order = min(len(shape), 3)
+    seen: dict[str, Any] = {"target": {"rank": 1}, "observed": 0.5} if order > 1 else {"target": {}, "observed": 3}
     fields: dict[str, Any] = {
-        "problem": {"kind": f"{kind}_completion", "shape": list(shape), "target": {"rank": 1}, "observed": 0.5},
-        "factorization": factorization or ({"kind": "deep_matrix", "depth": 2} if len(shape) == 2 else {"kind": "cp", "components": 2}),
+        "problem": {"kind": _PROBLEMS[order], "shape": list(shape), **seen},
+        "factorization": factorization or _FACTORIZATIONS[order],
         "init": {"kind": "gaussian", "scale": 0.1},
         "optimizer": {"kind": "gd", "lr": 1e-6},
         "stop": {"steps": 10},
