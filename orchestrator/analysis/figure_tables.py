@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -38,7 +38,7 @@ def as_csv(table: Table) -> str:
 
 def as_latex(table: Table) -> str:
     """Return a ``tabular``."""
-    import pandas as pd
+    from orchestrator.analysis.typesetting import escaped, tabular
 
     whole = table.lines[(table.lines != "").all(axis=1)].drop_duplicates()
     columns = list(dict.fromkeys(table.headings))
@@ -46,12 +46,10 @@ def as_latex(table: Table) -> str:
     for line in whole.itertuples(index=False):
         there = ((table.lines == list(line)) | (table.lines == "")).all(axis=1)
         found = {heading: cell for heading, cell, here in zip(table.headings, table.cells, there, strict=True) if here}
-        page.append([*line, *(found.get(column, "--") for column in columns)])
-    left: list[Hashable] = list(table.lines.columns)
-    style = pd.DataFrame(page, columns=[*left, *columns]).style.hide(axis="index")
-    style = style.format(escape="latex", subset=left).format_index(escape="latex", axis="columns")
-    body = style.to_latex(hrules=True, column_format="l" * len(left) + "r" * len(columns))
-    return f"% {one_line(table.subject)}: \\usepackage{{booktabs}}\n{body}"
+        page.append([*map(escaped, line), *(found.get(column, "--") for column in columns)])
+    left = list(table.lines.columns)
+    lines = tabular([*left, *columns], page, "l" * len(left) + "r" * len(columns))
+    return "\n".join([f"% {one_line(table.subject)}: \\usepackage{{booktabs}}", *lines]) + "\n"
 
 
 WRITERS: Mapping[str, Callable[[Table], str]] = {"csv": as_csv, "tex": as_latex}

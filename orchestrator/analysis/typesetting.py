@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import pandas as pd
@@ -73,16 +73,23 @@ def latex(table: Table) -> str:
         r"\begin{table}",
         r"\centering",
         *([rf"\caption{{{' '.join(notes).replace('±', _ESCAPES['±'])}}}"] if notes else []),
-        rf"\begin{{tabular}}{{{''.join('r' if is_numeric(table, column) else 'l' for column in columns)}}}",
+        *tabular([column.name for column in columns], rows, "".join("r" if is_numeric(table, column) else "l" for column in columns)),
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def tabular(header: Sequence[str], rows: Iterable[Sequence[str]], alignment: str) -> list[str]:
+    """Return the lines of a ``tabular`` with rules of booktabs: a header of text over cells that are LaTeX already."""
+    return [
+        rf"\begin{{tabular}}{{{alignment}}}",
         r"\toprule",
-        " & ".join(_escaped(column.name) for column in columns) + r" \\",
+        " & ".join(map(escaped, header)) + r" \\",
         r"\midrule",
         *(" & ".join(row) + r" \\" for row in rows),
         r"\bottomrule",
         r"\end{tabular}",
-        r"\end{table}",
     ]
-    return "\n".join(lines) + "\n"
 
 
 def latex_cell(value: Any) -> str:
@@ -90,7 +97,7 @@ def latex_cell(value: Any) -> str:
     if _is_missing(value):
         return "--"
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return _escaped(str(value))
+        return escaped(str(value))
     return f"${_number(value)}$"
 
 
@@ -163,7 +170,8 @@ def is_numeric(table: Table, column: Column) -> bool:
     return pd.api.types.is_numeric_dtype(dtype) and not pd.api.types.is_bool_dtype(dtype)
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """Return text in which LaTeX sees nothing of its own."""
     return re.sub(r"[&%$#_{}\\~^<>|±]", lambda found: _ESCAPES[found[0]], text)
 
 

@@ -169,6 +169,11 @@ def test_a_table_for_latex_with_facets_has_them_on_the_left():
     assert [line.split(" & ")[:2] for line in lines[1:]] == [["2", "0.1"], ["2", "1"], ["3", "0.1"], ["3", "1"]]
 
 
+def test_signs_are_escaped_as_in_tables_of_trials():
+    text = tables(MADE, color={"a|b < 5 ± 1": "seed >= 0"})["tex"]
+    assert r"& a\textbar{}b \textless{} 5 $\pm$ 1 &" in text
+
+
 def test_only_the_formats_that_are_asked_for_are_made():
     figure = FIGURES["threshold"].model_validate(FIGURE)
     assert tabulate(figure, MADE, ["csv", "png"]).keys() == {"csv"}
