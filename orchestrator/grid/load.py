@@ -23,6 +23,7 @@ from orchestrator.grid.sections import PARTS, Model, nested, validate
 from orchestrator.grid.sizes import too_many
 from orchestrator.grid.source import MAX_BYTES, MAX_KEY, Mistake, Mistakes, Source, parse, parse_value
 from orchestrator.grid.spreads import is_spread, many, nesting
+from orchestrator.grid.traced import Traced, traced
 from orchestrator.grid.written import spec_keys
 from workloads import measures
 from workloads.extensions import Extension
@@ -52,6 +53,12 @@ class Grid:
     claims: Mapping[str, Claim] = field(default_factory=dict)
     files: DataFiles = field(default_factory=DataFiles, repr=False)
     overrides: tuple[str, ...] = ()
+
+    @property
+    def traced(self) -> Traced:
+        """What its figures and claims need at all recorded steps of what is recorded by name."""
+        names = DEFAULT_MEASURES if self.record.measures is None else self.record.measures
+        return traced({"figures": self.figures, "claims": self.claims}, (trial.spec for trial in self.trials), names)
 
     @property
     def extensions(self) -> tuple[Extension, ...]:

@@ -136,6 +136,20 @@ class Question(Section):
             for field, text in self.expressions()
         )
 
+    def traced_columns(self, known: Collection[str]) -> Iterator[str]:
+        """Yield the columns of traces, which are ``known``, whose values at other steps than the last are asked for."""
+        for field, text in self.expressions():
+            traced = self.is_traced(field)
+            if is_pattern(text):
+                yield from matching(text, known) if traced else ()
+                continue
+            for name in Expression(text).names:
+                function, _, inner = name.partition("(")
+                if function in OVER_TRACE and inner:
+                    yield inner[:-1]
+                elif traced and name in known:
+                    yield name
+
     def own_conflicts(self) -> Iterator[tuple[str, str]]:
         """Yield ``(field, message)`` for what the fields' types alone cannot refuse."""
         return iter(())

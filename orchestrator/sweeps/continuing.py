@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -117,10 +117,16 @@ def _states(store: Store, pairs: Iterable[tuple[Trial, _Earlier]], recording: Re
     kept = {row.trial_id for _, row in pairs} & history.keys()
     factors = dict(load_factors(store, sweep, kept)) if kept else {}
     for trial, one in pairs:
-        if one.trial_id in factors:
+        if one.trial_id in factors and _is_whole(history[one.trial_id], layout.at_ends(sweep.tags)):
             state = _state(trial, one, history[one.trial_id], factors[one.trial_id], recording)
             if state is not None:
                 yield state
+
+
+def _is_whole(rows: pd.DataFrame, at_ends: Collection[str]) -> bool:
+    """Return whether a trace has the columns ``at_ends`` in other rows than its last."""
+    known = [column for column in at_ends if column in rows]
+    return len(rows) < 2 or not rows.iloc[:-1][known].isna().all().any()
 
 
 def _state(trial: Trial, one: _Earlier, rows: pd.DataFrame, factors: Mapping[str, NDArray[Any]], recording: Recording) -> Paused | None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -20,20 +19,10 @@ from workloads import measures
 from workloads.training.trial_state import Outcome
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from orchestrator.storage.base import Storage
     from orchestrator.tracking.read.queries import SweepSummary
     from orchestrator.tracking.store import Store
     from workloads.trial import TrialSpec
-
-AT_ONCE = 1_000
-"""Trials that are measured together."""
-NUMBERS = 8_000_000
-"""Numbers in the products of trials that are measured together, at most, unless it is one trial."""
-
-Kept = tuple[str, dict[str, "NDArray[Any]"]]
-"""A trial's id, and its factors by name."""
 
 
 def measure(
@@ -55,9 +44,9 @@ def measure(
     distinct = list({spec.sections: spec for spec in specs.values()}.values())
     for name in names:
         _check(name, distinct)
-    rows: dict[str, dict[str, float]] = {}
-    for some in _batches(load_factors(store, sweep, trials), specs):
-        rows |= _measured(names, some, specs, grid.files.contents)
+    from workloads.training.afterwards import measure_kept
+
+    rows = dict(measure_kept(names, load_factors(store, sweep, trials), specs, grid.files.contents))
     columns = dict.fromkeys(column for name in names for spec in distinct for column in _columns(name, spec))
     order = [trial_id for trial_id in specs if trial_id in rows]
     numbers = {column: pd.Series([rows[trial_id].get(column, math.nan) for trial_id in order], dtype="float64") for column in columns}
@@ -104,31 +93,3 @@ def _check(name: str, specs: Iterable[TrialSpec]) -> None:
 
 def _columns(name: str, spec: TrialSpec) -> tuple[str, ...]:
     return () if measures.undefined(name, spec) else measures.column_names(name, spec)
-
-
-def _batches(kept: Iterable[Kept], specs: Mapping[str, TrialSpec]) -> Iterator[list[Kept]]:
-    """Yield trials with factors of the same shapes, and products that are the same function of them, as many as are measured together."""
-    waiting: dict[tuple[object, ...], list[Kept]] = defaultdict(list)
-    for trial in kept:
-        spec = specs[trial[0]]
-        some = waiting[spec.lane_key]
-        some.append(trial)
-        if len(some) >= min(AT_ONCE, max(1, NUMBERS // math.prod(spec.shape))):
-            yield waiting.pop(spec.lane_key)
-    yield from waiting.values()
-
-
-def _measured(
-    names: Sequence[str], some: Sequence[Kept], specs: Mapping[str, TrialSpec], files: Mapping[str, bytes]
-) -> dict[str, dict[str, float]]:
-    from workloads.training.afterwards import measure_factors
-    from workloads.training.preparing import Preparer
-
-    spec, preparer = specs[some[0][0]], Preparer(files)
-    defined = [name for name in names if not measures.undefined(name, spec)]
-    if not defined:
-        return {trial_id: {} for trial_id, _ in some}
-    factors = [[kept[name] for name in spec.factor_shapes] for _, kept in some]
-    values = measure_factors(defined, [specs[trial_id] for trial_id, _ in some], factors, preparer)
-    columns = [column for name in defined for column in measures.column_names(name, spec)]
-    return {trial_id: dict(zip(columns, map(float, row), strict=True)) for (trial_id, _), row in zip(some, values, strict=True)}

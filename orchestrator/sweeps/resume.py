@@ -4,86 +4,35 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, TypeVar
 
 from orchestrator import liveness
-from orchestrator.errors import BusyError, GridError, StorageUnavailable, UnavailableError, UsageError
+from orchestrator.errors import BusyError, GridError, UnavailableError, UsageError
+from orchestrator.grid.traced import NOTHING_TRACED, Traced
 from orchestrator.storage.base import Storage
 from orchestrator.storage.checkpoints import furthest
 from orchestrator.storage.folder import SweepFolder, folders
+from orchestrator.sweeps.found import Found
 from orchestrator.sweeps.own_code import use_code
 from workloads.training.trial_state import Paused
 
 if TYPE_CHECKING:
     from orchestrator.grid import Grid
+    from orchestrator.sweeps.at_ends import EndedWithLess
     from orchestrator.tracking.read.queries import SweepSummary
-    from orchestrator.tracking.read.results import Source
     from orchestrator.tracking.store import Store
     from orchestrator.tracking.turns import Turn
     from workloads.training.recording import Recording
     from workloads.trial import Trial
 
 
-@dataclass(frozen=True)
-class Found:
-    """What there is already of a sweep that is about to begin.
-
-    ``sweep`` is the one to be taken up, if one of the same trials stopped short, and ``outcomes`` counts what it had finished.
-    ``finished`` are the trials that need not be run, by id, and ``reused`` says of those that other sweeps ran where they are.
-    ``states`` are trials that had been begun, of which ``continued`` had ended under another budget of steps. ``attempts`` says of trials
-    that failed in the sweep, or whose runs were deleted, how often they will have been run. ``folders`` are those of sweeps that stopped
-    short, and ``unknown`` are sweeps whose results wait for a store that does not have them any more. With ``fresh`` nothing was looked
-    for that sweeps have finished; else it was in ``experiments``, the sweep's own first.
-    """
-
-    sweep: SweepSummary | None = None
-    outcomes: Mapping[str, int] = field(default_factory=dict)
-    finished: Collection[str] = ()
-    reused: Mapping[str, Source] = field(default_factory=dict)
-    states: Mapping[str, Paused] = field(default_factory=dict)
-    continued: Collection[str] = ()
-    attempts: Mapping[str, int] = field(default_factory=dict)
-    folders: Sequence[SweepFolder] = ()
-    unknown: Sequence[str] = ()
-    fresh: bool = False
-    experiments: Sequence[str] = ()
-
-    @property
-    def others(self) -> Sequence[str]:
-        """The experiments besides the sweep's own."""
-        return self.experiments[1:]
-
-    def missing(self, trials: Mapping[str, Trial]) -> list[Trial]:
-        """Those of ``trials``, by id, that are to be run, from where they stand."""
-        return [self.states.get(key, trial) for key, trial in trials.items() if key not in self.finished]
-
-    def notes(self, trials: int) -> Iterator[str]:
-        """Yield what a person should know of it."""
-        if self.sweep is not None:
-            yield f"going on with sweep {self.sweep.sweep_id}, which had stopped short"
-        if self.finished:
-            yield f"{len(self.finished)} of {trials} trials are in MLflow already and are reused"
-        begun = [state for key, state in self.states.items() if key in self.continued]
-        if count := len(self.states) - len(begun):
-            yield f"{count} trials go on from their checkpoints"
-        if count := sum(state.outcome is None for state in begun):
-            yield f"{count} trials go on from where they were exhausted under another stop.steps"
-        if count := sum(state.outcome is not None for state in begun):
-            yield f"{count} trials had ended under another stop.steps as they would now: they are not trained again"
-        for sweep_id in self.unknown:
-            yield f"results of sweep {sweep_id} wait in the storage, and its run in MLflow is gone: restore it, then `orchestrate sync`"
-
-    def clear(self, finished: Collection[str]) -> None:
-        """Remove what is of no use any more: checkpoints of trials that are all ``finished``, and folders without any."""
-        for folder in self.folders:
-            with suppress(StorageUnavailable):
-                if folder.checkpoints("").remove_finished(lambda key: key in finished) == 0 and not folder.spool.names():
-                    folder.remove()
+_T = TypeVar("_T")
 
 
 def find(
@@ -96,11 +45,14 @@ def find(
     *,
     fresh: bool = False,
     others: Sequence[str] = (),
+    traced: Traced = NOTHING_TRACED,
+    files: Mapping[str, bytes] = MappingProxyType({}),
 ) -> Found:
     """Return what there is already of ``trials``, by id, that record what ``recording`` says, in the experiment's ``turn``.
 
-    Trials of the experiments ``others`` count, too; and those that a sweep that is taken up was told of. Raises `UsageError` for one that
-    there is not, and `orchestrator.errors.UnavailableError`.
+    Measures that are not ``traced`` count if they are known at a trial's end, or can be computed from its factors and the data ``files``,
+    which are by their digests. Trials of the experiments ``others`` count, too; and those that a sweep that is taken up was told of. Raises
+    `UsageError` for one that there is not, and `orchestrator.errors.UnavailableError`.
     """
     from orchestrator.sweeps.continuing import continued
     from orchestrator.tracking import layout
@@ -118,17 +70,36 @@ def find(
     again = sweep is not None and layout.FRESH in sweep.tags
     places = _experiments(store, experiment, others, sweep)
     mine = set() if own is None else set(own.index)
-    ended = {} if again else {k: s for name in reversed(places) for k, s in find_finished(store, name, list(trials), record).items()}
+    ended = _merged(() if again else places, lambda name: find_finished(store, name, list(trials), record, traced.columns))
     reused = {key: source for key, source in ended.items() if key not in mine}
     done = {*reused, *mine}
     states: dict[str, Paused] = {}
     for folder in folders:
         furthest(states, folder.checkpoints(tag).load_all({k: t for k, t in trials.items() if k not in done}).values())
-    left = [trial for key, trial in trials.items() if key not in done and key not in states]
-    earlier = {} if again else {k: s for name in reversed(places) for k, s in continued(store, name, left, recording).items()}
+    left = {} if again else {key: trial for key, trial in trials.items() if key not in done and key not in states}
+    earlier = _merged(places, lambda name: continued(store, name, list(left.values()), recording))
+    left = {key: trial for key, trial in left.items() if key not in earlier}
+    less, measured = _measured_at_ends(store, places, left, recording, traced, files)
     outcomes = {} if own is None else Counter(own)
     made = {} if attempts is None else {key: count + 1 for key, count in attempts_made(attempts).items()}
-    return Found(sweep, outcomes, done, reused, {**states, **earlier}, earlier.keys(), made, folders, unknown, again, places)
+    begun = states | earlier | measured
+    return Found(sweep, outcomes, done, reused, begun, earlier.keys(), less, made, folders, unknown, again, places)
+
+
+def _merged(names: Sequence[str], by_trial: Callable[[str], Mapping[str, _T]]) -> dict[str, _T]:
+    """Return what ``by_trial`` says of each name, of which the first counts that says something of a trial."""
+    return {key: found for name in reversed(names) for key, found in by_trial(name).items()}
+
+
+def _measured_at_ends(
+    store: Store, places: Sequence[str], left: Mapping[str, Trial], recording: Recording, traced: Traced, files: Mapping[str, bytes]
+) -> tuple[dict[str, EndedWithLess], dict[str, Paused]]:
+    """Return those of the trials that are ``left`` of which only measures at their ends are missing, and the same with these computed."""
+    from orchestrator.sweeps.at_ends import ended_with_less, measured
+
+    less = ended_with_less(store, places, left.values(), recording, traced)
+    states = measured(store, less, left, recording, files)
+    return {key: less[key] for key in states}, states
 
 
 def _experiments(store: Store, own: str, others: Sequence[str], sweep: SweepSummary | None) -> tuple[str, ...]:

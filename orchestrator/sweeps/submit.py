@@ -35,7 +35,8 @@ from workloads.training.trial_state import Outcome
 if TYPE_CHECKING:
     from orchestrator.cluster.connection import Cluster
     from orchestrator.grid import Grid
-    from orchestrator.sweeps.resume import Found
+    from orchestrator.grid.traced import Traced
+    from orchestrator.sweeps.found import Found
     from orchestrator.tracking.store import Store
     from orchestrator.tracking.turns import Turn
     from workloads.trial import Trial
@@ -89,7 +90,6 @@ def submit(grid: Grid, reporter: Reporter, options: Options | None = None, stop:
     nothing has been created. When ``stop`` is wanted, or KeyboardInterrupt comes, what has ended is logged and the sweep's run is
     marked as killed; with ``stop`` the others are saved, too, and counted as cancelled.
     """
-    from orchestrator.sweeps.resume import find
     from orchestrator.tracking.turns import experiment_turn
 
     began = time.monotonic()
@@ -102,10 +102,10 @@ def submit(grid: Grid, reporter: Reporter, options: Options | None = None, stop:
         cluster, workers, crews, store = stack.enter_context(connected(grid, recording, options, logged, stop))
         turn = stack.enter_context(experiment_turn(store, grid.name, lambda host: logged.note(WAITING.format(host=host, name=grid.name))))
         trials = {trial.trial_id: trial for trial in grid.trials}
-        found = find(store, storage, grid.name, turn, trials, recording, fresh=options.fresh, others=options.reuse_from)
+        found = _found(store, storage, grid, turn, recording, options)
         missing = found.missing(trials)
         plan = make_plan(missing, recording, grid.resources.engine, crews_of(workers, crews, cluster), reused=len(found.finished))
-        for text in (*found.notes(len(trials)), *again(store, found, missing, recording)):
+        for text in (*found.notes(len(trials)), *again(store, found, missing, recording, grid.traced)):
             logged.note(text)
         job = _Beginning(grid, options, store, storage, record, found)
         # Before MLflow hears of it: what cannot be kept is not begun.
@@ -133,13 +133,22 @@ def submit(grid: Grid, reporter: Reporter, options: Options | None = None, stop:
         )
 
 
-def again(store: Store, found: Found, missing: Sequence[Trial], recording: Recording) -> Iterator[str]:
+def _found(store: Store, storage: Storage, grid: Grid, turn: Turn, recording: Recording, options: Options) -> Found:
+    from orchestrator.sweeps.resume import find
+
+    trials = {trial.trial_id: trial for trial in grid.trials}
+    traced, files = grid.traced, grid.files.contents
+    fresh, others = options.fresh, options.reuse_from
+    return find(store, storage, grid.name, turn, trials, recording, fresh=fresh, others=others, traced=traced, files=files)
+
+
+def again(store: Store, found: Found, missing: Sequence[Trial], recording: Recording, traced: Traced) -> Iterator[str]:
     """Yield for what reasons trials are run that have been run before."""
     from orchestrator.tracking.read.reuse import Reuse, why_again
 
     if not found.fresh:
         left = [trial.trial_id for trial in missing if trial.trial_id not in found.states]
-        yield from Reuse(0, 0, why_again(store, found.experiments, left, layout.recording_tag(recording.as_json()))).lines()
+        yield from Reuse(0, 0, why_again(store, found.experiments, left, layout.recording_tag(recording.as_json()), traced)).lines()
 
 
 def _budget(trials: Sequence[Trial]) -> int:
@@ -236,11 +245,20 @@ class _Beginning:
         places = {key: place for place, key in enumerate(trial_order(self.store, self.found.sweep.parent_run_id))}
         return sorted(self.grid.trials, key=lambda trial: places.get(trial.trial_id, len(places)))
 
+    def _at_ends(self) -> list[str]:
+        """Return the columns that some of its trials have at their ends only; those, too, that it had such before it was taken up."""
+        from orchestrator.sweeps.at_ends import columns_at_ends
+
+        before = layout.at_ends(self.found.sweep.tags) if self.found.sweep else ()
+        now = columns_at_ends(self.found.at_ends, {trial.trial_id: trial for trial in self.grid.trials})
+        return sorted({*before, *now})
+
     def _tags(self, cluster: Cluster) -> dict[str, str]:
         fresh = {layout.FRESH: "true"} if self.options.fresh else {}
         return fresh | {
             layout.VARIES: json.dumps(self.grid.extent.keys[: layout.MOST_KEYS]),
             layout.REUSE_FROM: json.dumps(list(self.found.others)),
+            layout.AT_ENDS: json.dumps(self._at_ends()),
             layout.GRID: str(Path(self.grid.path).absolute()),
             layout.OVERRIDES: json.dumps(self.grid.overrides),
             layout.STORAGE: self.storage.url,

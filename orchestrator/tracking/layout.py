@@ -65,6 +65,8 @@ CANCEL = "orchestrate.cancel"
 """Tag of a parent run: somebody wants it to end."""
 PROGRESS = "orchestrate.progress"
 """Tag of a parent run: how far its sweep is, and when it said so (`orchestrator.execution.progress.State`), while it runs."""
+AT_ENDS = "orchestrate.at_ends"
+"""Tag of a parent run: JSON list of columns that some of its trials have at their ends only. They had ended before these were asked for."""
 RUNS_IN = "orchestrate.runs_in"
 """Tag of a parent run: JSON list of the ids of other experiments in which runs of its trials are: it has them from a sweep there."""
 IMPORTING = "orchestrate.importing"
@@ -182,14 +184,35 @@ def covers(recorded: str, asked: str) -> bool:
 def lacking(recorded: str, asked: str) -> str | None:
     """Return in words what a run with the tag ``recorded`` lacks of what the tag ``asked`` wants; ``None`` if nothing."""
     have, want = json.loads(recorded), json.loads(asked)
-    if missing := sorted(set(want["measures"] or ()) - set(have["measures"] or ())):
+    if missing := _missing(have, want):
         return f"recorded without {', '.join(missing)}"
-    codes = [(name, have.get(_CODE, {}).get(name), want.get(_CODE, {}).get(name)) for name in want["measures"] or ()]
-    if other := [name for name, then, now in codes if then != now]:
+    if other := _by_other_code(have, want):
         return f"recorded by other code of {', '.join(other)}"
     if any(have.get(key) != want.get(key) for key in ("points", "steps")):
         return "recorded at other steps"
     return "recorded with other checkpoints" if any(have.get(key) != want.get(key) for key in _CHECKPOINTS) else None
+
+
+def unrecorded(recorded: str, asked: str) -> list[str] | None:
+    """Return the measures that a run with the tag ``recorded`` lacks of those that the tag ``asked`` wants, where all else is the same."""
+    have, want = json.loads(recorded), json.loads(asked)
+    if any(have.get(key) != want.get(key) for key in ("points", "steps", *_CHECKPOINTS)):
+        return None
+    return list(dict.fromkeys([*_missing(have, want), *_by_other_code(have, want)]))
+
+
+def _missing(have: Mapping[str, Any], want: Mapping[str, Any]) -> list[str]:
+    return sorted(set(want["measures"] or ()) - set(have["measures"] or ()))
+
+
+def _by_other_code(have: Mapping[str, Any], want: Mapping[str, Any]) -> list[str]:
+    codes = [(name, have.get(_CODE, {}).get(name), want.get(_CODE, {}).get(name)) for name in want["measures"] or ()]
+    return [name for name, then, now in codes if then != now]
+
+
+def at_ends(tags: Mapping[str, str]) -> frozenset[str]:
+    """Return the columns that some trials of a sweep with these tags have at their ends only."""
+    return frozenset(json.loads(tags.get(AT_ENDS, "[]")))
 
 
 def trace_path(pack: str, trial_ids: Iterable[str]) -> str:

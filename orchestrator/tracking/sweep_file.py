@@ -69,6 +69,7 @@ _TAGS: Mapping[str, TypeAdapter[Any]] = {
     layout.ATTEMPT: TypeAdapter(Annotated[int, Field(ge=1, le=MAX_ATTEMPTS)]),
     layout.VARIES: TypeAdapter(list[str]),
     layout.OVERRIDES: TypeAdapter(list[str]),
+    layout.AT_ENDS: TypeAdapter(list[str]),
 }
 """What tags of a sweep are, as JSON, that are read as more than text."""
 

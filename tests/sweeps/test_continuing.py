@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import orchestrator
+from orchestrator.cli.commands.plan import reuse_of
 from orchestrator.errors import UsageError
 from orchestrator.grid import parse_grid
 from orchestrator.options import Options
@@ -154,10 +155,59 @@ def test_trials_of_another_experiment_are_reused_if_asked(sweeps, cluster):
 
 def test_a_sweep_says_why_it_runs_trials_again(sweeps, cluster):
     *_, folder = sweeps
-    _, notes, _, _, _ = go(folder, cluster, [MORE, "record.measures=[error, effective_rank, nuclear, det]"])
-    assert "8 are run again: recorded without det, nuclear" in notes
     _, notes, _, _, _ = go(folder, cluster, [MORE, "record.points=19"])
     assert any(note.endswith("run again: recorded at other steps") for note in notes)
+
+
+ADDED = [MORE, "record.measures=[error, effective_rank, nuclear, det]"]
+FIGURE = "figures: {curves: {kind: trajectories, y: error * nuclear}}\nclaims: {low: {kind: bound, that: nuclear > det, at: end}}\n"
+"""Of the whole trace of the nuclear norm."""
+
+
+def planned(folder, overrides, text=GRID):
+    return list(reuse_of(parse_grid(text, "budgets.yaml", folder, overrides), (), uri(folder)).lines())
+
+
+def test_measures_that_are_added_are_computed_at_the_ends_of_trials(sweeps, cluster):
+    _, (_, _, before, history, factors), _, folder = sweeps
+    said = "8 trials are not trained again: det, nuclear are computed from final factors, for the ends of traces"
+    assert planned(folder, ADDED) == [said]
+    summary, notes, runs, whole, _ = go(folder, cluster, ADDED)
+    assert said in notes
+    assert not any("run again" in note for note in notes)
+    assert summary.reused == 0
+    kept = ["trial_id", "outcome", "steps", "error"]
+    assert runs[kept].equals(before[kept])
+    assert runs["seconds"].tolist() == pytest.approx(before["seconds"].tolist(), rel=1e-3, abs=1e-6)
+    assert whole[history.columns].equals(history)
+    for _, run_ in runs[runs["outcome"] != "diverged"].iterrows():
+        product = factors[run_["trial_id"]]["W2"] @ factors[run_["trial_id"]]["W1"]
+        assert run_["nuclear"] == pytest.approx(np.linalg.norm(product, "nuc"), rel=1e-12)
+        assert run_["det"] == pytest.approx(np.linalg.det(product), rel=1e-9, abs=1e-15)
+        trace = whole[whole["trial_id"] == run_["trial_id"]]["nuclear"]
+        assert trace.iloc[:-1].isna().all()
+        assert trace.iloc[-1] == run_["nuclear"]
+    assert go(folder, cluster, ADDED)[0].reused == 8
+
+
+def test_trials_whose_whole_traces_are_needed_are_run_again(sweeps, cluster):
+    *_, folder = sweeps
+    least = go(folder, cluster, ADDED)[2]
+    text = GRID + FIGURE
+    again = "8 are run again: has nuclear at its end only, and figures.curves is of whole traces"
+    assert planned(folder, ADDED, text) == [again]
+    more = [MORE, "record.measures=[error, effective_rank, nuclear, det, schatten_0.5]"]
+    assert planned(folder, more, GRID + FIGURE.replace("nuclear}", "schatten_0.5}")) == [
+        "8 are run again: recorded without schatten_0.5, and figures.curves is of whole traces"
+    ]
+    summary, notes, runs, history, _ = go(folder, cluster, ADDED, text=text)
+    assert again in notes
+    assert summary.reused == 0
+    assert runs["nuclear"].equals(least["nuclear"])
+    ended = runs[runs["outcome"] != "diverged"]["trial_id"]
+    assert history[history["trial_id"].isin(ended)]["nuclear"].notna().all()
+    # These are whole, and those that they were run for do not have to be once more.
+    assert planned(folder, ADDED, text) == ["8 of 8 trials are in MLflow already and are reused"]
 
 
 def test_some_trials_are_run_again_to_see_more_of_them(sweeps, cluster):

@@ -219,6 +219,24 @@ def test_what_a_sweep_failed_at_and_another_has_finished_counts_once(
     assert (again(local, sweep).counts["converged"], again(local, sweep).counts["failed"], again(local, sweep).reused) == (2, 0, 1)
 
 
+def test_what_is_known_at_ends_only_is_so_wherever_it_goes(
+    local: Store, make_sweep: MakeSweep, make_result: MakeResult, tmp_path: Path
+) -> None:
+    whole, least = make_result("a"), make_result("b")
+    least.trace.values[:-1, 1] = np.nan
+    info = make_sweep("a b", tags={layout.AT_ENDS: '["nuclear"]'})
+    first = write(local, info, whole, least)
+
+    def found(*columns: str) -> set[str]:
+        return set(find_finished(local, info.experiment, {"a", "b"}, info.record, columns))
+
+    assert (found(), found("nuclear"), found("det")) == ({"a", "b"}, {"a"}, {"a", "b"})
+    reused = find_finished(local, info.experiment, {"a", "b"}, info.record)
+    write(local, make_sweep("a b c", reused=reused), make_result("c"))
+    remove(local, [first], str(tmp_path), with_reused=False)
+    assert (found(), found("nuclear"), found("det")) == ({"a", "b"}, {"a"}, {"a", "b"})
+
+
 def test_a_trial_that_was_given_away_is_found_where_it_is_now(
     local: Store, make_sweep: MakeSweep, make_result: MakeResult, tmp_path: Path
 ) -> None:

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from workloads import measures
 from workloads.engines.lanes import DTYPES
 from workloads.measures.numerics.snapshot import Snapshot, evaluate
 from workloads.training.preparing import Preparer
 from workloads.trial import TrialSpec
+
+AT_ONCE = 1_000
+"""Trials that are measured together."""
+NUMBERS = 8_000_000
+"""Numbers in the products of trials that are measured together, at most, unless it is one trial."""
+
+Kept = tuple[str, Mapping[str, NDArray[Any]]]
+"""A trial's id, and its factors by name."""
 
 
 def measure_factors(
@@ -29,3 +40,35 @@ def measure_factors(
     spec, problems = specs[0], [preparer.problem(spec) for spec in specs]
     epsilon = torch.finfo(DTYPES[spec.dtype]).eps
     return evaluate(names, Snapshot(spec.factorization, params, unknown, problems, epsilon, specs, preparer.start))
+
+
+def measure_kept(
+    names: Sequence[str], kept: Iterable[Kept], specs: Mapping[str, TrialSpec], files: Mapping[str, bytes]
+) -> Iterator[tuple[str, dict[str, float]]]:
+    """Yield the measures of trials with their final factors ``kept``, by column; none of those that are not defined for a trial.
+
+    ``specs`` are the trials', by id, and ``files`` the content of data files, by digest.
+    """
+    preparer = Preparer(files)
+    for some in _batches(kept, specs):
+        spec = specs[some[0][0]]
+        defined = [name for name in names if not measures.undefined(name, spec)]
+        if not defined:
+            yield from ((trial_id, {}) for trial_id, _ in some)
+            continue
+        factors = [[arrays[name] for name in spec.factor_shapes] for _, arrays in some]
+        values = measure_factors(defined, [specs[trial_id] for trial_id, _ in some], factors, preparer)
+        columns = [column for name in defined for column in measures.column_names(name, spec)]
+        yield from ((trial_id, dict(zip(columns, map(float, row), strict=True))) for (trial_id, _), row in zip(some, values, strict=True))
+
+
+def _batches(kept: Iterable[Kept], specs: Mapping[str, TrialSpec]) -> Iterator[list[Kept]]:
+    """Yield trials with factors of the same shapes, and products that are the same function of them, as many as are measured together."""
+    waiting: dict[tuple[object, ...], list[Kept]] = defaultdict(list)
+    for trial in kept:
+        spec = specs[trial[0]]
+        some = waiting[spec.lane_key]
+        some.append(trial)
+        if len(some) >= min(AT_ONCE, max(1, NUMBERS // math.prod(spec.shape))):
+            yield waiting.pop(spec.lane_key)
+    yield from waiting.values()

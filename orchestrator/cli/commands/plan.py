@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,13 +58,20 @@ def reuse_of(grid: Grid, experiments: Sequence[str], tracking_uri: str | None) -
 
     if not is_there(tracking_uri):
         return None
+    from orchestrator.sweeps.at_ends import ended_with_less
     from orchestrator.sweeps.submit import recording_of
     from orchestrator.tracking.read.queries import check_experiments
     from orchestrator.tracking.read.reuse import look_up
 
     store = open_existing(tracking_uri)
     places = [grid.name, *check_experiments(store, experiments)]
-    return look_up(store, places, [trial.trial_id for trial in grid.trials], recording_of(grid))
+    recording, traced = recording_of(grid), grid.traced
+
+    def less(left: Collection[str]) -> dict[str, tuple[str, ...]]:
+        trials = [trial for trial in grid.trials if trial.trial_id in left]
+        return {key: one.missing for key, one in ended_with_less(store, places, trials, recording, traced).items()}
+
+    return look_up(store, places, [trial.trial_id for trial in grid.trials], recording, traced, less)
 
 
 def show_plan(grid: Grid, workers: int | None, as_json: bool, reuse: Reuse | None = None) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.errors import UsageError
 from orchestrator.tracking import layout
 from orchestrator.tracking.notes import own_note
-from orchestrator.tracking.read.results import Source, ended_trials, sources
+from orchestrator.tracking.read.results import Source, ended_trials, known_at_ends, sources
 from orchestrator.tracking.read.runs import search, tag_is
 from orchestrator.tracking.store import Store, translated
 from workloads.training.trial_state import Outcome
@@ -50,14 +50,17 @@ class SweepSummary:
         return own_note(self.tags.get(layout.NOTE, ""))
 
 
-def find_finished(store: Store, experiment: str, trial_ids: Collection[str], record: Mapping[str, Any]) -> dict[str, Source]:
+def find_finished(
+    store: Store, experiment: str, trial_ids: Collection[str], record: Mapping[str, Any], whole: Collection[str] = ()
+) -> dict[str, Source]:
     """Which of the trials need not be run again: where they are, by trial id, with all that ``record`` asks for.
 
-    A trial counts if its steps are recorded by the same schedule and its measures include the ones asked for.
+    A trial counts if its steps are recorded by the same schedule and its measures include the ones asked for; the columns ``whole`` not
+    at its end only.
     """
     with translated(store.display):
         found = store.client.get_experiment_by_name(experiment)
-    return {} if found is None else _finished(store, found, layout.recording_tag(record), frozenset(trial_ids))
+    return {} if found is None else _finished(store, found, layout.recording_tag(record), frozenset(trial_ids), whole=frozenset(whole))
 
 
 def finished_by_others(store: Store, experiment_id: str, parent_id: str, record: str) -> dict[str, Source]:
@@ -66,7 +69,14 @@ def finished_by_others(store: Store, experiment_id: str, parent_id: str, record:
         return _finished(store, store.client.get_experiment(experiment_id), record, None, but=parent_id)
 
 
-def _finished(store: Store, experiment: Experiment, record: str, wanted: frozenset[str] | None, but: str = "") -> dict[str, Source]:
+def _finished(
+    store: Store,
+    experiment: Experiment,
+    record: str,
+    wanted: frozenset[str] | None,
+    but: str = "",
+    whole: frozenset[str] = frozenset(),
+) -> dict[str, Source]:
     made: dict[str, Source] = {}
     parents = _parents(store, {experiment.experiment_id: experiment}, deleted=True)
     # Those that were deleted last: their trials may have become those of sweeps that are there.
@@ -77,6 +87,8 @@ def _finished(store: Store, experiment: Experiment, record: str, wanted: frozens
             continue
         with translated(store.display):
             ended = ended_trials(store, parent, measures=False)
+            if at_ends := whole & layout.at_ends(parent.data.tags):
+                ended = ended.drop(index=list(known_at_ends(store, parent, ended, at_ends)))
         # Newest first, so the newest stays, of those that are there.
         made = {**sources(ended, parent.info.run_id, wanted), **made}
     return made

@@ -59,6 +59,20 @@ def finished(trials: pd.DataFrame) -> pd.DataFrame:
     return trials[trials["outcome"].isin(FINISHED) & ~trials["gone"]]
 
 
+def known_at_ends(store: Store, parent: Run, trials: pd.DataFrame, columns: Collection[str]) -> set[str]:
+    """Return those of the rows of `ended_trials` whose traces have one of ``columns`` in no row but the last."""
+    artifacts = Artifacts(store, parent)
+    found: set[str] = set()
+    for path, some in trials[trials["trace"].notna()].groupby("trace", sort=False):
+        table = artifacts.table(str(path), ["trial_id", *columns], list(some.index))
+        if table is not None:
+            rows = table.to_pandas()
+            before = rows[rows.duplicated("trial_id", keep="last")].set_index("trial_id")
+            missing = before.isna().groupby(level=0).all().any(axis="columns")
+            found.update(missing.index[missing])
+    return found
+
+
 def from_runs(runs: Iterable[Run]) -> pd.DataFrame:
     """Return rows as `ended_trials` has them, without ``gone``, from trials' runs that have ended."""
     rows: list[dict[str, Any]] = []

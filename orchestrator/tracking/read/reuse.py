@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.tracking import layout
@@ -12,6 +12,7 @@ from orchestrator.tracking.read.queries import SweepSummary, find_finished, list
 from orchestrator.tracking.read.results import FINISHED
 
 if TYPE_CHECKING:
+    from orchestrator.grid.traced import Traced
     from orchestrator.tracking.store import Store
     from workloads.training.recording import Recording
 
@@ -21,34 +22,59 @@ SWEEPS = 10
 
 @dataclass(frozen=True)
 class Reuse:
-    """Of how many ``trials`` how many are ``reused``, and for what reasons others are run again, how many for each."""
+    """Of how many ``trials`` how many are ``reused``, and for what reasons others are run again, how many for each.
+
+    Of those that are ``measured`` only measures are computed, by the names of these.
+    """
 
     trials: int
     reused: int
     reasons: Counter[str]
+    measured: Counter[tuple[str, ...]] = field(default_factory=Counter)
 
     def as_json(self) -> dict[str, Any]:
         """Return this as plain data."""
-        return {"reused": self.reused, "run_again": dict(self.reasons)}
+        return {"reused": self.reused, "measured": self.measured.total(), "run_again": dict(self.reasons)}
 
     def lines(self) -> Iterator[str]:
         """Yield in words what is reused and why the rest is not."""
         if self.reused:
             yield f"{self.reused} of {self.trials} trials are in MLflow already and are reused"
+        yield from measured_lines(self.measured.elements())
         for reason, count in self.reasons.most_common():
             yield f"{count} {'is' if count == 1 else 'are'} run again: {reason}"
 
 
-def look_up(store: Store, experiments: Iterable[str], trial_ids: Collection[str], recording: Recording) -> Reuse:
-    """Return what a grid's trials would reuse. Raises `orchestrator.errors.TrackingUnavailable`."""
+def measured_lines(missing: Iterable[tuple[str, ...]]) -> Iterator[str]:
+    """Yield in words of how many trials which measures, that were ``missing``, are only computed at their ends."""
+    for names, count in Counter(missing).most_common():
+        what = ", ".join(names) or "nothing of what is new"
+        counted = f"{count} trial is" if count == 1 else f"{count} trials are"
+        yield f"{counted} not trained again: {what} {'are' if len(names) > 1 else 'is'} computed from final factors, for the ends of traces"
+
+
+def look_up(
+    store: Store,
+    experiments: Iterable[str],
+    trial_ids: Collection[str],
+    recording: Recording,
+    traced: Traced,
+    less: Callable[[Collection[str]], Mapping[str, tuple[str, ...]]],
+) -> Reuse:
+    """Return what a grid's trials would reuse; ``less`` says of those that are left which have ended without which measures.
+
+    Raises `orchestrator.errors.TrackingUnavailable`.
+    """
     record = recording.as_json()
     names = list(dict.fromkeys(experiments))
-    reused = {key for name in names for key in find_finished(store, name, trial_ids, record)}
-    left = set(trial_ids) - reused
-    return Reuse(len(trial_ids), len(reused), why_again(store, names, left, layout.recording_tag(record)))
+    reused = {key for name in names for key in find_finished(store, name, trial_ids, record, traced.columns)}
+    measured = less(set(trial_ids) - reused)
+    left = set(trial_ids) - reused - measured.keys()
+    reasons = why_again(store, names, left, layout.recording_tag(record), traced)
+    return Reuse(len(trial_ids), len(reused), reasons, Counter(measured.values()))
 
 
-def why_again(store: Store, experiments: Iterable[str], trial_ids: Collection[str], record: str) -> Counter[str]:
+def why_again(store: Store, experiments: Iterable[str], trial_ids: Collection[str], record: str, traced: Traced) -> Counter[str]:
     """Return for what reasons trials that sweeps have run, and that record what the tag ``record`` asks for, are run once more."""
     reasons: Counter[str] = Counter()
     left = set(trial_ids)
@@ -56,17 +82,24 @@ def why_again(store: Store, experiments: Iterable[str], trial_ids: Collection[st
     for sweep in sorted(sweeps, key=lambda sweep: -sweep.started)[:SWEEPS]:
         ended = own_trials(store, sweep)
         some = ended[ended.index.isin(left)]
+        lacking = _lacking(sweep, record, traced)
         for trial_id, outcome, gone in zip(some.index, some["outcome"], some["gone"], strict=True):
-            reasons[_reason(sweep, record, str(outcome), gone=bool(gone))] += 1
+            reasons["deleted in MLflow" if gone else lacking if outcome in FINISHED else str(outcome)] += 1
             left.discard(trial_id)
         if not left:
             break
     return reasons
 
 
-def _reason(sweep: SweepSummary, record: str, outcome: str, *, gone: bool) -> str:
-    if gone:
-        return "deleted in MLflow"
-    if outcome not in FINISHED:
-        return outcome
-    return layout.lacking(sweep.tags.get(layout.RECORD, layout.NOTHING), record) or "its sweep was deleted"
+def _lacking(sweep: SweepSummary, record: str, traced: Traced) -> str:
+    recorded = sweep.tags.get(layout.RECORD, layout.NOTHING)
+    lacking = layout.lacking(recorded, record)
+    if lacking is None:
+        column = min(traced.columns.keys() & layout.at_ends(sweep.tags), default=None)
+        return "its sweep was deleted" if column is None else f"has {column} at its end only, and {_needs(traced.columns[column])}"
+    needed = [question for name, question in traced.measures.items() if name in (layout.unrecorded(recorded, record) or ())]
+    return f"{lacking}, and {_needs(needed[0])}" if needed else lacking
+
+
+def _needs(question: str) -> str:
+    return f"{question} is of whole traces"

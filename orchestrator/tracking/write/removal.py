@@ -106,6 +106,8 @@ def _take_over(store: Store, sweep: SweepSummary, taker: SweepSummary, parent: R
         experiments = {*experiments_of(parent), *experiments_of(store.client.get_run(sweep.parent_run_id))} - {taker.experiment_id}
     if experiments:
         store.tag(parent.info.run_id, layout.RUNS_IN, json.dumps(sorted(experiments)))
+    if at_ends := layout.at_ends(sweep.tags):
+        store.tag(parent.info.run_id, layout.AT_ENDS, json.dumps(sorted(at_ends | layout.at_ends(parent.data.tags))))
     retag(store, {str(row["run_id"]): _tags(row, taker) for _, row in own.iterrows()})
     counted = {name: name.removeprefix(layout.COUNT) for name in sorted(parent.data.metrics)}
     others = set(found.trials["trial_id"][is_reused(found.trials)]) - set(rows["trial_id"])
