@@ -1,10 +1,19 @@
-"""What trials' runs are called."""
+"""What trials' runs are called, and by what they are told apart."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+
 import pytest
 
+from orchestrator.tracking import layout
+from orchestrator.tracking.store import Store
 from orchestrator.tracking.write.naming import LONGEST, run_name
+from orchestrator.tracking.write.parent import SweepInfo
+from orchestrator.tracking.write.writer import SweepWriter
+from tests.stores import trial_runs
+from workloads.training.results import TrialResult
 
 SPEC = {
     "factorization.kind": "deep_matrix", "factorization.depth": 3, "factorization.widths": [4, 8], "init.scale": 1e-05, "init.balanced": False,
@@ -37,3 +46,15 @@ def test_what_diverged_says_so():
 
 def test_a_name_fits_into_the_table():
     assert len(run_name("4cf3", {"a.b": "x" * 400}, ("a.b",))) == LONGEST
+
+
+def test_what_varies_stands_first_among_params(
+    store: Store, make_sweep: Callable[..., SweepInfo], make_result: Callable[..., TrialResult]
+) -> None:
+    varying = ["seed", "optimizer.lr", "no.such"]
+    with SweepWriter(store, make_sweep("a b", tags={layout.VARIES: json.dumps(varying)})) as writer:
+        writer.add("pack-0", [make_result("a"), make_result("b")])
+    for run in trial_runs(store, writer.parent_run_id).values():
+        params = list(run.data.params)
+        assert params[:2] == ["seed", "optimizer.lr"]
+        assert len(params) > 10

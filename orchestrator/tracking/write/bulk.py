@@ -108,9 +108,13 @@ class BulkRunWriter:
 
 
 def _rows(records: Sequence[RunRecord]) -> tuple[Iterable[tuple[Any, ...]], ...]:
-    """Return the rows of tags, params, metrics and latest metrics, each in the order of its table's primary key, as far as that helps."""
+    """Return the rows of tags, params, metrics and latest metrics, each in the order of its table's primary key, as far as that helps.
+
+    Params of a run stay in its order, in which MLflow's page shows them.
+    """
     tags = [(key, value, r.run_id) for r in records for key, value in (*r.tags.items(), (layout.RUN_NAME, r.name))]
-    params = [(key, value, r.run_id) for r in records for key, value in r.params.items()]
+    placed = sorted((place, key, value, r.run_id) for r in records for place, (key, value) in enumerate(r.params.items()))
+    params = [(key, value, run_id) for _, key, value, run_id in placed]
     metrics = [
         (key, value, time, step, r.run_id, False) if math.isfinite(value) else (key, *_stored(value, time, step, r.run_id))
         for r in records
@@ -120,7 +124,7 @@ def _rows(records: Sequence[RunRecord]) -> tuple[Iterable[tuple[Any, ...]], ...]
     metrics.sort(key=itemgetter(0))
     # Points of a measure are in order of steps, so the last one is the latest.
     latest = {(key, run_id): (key, value, time, step, run_id, undefined) for key, value, time, step, run_id, undefined in metrics}
-    return sorted(tags), sorted(params), metrics, list(latest.values())
+    return sorted(tags), params, metrics, list(latest.values())
 
 
 def _stored(value: float, time: int, step: int, run_id: str) -> tuple[float, int, int, str, bool]:

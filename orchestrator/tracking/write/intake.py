@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from orchestrator.tracking.write.bulk import BulkRunWriter
 from orchestrator.tracking.write.client import run_writer
 from orchestrator.tracking.write.description import describe
 from orchestrator.tracking.write.edits import delete_runs
+from orchestrator.tracking.write.naming import varying_first
 from orchestrator.tracking.write.results import encode_rows
 from orchestrator.tracking.write.run_record import RunRecord, history
 from orchestrator.tracking.write.traces import parquet_bytes
@@ -139,7 +140,8 @@ class Intake:
     def _records(self, parent: Run) -> Iterator[RunRecord]:
         """Yield the runs of trials, those of one file of traces after another."""
         runs = {str(run["trial_id"]): run for run in self._file.runs.to_dict("records")}
-        ids = self._ids(parent)
+        ids, about = self._ids(parent), self._file.about
+        varying = json.loads(about.tags.get(layout.VARIES, "[]"))
         files: dict[str, list[str]] = defaultdict(list)
         for name in self._file.files(RUNS_FOLDER):
             files[name.split("/")[1]].append(name)
@@ -149,8 +151,8 @@ class Intake:
             for _, row in some.iterrows():
                 trial_id = str(row["trial_id"])
                 own = {name.removeprefix(f"{RUNS_FOLDER}/{trial_id}/"): self._file.read(name) for name in files[trial_id]}
-                record = _record(row, runs[trial_id], traces.get(trial_id), own, self._file.about.points)
-                record.tags.update({layout.PARENT: parent.info.run_id, layout.SWEEP_ID: self._file.about.sweep_id})
+                record = _record(row, runs[trial_id], traces.get(trial_id), own, about.points, varying)
+                record.tags.update({layout.PARENT: parent.info.run_id, layout.SWEEP_ID: about.sweep_id})
                 yield RunRecord(**{**vars(record), "run_id": ids.get(trial_id, "")})
 
     def _ids(self, parent: Run) -> dict[str, str]:
@@ -197,7 +199,9 @@ def _traces(file: SweepFile, path: str, trials: set[str]) -> Iterator[tuple[str,
         yield str(trial_id), Trace(tuple(measures), rows["step"].to_numpy(np.int64), rows[measures].to_numpy(np.float64))
 
 
-def _record(row: pd.Series[Any], run: Mapping[Any, Any], trace: Trace | None, files: dict[str, bytes], points: int) -> RunRecord:
+def _record(
+    row: pd.Series[Any], run: Mapping[Any, Any], trace: Trace | None, files: dict[str, bytes], points: int, varying: Sequence[str]
+) -> RunRecord:
     """Return the run of a trial: what the table of trials says of it counts, and of tags what stays true."""
     outcome = Outcome(row["outcome"])
     tags = {str(key)[: layout.KEY_LENGTH]: str(value)[: layout.TAG_LENGTH] for key, value in taken_along(json.loads(run["tags"])).items()}
@@ -210,6 +214,7 @@ def _record(row: pd.Series[Any], run: Mapping[Any, Any], trace: Trace | None, fi
     if isinstance(row["error"], str):
         files[layout.ERROR_FILE] = row["error"].encode()
     started, ended = int(run["started"]), int(run["ended"])
-    params = {str(key)[: layout.KEY_LENGTH]: str(value)[: layout.PARAM_LENGTH] for key, value in json.loads(run["params"]).items()}
+    ordered = varying_first(json.loads(run["params"]), varying)
+    params = {str(key)[: layout.KEY_LENGTH]: str(value)[: layout.PARAM_LENGTH] for key, value in ordered.items()}
     metrics = [] if trace is None else list(history(trace, started, float(row["seconds"]), points))
     return RunRecord("", str(run["name"]), layout.STATUS[outcome], started, ended, tags, params, metrics, files)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
+
+_T = TypeVar("_T")
 
 LONGEST = 250
 """Characters of a run's name that MLflow's tables have room for."""
@@ -18,6 +20,11 @@ def run_name(trial_id: str, spec: Mapping[str, Any], varying: Sequence[str], out
     words = [_word(key, spec[key], varying) for key in varying if spec.get(key) is not None] or [trial_id]
     name = " · ".join([*words, *([outcome] if outcome else [])])
     return name if len(name) <= LONGEST else f"{name[: LONGEST - 3]}..."
+
+
+def varying_first(spec: Mapping[str, _T], varying: Sequence[str]) -> dict[str, _T]:
+    """Return a flat ``spec`` with the keys that are ``varying`` before all others: MLflow's page shows params as they were written."""
+    return {key: spec[key] for key in (*(key for key in varying if key in spec), *spec)}
 
 
 def _word(key: str, value: Any, varying: Sequence[str]) -> str:

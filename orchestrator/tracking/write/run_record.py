@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from orchestrator.tracking import layout
 from orchestrator.tracking.uris import redact
-from orchestrator.tracking.write.naming import run_name
+from orchestrator.tracking.write.naming import run_name, varying_first
 from workloads.training.results import TrialResult
 from workloads.training.trial_state import Outcome, Trace
 
@@ -74,7 +74,7 @@ def run_record(
         started=_milliseconds(result.started),
         ended=_milliseconds(result.ended),
         tags={**tags, **own},
-        params={key: _param(value) for key, value in spec.items()},
+        params={key: _param(value) for key, value in varying_first(spec, varying).items()},
         metrics=list(history(result.trace, _milliseconds(result.started), result.seconds, points)),
         files=files,
     )
