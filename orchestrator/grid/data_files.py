@@ -49,7 +49,7 @@ class Files:
         """Read the ``file`` of a section. Returns the section with what the file says, or ``None`` after a mistake."""
         key = f"{part}.file"
         try:
-            digest = self._read(file.path)
+            digest = self.read(file.path)
             read = section.with_data(self.contents[digest], digest)
         except (OSError, ValueError) as error:
             reason = f"cannot read {file.path}: {error.strerror}" if isinstance(error, OSError) else str(error)
@@ -59,7 +59,8 @@ class Files:
         mistakes += wrong
         return None if wrong else read
 
-    def _read(self, name: str) -> str:
+    def read(self, name: str) -> str:
+        """Read the file that the grid calls ``name`` and return its digest. Raises `OSError` and `ValueError`."""
         if not name.lower().endswith(DATA_FILES):
             # Before it is opened: a grid from elsewhere may name anything.
             raise ValueError(f"{name}: data files are {' or '.join(DATA_FILES)}")

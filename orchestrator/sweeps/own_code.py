@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -17,9 +18,10 @@ if TYPE_CHECKING:
 
 
 def code_files(grid: Grid) -> dict[str, bytes]:
-    """Return the code that a grid's kinds and measures are from, by the paths of its artifacts."""
+    """Return the code that a grid's kinds and measures are from, by the paths of its artifacts, and which data files go with it."""
     with told():
-        return {f"{layout.CODE_FOLDER}/{name}": content for name, content in packed(grid.extensions).items()}
+        files = {f"{layout.CODE_FOLDER}/{name}": content for name, content in packed(grid.extensions).items()}
+    return files | ({layout.DATA_DIGESTS: json.dumps(grid.files.names).encode()} if files else {})
 
 
 def code_of(store: Store, sweep: SweepSummary) -> Sequence[Extension]:

@@ -247,19 +247,13 @@ def to_take_up(store: Store, experiment: str, digest: str, record: str) -> Sweep
     return None
 
 
-def grid_of(store: Store, storage: Storage, sweep: SweepSummary, modules: Sequence[str] = (), *, for_work: bool = False) -> Grid:
-    """Return the grid of a sweep, as it was submitted. Data files are read from where they were, or from the sweep's folder.
+def kept_files(store: Store, storage: Storage, sweep: SweepSummary) -> dict[str, Callable[[], bytes]]:
+    """Return what reads the data files of a sweep's grid that are kept, in its folder or among its artifacts, by their names in the grid.
 
-    Those of one that came from a file are among its artifacts. Users' own kinds and measures are those of ``modules``, or, if the sweep's
-    work is asked for, of the code that it keeps. Raises `UsageError` if that cannot be: a data file is gone, or has changed, and
-    ``storage`` does not have it; and what `use_code` raises.
+    It raises `ValueError` where one is not there any more.
     """
-    from orchestrator.grid import parse_grid
-    from orchestrator.tracking import layout
     from orchestrator.tracking.read.artifacts import data_files
-    from orchestrator.tracking.write.parent import digest_of
 
-    use_code(store, sweep, modules, kept=for_work)
     folder = SweepFolder(storage, sweep.experiment, sweep.sweep_id)
     description = folder.description()
 
@@ -272,6 +266,22 @@ def grid_of(store: Store, storage: Storage, sweep: SweepSummary, modules: Sequen
     kept = data_files(store, sweep.parent_run_id)
     if description is not None:
         kept |= {name: partial(from_folder, name, digest) for name, digest in description.files.items()}
+    return kept
+
+
+def grid_of(store: Store, storage: Storage, sweep: SweepSummary, modules: Sequence[str] = (), *, for_work: bool = False) -> Grid:
+    """Return the grid of a sweep, as it was submitted. Data files are read from where they were, or from the sweep's folder.
+
+    Those of one that came from a file are among its artifacts. Users' own kinds and measures are those of ``modules``, or, if the sweep's
+    work is asked for, of the code that it keeps. Raises `UsageError` if that cannot be: a data file is gone, or has changed, and
+    ``storage`` does not have it; and what `use_code` raises.
+    """
+    from orchestrator.grid import parse_grid
+    from orchestrator.tracking import layout
+    from orchestrator.tracking.write.parent import digest_of
+
+    use_code(store, sweep, modules, kept=for_work)
+    kept = kept_files(store, storage, sweep)
     path = Path(sweep.tags.get(layout.GRID, "grid.yaml"))
     text = store.read(sweep.parent_run_id, layout.GRID_FILE).decode()
     try:

@@ -13,14 +13,16 @@ from orchestrator.extensions import told
 from orchestrator.storage.archive import Archive, ArchiveWriter, writing
 from orchestrator.storage.base import open_storage
 from orchestrator.sweeps.own_code import code_of
-from orchestrator.sweeps.resume import grid_of
+from orchestrator.sweeps.resume import grid_of, kept_files
 from workloads.extensions import unpacked
 
 if TYPE_CHECKING:
+    from orchestrator.grid.data_files import Files
+    from orchestrator.storage.base import Storage
     from orchestrator.tracking.read.queries import SweepSummary
     from orchestrator.tracking.store import Store
 
-UNREAD = "the sweep is of kinds or measures in code of its own, which goes with it and is not run to look into its grid"
+UNRUNNABLE = "the file has what its trials came to, but nobody can run more of them from it"
 
 
 @dataclass(frozen=True)
@@ -66,18 +68,37 @@ def _add_data_files(store: Store, sweep: SweepSummary, archive: ArchiveWriter, t
     """Add the data files of a sweep's grid, if they are there as they were."""
     from orchestrator.tracking import layout
 
-    if code_of(store, sweep):
-        tell(f"{UNREAD}: if it names data files, nobody can run more of its trials from the file")
-        return
     try:
-        files = grid_of(store, open_storage(sweep.tags.get(layout.STORAGE)), sweep).files
+        storage = open_storage(sweep.tags.get(layout.STORAGE))
+        # Code is not run to look into a grid.
+        files = _listed_files(store, storage, sweep) if code_of(store, sweep) else grid_of(store, storage, sweep).files
     except (UsageError, StorageUnavailable) as error:
-        tell(f"{error}: the file has what its trials came to, but nobody can run more of them from it")
+        tell(f"{error}: {UNRUNNABLE}")
         return
     if files.names:
         archive.add(layout.DATA_NAMES, json.dumps(files.names).encode())
     for digest, content in files.contents.items():
         archive.add(f"{layout.DATA_FOLDER}/{digest}", content)
+
+
+def _listed_files(store: Store, storage: Storage, sweep: SweepSummary) -> Files:
+    """Return the data files that a sweep lists. Raises `UsageError` where one is gone or has changed, or where it lists none yet."""
+    from orchestrator.grid.data_files import Files
+    from orchestrator.tracking import layout
+    from orchestrator.tracking.read.artifacts import data_digests
+
+    names = data_digests(store, sweep.parent_run_id)
+    if names is None:
+        raise UsageError("which data files the grid names cannot be said without its code")
+    files = Files(Path(sweep.tags.get(layout.GRID, "grid.yaml")).parent, kept_files(store, storage, sweep))
+    for name, digest in names.items():
+        try:
+            same = files.read(name) == digest
+        except (OSError, ValueError) as error:
+            raise UsageError(f"cannot read {name}: {error.strerror if isinstance(error, OSError) else error}") from error
+        if not same:
+            raise UsageError(f"{name} is not as it was when the sweep was submitted")
+    return files
 
 
 def import_sweep(store: Store, path: Path, advanced: Callable[[int, int], None] = lambda *_: None) -> Shared:

@@ -113,6 +113,9 @@ DATA_FOLDER = "data"
 DATA_NAMES = f"{DATA_FOLDER}/names.json"
 """Of a sweep that came from a file: its grid's data files, by digest, and the digests by the names that the grid has for them."""
 
+DATA_DIGESTS = f"{DATA_FOLDER}/digests.json"
+"""Of a sweep with code of users' own, without which its grid cannot be read: the digests of its grid's data files by their names there."""
+
 RESULT = {
     "trial_id": "object",
     "run_id": "object",

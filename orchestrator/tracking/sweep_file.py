@@ -27,8 +27,9 @@ RESULTS_FILE = "results.parquet"
 RUNS_FILE = "runs.parquet"
 RUNS_FOLDER = "runs"
 """What trials came to, a row each; those of them that are runs, with what MLflow knows of them; the files of each of these."""
+OWN_FILES = (layout.GRID_FILE, layout.PLAN_FILE, layout.CLAIMS_FILE, layout.REPORT_FILE)
 CARRIED = (layout.LOGS_FOLDER, layout.FIGURES_FOLDER, layout.CODE_FOLDER)
-"""Folders of a sweep's artifacts that are taken along as they are."""
+"""Files, and folders of them, among a sweep's artifacts that are taken along as they are."""
 KEPT_HERE = frozenset(
     {
         *(layout.MACHINE, layout.PROCESS, layout.JOB, layout.STORAGE, layout.CANCEL, layout.IMPORTING, layout.PROGRESS),
@@ -122,7 +123,7 @@ class SweepFile:
 
     def own_files(self) -> Iterator[str]:
         """Yield the names of what goes among the sweep's artifacts as it is, without traces and factors."""
-        for name in (layout.GRID_FILE, layout.PLAN_FILE, layout.CLAIMS_FILE):
+        for name in OWN_FILES:
             if name in self._archive.names:
                 yield name
         for folder in (*CARRIED, layout.DATA_FOLDER):

@@ -16,14 +16,17 @@ import pytest
 
 from orchestrator import liveness
 from orchestrator.errors import UsageError
+from orchestrator.extensions import use
+from orchestrator.grid import load_grid, parse_grid
 from orchestrator.storage.archive import Archive, writing
 from orchestrator.storage.base import LocalStorage
 from orchestrator.storage.detail import Detail
 from orchestrator.storage.folder import Description, SweepFolder, folder_of
 from orchestrator.storage.spool import Batch
+from orchestrator.sweeps.own_code import code_files
 from orchestrator.sweeps.remove import remove
 from orchestrator.sweeps.resume import grid_of, settle, sync
-from orchestrator.sweeps.share import Shared, export_sweep, import_sweep
+from orchestrator.sweeps.share import UNRUNNABLE, Shared, export_sweep, import_sweep
 from orchestrator.tracking import layout
 from orchestrator.tracking.read.factors import load_factors
 from orchestrator.tracking.read.queries import SweepSummary, find_finished, find_sweep, list_sweeps
@@ -31,10 +34,11 @@ from orchestrator.tracking.read.tables import failures, load_history, load_runs,
 from orchestrator.tracking.store import Store, open_store
 from orchestrator.tracking.turns import ALONE
 from orchestrator.tracking.write.bulk import BulkRunWriter
-from orchestrator.tracking.write.parent import SweepInfo
+from orchestrator.tracking.write.parent import SweepInfo, TrialRow
 from orchestrator.tracking.write.removal import reused_by_others
 from orchestrator.tracking.write.writer import SweepWriter
 from tests.stores import trial_runs
+from workloads.extensions import activate
 from workloads.training.results import TrialResult
 from workloads.training.trial_state import Outcome, Trace
 
@@ -67,7 +71,8 @@ def shared(origin: Store, make_sweep: MakeSweep, make_result: MakeResult, experi
     first = replace(make_sweep("a b x", history_points=20), grid_text=GRID)
     write(origin, first, *(make_result(name) for name in "abx"))
     reused = find_finished(origin, experiment, {"a", "b"}, first.record)
-    second = replace(make_sweep("c a d e b f", reused=reused, history_points=20, tags={layout.OVERRIDES: "[]"}), grid_text=GRID)
+    tags = {layout.OVERRIDES: "[]", layout.VARIES: '["optimizer.lr", "seed"]'}
+    second = replace(make_sweep("c a d e b f", reused=reused, history_points=20, tags=tags), grid_text=GRID)
     sweep = write(
         origin,
         second,
@@ -145,6 +150,7 @@ def test_what_is_taken_in_reads_as_where_it_came_from(origin: Store, store: Stor
     assert set(ours) == set("abcdef")
     for trial, run in ours.items():
         assert of_trial(store, run) == of_trial(origin, theirs[trial]), trial
+        assert list(run.data.params)[:2] == ["optimizer.lr", "seed"]
     reusable = find_finished(store, experiment, set("abcdef"), {"points": 200, "steps": None, "measures": ["nuclear"]})
     assert set(reusable) == set("abdef")
 
@@ -348,9 +354,6 @@ def test_a_sweep_that_runs_is_taken_in_as_one_that_was_interrupted(
 
 
 def test_the_grids_data_files_travel(origin: Store, local: Store, make_sweep: MakeSweep, tmp_path: Path, make_result: MakeResult) -> None:
-    from orchestrator.grid import load_grid
-    from orchestrator.tracking.write.parent import TrialRow
-
     folder = tmp_path / "grids"
     folder.mkdir()
     (folder / "seen.csv").write_text("0,0,1.0\n1,1,2.0\n")
@@ -372,6 +375,43 @@ def test_the_grids_data_files_travel(origin: Store, local: Store, make_sweep: Ma
     assert [trial.trial_id for trial in again.trials] == [trial.trial_id for trial in grid.trials]
     export_sweep(origin, sweep, tmp_path / "y.zip", told.append)
     assert "cannot read seen.csv: No such file" in told[0]
+
+
+def test_data_files_of_a_grid_that_needs_code_travel_without_it_being_run(
+    origin: Store, local: Store, make_sweep: MakeSweep, tmp_path: Path, make_result: MakeResult
+) -> None:
+    (tmp_path / "seen.csv").write_text("0,0,1.0\n1,1,2.0\n")
+    ran = tmp_path / "ran"
+    code = f"from pathlib import Path\nfrom workloads import measure\nPath({str(ran)!r}).touch()\n@measure('gap')\ndef gap(x):\n    return x.loss\n"
+    (tmp_path / "own.py").write_text(code)
+    text = (
+        "name: x\nneeds: own.py\nfixed:\n  problem: {kind: matrix_completion, shape: [3, 3], file: seen.csv}\n"
+        "  factorization: {kind: deep_matrix, depth: 2}\n  init: {kind: gaussian, scale: 0.1}\n  optimizer: {kind: gd, lr: 0.1}\n"
+        "  stop: {steps: 20}\nrecord: {measures: [gap]}\n"
+    )
+    use([str(tmp_path / "own.py")])
+    grid = parse_grid(text, str(tmp_path / "grid.yaml"), tmp_path)
+    rows = [TrialRow(trial.trial_id, trial.spec, "pack-0") for trial in grid.trials]
+    tags = {layout.GRID: str(tmp_path / "grid.yaml"), layout.OVERRIDES: "[]"}
+    info = replace(make_sweep(""), trials=rows, grid_text=text, tags=tags, files=code_files(grid))
+    sweep = write(origin, info, *(make_result(row.trial_id) for row in rows))
+    origin.attach(sweep.parent_run_id, {layout.REPORT_FILE: b"<html>"})
+    activate(())
+    ran.unlink()
+    told: list[str] = []
+    export_sweep(origin, sweep, tmp_path / "x.zip", told.append)
+    assert told == []
+    (tmp_path / "seen.csv").write_text("0,0,1.0\n1,1,3.0\n")
+    import_sweep(local, tmp_path / "x.zip")
+    there = find_sweep(local, sweep.sweep_id)
+    assert local.read(there.parent_run_id, layout.REPORT_FILE) == b"<html>"
+    export_sweep(local, there, tmp_path / "again.zip", told.append)
+    assert (told, ran.exists()) == ([], False)
+    again = grid_of(local, LocalStorage(tmp_path / "storage"), there, for_work=True)
+    assert [trial.trial_id for trial in again.trials] == [trial.trial_id for trial in grid.trials]
+    activate(())
+    export_sweep(origin, sweep, tmp_path / "y.zip", told.append)
+    assert told == [f"seen.csv is not as it was when the sweep was submitted: {UNRUNNABLE}"]
 
 
 def forged(path: Path, change: Callable[[dict[str, Any], dict[str, bytes]], None]) -> Path:

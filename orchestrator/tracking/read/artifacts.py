@@ -104,6 +104,13 @@ def code_reader(store: Store, run_id: str) -> Callable[[str], bytes | None]:
     return read
 
 
+def data_digests(store: Store, run_id: str) -> dict[str, str] | None:
+    """Return the digests of a grid's data files by their names there, where its sweep lists them; ``None`` where it does not."""
+    with translated(store.display):
+        listed = Artifacts(store, store.client.get_run(run_id)).read(layout.DATA_DIGESTS)
+    return None if listed is None else json.loads(listed)
+
+
 def data_files(store: Store, run_id: str) -> dict[str, Callable[[], bytes]]:
     """Return the data files of a grid that are among the artifacts of its sweep, each by the name that the grid has for it.
 

@@ -14,7 +14,7 @@ from orchestrator.tracking.read.queries import SweepSummary
 from orchestrator.tracking.read.runs import experiments_of, runs_by_id
 from orchestrator.tracking.read.tables import Found, find_trials
 from orchestrator.tracking.store import Store, translated
-from orchestrator.tracking.sweep_file import CARRIED, RESULTS_FILE, RUNS_FILE, RUNS_FOLDER, taken_along
+from orchestrator.tracking.sweep_file import CARRIED, OWN_FILES, RESULTS_FILE, RUNS_FILE, RUNS_FOLDER, taken_along
 from orchestrator.tracking.write.results import encode_rows
 from orchestrator.tracking.write.traces import parquet_bytes
 
@@ -49,7 +49,7 @@ def export(
 
 def _own_files(store: Store, parent: Run) -> Iterator[tuple[str, bytes]]:
     artifacts = Artifacts(store, parent)
-    names = [layout.GRID_FILE, layout.PLAN_FILE, layout.CLAIMS_FILE]
+    names = [*OWN_FILES, layout.DATA_DIGESTS]
     for folder in CARRIED:
         names += artifacts.names(folder)
     for name in names:
