@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import StorageUnavailable
@@ -52,6 +52,11 @@ class Found:
     def missing(self, trials: Mapping[str, Trial]) -> list[Trial]:
         """Those of ``trials``, by id, that are to be run, from where they stand."""
         return [self.states.get(key, trial) for key, trial in trials.items() if key not in self.finished]
+
+    def without(self, lost: Collection[str]) -> Found:
+        """Return the same where some of the trials that were to be reused are there no more."""
+        reused = {key: source for key, source in self.reused.items() if key not in lost}
+        return replace(self, finished={key for key in self.finished if key not in lost}, reused=reused)
 
     def notes(self, trials: int) -> Iterator[str]:
         """Yield what a person should know of it."""

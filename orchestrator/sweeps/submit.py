@@ -96,7 +96,6 @@ def submit(grid: Grid, reporter: Reporter, options: Options | None = None, stop:
     activate(grid.extensions)
     options, stop, logged = options or Options(), stop or StopRequest(), Logged(reporter)
     recording = recording_of(grid)
-    record = recording.as_json()
     storage = open_storage(options.storage)
     with ExitStack() as stack:
         cluster, workers, crews, store = stack.enter_context(connected(grid, recording, options, logged, stop))
@@ -104,14 +103,18 @@ def submit(grid: Grid, reporter: Reporter, options: Options | None = None, stop:
         trials = {trial.trial_id: trial for trial in grid.trials}
         found = _found(store, storage, grid, turn, recording, options)
         missing = found.missing(trials)
-        plan = make_plan(missing, recording, grid.resources.engine, crews_of(workers, crews, cluster), reused=len(found.finished))
+        crew, engine = crews_of(workers, crews, cluster), grid.resources.engine
+        plan = make_plan(missing, recording, engine, crew, reused=len(found.finished))
         for text in (*found.notes(len(trials)), *again(store, found, missing, recording, grid.traced)):
             logged.note(text)
-        job = _Beginning(grid, options, store, storage, record, found)
+        job = _Beginning(grid, options, store, storage, recording.as_json(), found)
         # Before MLflow hears of it: what cannot be kept is not begun.
         folder = stack.enter_context(job.folder())
         writer = stack.enter_context(job.writer(plan, cluster, folder, turn, logged))
         folder.begun(writer.parent_run_id)
+        if (found := job.settled(writer, logged)) is not job.found:
+            missing = found.missing(trials)
+            plan = make_plan(missing, recording, engine, crew, reused=len(found.finished))
         logged.note(_announcement(grid, plan, cluster))
         if (detail := detail_of(grid)).runs != "all":
             logged.note(str(detail))
@@ -122,15 +125,13 @@ def submit(grid: Grid, reporter: Reporter, options: Options | None = None, stop:
             run.go(folder.checkpointing(job.tag, options.every), stop)
         counts = _counts(state, found, len(missing))
         measured = {"seconds": time.monotonic() - began, "idle_share": board.idle_share, "peak_memory_bytes": state.peak_bytes}
-        _close(writer, {"trials": len(trials), "reused": len(found.reused), **counts}, measured, storage)
+        counts |= {"trials": len(trials), "reused": len(found.reused)}
+        _close(writer, counts, measured, storage)
         if not counts[Outcome.CANCELLED]:
             found.clear(trials)
             folder.remove()
-        known = {"trials": len(trials), "reused": len(found.reused)}
-        seconds = round(time.monotonic() - began, 3)
-        return Summary(
-            writer.sweep_id, grid.name, seconds=seconds, tracking_uri=store.display, parent_run_id=writer.parent_run_id, **known, **counts
-        )
+        at = {"tracking_uri": store.display, "parent_run_id": writer.parent_run_id}
+        return Summary(writer.sweep_id, grid.name, seconds=round(time.monotonic() - began, 3), **at, **counts)
 
 
 def _found(store: Store, storage: Storage, grid: Grid, turn: Turn, recording: Recording, options: Options) -> Found:
@@ -231,6 +232,19 @@ class _Beginning:
             info = replace(info, parent_run_id=found.sweep.parent_run_id, attempt=int(found.sweep.tags.get(layout.ATTEMPT, 1)) + 1)
         patience = self.options.patience
         return SweepWriter(self.store, info, turn=turn, spool=folder.spool, patience=patience, tell=log.note, log=lambda: log.text)
+
+    def settled(self, writer: SweepWriter, log: Logged) -> Found:
+        """Return what was found but for trials to be reused that were deleted before others could see that they are: those are its own."""
+        from orchestrator.tracking.read.results import vanished
+        from orchestrator.tracking.store import translated
+
+        with translated(self.store.display):
+            lost = vanished(self.store, self.found.reused)
+        if not lost:
+            return self.found
+        log.note(f"{len(lost)} of the trials that were to be reused have been deleted meanwhile: they are run")
+        writer.keep(lost)
+        return self.found.without(lost)
 
     def _files(self, plan: Plan) -> dict[str, bytes]:
         """Return what lies among the sweep's artifacts as it is."""

@@ -13,7 +13,11 @@ from orchestrator.cli.commands.plan import reuse_of
 from orchestrator.errors import UsageError
 from orchestrator.grid import parse_grid
 from orchestrator.options import Options
+from orchestrator.planning.plan import make_plan
+from orchestrator.sweeps.remove import remove
 from orchestrator.sweeps.submit import submit
+from orchestrator.tracking.read.queries import list_sweeps
+from orchestrator.tracking.store import open_existing
 from tests import sharing
 from tests.cli.commands import run
 from tests.sweeps.test_submit import Quiet, uri
@@ -232,3 +236,28 @@ def test_some_trials_are_run_again_to_see_more_of_them(sweeps, cluster):
     wrong = run(folder, "rerun", *named, "--record", "point=3", "--tracking-uri", uri(folder), "--storage", str(folder / "storage"))
     assert wrong.returncode == 2
     assert "record.point: unknown key; did you mean points?" in wrong.stderr
+
+
+def test_what_is_deleted_while_a_sweep_that_reuses_it_begins_is_run(tmp_path, template, cluster, monkeypatch):
+    shutil.copy(template, tmp_path)
+    text = (
+        GRID[: GRID.index("cases:")]
+        + "cases: [{optimizer.kind: gd, grid: {optimizer.lr: [0.001, 0.002]}}]\n"
+        + GRID[GRID.index("record:") :]
+    )
+    first, *_ = go(tmp_path, cluster, text=text)
+    store, planned = open_existing(uri(tmp_path)), make_plan
+
+    def meanwhile(*args, **kwargs):
+        if sweeps := [sweep for sweep in list_sweeps(store, "budgets") if sweep.sweep_id == first.sweep_id]:
+            # What was found has not been listed yet: nobody knows that it is reused.
+            assert remove(store, sweeps, str(tmp_path / "storage"), with_reused=False) == 3
+        return planned(*args, **kwargs)
+
+    monkeypatch.setattr("orchestrator.sweeps.submit.make_plan", meanwhile)
+    again, notes, runs, *_ = go(tmp_path, cluster, text=text.replace("budgets", "others", 1), reuse_from=("budgets",))
+    assert "2 of the trials that were to be reused have been deleted meanwhile: they are run" in notes
+    assert (again.trials, again.reused, again.exhausted) == (2, 0, 2)
+    assert runs["outcome"].tolist() == ["exhausted"] * 2
+    (sweep,) = list_sweeps(store, "others")
+    assert (sweep.reused, sweep.status) == (0, "FINISHED")

@@ -148,6 +148,16 @@ def _active(store: Store, experiment_ids: Sequence[str], run_ids: Collection[str
         return set(connection.scalars(query))
 
 
+def vanished(store: Store, reused: Mapping[str, Source]) -> set[str]:
+    """Return those of trials, whose sources are given by id, that were deleted since they were found there."""
+    lost: set[str] = set()
+    for parent_id in {source.parent_run_id for source in reused.values()}:
+        run_ids = pd.Series({key: source.run_id for key, source in reused.items() if source.parent_run_id == parent_id}, dtype=object)
+        gone = _gone(store, store.client.get_run(parent_id), run_ids)
+        lost.update(gone.index[gone])
+    return lost
+
+
 def texts(values: pd.Series[Any]) -> pd.Series[Any]:
     """Return a column of texts in which ``None`` stands for what is missing."""
     return values.astype(object).where(values.notna(), None)

@@ -96,8 +96,8 @@ class ParentRun:
         self._put(run, {name: content for name, content in self._files.items() if name not in there})
         return run
 
-    def take(self, taken: Mapping[str, Source]) -> None:
-        """Say that some trials are other sweeps': where they are, by trial id."""
+    def take(self, taken: Mapping[str, Source | None]) -> None:
+        """Say that some trials are other sweeps': where they are, by trial id; or, if ``None``, its own."""
         take(self._store, self.run, taken)
 
     def measure(self, numbers: Mapping[str, float]) -> None:

@@ -6,7 +6,7 @@ What it is given is on disk before it is written, so that neither a store that i
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -114,6 +114,10 @@ class SweepWriter:
         own = {**(tags or {}), **self._parent.shared_tags}
         batch = Batch(pack, tuple(results), specs, own, sweep.history_points, sweep.attempts, places, sweep.detail, sweep.varying)
         self._queue.add(batch, refused=self._insistence.trouble is not None)
+
+    def keep(self, trial_ids: Collection[str]) -> None:
+        """Say of trials that were to be reused that they are the sweep's own. Raises `TrackingUnavailable`."""
+        self._parent.take(dict.fromkeys(trial_ids))
 
     def show(self, progress: str) -> None:
         """Let others read how far the sweep is, and what it has said so far; from any thread. Raises what MLflow's client raises."""
