@@ -35,7 +35,7 @@ from orchestrator.tracking.uris import is_http
 from orchestrator.tracking.write.delivery import complete, take
 from orchestrator.tracking.write.edits import children
 from orchestrator.tracking.write.parent import SweepInfo
-from orchestrator.tracking.write.removal import _take_over, hand_over, reused_by_others
+from orchestrator.tracking.write.removal import Reuse, _take_over, hand_over, reused_by_others
 from orchestrator.tracking.write.traces import parquet_bytes, with_reused
 from orchestrator.tracking.write.writer import SweepWriter
 from tests.servers import mlflow_server
@@ -235,6 +235,18 @@ def test_what_is_known_at_ends_only_is_so_wherever_it_goes(
     write(local, make_sweep("a b c", reused=reused), make_result("c"))
     remove(local, [first], str(tmp_path), with_reused=False)
     assert (found(), found("nuclear"), found("det")) == ({"a", "b"}, {"a"}, {"a", "b"})
+
+
+def test_trials_that_are_given_away_one_after_the_other_are_all_there(local: Store, make_sweep: MakeSweep, make_result: MakeResult) -> None:
+    info = make_sweep("a b")
+    first = write(local, info, make_result("a"), make_result("b"))
+    reused = find_finished(local, info.experiment, {"a", "b"}, info.record)
+    second = write(local, make_sweep("a b c", reused=reused), make_result("c"))
+    before = read(local, second)
+    for trial in "ab":
+        hand_over(local, first, [Reuse(again(local, second), frozenset(trial))])
+    gone_for_good(local, first.parent_run_id)
+    assert read(local, again(local, second)) == before
 
 
 def test_a_trial_that_was_given_away_is_found_where_it_is_now(

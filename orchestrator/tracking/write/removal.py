@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from mlflow.entities import Run
 
-TAKEN_OVER = layout.RESULTS_FOLDER + "/taken-{}.parquet"
-"""Where a sweep has what came of trials that it took over from one that was deleted; what `late` writes comes after it, and counts."""
+TAKEN_OVER = "taken-{}"
+"""What files begin with of trials that a sweep took over from one that was deleted; what `late` writes comes after it, and counts."""
 
 
 @dataclass(frozen=True)
@@ -95,12 +95,13 @@ def _take_over(store: Store, sweep: SweepSummary, taker: SweepSummary, parent: R
     """Make trials of ``sweep`` those of ``taker``, in all but its list of trials, and return them."""
     found = find_trials(store, taker)
     ended = found.ended["outcome"].notna() & (found.ended["outcome"] != layout.DELETED)
-    gathering = Gathering(store, found, ended & found.trials["trial_id"].isin(trials), f"{sweep.sweep_id}-")
+    pack = TAKEN_OVER.format(sweep.sweep_id)
+    gathering = Gathering(store, found, ended & found.trials["trial_id"].isin(trials), pack)
     for name, content in gathering.files():
         put_files(parent.info.artifact_uri, {name: content}, store.uri)
     rows = gathering.rows
     if len(rows):
-        put_files(parent.info.artifact_uri, {TAKEN_OVER.format(sweep.sweep_id): encode_rows(rows)}, store.uri)
+        put_files(parent.info.artifact_uri, {layout.results_path(pack, rows["trial_id"]): encode_rows(rows)}, store.uri)
     own = rows[rows["run_id"].notna()]
     with translated(store.display):
         experiments = {*experiments_of(parent), *experiments_of(store.client.get_run(sweep.parent_run_id))} - {taker.experiment_id}
