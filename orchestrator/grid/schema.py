@@ -11,6 +11,7 @@ from orchestrator.grid.docstrings import field_words
 from orchestrator.grid.figures import FIGURES
 from orchestrator.grid.model import SCALARS, TOP, Record, Resources, Tracking
 from orchestrator.grid.questions import Question
+from orchestrator.grid.schema_parts import with_parts
 from orchestrator.grid.sections import KINDED, scalar_type
 from orchestrator.grid.spreads import DISTRIBUTIONS, RANGE, SPACES
 from workloads import measures
@@ -19,7 +20,12 @@ from workloads.stop import Stop
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON Schema (2020-12) of a grid file.
+    """JSON Schema (2020-12) of a grid file, in which nothing long stands twice."""
+    return with_parts(whole_schema())
+
+
+def whole_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a grid file as it follows from the models.
 
     It knows every key, nested and dotted, with its type, so that an editor completes and checks it. What depends on the kind chosen
     elsewhere, or on two keys at once, only the program itself checks.

@@ -125,13 +125,12 @@ def submit(grid: Grid, reporter: Reporter, options: Options | None = None, stop:
             run.go(folder.checkpointing(job.tag, options.every), stop)
         counts = _counts(state, found, len(missing))
         measured = {"seconds": time.monotonic() - began, "idle_share": board.idle_share, "peak_memory_bytes": state.peak_bytes}
-        counts |= {"trials": len(trials), "reused": len(found.reused)}
-        _close(writer, counts, measured, storage)
+        _close(writer, {"trials": len(trials), "reused": len(found.reused), **counts}, measured, storage)
         if not counts[Outcome.CANCELLED]:
             found.clear(trials)
             folder.remove()
-        at = {"tracking_uri": store.display, "parent_run_id": writer.parent_run_id}
-        return Summary(writer.sweep_id, grid.name, seconds=round(time.monotonic() - began, 3), **at, **counts)
+        known = len(trials), len(found.reused), round(time.monotonic() - began, 3), store.display
+        return Summary(writer.sweep_id, grid.name, *known, writer.parent_run_id, **counts)
 
 
 def _found(store: Store, storage: Storage, grid: Grid, turn: Turn, recording: Recording, options: Options) -> Found:

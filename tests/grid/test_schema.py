@@ -8,7 +8,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from orchestrator.grid.schema import json_schema
+from orchestrator.grid.schema import json_schema, whole_schema
+from orchestrator.grid.schema_parts import as_text
 from orchestrator.grid.source import parse
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -21,6 +22,30 @@ def test_is_a_valid_schema():
 
 def test_the_shipped_file_is_up_to_date():
     assert json.loads((CONFIGS / "grid.schema.json").read_text()) == json_schema(), "run: orchestrate schema > configs/grid.schema.json"
+
+
+def expanded(schema, top):
+    """A schema in which each reference is what it refers to."""
+    if isinstance(schema, list):
+        return [expanded(part, top) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {key: expanded(value, top) for key, value in schema.items() if key not in ("$ref", "$defs")}
+    if "$ref" not in schema:
+        return found
+    target = top
+    for part in schema["$ref"].removeprefix("#/").split("/"):
+        # What is referred to may be a reference itself.
+        target = target[part]
+    target = expanded(target, top)
+    return {**found, "what is meant": target} if found else target
+
+
+def test_what_is_written_once_means_what_it_meant():
+    whole, short = whole_schema(), json_schema()
+    assert expanded(short, short) == expanded(whole, whole)
+    assert len(as_text(short)) < 110_000
+    assert json.loads(as_text(short)) == short
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.stem)

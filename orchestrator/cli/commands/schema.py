@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from orchestrator.cli.options import print_json, with_option
+from orchestrator.cli.options import with_option
 
 
 @click.command("schema")
@@ -20,6 +20,7 @@ def command(modules: tuple[str, ...]) -> None:
     """
     from orchestrator.extensions import use
     from orchestrator.grid.schema import json_schema
+    from orchestrator.grid.schema_parts import as_text
 
     use(modules)
-    print_json(json_schema())
+    click.echo(as_text(json_schema()))
