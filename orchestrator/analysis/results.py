@@ -120,9 +120,18 @@ class Results:
         """Return an expression once a trial [R]: keys of the spec, and measures at the end."""
         return np.broadcast_to(Expression(text).evaluate(_Runs(self)), len(self))
 
+    def numbers(self, text: str) -> NDArray[np.float64]:
+        """Return a number once a trial [R], as `values`. Raises `UsageError` for what is text."""
+        values = self.values(text)
+        try:
+            return np.asarray(values, dtype=np.float64)
+        except (ValueError, TypeError) as error:
+            example = next((value for value in values if isinstance(value, str)), "")
+            raise UsageError(f"{text} is text, such as {example}, where numbers are needed") from error
+
     def finals(self, text: str) -> NDArray[np.float64]:
         """Return a number once a trial [R], as `values`: infinite where it is made of what a diverged trial measured and is undefined."""
-        values = np.asarray(self.values(text), dtype=np.float64)
+        values = self.numbers(text)
         return np.where(np.isnan(values) & self.diverged & self.is_measured(text), np.inf, values)
 
     def met(self, text: str) -> NDArray[np.float64]:

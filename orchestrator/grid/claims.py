@@ -71,6 +71,8 @@ class KeepsSign(Claim):
 
     over_trace: ClassVar[tuple[str, ...]] = ("of", "when")
 
+    numeric: ClassVar[tuple[str, ...]] = ("of",)
+
     example: ClassVar[str] = "{kind: keeps_sign, of: det}"
 
     kind: Literal["keeps_sign"] = "keeps_sign"
@@ -96,6 +98,8 @@ class Monotone(Claim):
     """
 
     over_trace: ClassVar[tuple[str, ...]] = ("of", "when")
+
+    numeric: ClassVar[tuple[str, ...]] = ("of",)
 
     example: ClassVar[str] = "{kind: monotone, of: effective_rank, along: factorization.depth, direction: falling}"
 
@@ -132,6 +136,8 @@ class Within(Claim):
     A bound of ``null`` is open. Groups are by default all that vary but seeds.
     """
 
+    numeric: ClassVar[tuple[str, ...]] = ("of",)
+
     example: ClassVar[str] = "{kind: within, of: error, range: [null, 1e-3], where: init.scale < 1e-2}"
 
     kind: Literal["within"] = "within"
@@ -163,6 +169,8 @@ class Contrast(Claim):
     The difference of the statistic, and its bootstrap interval at ``confidence``, has to lie on that side of zero. With ``interval: false``
     the difference alone has to, which suits groups of very few trials.
     """
+
+    numeric: ClassVar[tuple[str, ...]] = ("of",)
 
     example: ClassVar[str] = "{kind: contrast, of: error, group: init.scale == 1e-3, against: init.scale == 1e-2, direction: lower}"
 

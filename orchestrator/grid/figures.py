@@ -156,6 +156,8 @@ class Medians(Figure):
     which ``log`` can name.
     """
 
+    numeric: ClassVar[tuple[str, ...]] = ("y",)
+
     example: ClassVar[str] = "{kind: medians, x: problem.observed, y: [error, rate(error < 1e-2)], color: init.scale, log: [error]}"
 
     kind: Literal["medians"] = "medians"
@@ -201,6 +203,8 @@ class Heatmap(Figure):
     It is the median or the mean; of ``rate(error < 1e-2)`` it is the share of trials for which the condition holds.
     """
 
+    numeric: ClassVar[tuple[str, ...]] = ("color",)
+
     example: ClassVar[str] = "{kind: heatmap, x: factorization.depth, y: init.scale, color: error, log: color}"
 
     kind: Literal["heatmap"] = "heatmap"
@@ -225,6 +229,8 @@ class Heatmap(Figure):
 class Points(Figure):
     """A point a trial: final values against each other or against keys of the spec."""
 
+    numeric: ClassVar[tuple[str, ...]] = ("x", "y")
+
     example: ClassVar[str] = "{kind: points, x: steps, y: error, color: outcome}"
 
     kind: Literal["points"] = "points"
@@ -245,6 +251,8 @@ class Threshold(Figure):
     """
 
     axes: ClassVar[tuple[str, ...]] = ("y",)
+
+    numeric: ClassVar[tuple[str, ...]] = ("of",)
 
     example: ClassVar[str] = (
         "{kind: threshold, x: factorization.depth, of: problem.observed, when: rate(error < 1e-2) >= 0.9, color: init.scale}"

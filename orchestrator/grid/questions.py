@@ -111,6 +111,9 @@ class Question(Section):
     over_trace: ClassVar[tuple[str, ...]] = ()
     """The fields whose expressions are taken at every recorded step; all others are taken once a trial."""
 
+    numeric: ClassVar[tuple[str, ...]] = ()
+    """The fields whose expressions have to be numbers."""
+
     kind: str
     where: Condition | None = None
     """Picks trials by a condition on the spec, the outcome and final measures."""
@@ -177,19 +180,24 @@ SEEDS = ("seed", "problem.seed")
 """Keys that tell apart repetitions of one setting."""
 
 
-def columns_of(specs: Iterable[TrialSpec], names: Collection[str]) -> tuple[set[str], set[str]]:
-    """Return the columns of the traces, and those of the table of trials, of a sweep that records the measures ``names``."""
-    trace, seen, keys = {"step", "loss"}, set(), set()
+def columns_of(specs: Iterable[TrialSpec], names: Collection[str]) -> tuple[set[str], set[str], set[str]]:
+    """Return the columns of the traces, those of the table of trials, and which of these are text, of a sweep that records ``names``."""
+    trace, texts, seen = {"step", "loss"}, {"outcome", "sweep"}, set()
+    keys: set[str] = set()
+    others: set[str] = set()
     for spec in specs:
         kind = (id(spec.problem), id(spec.factorization), id(spec.init), id(spec.optimizer), id(spec.stop))
         if kind in seen:
             continue
         seen.add(kind)
-        keys |= {"spec.loss" if key == "loss" else key for key in spec.flat()}
+        flat = {"spec.loss" if key == "loss" else key: value for key, value in spec.flat().items()}
+        keys |= flat.keys()
+        texts |= {key for key, value in flat.items() if isinstance(value, str)}
+        others |= {key for key, value in flat.items() if not isinstance(value, str | None)}
         for name in (*names, *measures.watched(spec)):
             if measures.undefined(name, spec) is None:
                 trace.update(measures.column_names(name, spec))
-    return trace, keys | {*RUN_COLUMNS} | (trace - {"step"})
+    return trace, keys | {*RUN_COLUMNS} | (trace - {"step"}), texts - others
 
 
 def unknown_names(question: Question, trace: Collection[str], runs: Collection[str]) -> Iterator[tuple[str, str, Collection[str]]]:
@@ -238,12 +246,19 @@ def read_questions(top: str, kinds: Mapping[str, type[Asked]], data: Mapping[str
 
 
 def check_names(
-    asked: Mapping[str, Mapping[str, Question]], trace: Collection[str], runs: Collection[str], mistakes: list[Mistake]
+    asked: Mapping[str, Mapping[str, Question]],
+    trace: Collection[str],
+    runs: Collection[str],
+    texts: Collection[str],
+    mistakes: list[Mistake],
 ) -> None:
-    """Report every name in an expression that is neither a column of the traces nor one of the table of trials."""
+    """Report every name in an expression that is neither a column of the traces nor one of the table of trials, and text for numbers."""
     for top, questions in asked.items():
         for name, question in questions.items():
             for field, unknown, known in unknown_names(question, trace, runs):
                 hint = nearest(unknown, sorted(known))
                 unrecorded = ": is it recorded?" if measures.find(unknown) else hint
                 mistakes.append(Mistake((top, name, field), f"{top}.{name}.{field}", f"there is no {unknown} in the runs{unrecorded}"))
+            for field, text in question.expressions():
+                if field in question.numeric and text in texts:
+                    mistakes.append(Mistake((top, name, field), f"{top}.{name}.{field}", f"must be a number, and {text} is text"))

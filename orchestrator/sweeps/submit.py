@@ -129,8 +129,8 @@ def submit(grid: Grid, reporter: Reporter, options: Options | None = None, stop:
         if not counts[Outcome.CANCELLED]:
             found.clear(trials)
             folder.remove()
-        known = len(trials), len(found.reused), round(time.monotonic() - began, 3), store.display
-        return Summary(writer.sweep_id, grid.name, *known, writer.parent_run_id, **counts)
+        seconds = round(time.monotonic() - began, 3)
+        return Summary(writer.sweep_id, grid.name, len(trials), len(found.reused), seconds, store.display, writer.parent_run_id, **counts)
 
 
 def _found(store: Store, storage: Storage, grid: Grid, turn: Turn, recording: Recording, options: Options) -> Found:

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from orchestrator.analysis.figures import draw, tabulate
+from orchestrator.errors import UsageError
 from orchestrator.grid.figures import FIGURES
 from tests.analysis.drawn import chart, layers_with, panels, rows
 from tests.analysis.made import results
@@ -172,6 +173,11 @@ def test_a_table_for_latex_with_facets_has_them_on_the_left():
 def test_signs_are_escaped_as_in_tables_of_trials():
     text = tables(MADE, color={"a|b < 5 ± 1": "seed >= 0"})["tex"]
     assert r"& a\textbar{}b \textless{} 5 $\pm$ 1 &" in text
+
+
+def test_what_is_text_has_no_smallest_value():
+    with pytest.raises(UsageError, match=r"^factorization.kind is text, such as deep_matrix, where numbers are needed$"):
+        tables(MADE, of="factorization.kind", x="init.scale")
 
 
 def test_only_the_formats_that_are_asked_for_are_made():

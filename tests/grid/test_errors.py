@@ -131,6 +131,8 @@ def test_the_good_one_is_good():
         (GOOD + "figures: {a b: {kind: medians}}\n", "g.yaml:8:11: figures.a b: must be named by at most 100 letters, digits, - and _, as files are called after it"),
         (GOOD + f"figures: {{a{'表' * 90}: {{kind: medians}}}}\n", f"g.yaml:8:11: figures.a{'表' * 90}: must be named by at most 100 letters, digits, - and _, as files are called after it"),
         (GOOD + "figures: {a: {kind: trajectories, y: los}}\n", "g.yaml:8:35: figures.a.y: there is no los in the runs; did you mean loss?"),
+        (GOOD + "figures: {a: {kind: threshold, x: seed, of: factorization.kind, when: rate(loss < 1) > 0}}\n", "g.yaml:8:41: figures.a.of: must be a number, and factorization.kind is text"),
+        (GOOD + "claims: {a: {kind: within, of: outcome, range: [0, 1]}}\n", "g.yaml:8:28: claims.a.of: must be a number, and outcome is text"),
         (GOOD + "figures: {a: {kind: trajectories, y: det}}\n", "g.yaml:8:35: figures.a.y: there is no det in the runs: is it recorded?"),
         (GOOD + "figures: {a: {kind: trajectories, y: loss, lines: {loss: {a: 1}}}}\n", "g.yaml:8:44: figures.a.lines: has no effect with figures.a.kind trajectories"),
         (GOOD + "figures: {a: {kind: trajectories, y: loss, log: z}}\n", "g.yaml:8:44: figures.a.log: must be of x, y, color, not z"),

@@ -67,7 +67,7 @@ def thresholds(figure: Threshold, results: Results, trials: NDArray[np.intp], ti
     criterion = Criterion(figure.when)
     frame = placed(figure, results, trials, channels)
     rows = frame["trial"].to_numpy()
-    frame = frame.assign(of=np.asarray(results.values(figure.of), np.float64)[rows])
+    frame = frame.assign(of=results.numbers(figure.of)[rows])
     names = []
     for place, summary in enumerate(criterion.summaries):
         values = results.met(summary.of) if summary.function == "rate" else results.finals(summary.of)
