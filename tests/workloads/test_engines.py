@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 import numpy as np
 import pytest
 import torch
 
+from tests.processes import run
 from tests.specs import FUSED_OPTIMIZERS, OPTIMIZERS, spec, trials, two_by_two
 from tests.specs import loss as loss_of
 from tests.workloads import oracle
@@ -13,6 +17,7 @@ from workloads.engines.base import create
 from workloads.engines.choice import why_not_fused
 from workloads.engines.fused import FusedEngine
 from workloads.engines.kernels.deep_matrix_key import DeepMatrixKey
+from workloads.engines.kernels.launching import _unsaid
 from workloads.engines.kernels.source import Registers
 from workloads.engines.kernels.trees import entry_tree
 from workloads.engines.lanes import Lanes
@@ -392,3 +397,11 @@ def test_a_lane_of_enormous_loss_does_not_hold_up_its_group():
     create("fused").advance(lanes, np.full(8, 50), np.full(8, -np.inf), 1000)
     assert np.isfinite(lanes.loss).all()
     assert (lanes.step == 50).all()
+
+
+def test_that_there_is_no_gpu_is_no_news(capfd):
+    with _unsaid(b"Warp CUDA warning: Could not"):
+        os.write(2, b"Warp CUDA error: old driver\nWarp CUDA warning: Could not find it\nother\n")
+    assert capfd.readouterr().err == "Warp CUDA error: old driver\nother\n"
+    code = "from workloads.engines.kernels.launching import start_warp; start_warp().init()"
+    assert "could not find" not in run([sys.executable, "-c", code]).stderr.lower()

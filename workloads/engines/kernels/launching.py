@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -9,15 +15,37 @@ from torch import Tensor
 
 from workloads.engines.lanes import Lanes
 
+_NO_DRIVER = b"Warp CUDA warning: Could not find or load the NVIDIA CUDA driver"
 
+
+@cache
 def start_warp() -> Any:
     """Return the module, once it is started."""
     import warp as wp
 
     # A machine without a GPU is no news.
     wp.config.log_level = wp.LOG_ERROR
-    wp.init()
+    with _unsaid(_NO_DRIVER):
+        wp.init()
     return wp
+
+
+@contextmanager
+def _unsaid(start: bytes) -> Iterator[None]:
+    """Leave out the lines with this ``start`` of what comes to the standard error meanwhile: Warp's library knows no level for them."""
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as said:
+        before = os.dup(2)
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(before, 2)
+            os.close(before)
+            said.seek(0)
+            for line in said:
+                if not line.startswith(start):
+                    os.write(2, line)
 
 
 def arguments(tables: list[Tensor]) -> list[Any]:
