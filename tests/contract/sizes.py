@@ -14,7 +14,9 @@ SIZES = {
         if loss not in SQUARES
     },
     **{
-        f"{factorization}-{optimizer}": spec("matrix_completion" if 2 in row.keys else "tensor_completion", factorization, optimizer)
+        f"{factorization}-{optimizer}": spec(
+            next(problem for problem, other in pairs() if other == factorization), factorization, optimizer
+        )
         for factorization, row in FACTORIZATIONS.items()
         for optimizer in OPTIMIZERS
         if row.product is not None

@@ -32,10 +32,7 @@ def test_distance_to_the_least_frobenius_norm_is_that_to_the_pseudo_inverse(prob
     lanes = snapshot(spec(problem=problem, factorization={"kind": "linear"}, init=None))
     found = evaluate(["distance_to_min_frobenius"], lanes)[:, 0]
     for lane, data in enumerate(lanes.problems):
-        if data.measurements is not None:
-            nearest = np.linalg.pinv(data.measurements) @ data.values
-        else:
-            nearest = data.target
+        nearest = data.target if data.measurements is None else np.linalg.pinv(data.measurements) @ data.values
         wanted = np.linalg.norm(lanes.product[lane].numpy().ravel() - nearest) / np.linalg.norm(nearest)
         assert found[lane] == pytest.approx(wanted, rel=1e-8)
 

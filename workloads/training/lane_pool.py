@@ -76,7 +76,6 @@ class LanePool:
         self.failed: list[TrialResult] = []
         self.checkpoints: dict[int, dict[str, list[NDArray[Any]]]] = {}
         self.watch = Watch(recorder.columns)
-        self._conditional = any(trial.spec.stop.conditions for trial in trials)
         self._points = {_ends(spec): recorder.recording.step_points(spec) for spec in (trial.spec for trial in trials)}
 
     @property
@@ -205,7 +204,7 @@ class LanePool:
 
     def _looked(self, some: LaneSet, index: NDArray[np.int64], arrival: Arrival) -> dict[int, Outcome]:
         """Return the outcomes of the lanes at ``index`` that have recorded what ends them, by their places in it."""
-        if not self._conditional:
+        if not any(conditional for _, conditional in self._points):
             return {}
         lanes = some.lanes
         due = arrival.record & np.isin(lanes.step[index], LOOKS)
