@@ -74,6 +74,8 @@ def conflicts(
         yield "optimizer", "is missing: put it under fixed, cases or an axis"
     else:
         yield from optimizer.conflicts(problem.observations())
+        if optimizer.evaluations > 1 and dtype != "float64":
+            yield "dtype", f"must be float64 with optimizer.kind {optimizer.kind}, whose errors are smaller than {dtype} tells apart"
         if loss.signs and optimizer.label_noise is not None:
             yield "optimizer.label_noise", f"is noise on numbers, and loss {loss.kind} is of signs"
     if not factorization.starts:
@@ -247,10 +249,13 @@ def lane_cost(spec: TrialSpec, observations: int | None = None) -> LaneCost:
         of_each, many = facts_of(spec.loss, (1,), spec.dtype), seen if spec.problem.sensing else size
         buffers += many * (of_each.steps + 1)
         flops += many * (of_each.flops or UNTRACED)
+    flops = flops + program.flops
+    if spec.optimizer is not None:
+        flops *= spec.optimizer.evaluations
     if spec.optimizer is not None and spec.optimizer.draws:
         drawn = RANDOM * (seen if spec.problem.sensing else size)
         buffers, flops = buffers + drawn, flops + RANDOM * drawn
-    return LaneCost((kept + buffers) * ITEM_BYTES[spec.dtype], program.flops + flops + 2 * parameters, kept + buffers)
+    return LaneCost((kept + buffers) * ITEM_BYTES[spec.dtype], flops + 2 * parameters, kept + buffers)
 
 
 def measurement_bytes(spec: TrialSpec, observations: int | None = None) -> int:

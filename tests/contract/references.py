@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import scipy.integrate
 import torch
 from torch import Tensor
 
@@ -138,6 +139,36 @@ class GroupRmsprop(torch.optim.Optimizer):
                 p -= rate * p.grad
 
 
+class Flow(torch.optim.Optimizer):
+    """An attempt at a step of gradient flow, from the tableau and the rules of SciPy's RK45, on all parameters in a row."""
+
+    looks_elsewhere = True
+
+    def __init__(self, params, first, rtol, atol):
+        super().__init__(params, {})
+        self.size, self.rtol, self.atol, self.refused = first, rtol, atol, False
+
+    def step(self, gradient):
+        parts = self.param_groups[0]["params"]
+
+        def slope(row):
+            torch.nn.utils.vector_to_parameters(torch.from_numpy(row), parts)
+            gradient()
+            return -torch.cat([p.grad.flatten() for p in parts]).numpy()
+
+        rk, begin = scipy.integrate.RK45, torch.cat([p.detach().flatten() for p in parts]).numpy()
+        slopes = [slope(begin)]
+        for weights in rk.A[1:]:
+            slopes.append(slope(begin + self.size * np.dot(weights[: len(slopes)], slopes)))
+        end = begin + self.size * np.dot(rk.B, slopes)
+        slopes.append(slope(end))
+        allowed = self.atol + self.rtol * np.maximum(abs(begin), abs(end))
+        norm = np.sqrt(np.mean((self.size * np.dot(rk.E, slopes) / allowed) ** 2))
+        factor = np.clip(0.9 * norm ** (-1 / 5), 0.2, 1.0 if self.refused or norm >= 1 else 10.0)
+        self.refused, self.size = norm >= 1, self.size * factor
+        torch.nn.utils.vector_to_parameters(torch.from_numpy(begin if self.refused else end), parts)
+
+
 @dataclass(frozen=True)
 class Optimizer:
     """``keys``, and an optimizer in the manner of `torch.optim` for parameters and the same keys, as a model.
@@ -160,6 +191,7 @@ OPTIMIZERS = {
         {"lr": 0.005, "weight_decay": 0.02},
         lambda params, o: torch.optim.AdamW(params, lr=o.lr, betas=(o.beta1, o.beta2), eps=o.eps, weight_decay=o.weight_decay),
     ),
+    "gradient_flow": Optimizer({"lr": 0.02, "rtol": 1e-3}, lambda params, o: Flow(params, o.lr, o.rtol, o.atol)),
     "adam": Optimizer({"lr": 0.005}, lambda params, o: torch.optim.Adam(params, lr=o.lr, betas=(o.beta1, o.beta2), eps=o.eps)),
 }
 

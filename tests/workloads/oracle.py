@@ -50,12 +50,15 @@ def _train(spec: TrialSpec, steps: int, files) -> Run:
     def loss() -> Tensor:
         return of_product(product(*params))
 
-    for _ in range(steps):
+    def gradient() -> float:
         value = loss()
-        losses.append(value.item())
-        for parameter, gradient in zip(params, torch.autograd.grad(value, params), strict=True):
-            parameter.grad = gradient
-        step.step()
+        for parameter, slope in zip(params, torch.autograd.grad(value, params), strict=True):
+            parameter.grad = slope
+        return value.item()
+
+    for _ in range(steps):
+        losses.append(gradient())
+        step.step(*([gradient] if getattr(step, "looks_elsewhere", False) else []))
     with torch.no_grad():
         losses.append(loss().item())
         return Run(np.array(losses), product(*params).detach().numpy(), [p.detach().numpy().copy() for p in params])

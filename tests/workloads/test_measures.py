@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from tests.specs import spec, two_by_two
-from tests.workloads import test_distances, test_hierarchical, test_infimal, test_landscape
+from tests.workloads import test_distances, test_gradient_flow, test_hierarchical, test_infimal, test_landscape
 from workloads import measures
 from workloads.engines.base import create
 from workloads.measures.numerics.snapshot import Snapshot, evaluate
@@ -489,6 +489,7 @@ TESTED_APART = {
     "components": (test_components_are_the_norms_of_the_outer_products,),
     "cp_rank": (test_cp_rank_of_orthogonal_components,),  # and tests/workloads/test_cp_rank.py
     "distance_to_nuclear_norm": (test_distances.test_distance_to_the_least_nuclear_norm_is_the_error_where_that_recovers_the_truth,),
+    "time": (test_gradient_flow.test_it_is_scipys_flow_to_its_tolerance,),
     "gradient_norm": (test_landscape.test_gradient_norm_and_sharpness_are_those_of_dense_hessians,),
     "sharpness": (
         test_landscape.test_gradient_norm_and_sharpness_are_those_of_dense_hessians,

@@ -40,7 +40,13 @@ class AutogradEngine:
         hyper = {name: t[lane : lane + 1] for name, t in lanes.hyper.items()}
         grads = [torch.empty_like(p) for p in params]
         assert spec.optimizer is not None, "what is solved has an engine of its own"
-        descent = Descent(spec.optimizer, [p.detach() for p in params], grads, state, hyper)
+
+        def gradient() -> None:
+            loss = spec.loss.value(problem.predict(spec.factorization.products(params)[0]), problem.values)
+            for mine, new in zip(grads, torch.autograd.grad(loss, params), strict=True):
+                mine.copy_(new)
+
+        descent = Descent(spec.optimizer, [p.detach() for p in params], grads, state, hyper, gradient)
         feed = Feed([spec], 1, lanes.dtype, lanes.device)
         chance = problem.chance(spec, hyper) if spec.optimizer.draws else None
         for done in range(limit + 1):

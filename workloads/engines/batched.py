@@ -93,7 +93,8 @@ class _Steps:
         optimizer = lanes.spec.optimizer
         assert optimizer is not None, "what is solved has an engine of its own"
         hyper = {name: t[where] for name, t in lanes.hyper.items()}
-        self.descent = Descent(optimizer, self.params, grads, state, hyper)
+        self.descent = Descent(optimizer, self.params, grads, state, hyper, self._gradient)
+        self._aside = self.params[0].new_empty(len(self.params[0]), 1, 1)
         self.feed = Feed([p.spec for p in lanes.prepared[where]], LONGEST_BLOCK, lanes.dtype, lanes.device)
         self.chance = _chance(lanes, where, self.observations, hyper) if optimizer.draws else None
 
@@ -110,19 +111,26 @@ class _Steps:
     def step(self, total: Tensor, place: int) -> None:
         """Take a step of training, of which `Feed` has the row ``place``, and go `forward` from where it led."""
         factors, steps = self.feed.row(place)
-        slope = self.fit.slope
         if self.chance is not None and steps is not None:
             # Of the slope only the gradient is yet to be made.
             if (noise := self.chance.noise(steps)) is not None:
                 self.fit.disturb(noise)
             if (weights := self.chance.weights(steps)) is not None:
-                slope.mul_(weights)
-        outer = self.observations.adjoint(slope, self.outer)
+                self.fit.slope.mul_(weights)
+        self._backward()
+        self.descent.step(factors)
+        self.forward(total)
+
+    def _backward(self) -> None:
+        outer = self.observations.adjoint(self.fit.slope, self.outer)
         if self.fit.factor is not None:
             torch.mul(outer, self.fit.factor, out=self.outer)
         self.program.backward()
-        self.descent.step(factors)
-        self.forward(total)
+
+    def _gradient(self) -> None:
+        """Make the gradients those of the present parameters, whose losses nobody wants to know."""
+        self.forward(self._aside)
+        self._backward()
 
 
 def _chance(lanes: Lanes, where: slice, observations: Observations, hyper: Mapping[str, Tensor]) -> Chance:

@@ -41,7 +41,7 @@ def _seconds(engine: str, specs: Sequence[TrialSpec], steps: Sequence[int], rate
         kernel = kernel_of(spec)
         assert kernel is not None, "asked of what has a kernel"
         return kernel.seconds(specs, steps, rates)
-    products = spec.factorization.cost(spec.shape).products
+    products = spec.factorization.cost(spec.shape).products * (1 if spec.optimizer is None else spec.optimizer.evaluations)
     per_step, cost = rates.call * calls(spec), lane_cost(spec)
     precision = ITEM_BYTES[spec.dtype] / 8
     lane = products * rates.product + (cost.touched * rates.touched + cost.flops * rates.batched) * precision
@@ -50,7 +50,8 @@ def _seconds(engine: str, specs: Sequence[TrialSpec], steps: Sequence[int], rate
 
 def calls(spec: TrialSpec) -> int:
     """Return about how many calls into PyTorch a step of the batched engine takes: on a GPU each starts a kernel."""
-    return spec.factorization.cost(spec.shape).products + 2 * len(spec.factor_shapes) + 5
+    evaluations = 1 if spec.optimizer is None else spec.optimizer.evaluations
+    return evaluations * (spec.factorization.cost(spec.shape).products + 2 * len(spec.factor_shapes) + 5)
 
 
 def splits_well(

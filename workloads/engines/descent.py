@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ class Descent:
     """Takes steps of R lanes, in place, with the gradients ``grads`` [R, ...] of ``params`` [R, ...].
 
     ``state`` and ``hyper`` are as `Optimizer.bind` has them, ``hyper`` with the numbers of the options that are used. Without any of those
-    a step is the optimizer's alone.
+    a step is the optimizer's alone. ``gradient`` fills ``grads`` for the present parameters, for steps that look elsewhere, too.
     """
 
     def __init__(
@@ -25,6 +25,7 @@ class Descent:
         grads: Sequence[Tensor],
         state: Mapping[str, list[Tensor]],
         hyper: Mapping[str, Tensor],
+        gradient: Callable[[], None],
     ) -> None:
         self._lr = hyper["lr"]
         self._rate = self._lr.clone() if optimizer.schedule is not None else self._lr
@@ -34,7 +35,11 @@ class Descent:
         self._kept = torch.empty_like(decay) if decay is not None and optimizer.decoupled else None
         self._decay = decay
         self._shrunk = [] if self._kept is None else list(zip(params, over(self._kept, params), strict=True))
-        self._update = optimizer.bind(params, grads, state, {**hyper, "lr": self._rate})
+        given = {**hyper, "lr": self._rate}
+        if optimizer.evaluations == 1:
+            self._update = optimizer.bind(params, grads, state, given)
+        else:
+            self._update = optimizer.integrate(params, grads, state, given, gradient)
 
     def step(self, factors: Tensor | None = None) -> None:
         """Take a step of ``factors`` [R] times the step size."""

@@ -104,6 +104,17 @@ class Lanes:
         return self._per_lane([p.spec.loss.factor(p.problem.count) for p in self.prepared])
 
     @property
+    def times(self) -> NDArray[np.float64]:
+        """How far along gradient flow each lane is [R]; NaN where its optimizer keeps no time."""
+        optimizer = self.spec.optimizer
+        if optimizer is None or not optimizer.keeps_time:
+            return np.full(len(self), np.nan)
+        state = {name: self.state[name][0].numpy(force=True).tolist() for name in optimizer.stepping.per_lane}
+        numbers = [{name: values[n] for name, values in state.items()} for n in range(len(self))]
+        own = [prepared.spec.optimizer for prepared in self.prepared]
+        return np.array([o.time_at(step, n) for o, step, n in zip(own, self.step.tolist(), numbers, strict=True) if o is not None])
+
+    @property
     def tensors(self) -> list[Tensor]:
         """Everything that a step changes: parameters and optimizer state."""
         return [*self.params, *(t for part in self.state.values() for t in part)]

@@ -21,6 +21,17 @@ def loss(x: Snapshot) -> Tensor:
     return x.loss
 
 
+def _keeps_time(spec: TrialSpec, *_: str) -> str | None:
+    known = spec.optimizer is not None and spec.optimizer.keeps_time
+    return None if known else "is known with optimizer gradient_flow, and with gd of one step size"
+
+
+@measure("time of gradient flow, dw/dt = −∇ℓ(w): of gd the step times lr, as Euler's method has it", needs=_keeps_time)
+def time(x: Snapshot) -> Tensor:
+    """Return how far along gradient flow trials are [R]."""
+    return x.times
+
+
 def _truth_is_known(spec: TrialSpec, *_: str) -> str | None:
     return None if spec.problem.truth_is_known else "needs the whole ground truth, but only what is observed is given"
 

@@ -62,6 +62,8 @@ class Optimizer(Kind):
     kernel: ClassVar[KernelStep | None] = None
     """``None`` where fused kernels cannot take its steps."""
 
+    evaluations: ClassVar[int] = 1
+    """Gradients that a step takes. One that takes several has `integrate` instead of `bind`."""
     decoupled: ClassVar[bool] = False
     """True where weight decay shrinks the parameters themselves (Loshchilov and Hutter 2019), rather than adding to the gradient."""
 
@@ -105,6 +107,15 @@ class Optimizer(Kind):
         """True where steps are random: by the trial's seed, the step, and the number of the observation."""
         return self.batch is not None or self.label_noise is not None
 
+    @property
+    def keeps_time(self) -> bool:
+        """True if `time_at` knows how far along gradient flow steps lead."""
+        return False
+
+    def time_at(self, step: int, state: Mapping[str, float]) -> float:
+        """Return the time of gradient flow that a lane has come to after a ``step``, with the numbers of its ``state``."""
+        raise NotImplementedError(f"optimizer {self.kind} keeps no time")
+
     def conflicts(self, observations: int | None) -> Iterator[Conflict]:
         """Yield what the fields' types alone cannot refuse; ``observations`` where their number is known."""
         if self.schedule is not None:
@@ -120,6 +131,12 @@ class Optimizer(Kind):
         ``state`` has what `Stepping` names, lists of [R, ...] like the parameters or of one tensor [R]; ``hyper`` are tensors [R], of which
         ``lr`` may change from step to step. Views and scratch are made here, once, so that a step allocates nothing.
         """
+
+    @classmethod
+    def integrate(cls, params: Params, grads: Params, state: State, hyper: Hyper, gradient: Step) -> Step:
+        """Return what takes a step as `bind` does, of one that looks at gradients elsewhere, too: ``gradient`` fills ``grads`` for the
+        present ``params``, for which they are filled when the step begins."""
+        raise NotImplementedError(f"optimizer {cls.kind} takes its steps by one gradient")
 
 
 def over(lanes: Tensor, params: Params) -> list[Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from workloads.optimizers.base import Hyper, KernelStep, Optimizer, Params, Root, State, Step, over
 
 
@@ -15,6 +17,14 @@ class Gd(Optimizer):
     kind = "gd"
     example = "{kind: gd, lr: 3e-3}"
     kernel = KernelStep(_entry, outer="rate")
+
+    @property
+    def keeps_time(self) -> bool:
+        return self.schedule is None
+
+    def time_at(self, step: int, state: Mapping[str, float]) -> float:
+        # Of Euler's method.
+        return step * self.lr
 
     @classmethod
     def bind(cls, params: Params, grads: Params, state: State, hyper: Hyper) -> Step:

@@ -33,7 +33,7 @@ def measure_factors(
 
     Their specs share a `workloads.trial.TrialSpec.lane_key`.
 
-    All but ``loss``, of which factors alone say nothing, are what training would have recorded in its last step.
+    All but ``loss`` and ``time``, of which factors alone say nothing, are what training would have recorded in its last step.
     """
     params = [torch.from_numpy(np.stack(arrays)) for arrays in zip(*factors, strict=True)]
     unknown = torch.full((len(factors),), float("nan"), dtype=torch.float64)

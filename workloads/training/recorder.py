@@ -24,11 +24,13 @@ from workloads.trial import TrialSpec
 
 @dataclass
 class _Rows:
-    """Copies of lanes to be measured: ``keys`` [K], ``steps`` [K] and ``losses`` [K] on the host, ``params`` [K, ...] on the device."""
+    """Copies of lanes to be measured: ``keys`` [K], ``steps`` [K], ``losses`` [K] and ``times`` [K] on the host, ``params`` [K, ...] on the
+    device."""
 
     keys: NDArray[np.int64]
     steps: NDArray[np.int64]
     losses: NDArray[np.float64]
+    times: NDArray[np.float64]
     params: list[Tensor]
     problems: list[ProblemData]
     specs: list[TrialSpec]
@@ -63,7 +65,8 @@ class Recorder:
         where = torch.from_numpy(index).to(lanes.device)
         params = [p.index_select(0, where) for p in lanes.params]
         problems, specs = [lanes.prepared[i].problem for i in index], [lanes.prepared[i].spec for i in index]
-        self._pending.append(_Rows(keys, lanes.step[index], lanes.loss[index], params, problems, specs))
+        times = lanes.times[index] if "time" in self._names else np.full(len(index), np.nan)
+        self._pending.append(_Rows(keys, lanes.step[index], lanes.loss[index], times, params, problems, specs))
         self._pending_rows += len(index)
         self._pending_bytes += sum(p.nbytes for p in params)
 
@@ -95,10 +98,12 @@ class Recorder:
         keys, steps = (np.concatenate([getattr(rows, name) for rows in pending]) for name in ("keys", "steps"))
         device = pending[-1].params[0].device
         params = [torch.cat([p.to(device) for p in parts]) for parts in zip(*(rows.params for rows in pending), strict=True)]
-        losses = torch.from_numpy(np.concatenate([rows.losses for rows in pending])).to(params[0].device)
+        losses, times = (
+            torch.from_numpy(np.concatenate([getattr(rows, name) for rows in pending])).to(params[0].device) for name in ("losses", "times")
+        )
         problems, specs = [problem for rows in pending for problem in rows.problems], [spec for rows in pending for spec in rows.specs]
         values = np.full((len(keys), len(self._traces.columns)), np.nan)
-        values[:, self._places] = self._evaluate(self._names, params, losses, problems, specs)
+        values[:, self._places] = self._evaluate(self._names, params, losses, problems, specs, times)
         self._traces.add(keys, steps, values)
 
     def _evaluate(
@@ -108,8 +113,9 @@ class Recorder:
         losses: Tensor,
         problems: Sequence[ProblemData],
         specs: Sequence[TrialSpec],
+        times: Tensor | None = None,
     ) -> NDArray[np.float64]:
-        return evaluate(names, Snapshot(self._spec.factorization, params, losses, problems, self._epsilon, specs, self._start))
+        return evaluate(names, Snapshot(self._spec.factorization, params, losses, problems, self._epsilon, specs, self._start, times))
 
     def resume(self, key: int, trace: Trace) -> None:
         """Put what a trial has recorded elsewhere before what it will record here."""
@@ -140,7 +146,8 @@ class Recorder:
                 where = np.flatnonzero(stays)
                 params = [p[torch.from_numpy(where)] for p in rows.params]
                 problems, specs = [rows.problems[n] for n in where], [rows.specs[n] for n in where]
-                kept.append(_Rows(rows.keys[stays], rows.steps[stays], rows.losses[stays], params, problems, specs))
+                numbers = (rows.keys[stays], rows.steps[stays], rows.losses[stays], rows.times[stays])
+                kept.append(_Rows(*numbers, params, problems, specs))
         self._pending = kept
         self._pending_rows = sum(len(rows.keys) for rows in kept)
         self._pending_bytes = sum(p.nbytes for rows in kept for p in rows.params)

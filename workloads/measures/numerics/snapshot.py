@@ -25,7 +25,8 @@ class Snapshot:
     """R lanes, in float64 whatever they train in.
 
     ``loss`` [R] is the training loss; ``params`` are [R, ...]; ``problems`` one per lane; ``epsilon`` the machine epsilon of the dtype the
-    lanes train in; ``specs`` one per lane, and ``start`` returns where a trial of such a spec began.
+    lanes train in; ``specs`` one per lane, and ``start`` returns where a trial of such a spec began; ``times`` [R] are those of gradient
+    flow, NaN where they are not known.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Snapshot:
         epsilon: float,
         specs: Sequence[TrialSpec] = (),
         start: Callable[[TrialSpec], Sequence[NDArray[Any]]] | None = None,
+        times: Tensor | None = None,
     ) -> None:
         self.factorization, self.shape = factorization, problems[0].shape
         self.params = [p.double() for p in params]
@@ -45,6 +47,7 @@ class Snapshot:
         self.epsilon = epsilon
         self._matricizations: dict[tuple[int, ...], Tensor] = {}
         self.specs, self._start = specs, start
+        self.times = torch.full_like(self.loss, float("nan")) if times is None else times
 
     @cached_property
     def product(self) -> Tensor:

@@ -1,0 +1,152 @@
+"""Gradient flow: against SciPy's integrator, its conservation laws, descent of small steps, and wherever its trials go on."""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+
+import numpy as np
+import pytest
+import scipy.integrate
+import torch
+
+from tests.contract.references import FACTORIZATIONS, loss_of
+from tests.specs import spec, trials
+from tests.workloads.test_engines import advance, lanes_of
+from workloads import measures
+from workloads.engines.base import create
+from workloads.engines.choice import why_not_fused
+from workloads.training.loop import train
+from workloads.training.policy import Policy
+from workloads.training.recording import Recording
+from workloads.training.results import Checkpoint, Finished, Request
+from workloads.training.trial_state import Outcome
+
+FLOW = {"kind": "gradient_flow", "lr": 1e-2, "rtol": 1e-8, "atol": 1e-11}
+
+
+def flow(**changes):
+    return spec(**{"factorization__depth": 3, "init__scale": 0.5, "optimizer": FLOW, **changes})
+
+
+def rows(lanes):
+    return [np.concatenate([p[n].numpy().ravel() for p in lanes.params]) for n in range(len(lanes))]
+
+
+def integrated(one, until):
+    """The parameters in a row at a time, by another method, of order eight and higher precision, from autograd's gradients."""
+    start = [torch.from_numpy(f) for f in one.initial_factors({})]
+    loss, product = loss_of(one, one.problem.realize({}), torch.float64), FACTORIZATIONS[one.factorization.kind].product
+
+    def slope(_, row):
+        parts = torch.from_numpy(row).split([f.numel() for f in start])
+        leaves = [part.view(f.shape).clone().requires_grad_() for part, f in zip(parts, start, strict=True)]
+        return -np.concatenate([g.numpy().ravel() for g in torch.autograd.grad(loss(product(*leaves)), leaves)])
+
+    begin = np.concatenate([f.numpy().ravel() for f in start])
+    return scipy.integrate.solve_ivp(slope, (0, until), begin, "DOP853", rtol=1e-12, atol=1e-14).y[:, -1]
+
+
+@pytest.mark.parametrize("changes", [{}, {"loss": "logistic", "problem__signs": True}, {"factorization": {"kind": "cp", "components": 3}}])
+def test_it_is_scipys_flow_to_its_tolerance(changes):
+    """Each lane at a time of its own."""
+    errors = []
+    for rtol in (1e-5, 1e-8):
+        one = flow(**changes, optimizer=FLOW | {"rtol": rtol, "atol": rtol / 1000})
+        specs = [one, one.model_copy(update={"seed": 3})]
+        lanes = advance(create("batched"), lanes_of(specs), 40)
+        pairs = zip(specs, lanes.times, rows(lanes), strict=True)
+        errors.append(max(np.abs(integrated(each, t) - row).max() / np.abs(row).max() for each, t, row in pairs))
+        assert errors[-1] < 20 * rtol
+        assert lanes.times[0] != lanes.times[1]
+    assert errors[1] < errors[0] / 30
+
+
+def test_a_step_that_is_too_long_is_taken_again():
+    one = flow(optimizer=FLOW | {"lr": 50.0})
+    lanes = lanes_of([one])
+    start = rows(lanes)[0]
+    advance(create("batched"), lanes, 1)
+    np.testing.assert_array_equal(rows(lanes)[0], start)
+    assert lanes.times[0] == 0
+    assert float(lanes.state["size"][0]) == pytest.approx(10.0)
+    advance(create("batched"), lanes, 30)
+    assert lanes.times[0] > 0.1
+    assert np.isfinite(lanes.loss[0])
+
+
+def differences(factors):
+    return torch.stack([upper.mT @ upper - lower @ lower.mT for lower, upper in itertools.pairwise(factors)])
+
+
+def test_flow_keeps_what_descent_does_not():
+    """W_{l+1}^T W_{l+1} - W_l W_l^T (Arora, Cohen and Hazan 2018)."""
+    drifts = []
+    for optimizer in (FLOW, FLOW | {"rtol": 1e-11, "atol": 1e-14}, {"kind": "gd", "lr": 0.02}):
+        lanes = lanes_of([flow(optimizer=optimizer)])
+        before = differences(lanes.params)
+        drifts.append(float((differences(advance(create("batched"), lanes, 150).params) - before).abs().max()))
+    assert drifts[1] < 1e-10
+    assert drifts[0] < 3e-7
+    assert drifts[2] > 1e-3
+
+
+def test_descent_of_ever_smaller_steps_comes_to_it():
+    wanted = integrated(flow(), 2.0)
+    apart = []
+    for lr in (0.1, 0.05, 0.025):
+        lanes = advance(create("batched"), lanes_of([flow(optimizer={"kind": "gd", "lr": lr})]), round(2 / lr))
+        assert lanes.times[0] == pytest.approx(2.0)
+        apart.append(np.abs(rows(lanes)[0] - wanted).max())
+    # Euler's method is of order one.
+    assert apart[0] / apart[1] == pytest.approx(2, rel=0.2)
+    assert apart[1] / apart[2] == pytest.approx(2, rel=0.1)
+
+
+def ended(events):
+    return {result.trial_id: result for event in events if isinstance(event, Finished) for result in event.results}
+
+
+def test_a_trial_has_the_same_bits_in_any_pack_and_wherever_it_goes_on():
+    specs = [flow(seed=n, stop={"steps": 90, "loss": 1e-6}) for n in range(5)]
+    recording, policy = Recording(("time", "frobenius"), points=7), Policy(call_seconds=0.0, steps=16)
+    whole = ended(train(trials(specs), recording, create("batched")))
+    asked = itertools.chain([None, Request.STOP], itertools.repeat(None))
+    events = list(train(trials(specs), recording, create("batched"), asked=lambda: next(asked), policy=policy))
+    left = [trial for event in events if isinstance(event, Checkpoint) for trial in event.trials]
+    assert left
+    parts = ended(events) | ended(train(pickle.loads(pickle.dumps(left)), recording, create("batched"), policy=policy))
+    alone = ended(train(trials(specs)[2:3], recording, create("batched")))
+    for key, result in (parts | alone).items():
+        assert result.steps == whole[key].steps
+        np.testing.assert_array_equal(result.trace.values, whole[key].trace.values)
+        for name, factor in result.factors.items():
+            np.testing.assert_array_equal(factor, whole[key].factors[name])
+    assert (np.diff(whole["t0"].trace.values[:, whole["t0"].trace.columns.index("time")]) >= 0).all()
+
+
+def test_time_ends_trials_and_is_known_of_descent_too():
+    for optimizer in (FLOW, {"kind": "gd", "lr": 0.01}):
+        one = flow(optimizer=optimizer, stop={"when": "time > 1.5", "steps": 10_000})
+        (result,) = ended(train(trials([one]), Recording(("time",)), create("batched"))).values()
+        assert result.outcome is Outcome.CONVERGED
+        assert 1.5 < result.trace.final()["time"] < 3
+    assert measures.undefined("time", flow(optimizer={"kind": "adam", "lr": 0.01})) is not None
+    assert measures.undefined("time", flow(optimizer={"kind": "gd", "lr": 0.01, "schedule": {"warmup": 3}})) is not None
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"optimizer": FLOW | {"batch": 3}}, "optimizer.batch: has no effect with optimizer.kind gradient_flow"),
+        ({"optimizer": FLOW | {"clip": 1.0}}, "optimizer.clip: has no effect with optimizer.kind gradient_flow"),
+        ({"dtype": "float32"}, "dtype: must be float64 with optimizer.kind gradient_flow"),
+    ],
+)
+def test_what_is_no_flow_is_refused(changes, said):
+    with pytest.raises(ValueError, match=said):
+        flow(**changes)
+
+
+def test_kernels_do_not_integrate():
+    assert why_not_fused(flow()) == "it has no kernels for optimizer gradient_flow"

@@ -1,0 +1,1 @@
+"""Steps whose arithmetic is long. What needs torch, which planning does without."""
