@@ -147,7 +147,7 @@ class Expander:
         if part in SCALARS:
             value = build_scalar(part, given, self.mistakes)
             return _BAD if value is None else value
-        section = build_section(part, named(part, given), self.mistakes)
+        section = build_section(part, named(part, given, self.mistakes), self.mistakes)
         if section is None:
             return _BAD
         if isinstance(section, Kind) and section.data_file is not None:

@@ -68,12 +68,18 @@ def build_scalar(part: str, given: Sequence[Assignment], mistakes: list[Mistake]
         return None
 
 
-def named(part: str, given: Sequence[Assignment]) -> Sequence[Assignment]:
-    """Return the assignments of a part, where a kind's name alone, which replaces all that was set of it before, is its kind."""
-    if part != "loss":
+def named(part: str, given: Sequence[Assignment], mistakes: list[Mistake] | None = None) -> Sequence[Assignment]:
+    """Return the assignments of a part, where a kind's name alone is its kind, and replaces all that was set of it elsewhere before."""
+    last = max((n for n, assignment in enumerate(given) if assignment.key == part), default=None)
+    if part != "loss" or last is None:
         return given
-    first = max((n for n, assignment in enumerate(given) if assignment.key == part), default=0)
-    return [a if a.key != part else Assignment(f"{part}.kind", a.value, a.path) for a in given[first:]]
+    name = given[last]
+    beside = [a for a in given[:last] if a.key != part and a.path[:-1] == name.path[:-1]]
+    rest = [*beside, *given[last + 1 :]]
+    twice = next((a for a in rest if a.key == f"{part}.kind" and a.path[:-1] == name.path[:-1]), None)
+    if twice is not None and mistakes is not None:
+        mistakes.append(Mistake(twice.path, twice.key, f"has no effect beside {part}, which is the name of a kind already"))
+    return [Assignment(f"{part}.kind", name.value, name.path), *rest]
 
 
 def build_section(part: str, given: Sequence[Assignment], mistakes: list[Mistake]) -> Section | None:

@@ -65,6 +65,8 @@ SAMPLES = {
     "spectrum": "[4, 2, 0.5]",
     "noise": "{std: 0.1}",
     "std": "0.1",
+    "distribution": "logistic",
+    "signs": "true",
     "entries": "[[0, 1, 1.0], [1, 0, 1.0]]",
     "held_out": "0.1",
     "scale": "0.1",

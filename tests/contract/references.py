@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import scipy.integrate
 import torch
 from torch import Tensor
 
@@ -149,6 +148,8 @@ class Flow(torch.optim.Optimizer):
         self.size, self.rtol, self.atol, self.refused = first, rtol, atol, False
 
     def step(self, gradient):
+        from scipy.integrate import RK45
+
         parts = self.param_groups[0]["params"]
 
         def slope(row):
@@ -156,14 +157,14 @@ class Flow(torch.optim.Optimizer):
             gradient()
             return -torch.cat([p.grad.flatten() for p in parts]).numpy()
 
-        rk, begin = scipy.integrate.RK45, torch.cat([p.detach().flatten() for p in parts]).numpy()
+        begin = torch.cat([p.detach().flatten() for p in parts]).numpy()
         slopes = [slope(begin)]
-        for weights in rk.A[1:]:
+        for weights in RK45.A[1:]:
             slopes.append(slope(begin + self.size * np.dot(weights[: len(slopes)], slopes)))
-        end = begin + self.size * np.dot(rk.B, slopes)
+        end = begin + self.size * np.dot(RK45.B, slopes)
         slopes.append(slope(end))
         allowed = self.atol + self.rtol * np.maximum(abs(begin), abs(end))
-        norm = np.sqrt(np.mean((self.size * np.dot(rk.E, slopes) / allowed) ** 2))
+        norm = np.sqrt(np.mean((self.size * np.dot(RK45.E, slopes) / allowed) ** 2))
         factor = np.clip(0.9 * norm ** (-1 / 5), 0.2, 1.0 if self.refused or norm >= 1 else 10.0)
         self.refused, self.size = norm >= 1, self.size * factor
         torch.nn.utils.vector_to_parameters(torch.from_numpy(begin if self.refused else end), parts)

@@ -22,7 +22,8 @@ EMPTY = "is a section without keys, which sets nothing: give it some, or leave i
         (GOOD + "  problem.noise: 3\n  problem.noise.std: 1\n", "g.yaml:8:3: problem.noise: must be a mapping of keys, not 3"),
         (GOOD + "  problem.noise: 3\ngrid: {problem.noise.std: [1]}\n", "g.yaml:8:3: problem.noise: must be a mapping of keys, not 3"),
         (GOOD + "  optimizer.lr.x: 2\n", "g.yaml:6:25: optimizer.lr: must be a mapping of keys, not 0.1"),
-        (GOOD + "  loss.kind: mse\n  loss: mse\n", "g.yaml:8:3: loss.kind: loss is a single value, not a mapping"),
+        (GOOD + "  loss.kind: mse\n  loss: mse\n", "g.yaml:8:3: loss.kind: has no effect beside loss, which is the name of a kind already"),
+        (GOOD + "  loss: mse\n  loss.kind: mse\n", "g.yaml:9:3: loss.kind: has no effect beside loss, which is the name of a kind already"),
         (
             GOOD + "cases: [{problem.target.rank: 2, problem.target: null}]\n",
             "g.yaml:8:34: problem.target: is null, which takes away problem.target.rank, given beside it",

@@ -158,10 +158,16 @@ fixed:
   optimizer: {kind: gd, lr: 0.1}
   stop: {steps: 10}
   loss: {kind: huber, delta: 0.3}
-cases: [{loss: mse}, {loss.delta: 2.0}, {loss: absolute}, {loss: huber}]
+cases: [{loss: mse}, {loss.delta: 2.0}, {loss: absolute}, {loss: huber}, {loss.delta: 0.7, loss: huber}]
 """
     flat = [trial.spec.flat() for trial in parse_grid(text).trials]
-    assert [(f["loss"], f.get("loss.delta")) for f in flat] == [("mse", None), ("huber", 2.0), ("absolute", None), ("huber", 1.0)]
+    assert [(f["loss"], f.get("loss.delta")) for f in flat] == [
+        ("mse", None),
+        ("huber", 2.0),
+        ("absolute", None),
+        ("huber", 1.0),
+        ("huber", 0.7),
+    ]
 
 
 def test_sharpness_has_no_meaning_for_kinks():

@@ -14,7 +14,7 @@ class Absolute(Loss):
     """The sum of the residuals' absolute values over the observations; where one is zero, so is its derivative."""
 
     kind = "absolute"
-    example = "absolute"
+    example = "{kind: absolute}"
     smooth = False
 
     def pointwise(self, prediction: Tensor, observation: Tensor) -> Tensor:

@@ -36,22 +36,20 @@ class DormandPrince:
     def __init__(self, params: Params, grads: Params, state: State, hyper: Hyper, gradient: Step) -> None:
         (self._size,), (self._time,), (self._refused,) = state["size"], state["time"], state["refused"]
         self._first, self._gradient = hyper["lr"], gradient
-        self._rtol, self._atol = hyper["rtol"].unsqueeze(1), hyper["atol"].unsqueeze(1)
+        self._tolerance = hyper["rtol"].unsqueeze(1), hyper["atol"].unsqueeze(1)
         ends = list(accumulate(p[0].numel() for p in params))
-        self._entries, self._lanes = ends[-1], len(self._size)
-        self._start, self._end, self._change, self._allowed, *self._slopes = (self._room() for _ in range(4 + len(ERROR)))
-        places = [slice(end - p[0].numel(), end) for p, end in zip(params, ends, strict=True)]
-        self._params, self._grads = (list(zip(tensors, places, strict=True)) for tensors in (params, grads))
-
-    def _room(self) -> Tensor:
         # A lone lane has a double: of a single product PyTorch may make another one than of several.
-        return self._size.new_zeros(max(2, self._lanes), -(-self._entries // LINE) * LINE)
+        shape = (max(2, len(self._size)), -(-ends[-1] // LINE) * LINE)
+        self._start, self._end, self._change, *self._slopes = (self._size.new_zeros(shape) for _ in range(3 + len(ERROR)))
+        places = [slice(end - p[0].numel(), end) for p, end in zip(params, ends, strict=True)]
+        self._parts = list(zip(params, grads, places, strict=True))
 
     def step(self) -> None:
         """Take a step, for which ``grads`` are those of the present parameters."""
         torch.where(self._size == 0, self._first, self._size, out=self._size)
-        for w, place in self._params:
-            self._start[: self._lanes, place].view(w.shape).copy_(w)
+        lanes = slice(len(self._size))
+        for w, _, place in self._parts:
+            self._start[lanes, place].view(w.shape).copy_(w)
         self._keep(self._slopes[0])
         for slope, weights in zip(self._slopes[1:], STAGES, strict=True):
             self._combine(weights)
@@ -65,20 +63,20 @@ class DormandPrince:
         factor = (SAFETY * norm.pow(-0.2)).clamp_(LEAST, MOST).nan_to_num_(LEAST)
         # Just after a step that was refused the next is not longer.
         factor = torch.where(accepted & (self._refused == 0), factor, factor.clamp(max=1.0))
-        self._end[: self._lanes].copy_(torch.where(accepted.unsqueeze(1), self._end[: self._lanes], self._start[: self._lanes]))
+        self._end[lanes].copy_(torch.where(accepted.unsqueeze(1), self._end[lanes], self._start[lanes]))
         self._move(self._end)
         self._time.add_(torch.where(accepted, self._size, 0.0))
         self._refused.copy_(~accepted)
         self._size.mul_(factor)
 
     def _keep(self, slope: Tensor) -> None:
-        for g, place in self._grads:
-            slope[: self._lanes, place].view(g.shape).copy_(g)
+        for _, g, place in self._parts:
+            slope[: len(g), place].view(g.shape).copy_(g)
         slope.neg_()
 
     def _move(self, to: Tensor) -> None:
-        for w, place in self._params:
-            w.copy_(to[: self._lanes, place].view(w.shape))
+        for w, _, place in self._parts:
+            w.copy_(to[: len(w), place].view(w.shape))
 
     def _combine(self, weights: tuple[float, ...]) -> None:
         """Make the change that slopes of these ``weights`` are."""
@@ -86,15 +84,14 @@ class DormandPrince:
         for slope, weight in zip(self._slopes[1:], weights[1:], strict=False):
             if weight:
                 self._change.add_(slope, alpha=weight)
-        self._change[: self._lanes].mul_(self._size.unsqueeze(1))
+        self._change[: len(self._size)].mul_(self._size.unsqueeze(1))
 
     def _error(self) -> Tensor:
         """Return the root mean square [R] of the error over what is allowed."""
         self._combine(ERROR)
-        allowed = self._allowed[: self._lanes]
-        torch.maximum(self._start.abs(), self._end.abs(), out=self._allowed)
-        allowed.mul_(self._rtol).add_(self._atol)
-        self._change[: self._lanes].div_(allowed)
+        lanes, (relative, absolute) = slice(len(self._size)), self._tolerance
+        allowed = torch.maximum(self._start.abs(), self._end.abs())[lanes].mul_(relative).add_(absolute)
+        self._change[lanes].div_(allowed)
         # A batched dot product gives a lane the same bits whatever the number of lanes.
         squared = torch.bmm(self._change.unsqueeze(1), self._change.unsqueeze(2))
-        return squared[: self._lanes, 0, 0].div(self._entries).sqrt_()
+        return squared[lanes, 0, 0].div(self._parts[-1][2].stop).sqrt_()
