@@ -54,6 +54,8 @@ SAMPLES = {
     "batch": "16",
     "label_noise": "0.1",
     "abort": "loss > 10 * first(loss)",
+    "domain": "fourier",
+    "correlation": "0.5",
     "widths": "[2, 4]",
     "arity": "2",
     "pattern": "half",

@@ -24,7 +24,7 @@ class GivenProblem:
 
     ``values`` [N] is what was observed, with noise if there was any. Of completion, ``indices`` [N, order] are the places of those entries
     and ``mask`` [*shape] tells which they are; of sensing, ``measurements`` [N, *shape] are what ``values`` are inner products with. What
-    is known but not trained on are ``held_out_indices`` [H, order] and ``held_out_values`` [H].
+    is known but not trained on are ``held_out_indices`` [H, order], or ``held_out_measurements`` [H, *shape], and ``held_out_values`` [H].
     """
 
     shape: tuple[int, ...]
@@ -35,6 +35,7 @@ class GivenProblem:
     measurements: NDArray[np.float64] | None = None
     held_out_indices: NDArray[np.intp] | None = None
     held_out_values: NDArray[np.float64] | None = None
+    held_out_measurements: NDArray[np.float64] | None = None
 
     def __repr__(self) -> str:
         seen = "entries" if self.measurements is None else "measurements"
@@ -64,7 +65,10 @@ def _given(data: ProblemData) -> GivenProblem:
     if data.mask is None or data.target is None:
         assert data.measurements is not None
         assert data.values is not None
-        return GivenProblem(shape, truth, data.values, measurements=data.measurements.reshape(-1, *shape))
+        rows, values = data.held_out_measurements or (None, None)
+        rows = None if rows is None else rows.reshape(-1, *shape)
+        measurements = data.measurements.reshape(-1, *shape)
+        return GivenProblem(shape, truth, data.values, None, None, measurements, None, values, held_out_measurements=rows)
     mask = data.mask.reshape(shape)
     places, values = None, None
     if data.held_out is not None:

@@ -74,7 +74,7 @@ def test_every_shipped_grid_is_valid_and_names_the_schema(path):
         "name: x\nfixed: {factorization: {depth: 0}}",
         "name: x\ngrid: {factorization.depth: [2, 0]}",
         "name: x\nfixed: {factorization.depth: 1001}",
-        "name: x\nfixed: {problem.shape: [4]}",
+        "name: x\nfixed: {problem.shape: []}",
         "name: x\nfixed: {stop.check_every: 0}",
         "name: x\nrecord: {points: -1}",
         "name: x\nrecord: {steps: []}",

@@ -60,6 +60,16 @@ def test_of_sensing_the_values_are_inner_products():
     assert repr(problem) == "<6 measurements of 4x3>"
 
 
+def test_of_a_regression_examples_are_held_out():
+    problem = {"kind": "regression", "shape": [4], "target": {"frobenius": 2.0}, "observed": 3, "held_out": 5}
+    found = orchestrator.load_problem(
+        {**GRID, "fixed": {**GRID["fixed"], "problem": problem, "factorization": {"kind": "diagonal", "depth": 2}}}
+    )
+    assert (found.measurements.shape, found.held_out_measurements.shape) == ((3, 4), (5, 4))
+    np.testing.assert_allclose(found.held_out_values, found.held_out_measurements @ found.truth)
+    assert repr(found) == "<3 measurements of 4>"
+
+
 def test_where_only_entries_are_known_there_is_no_target(tmp_path):
     problem = {"kind": "matrix_completion", "shape": [2, 2], "entries": [[0, 1, 1.5], [1, 0, 2.5]]}
     fixed = {**GRID["fixed"], "problem": problem}

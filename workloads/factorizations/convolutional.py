@@ -24,7 +24,7 @@ class Convolutional(Factorization):
     kind = "convolutional"
     example = "{kind: convolutional, depth: 2}"
 
-    depth: Annotated[Count, Field(ge=2)]
+    depth: Annotated[Count, Field(ge=2, le=1000)]
     """Number of filters L."""
 
     def shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:

@@ -18,10 +18,10 @@ from typing import Any
 
 from workloads import caches
 from workloads.caches import read_cache, write_cache
-from workloads.factorizations.graphs.graph import Graph, Map, Product
+from workloads.factorizations.graphs.graph import Graph, Map, Move, Product
 from workloads.factorizations.graphs.known import Traceable, graph_of
 
-VERSION = 3
+VERSION = 4
 """Raised whenever tracing finds something else."""
 MOST_KEPT = 1000
 LINE = 8
@@ -55,7 +55,8 @@ class Facts:
         maps = [step for step in graph.steps if isinstance(step, Map)]
         numbers = [value for values in graph.constants for value in values]
         numbers += [value for step in maps for value in step.inputs if isinstance(value, float)]
-        held = [*map(math.prod, graph.parameters), *graph.sizes[graph.outer + 1 :], *copied]
+        moved = [step.numbers for step in graph.steps if isinstance(step, Move)]
+        held = [*map(math.prod, graph.parameters), *graph.sizes[graph.outer + 1 :], *copied, *moved]
         return cls(
             flops=graph.flops,
             numbers=sum(-(-size // LINE) * LINE for size in held),

@@ -6,6 +6,7 @@ Arrays are numbered: the factors, then dL/dW, then constants, then what each ste
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -107,6 +108,22 @@ class Move:
     def flops(self) -> int:
         """Operations it takes."""
         return 2 * len(self.table)
+
+    @property
+    def whole(self) -> bool:
+        """True where all entries are of one source."""
+        return not self.adds and len(self.sources) == 1 and min(self.table, default=0) >= 0
+
+    @property
+    def even(self) -> int:
+        """How many entries are added at each place; 0 where it is not the same number at all of them."""
+        counts = {*Counter(self.table).values()} if self.adds and len({*self.table}) == self.size else set()
+        return counts.pop() if len(counts) == 1 else 0
+
+    @property
+    def numbers(self) -> int:
+        """Numbers held beside what is made."""
+        return 0 if self.whole else len(self.table) + self.even
 
 
 @dataclass(frozen=True)

@@ -153,6 +153,12 @@ class TracedProgram:
     def _move(self, step: Move, out: Tensor) -> None:
         arrays = [self._arrays[view.array] for view in step.sources]
         table = torch.tensor(step.table, device=out.device)
+        if step.whole:
+            self._operations.append(partial(torch.gather, arrays[0], 1, table.expand(self._lanes, -1), out=out))
+            return
+        if step.even:
+            self._add_evenly(arrays[0], table, step.even, out)
+            return
         starts = [0]
         for array in arrays:
             starts.append(starts[-1] + array.shape[1])
@@ -165,6 +171,15 @@ class TracedProgram:
         for array, start, stop in zip(arrays, starts, starts[1:], strict=False):
             into = ((table >= start) & (table < stop)).nonzero().squeeze(1)
             self._move_some(array, table[into] - start, into, out)
+
+    def _add_evenly(self, array: Tensor, table: Tensor, count: int, out: Tensor) -> None:
+        """Add sums of so many entries each: those of each place side by side, times ones."""
+        source = table.sort(stable=True).indices
+        picked = self._room(source.shape)
+        self._operations.append(partial(torch.gather, array, 1, source.expand(self._lanes, -1), out=picked))
+        ones = self._repeated(picked.new_ones(count, 1))
+        matrices = picked.unflatten(1, (-1, count))  # type: ignore[no-untyped-call]
+        self._product(matrices, ones, out.view(self._lanes, 1, -1, 1))
 
     def _move_some(self, array: Tensor, source: Tensor, into: Tensor, out: Tensor) -> None:
         picked = self._room(source.shape)
