@@ -62,15 +62,12 @@ class Row:
 
 
 def spec(shape: list[int], observed: int, **factorization: Any) -> TrialSpec:
-    """Completion of what has rank one, by gradient descent."""
+    """Completion of what has rank one, or sensing of a vector of two entries, by gradient descent."""
+    kind = {1: "vector_sensing", 2: "matrix_completion"}.get(len(shape), "tensor_completion")
+    target = {"sparsity": 2} if len(shape) == 1 else {"rank": 1}
     return TrialSpec.model_validate(
         {
-            "problem": {
-                "kind": "matrix_completion" if len(shape) == 2 else "tensor_completion",
-                "shape": shape,
-                "target": {"rank": 1, "frobenius": 1.0},
-                "observed": observed,
-            },
+            "problem": {"kind": kind, "shape": shape, "target": {**target, "frobenius": 1.0}, "observed": observed},
             "factorization": factorization,
             "init": {"kind": "gaussian", "scale": 0.3},
             "optimizer": {"kind": "gd", "lr": 1e-3},
@@ -92,7 +89,20 @@ def rows() -> list[Row]:
     def tucker(core: Any, a: Any, b: Any, c: Any) -> Any:
         return jnp.einsum("abc,ia,jb,kc->ijk", core, a, b, c)
 
+    def diagonal(u: Any, v: Any) -> Any:
+        return u**3 - v**3
+
+    def convolutional(*filters: Any) -> Any:
+        out, *others = filters
+        places = jnp.arange(len(out))
+        for w in others:
+            out = out[(places[:, None] - places) % len(out)] @ w / len(out) ** 0.5
+        return out
+
     found = []
+    for n in (8, 32):
+        found.append(Row(f"diagonal {n} depth 3, traced", spec([n], n // 2, kind="diagonal", depth=3), diagonal))
+        found.append(Row(f"convolutional {n} depth 2, traced", spec([n], n // 2, kind="convolutional", depth=2), convolutional))
     for n in (2, 4, 8, 16, 32):
         found.append(Row(f"matrix {n}x{n}, by hand", spec([n, n], n * n * 3 // 4, kind="deep_matrix", depth=3), deep))
         found.append(Row(f"matrix {n}x{n}, traced", spec([n, n], n * n * 3 // 4, kind="traced_matrix"), deep))
@@ -128,11 +138,14 @@ class Theirs:
         import jax.numpy as jnp
 
         self._params = [jnp.asarray(start) for start in starts]
-        self._masks = jnp.asarray(np.stack([p.mask for p in problems]).astype(np.float64))
-        self._targets = jnp.asarray(np.stack([p.target for p in problems]))
+        sensed = problems[0].mask is None
+        # A mask, or the measurements, and what is seen by them.
+        self._masks = jnp.asarray(np.stack([p.measurements if sensed else p.mask for p in problems]).astype(np.float64))
+        self._targets = jnp.asarray(np.stack([p.values if sensed else p.target for p in problems]))
 
         def loss(params: Any, mask: Any, target: Any) -> Any:
-            return 0.5 * jnp.sum(((product(*params).reshape(-1) - target) * mask) ** 2)
+            entries = product(*params).reshape(-1)
+            return 0.5 * jnp.sum((mask @ entries - target if sensed else (entries - target) * mask) ** 2)
 
         def one(params: Any, mask: Any, target: Any, steps: int) -> Any:
             def step(params: Any, _: None) -> Any:

@@ -114,6 +114,7 @@ FACTORIZATIONS = {
     "min_frobenius": Factorization(
         {1: {}, 2: {}, 3: {}}, tested_by="tests.workloads.test_convex.test_least_frobenius_norm_is_the_pseudo_inverse"
     ),
+    "l1_norm": Factorization({1: {}}, tested_by="tests.workloads.test_vectors.test_least_l1_norm_is_that_of_a_linear_program"),
     "nuclear_norm": Factorization(
         {2: {}}, tested_by="tests.workloads.test_convex.test_least_nuclear_norm_is_that_of_an_independent_solver"
     ),

@@ -12,6 +12,10 @@ from tests.workloads import oracle
 from tests.workloads.test_engines import advance, lanes_of
 from workloads.engines.base import create
 from workloads.engines.choice import why_not_fused
+from workloads.training.loop import train
+from workloads.training.recording import Recording
+from workloads.training.results import Finished
+from workloads.trial import Trial
 
 
 def vector(factorization, init=None, **fields):
@@ -46,14 +50,36 @@ def test_a_thousand_steps_are_those_of_the_plain_loop(kind, keys, init, engine):
     np.testing.assert_allclose(one.factorization.products(lanes.params)[0], truth.product, rtol=1e-8, atol=1e-12)
 
 
+def least_l1(data):
+    """The w of least l1 norm that fits, by a linear program over w = p - q with p, q >= 0."""
+    both = np.concatenate([data.measurements, -data.measurements], axis=1)
+    best = scipy.optimize.linprog(np.ones(both.shape[1]), A_eq=both, b_eq=data.values)
+    return np.subtract(*np.split(best.x, 2))
+
+
+@pytest.mark.parametrize(
+    "fields", [{"target": {"sparsity": 3, "frobenius": 2.0}}, {"kind": "regression", "noise": {"std": 0.3}, "seed": 4}]
+)
+def test_least_l1_norm_is_that_of_a_linear_program(fields):
+    base = {"kind": "vector_sensing", "shape": [20], "target": {"frobenius": 1.0}, "observed": 9, "seed": 1}
+    one = spec(
+        problem={**base, **fields}, factorization={"kind": "l1_norm", "tolerance": 1e-9}, init=None, optimizer=None, stop={"steps": 20_000}
+    )
+    events = train([Trial("t", one)], Recording(("l1",), points=3), create("convex"))
+    (result,) = (result for event in events if isinstance(event, Finished) for result in event.results)
+    data = one.problem.realize({})
+    least = least_l1(data)
+    assert result.outcome == "converged"
+    assert result.trace.values[-1][list(result.trace.columns).index("l1")] == pytest.approx(abs(least).sum(), rel=1e-8)
+    np.testing.assert_allclose(data.measurements @ result.factors["W"], data.values, rtol=1e-10)
+    np.testing.assert_allclose(result.factors["W"], least, atol=1e-6)
+
+
 @pytest.mark.parametrize(("depth", "scale"), [(2, 1e-4), (3, 1e-2)])
 def test_diagonal_networks_come_from_small_starts_to_the_least_l1_norm(depth, scale):
-    """By a linear program, over w = p - q with p, q >= 0."""
     one = vector({"kind": "diagonal", "depth": depth}, {"kind": "constant", "scale": scale})
     data = one.problem.realize({})
-    both = np.concatenate([data.measurements, -data.measurements], axis=1)
-    best = scipy.optimize.linprog(np.ones(24), A_eq=both, b_eq=data.values)
-    least = best.x[:12] - best.x[12:]
+    least = least_l1(data)
     found, loss = trained(one, 60_000)
     assert loss < 1e-5
     np.testing.assert_allclose(found, least, atol=5e-3)
@@ -109,3 +135,18 @@ def test_diagonal_networks_come_from_large_starts_to_the_least_euclidean_norm(sc
     found, loss = trained(one, 5000)
     assert loss < 1e-12
     np.testing.assert_allclose(found, np.linalg.pinv(data.measurements) @ data.values, atol=0.1 / scale**2)
+
+
+def test_diagonal_networks_of_depth_two_keep_to_the_span_in_their_mirror():
+    """What gradient flow keeps (arXiv 2002.09277, theorem 1): arcsinh(w / 2 alpha^2) is a sum of measurements."""
+    scale = 0.3
+    one = vector({"kind": "diagonal", "depth": 2}, {"kind": "constant", "scale": scale}, optimizer={"kind": "gd", "lr": 2e-4})
+    rows = one.problem.realize({}).measurements
+    found, loss = trained(one, 40_000)
+    assert loss < 1e-9
+
+    def outside(w):
+        return np.linalg.norm(w - np.linalg.pinv(rows) @ (rows @ w)) / np.linalg.norm(w)
+
+    assert outside(np.arcsinh(found / (2 * scale**2))) < 5e-3
+    assert outside(found) > 0.1

@@ -3,43 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Self
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from pydantic import Field
-
-from workloads.factorizations.base import Cost, Solver
-from workloads.factorizations.solved import Solved
-from workloads.section import Conflict, Finite
-from workloads.stepping import Stepping
+from workloads.factorizations.base import Cost
+from workloads.factorizations.solved import LeastNorm
+from workloads.section import Conflict
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from workloads.problems.data.fitting import Fitting
+    from workloads.factorizations.programs.douglas_rachford import Norm
 
 
-class NuclearNorm(Solved):
+class NuclearNorm(LeastNorm):
     """The matrix of least nuclear norm that fits the observations; ``tolerance`` is the relative duality gap at which it is solved."""
 
     kind = "nuclear_norm"
     example = "{kind: nuclear_norm, tolerance: 1e-8}"
-    stepping = Stepping(like_params=("shadow",), per_lane={"penalty": 0.0}, scratch=7)
-
-    tolerance: Annotated[Finite, Field(ge=1e-12, lt=1)] = 1e-6
-    """The relative duality gap at which it is solved."""
 
     def conflicts(self, shape: tuple[int, ...]) -> Iterator[Conflict]:
         if len(shape) != 2:
-            yield "factorization.kind", f"nuclear_norm is for matrices, but shape is {list(shape)}: use min_frobenius or linear"
+            other = "min_frobenius or linear" if len(shape) > 2 else "l1_norm, min_frobenius or linear"
+            yield "factorization.kind", f"nuclear_norm is for matrices, but shape is {list(shape)}: use {other}"
 
     def cost(self, shape: tuple[int, ...]) -> Cost:
         """See `Factorization.cost`: the eigenvectors of the smaller Gram matrix, and three products with them."""
         return Cost(30 * math.prod(shape) * min(shape), 0, 3)
 
-    def solver(
-        self, lanes: Sequence[Self], shape: tuple[int, ...], fitting: Fitting, state: Mapping[str, list[Tensor]], like: Tensor
-    ) -> Solver:
-        from workloads.factorizations.programs.douglas_rachford import DouglasRachford
+    def norm(self) -> Norm:
+        from workloads.factorizations.programs.douglas_rachford import NUCLEAR
 
-        return DouglasRachford([lane.tolerance for lane in lanes], shape, fitting, state, like)
+        return NUCLEAR

@@ -15,6 +15,8 @@ from workloads.engines.kernels.updates import Gradient
 from workloads.factorizations.graphs.graph import Map, Move, Product, Reduce, Step
 from workloads.factorizations.graphs.views import Axis, View, refined
 
+ENTRIES = 8
+"""Entries of dL/dW that are added up side by side from measurements."""
 SUMS = 4
 """Sums that go on side by side: one would wait for each addition."""
 
@@ -71,11 +73,12 @@ class Loops:
     def backward(self) -> None:
         key, write, graph = self.key, self.write, self.graph
         if key.measurements:
-            with write.loop("q", 0, key.size):
-                write("vec a = zero;")
-                with write.loop("n", 0, key.measurements):
-                    write(f"a += m[n * {key.size} + q] * x[{self.residual} + n];")
-                write(f"{self._at(graph.outer, 'q')} = a * {key.update.outer};")
+            for first, end, many in cut(key.size, ENTRIES):
+                with write.loop("q", first, end, many):
+                    write(*(f"vec a{k} = zero;" for k in range(many)))
+                    with write.loop("n", 0, key.measurements):
+                        write(*(f"a{k} += m[n * {key.size} + q + {k}] * x[{self.residual} + n];" for k in range(many)))
+                    write(*(f"{self._at(graph.outer, f'q + {k}')} = a{k} * {key.update.outer};" for k in range(many)))
         if not key.update.whole:
             write(*key.update.prepare("vec", key.lanes))
         for n, step in enumerate(graph.steps[graph.forward :], graph.forward):
