@@ -2,10 +2,11 @@
 
     python -m benchmarks.jax [--rows NAME] [--lanes 64 1000] [--seconds 1] [-o jax.json]
 
-Each row trains the same lanes from the same starts in float64, by JAX and by the engine that planning chooses: deep matrices and CP by
-kernels written by hand, the same products and Tucker by kernels that are written from a trace of one run. Both are compiled beforehand,
-take turns, and are held to the same numbers; rates are medians of five, and on the same number of cores. We check every step's loss,
-JAX's loop does not. JAX is needed by this program alone: ``pip install -c constraints.txt -e '.[benchmarks]'``.
+Each row trains the same lanes from the same starts, in float64 if it says nothing else, by JAX and by the engine that planning chooses: deep
+matrices and CP by kernels written by hand, the same products, Tucker and small hierarchical tensors by kernels that are written from a trace
+of one run, large ones by matrix products. Both are compiled beforehand, take turns, and are held to the same numbers, unless steps are
+random: JAX draws by its own generator, as who uses it would. Rates are medians of five by the process's own time, and on the same core. We
+check every step's loss, JAX's loop does not. JAX is needed by this program alone: ``pip install -c constraints.txt -e '.[benchmarks]'``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,16 @@ from workloads.engines.choice import choose
 from workloads.engines.lanes import Lanes
 from workloads.factorizations import Factorization
 from workloads.training.preparing import Preparer
-from workloads.trial import Trial, TrialSpec
+from workloads.trial import Trial, TrialSpec, lane_cost
 
 REPEATS = 5
 UNROLL = 8
 """Steps of JAX's scan that are one turn of its loop: the best of 1, 4, 8 and 16 on 2x2 matrices."""
-AGREE = 1e-8
+AGREE = {"float64": 1e-8, "float32": 1e-3}
+FLOPS = 2e9
+"""Operations of a step of all lanes up to which there are as many lanes as asked for."""
+COMPARED = 1000
+"""Steps after which the two are compared, or as many as take `FLOPS` a hundred times."""
 
 
 class TracedMatrix(Factorization):
@@ -61,8 +66,10 @@ class Row:
     product: Callable[..., Any]
 
 
-def spec(shape: list[int], observed: int, **factorization: Any) -> TrialSpec:
-    """Completion of what has rank one, or sensing of a vector of two entries, by gradient descent."""
+def spec(
+    shape: list[int], observed: int, options: Mapping[str, Any] | None = None, dtype: str = "float64", **factorization: Any
+) -> TrialSpec:
+    """Completion of what has rank one, or sensing of a vector of two entries, by gradient descent with ``options``."""
     kind = {1: "vector_sensing", 2: "matrix_completion"}.get(len(shape), "tensor_completion")
     target = {"sparsity": 2} if len(shape) == 1 else {"rank": 1}
     return TrialSpec.model_validate(
@@ -70,24 +77,33 @@ def spec(shape: list[int], observed: int, **factorization: Any) -> TrialSpec:
             "problem": {"kind": kind, "shape": shape, "target": {**target, "frobenius": 1.0}, "observed": observed},
             "factorization": factorization,
             "init": {"kind": "gaussian", "scale": 0.3},
-            "optimizer": {"kind": "gd", "lr": 1e-3},
+            "optimizer": {"kind": "gd", "lr": 1e-3, **(options or {})},
             "stop": {"steps": FOREVER},
+            "dtype": dtype,
         }
     )
 
 
+HIERARCHICAL = {4: 4, 8: 4, 16: 8, 32: 8, 64: 8, 128: 8, 512: 8}
+"""The size of each of four modes, by the widths of a tree."""
+
+
+def options(observed: int) -> dict[str, Mapping[str, Any]]:
+    """What is done besides, by name, where so many entries are observed."""
+    return {
+        "cosine schedule": {"schedule": {"warmup": 1000, "cosine": 100_000_000, "floor": 0.1}},
+        "mini-batches": {"batch": observed // 4},
+        "label noise": {"label_noise": 0.1},
+    }
+
+
 def rows() -> list[Row]:
     """What is measured by default."""
+    return [*_vectors(), *_matrices(), *_tensors()]
+
+
+def _vectors() -> Iterator[Row]:
     import jax.numpy as jnp
-
-    def deep(a: Any, b: Any, c: Any) -> Any:
-        return c @ b @ a
-
-    def cp(a: Any, b: Any, c: Any) -> Any:
-        return jnp.einsum("ir,jr,kr->ijk", a, b, c)
-
-    def tucker(core: Any, a: Any, b: Any, c: Any) -> Any:
-        return jnp.einsum("abc,ia,jb,kc->ijk", core, a, b, c)
 
     def diagonal(u: Any, v: Any) -> Any:
         return u**3 - v**3
@@ -99,17 +115,51 @@ def rows() -> list[Row]:
             out = out[(places[:, None] - places) % len(out)] @ w / len(out) ** 0.5
         return out
 
-    found = []
     for n in (8, 32):
-        found.append(Row(f"diagonal {n} depth 3, traced", spec([n], n // 2, kind="diagonal", depth=3), diagonal))
-        found.append(Row(f"convolutional {n} depth 2, traced", spec([n], n // 2, kind="convolutional", depth=2), convolutional))
+        yield Row(f"diagonal {n} depth 3, traced", spec([n], n // 2, kind="diagonal", depth=3), diagonal)
+        yield Row(f"convolutional {n} depth 2, traced", spec([n], n // 2, kind="convolutional", depth=2), convolutional)
+
+
+def _matrices() -> Iterator[Row]:
+    def deep(a: Any, b: Any, c: Any) -> Any:
+        return c @ b @ a
+
     for n in (2, 4, 8, 16, 32):
-        found.append(Row(f"matrix {n}x{n}, by hand", spec([n, n], n * n * 3 // 4, kind="deep_matrix", depth=3), deep))
-        found.append(Row(f"matrix {n}x{n}, traced", spec([n, n], n * n * 3 // 4, kind="traced_matrix"), deep))
-    found.append(Row("CP 8x8x8, by hand", spec([8, 8, 8], 384, kind="cp", components=16), cp))
-    sizes = [(n, rank) for n in (4, 8) for rank in (2, 3, 4)]
-    tensors = {f"Tucker {n}x{n}x{n} ranks {r}, traced": spec([n] * 3, n**3 * 3 // 4, kind="tucker", ranks=[r] * 3) for n, r in sizes}
-    return found + [Row(name, one, tucker) for name, one in tensors.items()]
+        yield Row(f"matrix {n}x{n}, by hand", spec([n, n], n * n * 3 // 4, kind="deep_matrix", depth=3), deep)
+        yield Row(f"matrix {n}x{n}, traced", spec([n, n], n * n * 3 // 4, kind="traced_matrix"), deep)
+    for n in (2, 8, 32):
+        seen = n * n * 3 // 4 + (n == 2)
+        for name, more in options(seen).items():
+            yield Row(f"matrix {n}x{n}, {name}", spec([n, n], seen, more, kind="deep_matrix", depth=3), deep)
+
+
+def _tensors() -> Iterator[Row]:
+    import jax.numpy as jnp
+
+    def cp(a: Any, b: Any, c: Any) -> Any:
+        return jnp.einsum("ir,jr,kr->ijk", a, b, c)
+
+    def tucker(core: Any, a: Any, b: Any, c: Any) -> Any:
+        return jnp.einsum("abc,ia,jb,kc->ijk", core, a, b, c)
+
+    def tree(a: Any, b: Any, c: Any, d: Any, left: Any, right: Any, w: Any) -> Any:
+        def joined(one: Any, other: Any) -> Any:
+            return (one[:, None, :] * other[None, :, :]).reshape(-1, one.shape[1])
+
+        return ((joined(a, b) @ left) * w[:, 0]) @ (joined(c, d) @ right).T
+
+    yield Row("CP 8x8x8, by hand", spec([8, 8, 8], 384, kind="cp", components=16), cp)
+    for width, n in HIERARCHICAL.items():
+        dtype = "float32" if width > 100 else "float64"
+        one = spec([n] * 4, n**4 // 2, None, dtype, kind="hierarchical", widths=[width] * 2)
+        yield Row(f"hierarchical {n}x{n}x{n}x{n} widths {width}{' float32' * (dtype == 'float32')}", one, tree)
+    for name, more in options(128).items():
+        yield Row(f"hierarchical 4x4x4x4 widths 8, {name}", spec([4] * 4, 128, more, kind="hierarchical", widths=[8, 8]), tree)
+        yield Row(f"CP 8x8x8, {name}", spec([8, 8, 8], 128, more, kind="cp", components=16), cp)
+    for n in (4, 8):
+        for rank in (2, 3, 4):
+            one = spec([n] * 3, n**3 * 3 // 4, kind="tucker", ranks=[rank] * 3)
+            yield Row(f"Tucker {n}x{n}x{n} ranks {rank}, traced", one, tucker)
 
 
 class Ours:
@@ -133,32 +183,54 @@ class Ours:
 class Theirs:
     """The same lanes by JAX."""
 
-    def __init__(self, product: Callable[..., Any], starts: list[Any], problems: list[Any], rate: float) -> None:
+    def __init__(self, row: Row, ours: Ours) -> None:
         import jax
         import jax.numpy as jnp
 
-        self._params = [jnp.asarray(start) for start in starts]
-        sensed = problems[0].mask is None
+        optimizer = row.spec.optimizer
+        assert optimizer is not None
+        real, count = jnp.dtype(row.spec.dtype), len(ours.problems)
+        batch, noise, schedule, rate = optimizer.batch, optimizer.label_noise, optimizer.schedule, optimizer.lr
+        self._params = [jnp.asarray(start) for start in ours.starts]
+        sensed = ours.problems[0].mask is None
         # A mask, or the measurements, and what is seen by them.
-        self._masks = jnp.asarray(np.stack([p.measurements if sensed else p.mask for p in problems]).astype(np.float64))
-        self._targets = jnp.asarray(np.stack([p.values if sensed else p.target for p in problems]))
+        masks = np.stack([p.measurements if sensed else p.mask for p in ours.problems]).astype(real)
+        targets = np.stack([p.values if sensed else p.target for p in ours.problems]).astype(real)
+        # Of mini-batches only what is drawn is looked at.
+        where = np.stack([np.arange(len(p.values)) if sensed else np.flatnonzero(p.mask) for p in ours.problems])
+        self._data = [jnp.asarray(each) for each in (masks, targets, where)]
+        self._keys, self._done = jax.random.split(jax.random.key(0), count), 0
 
-        def loss(params: Any, mask: Any, target: Any) -> Any:
-            entries = product(*params).reshape(-1)
-            return 0.5 * jnp.sum((mask @ entries - target if sensed else (entries - target) * mask) ** 2)
+        def loss(params: Any, key: Any, mask: Any, target: Any, where: Any) -> Any:
+            product = row.product(*params).reshape(-1)
+            if batch is not None:
+                drawn = where[jax.lax.top_k(jax.random.bits(key, where.shape), batch)[1]]
+                return 0.5 * where.shape[0] / batch * jnp.sum((product[drawn] - target[drawn]) ** 2)
+            seen = target if noise is None else target + noise * jax.random.normal(key, target.shape, real)
+            return 0.5 * jnp.sum((mask @ product - seen if sensed else (product - seen) * mask) ** 2)
 
-        def one(params: Any, mask: Any, target: Any, steps: int) -> Any:
-            def step(params: Any, _: None) -> Any:
-                return [w - rate * g for w, g in zip(params, jax.grad(loss)(params, mask, target), strict=True)], None
+        def size(step: Any) -> Any:
+            if schedule is None:
+                return rate
+            along = jnp.clip((step - schedule.warmup) / schedule.cosine, 0.0, 1.0)
+            fallen = schedule.floor + (1 - schedule.floor) * (1 + jnp.cos(jnp.pi * along)) / 2
+            return rate * jnp.where(step < schedule.warmup, (step + 1) / schedule.warmup, fallen)
 
-            return jax.lax.scan(step, params, None, length=steps, unroll=UNROLL)[0]
+        def one(params: Any, key: Any, mask: Any, target: Any, where: Any, start: Any, steps: int) -> Any:
+            def step(params: Any, done: Any) -> Any:
+                mine = key if batch is None and noise is None else jax.random.fold_in(key, done)
+                grads = jax.grad(loss)(params, mine, mask, target, where)
+                return [w - (size(done) * g).astype(real) for w, g in zip(params, grads, strict=True)], None
 
-        self._many = jax.jit(jax.vmap(one, in_axes=(0, 0, 0, None)), static_argnums=3)
+            return jax.lax.scan(step, params, start + jnp.arange(steps), unroll=UNROLL)[0]
+
+        self._many = jax.jit(jax.vmap(one, in_axes=(0, 0, 0, 0, 0, None, None)), static_argnums=6)
 
     def train(self, steps: int) -> None:
         """Take so many steps."""
-        self._params = self._many(self._params, self._masks, self._targets, steps)
+        self._params = self._many(self._params, self._keys, *self._data, self._done, steps)
         self._params[0].block_until_ready()
+        self._done += steps
 
     @property
     def params(self) -> list[Any]:
@@ -168,15 +240,17 @@ class Theirs:
 
 def measure(row: Row, count: int, seconds: float) -> dict[str, Any]:
     """One row of the table."""
+    flops = lane_cost(row.spec).flops
+    count = max(1, min(count, int(FLOPS // flops)))
     ours = Ours(row.spec, count)
-    theirs = Theirs(row.product, ours.starts, ours.problems, row.spec.optimizer.lr if row.spec.optimizer else 0.0)
+    theirs = Theirs(row, ours)
     chunks = [_chunk(side, seconds) for side in (ours, theirs)]
     times: list[list[float]] = [[], []]
     for _ in range(REPEATS):
         for side, chunk, kept in zip((ours, theirs), chunks, times, strict=True):
-            began = time.perf_counter()
+            began = time.process_time()
             side.train(chunk)
-            kept.append((time.perf_counter() - began) / chunk / count)
+            kept.append((time.process_time() - began) / chunk / count)
     mine, other = (1 / statistics.median(kept) for kept in times)
     return {
         "what": row.name,
@@ -185,31 +259,33 @@ def measure(row: Row, count: int, seconds: float) -> dict[str, Any]:
         "trial-steps/s": mine,
         "JAX": other,
         "ours/JAX": mine / other,
-        "apart": _apart(row, min(count, 8)),
+        "apart": _apart(row, min(count, 8), min(COMPARED, int(100 * FLOPS // (flops * min(count, 8))))),
     }
 
 
 def _chunk(side: Ours | Theirs, seconds: float) -> int:
-    """Return the steps, a power of two, that take about so many seconds. JAX compiles for each number of them."""
-    steps = 64
+    """Return the steps that take about so many seconds. JAX compiles for each number of them."""
+    steps = UNROLL
     while True:
         side.train(steps)
-        began = time.perf_counter()
+        began = time.process_time()
         side.train(steps)
-        if time.perf_counter() - began > seconds / 4:
+        if time.process_time() - began > seconds / 4:
             return steps
-        steps *= 4
+        steps *= 8
 
 
-def _apart(row: Row, count: int, steps: int = 1000) -> float:
-    """Return how far the two are from each other after a thousand steps, relative to the largest entry."""
+def _apart(row: Row, count: int, steps: int) -> float | None:
+    """Return how far the two are from each other after so many steps, relative to the largest entry; ``None`` if they draw numbers."""
+    if row.spec.optimizer is not None and row.spec.optimizer.draws:
+        return None
     ours = Ours(row.spec, count)
-    theirs = Theirs(row.product, ours.starts, ours.problems, row.spec.optimizer.lr if row.spec.optimizer else 0.0)
+    theirs = Theirs(row, ours)
     ours.train(steps)
     theirs.train(steps)
     pairs = list(zip((p.numpy() for p in ours.lanes.params), theirs.params, strict=True))
     apart = max(float(np.abs(a - b).max() / np.abs(a).max()) for a, b in pairs)
-    if apart > AGREE:
+    if apart > AGREE[row.spec.dtype]:
         raise RuntimeError(f"{row.name}: the two do not train the same thing, they are {apart:.1e} apart")
     return apart
 
