@@ -152,6 +152,8 @@ def test_a_thousand_steps_agree_to_1e_8(name):
         ("tensor_completion", {"kind": "tucker", "ranks": [2, 2, 2]}, "momentum", "float32", True),
         ("tensor_completion", {"kind": "hierarchical", "arity": 3, "widths": [7]}, "group_rmsprop", "float32", False),
         ("tensor_sensing", {"kind": "hierarchical", "arity": 3, "widths": [7]}, "gd", "float64", True),
+        ("tensor_completion", {"kind": "cp", "components": 20}, "momentum", "float64", False),
+        ("tensor_completion", {"kind": "cp", "components": 5}, "group_rmsprop", "float32", False),
     ],
 )
 def test_every_kernel_draws_what_matrix_products_do(problem, factorization, optimizer, dtype, threads):
@@ -192,6 +194,7 @@ def ended(events):
         ("tensor_completion", "all", "batched"),
         ("matrix_completion", "all", "fused"),
         ("matrix_sensing", "all", "fused"),
+        ("tensor_completion", "all", "fused"),
     ],
 )
 def test_a_trial_has_the_same_bits_in_any_pack_and_wherever_it_goes_on(problem, name, engine):

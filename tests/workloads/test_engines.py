@@ -360,12 +360,13 @@ def test_entry_tree_holds_every_observed_entry_of_each_lane():
         FUSED["cp_half"].model_copy(update={"seed": n, "problem": cp_of([2, 3, 2, 4], k, 6).problem}) for n, k in enumerate((33, 1, 33, 48))
     ]
     lanes = lanes_of(specs)
-    values, index, child, roots = (t.tolist() for t in entry_tree(lanes))
+    values, index, child, roots, places = (t.tolist() for t in entry_tree(lanes))
 
     def entries(level, start, stop, path):
         for node in range(start, stop):
             here = (*path, index[node])
             if level == 3:
+                assert places[node] == np.ravel_multi_index(here, (2, 3, 2, 4))
                 yield here, values[node]
             else:
                 yield from entries(level + 1, child[node], child[node + 1], here)

@@ -31,6 +31,15 @@ class Course:
     and keys lie in the workspace ``x`` from ``start`` on; with ``threads``, keys are drawn again each time.
     """
 
+    number = "vec"
+    """The type of a number of a lane."""
+    index = ("int", f"(unsigned long long)(n + 1) * {GAMMA}ULL")
+    """The type of what numbers observations, and what is random bits' counter of one."""
+    drawn = "n"
+    """What numbers the n-th observation."""
+    place = "count * 0 + (long long)n"
+    """Where among a lane's observations the n-th is."""
+
     def __init__(
         self, options: Options, dtype: str, width: int, *, start: int, observed: int, measured: bool = False, threads: bool = False
     ) -> None:
@@ -73,8 +82,9 @@ class Course:
         head = "static inline CUDA_CALLABLE"
         with write.block(f"{head} ints mixed(ints v)"):
             write(*(f"v = (v ^ (v >> {by})) * {mixer}ULL;" for by, mixer in zip((30, 27), MIXERS, strict=True)), "return v ^ (v >> 31);")
-        with write.block(f"{head} ints bits(ints step, int n)"):
-            write(f"return mixed(step + (unsigned long long)(n + 1) * {GAMMA}ULL);")
+        index, counter = self.index
+        with write.block(f"{head} ints bits(ints step, {index} n)"):
+            write(f"return mixed(step + {counter});")
         with write.block(f"{head} wide sine(wide turns)"):
             signs = [(-1) ** n / math.factorial(2 * n + 1) for n in range(TERMS)]
             write(f"const wide v = turns * {2 * math.pi!r}, z = v * v;", f"return v * ({_series(signs, 'z')});")
@@ -95,7 +105,7 @@ class Course:
                 rooted = f"sqrt({size})" if self.width == 1 else f"__builtin_elementwise_sqrt({size})"
                 write(f"return {self._convert(f'{rooted} * sine((second < nil ? -second : second) - 0.25)', 'vec')};")
         if "batch" in self.options:
-            with write.block(f"{head} longs key(ints step, int n, vec there)"):
+            with write.block(f"{head} longs key(ints step, {index} n, vec there)"):
                 write("const longs drawn = (longs)(bits(step, n) >> 1);", "const vec zero = {};")
                 seen = "there != zero" if self.width == 1 else "__builtin_convertvector(there != zero, longs)"
                 write(f"return ({seen}) ? drawn : drawn * 0 + {LARGEST}LL;")
@@ -103,20 +113,37 @@ class Course:
                 write(f"return {self._convert('(longs)(key <= last) & 1LL', 'vec')};")
         if self.measured and self.options.draws:
             with write.block(f"{head} vec before(int n, longs count)"):
-                write(f"return {self._convert('(longs)(count > (count * 0 + (long long)n)) & 1LL', 'vec')};")
+                write(f"return {self._convert(f'(longs)(count > ({self.place})) & 1LL', 'vec')};")
 
     def load(self, write: Writer) -> None:
         """Write variables for a lane's rows of the table, before the loop."""
-        rows = self.options.course
-        place = "{n} * across + group" if self.threads else f"(size_t)group * {len(rows)} + {{n}}"
-        for n, name in enumerate(rows):
-            kind = "longs" if name in WHOLE else "wide"
-            write(f"const {kind} {name}_ = (({kind}*)course.data)[{place.format(n=n)}];")
+        for n, name in enumerate(self.options.course):
+            write(f"const {'longs' if name in WHOLE else 'wide'} {name}_ = {self._row(n, name in WHOLE)};")
         if "batch" in self.options:
-            write(f"const longs drawn_ = {self._convert('batch', 'longs')};")
-            write(f"const vec share_ = {self._convert('count_', 'vec')} / batch;")
+            self._load_batch(write)
             if not self.threads:
                 write(f"longs* const keys_ = (longs*)(x + {self.keys});")
+
+    def _row(self, n: int, whole: bool) -> str:
+        """Return a lane's row of the table, of whole or real numbers."""
+        place = f"{n} * across + group" if self.threads else f"(size_t)group * {len(self.options.course)} + {n}"
+        return f"(({'longs' if whole else 'wide'}*)course.data)[{place}]"
+
+    def _load_batch(self, write: Writer) -> None:
+        write(f"const longs drawn_ = {self._convert('batch', 'longs')};")
+        write(f"const vec share_ = {self._convert('count_', 'vec')} / batch;")
+
+    def _observations(self) -> int | str:
+        """Return how many vectors of observations there are."""
+        return self.observed
+
+    def _first(self, value: str) -> str:
+        """Return the number of a lane that ``value``, a ``wide``, is."""
+        return self._convert(value, "vec")
+
+    def _added_up(self) -> list[str]:
+        """Return code that makes of what was ``found`` that of a lane."""
+        return []
 
     def _seen(self, place: str) -> str:
         """Return code that is not zero where there is an observation."""
@@ -134,7 +161,7 @@ class Course:
         for use in ("batch", "noise"):
             write(f"const ints {use}_ = Course::mixed((ints){use}_seed_ + (ints)(step_ + 1LL) * {GAMMA}ULL);")
         if "label_noise" in self.options or not self.threads:
-            with write.loop("n", 0, self.observed):
+            with write.loop("n", 0, self._observations()):
                 self._draw(write)
         if "batch" in self.options:
             self._search(write)
@@ -152,7 +179,7 @@ class Course:
             write("wide part_ = sole_;")
             write(*(f"part_ = past_ >= milestone{n}_ ? share{n}_ : part_;" for n in range(options.milestones)))
             write("factor_ = factor_ * part_;")
-        write(f"const vec lr = full_ * {self._convert('factor_', 'vec')}, rate = lr * twice;")
+        write(f"const {self.number} lr = full_ * {self._first('factor_')}, rate = lr * twice;")
 
     def _draw(self, write: Writer) -> None:
         """Write what is drawn for an observation; for what no lane observes, nothing is."""
@@ -163,9 +190,9 @@ class Course:
         with write.block(f"if ({everywhere('there == zero', self.width)})"):
             write(*nothing, "continue;")
         if keys:
-            write("keys_[n] = Course::key(batch_, n, there);")
+            write(f"keys_[n] = Course::key(batch_, {self.drawn}, there);")
         if "label_noise" in self.options:
-            write(f"x[{self.noise} + n] = Course::normal(Course::bits(noise_, n)) * label_noise * there;")
+            write(f"x[{self.noise} + n] = Course::normal(Course::bits(noise_, {self.drawn})) * label_noise * there;")
 
     def _search(self, write: Writer) -> None:
         """Write the search for the last key of the mini-batch: the least number that as many keys are no larger than as are drawn.
@@ -181,8 +208,9 @@ class Course:
             write(f"wide part = ({wanted} + 0.5) / ({there} + 1.0);", f"if (turn >= {GUESSES} && turn % 2) part = part * 0.0 + 0.5;")
             write(f"longs cut = low_ + {self._convert(self._convert('last_ - low_', 'wide') + ' * part', 'longs')}, found = low_ * 0;")
             write("cut = cut > low_ ? cut : low_ + 1LL;", "cut = cut < last_ ? cut : last_ - 1LL;")
-            with write.loop("n", 0, self.observed):
+            with write.loop("n", 0, self._observations()):
                 write(f"found {'+=' if one else '-='} ({self._key('n')} <= cut);")
+            write(*self._added_up())
             write("const auto enough = open & (found >= drawn_), few = open & (found < drawn_);")
             write("last_ = enough ? cut : last_;", "upto_ = enough ? found : upto_;")
             write("low_ = few ? cut : low_;", "below_ = few ? found : below_;")

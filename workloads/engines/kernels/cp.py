@@ -29,8 +29,6 @@ class CpKernel(Kernel):
     def why_not(self, spec: TrialSpec, *, cuda: bool) -> str:
         if spec.problem.sensing:
             return f"it has no kernels for {spec.problem.kind} with factorization {spec.factorization.kind}"
-        if spec.optimizer is not None and spec.optimizer.given:
-            return f"its kernels for factorization cp know no optimizer.{spec.optimizer.given[0]}"
         return "its kernels for factorization cp are for CPUs" if cuda else ""
 
     def seconds(self, specs: Sequence[TrialSpec], steps: Sequence[int], rates: Rates) -> float:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from inspect import signature
 from typing import Any
 
 from workloads.engines.kernels.cp_key import CpKey
+from workloads.engines.kernels.leaf_course import LeafCourse
 from workloads.engines.kernels.losses import TWICE, defined
 from workloads.engines.kernels.source import GOING, Writer, sums, vector_type
 
@@ -22,19 +24,21 @@ def cp_kernel(key: CpKey) -> Any:
 
     One thread is one lane; they run one after another. Arguments, all flat: parameters and state like them, lane by lane, rows of
     ``vectors`` vec; numbers of state; workspace; hyperparameters followed by the loss's scale; losses to stop at; steps to do and done (a
-    lane to be left alone has -1); losses; the trees of `workloads.engines.kernels.trees.entry_tree`.
+    lane to be left alone has -1); losses; the trees of `workloads.engines.kernels.trees.entry_tree`; what depends on the steps done, in
+    words of 64 bits (`workloads.engines.kernels.options.Options.course`).
     """
     import warp as wp
 
-    def advance(weights, state, numbers, scratch, hyper, until, steps, losses, values, index, child, roots, lane): ...  # type: ignore[no-untyped-def]
+    def advance(weights, state, numbers, scratch, hyper, until, steps, losses, values, index, child, roots, places, course, lane): ...  # type: ignore[no-untyped-def]
 
-    def train(weights, state, numbers, scratch, hyper, until, steps, losses, values, index, child, roots):  # type: ignore[no-untyped-def]
-        native(weights, state, numbers, scratch, hyper, until, steps, losses, values, index, child, roots, wp.tid())
+    def train(weights, state, numbers, scratch, hyper, until, steps, losses, values, index, child, roots, places, course):  # type: ignore[no-untyped-def]
+        native(weights, state, numbers, scratch, hyper, until, steps, losses, values, index, child, roots, places, course, wp.tid())
 
     # Warp reads an argument's type from its annotation; these depend on the key.
     types = dict.fromkeys(signature(train).parameters, wp.array(dtype=getattr(wp, key.dtype)))
     counts = dict.fromkeys(("steps", "index", "child", "roots"), wp.array(dtype=wp.int32))
-    train.__annotations__ = types | counts | {"return": None}
+    words = dict.fromkeys(("places", "course"), wp.array(dtype=wp.int64))
+    train.__annotations__ = types | counts | words | {"return": None}
     advance.__annotations__ = train.__annotations__ | {"lane": int}
     native: Any = wp.func_native(_source(key))(advance)
     return wp.kernel(train, enable_backward=False, module="unique")
@@ -58,8 +62,10 @@ def _source(key: CpKey) -> str:
         )
         place += 2 * row
     write(f"const real* __restrict__ h = hyper.data + (size_t)lane * {len(update.hyper) + 1};")
-    write(*(f"const real {name} = h[{n}];" for n, name in enumerate(update.hyper)))
-    write(f"const real scale = h[{len(update.hyper)}], twice = {TWICE[key.loss is not None]}, rate = lr * twice;")
+    scheduled, course = "schedule" in update.options, course_of(key)
+    write(*(f"const real {'full_' if scheduled and name == 'lr' else name} = h[{n}];" for n, name in enumerate(update.hyper)))
+    rate = "" if scheduled else ", rate = lr * twice"
+    write(f"const real scale = h[{len(update.hyper)}], twice = {TWICE[key.loss is not None]}{rate};")
     write(
         "const real low = until.data[lane], one = 1;",
         "const int last = steps.data[lane];",
@@ -69,18 +75,27 @@ def _source(key: CpKey) -> str:
     )
     write("if (last < 0) return;")
     write(*(f"real {name} = numbers.data[(size_t)lane * {len(update.numbers)} + {n}];" for n, name in enumerate(update.numbers)))
+    course.define(write)
+    if update.options.draws:
+        # The leaves of a lane lie side by side, below its first root to its last.
+        write("vec* const x = (vec*)scratch.data;", "int first_ = roots.data[2 * lane], end_ = roots.data[2 * lane + 1];")
+        with write.loop("n", 1, len(key.shape)):
+            write("first_ = child.data[first_];", "end_ = child.data[end_];")
+    course.load(write)
     with write.block("for (;; ++done)"):
+        course.begin(write)
         with write.loop("q", 0, size):
             write("g[q] = zero;")
         write("total = 0;")
         _nodes(key, write, 0, "roots.data[2 * lane]", "roots.data[2 * lane + 1]")
         write("total *= scale;", f"if (!({GOING.format(none=0)}) || done >= last) break;")
-        if update.whole:
-            write("vec norm = zero;")
+        for n, (name, slope, following) in enumerate(update.norms("real", 1)):
+            norm = "norm" if n == 0 else "again_"
+            write(f"vec {norm} = zero;")
             with write.loop("q", 0, size):
-                write("norm += g[q] * g[q];")
-            lines, (norm,) = sums(["norm"], key.width, "n")
-            write(*lines, f"const real squared = {norm};")
+                write(f"{norm} += {slope('w[q]', 'g[q]')} * {slope('w[q]', 'g[q]')};")
+            lines, (added,) = sums([norm], key.width, "n" if n == 0 else "a")
+            write(*lines, f"const real {name} = {added};", *following)
         # On plain numbers: a lane has one learning rate for all its components.
         write(*update.prepare("real", 1))
         with write.loop("q", 0, size):
@@ -88,6 +103,11 @@ def _source(key: CpKey) -> str:
     write(*(f"numbers.data[(size_t)lane * {len(update.numbers)} + {n}] = {name};" for n, name in enumerate(update.numbers)))
     write("steps.data[lane] = done;", "losses.data[lane] = total;")
     return write.text
+
+
+def course_of(key: CpKey) -> LeafCourse:
+    """Return what writes the code of a kernel's schedules and random numbers."""
+    return LeafCourse(key.update.options, key.dtype, key.width, start=key.drawn, leaves=math.prod(key.shape))
 
 
 def _nodes(key: CpKey, write: Writer, level: int, start: str, stop: str) -> None:
@@ -169,12 +189,13 @@ def _leaves(key: CpKey, write: Writer, level: int, count: int, marks: list[str])
     lines, found = sums([f"s{cell}" for cell in cells], key.width, "f")
     write(*lines)
     for (mark, f), value in zip(((mark, f) for mark in marks for f in range(count)), found, strict=True):
-        seen = f"values.data[e{mark} + {f}]"
+        seen, residual = f"values.data[e{mark} + {f}]", f"r{f}{mark}"
         if key.loss is None:
-            write(f"real r{f}{mark} = {value} - {seen};", f"total += r{f}{mark} * r{f}{mark};")
+            write(f"real {residual} = {value} - {seen};", f"total += {residual} * {residual};")
         else:
-            write(f"real v{f}{mark}, r{f}{mark};", f"Loss::of({value}, {seen}, v{f}{mark}, r{f}{mark});", f"total += v{f}{mark};")
-        write(f"r{f}{mark} *= {key.update.outer};")
+            write(f"real v{f}{mark}, {residual};", f"Loss::of({value}, {seen}, v{f}{mark}, {residual});", f"total += v{f}{mark};")
+        disturbed = course_of(key).disturbed(residual, f"e{mark} + {f} - first_")
+        write(*([] if disturbed == residual else [f"{residual} = {disturbed};"]), f"{residual} *= {key.update.outer};")
     with write.loop("q", 0, row):
         write(*(f"const vec p{mark} = p{level}{mark}[q]; vec t{mark} = t{level}{mark}[q];" for mark in marks))
         for f in range(count):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from workloads.engines.kernels.base import Losses, Steps
+from workloads.engines.kernels.course import course_table, options_of
 from workloads.engines.kernels.cp_key import CpKey
 from workloads.engines.kernels.cp_source import cp_kernel
 from workloads.engines.kernels.launching import arguments, hyper, start_warp
@@ -25,7 +26,8 @@ class Trees:
         spec = lanes.spec
         self.lanes, self.params = lanes, lanes.params
         count, stepping = len(lanes), spec.method.stepping
-        self.key = CpKey(spec.shape, lanes.params[0].shape[2], spec.method.kind, spec.dtype, loss_of(lanes))
+        options = options_of(lanes)
+        self.key = CpKey(spec.shape, lanes.params[0].shape[2], spec.method.kind, spec.dtype, options, loss_of(lanes))
         new = lanes.params[0].new_zeros
         across = self.key.vectors * self.key.width
         self.weights = new(count, self.key.rows, across)
@@ -34,9 +36,11 @@ class Trees:
         self.until, self.losses = new(count), new(count)
         self.steps = torch.zeros(count, dtype=torch.int32)
         scratch = new(self.key.workspace * self.key.width)
-        values, index, child, roots = entry_tree(lanes)
+        self.course = course_table(lanes, options)
+        values, index, child, roots, places = entry_tree(lanes)
         tables = [self.weights, self.arrays, self.numbers, scratch, hyper(lanes), self.until, self.steps, self.losses]
-        tables += [values, index, child, roots]
+        # Vectors of places go on behind the last leaf.
+        tables += [values, index, child, roots, torch.cat((places, places.new_zeros(self.key.width))), self.course]
         for lane, mine in self._pairs():
             mine.copy_(lane)
         self.command = wp.launch(cp_kernel(self.key), dim=count, inputs=arguments(tables), device="cpu", record_cmd=True)
@@ -45,6 +49,8 @@ class Trees:
         """See `workloads.engines.kernels.base.Layout`."""
         self.until.copy_(torch.from_numpy(goals))
         self.steps.copy_(torch.from_numpy(np.where(self.lanes.active, left, -1).astype(np.int32)))
+        if options := self.key.update.options.course:
+            self.course[:, options.index("begun")] = torch.from_numpy(self.lanes.step)
         self.command.launch()
         for lane, mine in self._pairs():
             lane.copy_(mine)
@@ -62,12 +68,12 @@ class Trees:
         return [part[:, :, : self.key.components] for part in torch.split(table, list(self.key.shape), 1)]
 
 
-def entry_tree(lanes: Lanes) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def entry_tree(lanes: Lanes) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the observed entries of the lanes as trees, one for each distinct problem, level by level.
 
     ``values`` and ``index``: of each leaf its observed value, of each node its index in its mode; ``child``: of each inner node
-    its first child (one more after a level's last); ``roots`` [R, 2]: the range of each lane's first-level nodes. All levels lie one after
-    another in these arrays, and nodes and leaves are named by their place.
+    its first child (one more after a level's last); ``roots`` [R, 2]: the range of each lane's first-level nodes; ``places``: of each leaf
+    its place in the flat tensor. All levels lie one after another in these arrays, and nodes and leaves are named by their place.
     """
     problems, which = unique(lanes.problems)
     shape = lanes.spec.shape
@@ -92,6 +98,9 @@ def entry_tree(lanes: Lanes) -> tuple[Tensor, Tensor, Tensor, Tensor]:
             first = np.searchsorted(parents, np.append(level, level[-1] + 1))
             child[starts[n] : starts[n + 1]] = starts[n + 1] + first
     values[starts[-2] : starts[-2] + len(flat)] = np.concatenate(seen)
+    places = np.zeros(starts[-1], dtype=np.int64)
+    places[starts[-2] : starts[-2] + len(flat)] = flat % size
     bounds = np.searchsorted(levels[0] // shape[0], np.arange(len(problems) + 1)).astype(np.int32)
     ranges = np.stack((bounds[:-1], bounds[1:]), 1)[which]
-    return torch.from_numpy(values).to(lanes.dtype), torch.from_numpy(index), torch.from_numpy(child), torch.from_numpy(ranges)
+    numbers = (torch.from_numpy(table) for table in (index, child, ranges, places))
+    return torch.from_numpy(values).to(lanes.dtype), *numbers  # type: ignore[return-value]
