@@ -21,6 +21,7 @@ from workloads.engines.chance import Chance, mixed
 from workloads.engines.choice import why_not_fused
 from workloads.engines.fused import FusedEngine
 from workloads.optimizers.schedule import RateSchedule
+from workloads.stop import Stop
 from workloads.training.loop import train
 from workloads.training.policy import Policy
 from workloads.training.recording import Recording
@@ -216,6 +217,16 @@ def test_a_trial_has_the_same_bits_in_any_pack_and_wherever_it_goes_on(problem, 
     for key, result in after.items():
         for factor_, value in result.factors.items():
             np.testing.assert_array_equal(value, whole[key].factors[factor_])
+
+
+def test_lanes_that_have_ended_change_no_step_of_others_in_their_group():
+    first = one_of("matrix_sensing", "momentum", OPTIONS["all"])
+    specs = [first.model_copy(update={"seed": n, "stop": Stop(steps=300 if n % 2 else 20 + n)}) for n in range(9)]
+    by = [ended(train(trials(specs), Recording(points=5), create(engine))) for engine in ("fused", "batched")]
+    for key, result in by[0].items():
+        assert result.steps == by[1][key].steps
+        for name, value in result.factors.items():
+            np.testing.assert_allclose(value, by[1][key].factors[name], rtol=1e-10, atol=1e-13)
 
 
 def test_mini_batches_are_of_their_size_without_bias_and_never_of_what_is_not_observed():
