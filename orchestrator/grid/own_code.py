@@ -27,7 +27,7 @@ def check_needs(data: Mapping[str, Any], folder: Path, mistakes: list[Mistake]) 
         return False
     there = {extension.name for extension in active()}
     for place, one in enumerate(wanted):
-        if _name(one) not in there:
+        if not _names(one) & there:
             path = folder / one
             given = path if one.endswith(".py") and path.is_file() else one
             key = ("needs",) if isinstance(needs, str) else ("needs", place)
@@ -35,9 +35,9 @@ def check_needs(data: Mapping[str, Any], folder: Path, mistakes: list[Mistake]) 
     return not mistakes
 
 
-def _name(needed: str) -> str:
-    """Return what code goes by that a grid says it needs."""
-    return PurePath(needed).name if needed.endswith(".py") else needed
+def _names(needed: str) -> set[str]:
+    """Return what code may go by that a grid says it needs: a module that is a single file goes by that of its file."""
+    return {PurePath(needed).name} if needed.endswith(".py") else {needed, f"{needed}.py"}
 
 
 def try_kind(
@@ -91,5 +91,5 @@ def used(trials: Iterable[Trial], names: Iterable[str], data: Mapping[str, Any])
     for spec in {trial.spec.sections: trial.spec for trial in trials}.values():
         digests |= {measures.code_of(name) for name in measures.watched(spec)}
     needs = data.get("needs", ())
-    needed = {_name(one) for one in ([needs] if isinstance(needs, str) else needs)}
+    needed = {name for one in ([needs] if isinstance(needs, str) else needs) for name in _names(one)}
     return tuple(extension for extension in active() if extension.digest in digests or extension.name in needed)

@@ -61,6 +61,17 @@ def test_a_grid_alone_runs_no_code(tmp_path):
     assert errors(GRID.replace("models.py", "{a: b}"))[0].startswith("g.yaml:2:1: needs: must be the name of a file or module")
 
 
+def test_a_module_that_is_a_single_file_goes_by_its_name(tmp_path, monkeypatch):
+    (tmp_path / "lab.py").write_bytes(MODELS.read_bytes())
+    monkeypatch.syspath_prepend(tmp_path)
+    for needed in ("lab", "lab.py"):
+        for given in ("lab", str(tmp_path / "lab.py")):
+            use([given])
+            text = GRID.replace("models.py", needed).replace("my_tucker", "tucker").replace(", gap", "")
+            assert [extension.name for extension in parse_grid(text).extensions] == ["lab.py"]
+    assert errors(GRID.replace("models.py", "labs"))[0].endswith("give it as --with labs")
+
+
 def test_an_unknown_kind_tells_of_the_option():
     (mistake,) = errors(GRID.replace("needs: models.py\n", "").replace(", gap", ""))
     assert mistake.startswith("g.yaml:4:19: factorization.kind: unknown kind 'my_tucker'")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +31,10 @@ from orchestrator.sweeps.share import export_sweep, import_sweep
 from orchestrator.sweeps.submit import recording_of, submit
 from orchestrator.tracking.read.queries import find_sweep
 from orchestrator.tracking.store import open_store
+from tests.cli.commands import run, variables
+from tests.forked import Forked
+from tests.held import GATE
+from tests.processes import communicate, eventually
 from tests.sweeps.test_submit import Quiet
 from workloads.extensions import activate, active
 from workloads.factorizations import FACTORIZATIONS
@@ -196,6 +203,29 @@ def test_code_that_workers_cannot_load_ends_the_sweep_with_a_line(folder, cluste
     options = Options(address=cluster_address, tracking_uri=f"sqlite:///{folder}/mlflow.db", storage=str(tmp_path / "storage"), workers=1)
     with pytest.raises(CodeError, match=r"models.py:2: AssertionError: not here$"):
         submit(grid, Quiet(), options)
+
+
+@pytest.mark.ray
+def test_an_interrupted_sweep_goes_on_with_the_code_that_it_keeps(tmp_path, template, cluster_address):
+    shutil.copy(template, tmp_path)
+    (tmp_path / "models.py").write_text(MODELS.replace('(Path(__file__).absolute().parent / "ran").touch()\n', ""))
+    text = GRID.replace("[100.0, 1.0]", "[100.0]").replace("steps: 3000", "steps: 100000").replace("seeds: 3", "seeds: 2")
+    (tmp_path / "grid.yaml").write_text(text)
+    environment = variables(tmp_path) | {GATE: str(tmp_path / "gate"), "PYTHONPATH": os.environ["PYTHONPATH"]}
+    where = ["--address", cluster_address, "--storage", str(tmp_path / "storage"), "--workers", "1"]
+    arguments = ["submit", "grid.yaml", "--with", "models.py", "--checkpoint-every", "0.1", *where]
+    sweep = Forked(arguments, module="tests.held", cwd=tmp_path, env=environment)
+    eventually(lambda: sweep.poll() is not None or list((tmp_path / "storage").glob("**/checkpoints/*")))
+    sweep.send_signal(signal.SIGINT)
+    _, errors = communicate(sweep)
+    assert sweep.returncode == 130, errors
+    assert "2 trials to go: `orchestrate resume" in errors
+    (tmp_path / "models.py").unlink()
+    resumed = run(tmp_path, "resume", "--json", *where)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "2 trials go on from their checkpoints" in resumed.stderr
+    summary = json.loads(resumed.stdout.splitlines()[-1])
+    assert (summary["trials"], summary["exhausted"]) == (2, 2)
 
 
 UNPACK = "import pickle, sys\ncarried = pickle.load(sys.stdin.buffer)\nprint(carried.opened().trials[0].spec.factorization)"
