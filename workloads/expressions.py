@@ -11,7 +11,7 @@ import ast
 import copy
 import operator
 import re
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -107,7 +107,8 @@ class Expression:
     def evaluate(self, columns: Mapping[str, Any]) -> Any:
         """Return the value for ``columns``, arrays [K] by name: an array [K], or a single value if it needs no column.
 
-        Where something is undefined (the logarithm of a negative number, a missing value) it is NaN, and comparisons with it are false.
+        Where something is undefined (the logarithm of a negative number, a measure without a value) it is NaN, and whatever is compared
+        with it, neither that nor its opposite holds. A key that a trial does not have is defined: it equals nothing and is below nothing.
         """
         import numpy as np
 
@@ -119,7 +120,7 @@ class Expression:
         import numpy as np
 
         with np.errstate(all="ignore"):
-            return self._possible(self._parsed.tree, columns, known)[0]
+            return self._sides(self._parsed.tree, columns, known)[0]
 
     def margin(self, columns: Mapping[str, Any]) -> Any:
         """By how much a condition holds [K], relative to the size of what is compared; negative where it does not, NaN where undefined."""
@@ -138,42 +139,44 @@ class Expression:
                 return columns[self._parsed.columns[node.id]] if node.id in self._parsed.columns else CONSTANTS[node.id]
             case ast.List() | ast.Tuple():
                 return [self._value(item, columns) for item in node.elts]
-            case ast.UnaryOp(op=ast.Not()):
-                return np.logical_not(_truth(self._value(node.operand, columns)))
+            case ast.Compare() | ast.BoolOp() | ast.UnaryOp(op=ast.Not()):
+                return self._sides(node, columns)[0]
             case ast.UnaryOp():
                 value = _number(self._value(node.operand, columns))
                 return -value if isinstance(node.op, ast.USub) else value
             case ast.BinOp():
                 return _BINARY[type(node.op)](_number(self._value(node.left, columns)), _number(self._value(node.right, columns)))
-            case ast.BoolOp():
-                parts = [_truth(self._value(value, columns)) for value in node.values]
-                return (np.logical_and if isinstance(node.op, ast.And) else np.logical_or).reduce(np.broadcast_arrays(*parts))
-            case ast.Compare():
-                return np.logical_and.reduce(
-                    np.broadcast_arrays(*(_compare(op, left, right) for op, left, right in self._pairs(node, columns)))
-                )
             case ast.Call(func=ast.Name(id=name)):
                 return getattr(np, FUNCTIONS[name])(*(_number(self._value(argument, columns)) for argument in node.args))
         raise AssertionError(f"{ast.dump(node)} passed the check")
 
-    def _possible(self, node: ast.expr, columns: Mapping[str, Any], known: Container[str]) -> tuple[Any, Any]:
-        """Return where a condition may be true, and where it may be false."""
+    def _sides(self, node: ast.expr, columns: Mapping[str, Any], known: Container[str] | None = None) -> tuple[Any, Any]:
+        """Return where a condition is true, and where it is false; where columns are not ``known``, where it may be either."""
         import numpy as np
 
         match node:
             case ast.BoolOp(op=op):
-                parts = [self._possible(value, columns, known) for value in node.values]
+                parts = [self._sides(value, columns, known) for value in node.values]
                 true, false = (np.broadcast_arrays(*side) for side in zip(*parts, strict=True))
                 every, some = np.logical_and.reduce, np.logical_or.reduce
                 return (every(true), some(false)) if isinstance(op, ast.And) else (some(true), every(false))
             case ast.UnaryOp(op=ast.Not()):
-                true, false = self._possible(node.operand, columns, known)
+                true, false = self._sides(node.operand, columns, known)
                 return false, true
-        names = (self._parsed.columns.get(part.id) for part in ast.walk(node) if isinstance(part, ast.Name))
-        if any(name is not None and name not in known for name in names):
+        found = (self._parsed.columns.get(part.id) for part in ast.walk(node) if isinstance(part, ast.Name))
+        names = [name for name in found if name is not None]
+        if known is not None and any(name not in known for name in names):
             return np.True_, np.True_
-        value = _truth(self._value(node, columns))
-        return value, np.logical_not(value)
+        if isinstance(node, ast.Compare):
+            pairs = list(self._pairs(node, columns))
+            value = np.logical_and.reduce(np.broadcast_arrays(*(_compare(*pair) for pair in pairs)))
+            undefined = _any(_undefined(side, op) for op, *sides in pairs for side in sides)
+        else:
+            value = _truth(single := self._value(node, columns))
+            undefined = _undefined(single)
+        unset = _any(_undefined(columns[name]) for name in names if _is_key(name))
+        defined = np.logical_or(np.logical_not(undefined), unset)
+        return np.logical_and(value, defined), np.logical_and(np.logical_not(value), defined)
 
     def _pairs(self, node: ast.Compare, columns: Mapping[str, Any]) -> Iterator[tuple[ast.cmpop, Any, Any]]:
         values = [self._value(side, columns) for side in (node.left, *node.comparators)]
@@ -185,10 +188,42 @@ class Expression:
         match node:
             case ast.BoolOp():
                 parts = np.broadcast_arrays(*(self._margin(value, columns) for value in node.values))
-                return (np.minimum if isinstance(node.op, ast.And) else np.fmax).reduce(parts)
+                if isinstance(node.op, ast.Or):
+                    return np.fmax.reduce(parts)
+                least = np.fmin.reduce(parts)
+                # What is broken is so whatever else has no value.
+                return np.where(least < 0, least, np.minimum.reduce(parts))
             case ast.Compare() if all(isinstance(op, ast.Lt | ast.LtE | ast.Gt | ast.GtE) for op in node.ops):
                 return np.minimum.reduce(np.broadcast_arrays(*(_slack(*pair) for pair in self._pairs(node, columns))))
-        return np.where(self._value(node, columns), 1.0, -1.0)
+        true, false = self._sides(node, columns)
+        return np.where(true, 1.0, np.where(false, -1.0, np.nan))
+
+
+def _is_key(name: str) -> bool:
+    """Return whether a column is a key of trials' specs, which some may not have, and no measure."""
+    return name in ("seed", "dtype") or re.match(r"[a-z_]+\.[a-z]", name) is not None
+
+
+def _undefined(value: Any, op: ast.cmpop | None = None) -> Any:
+    """Return where there is no value, or none that can be compared by ``op``."""
+    import numpy as np
+
+    if isinstance(value, list):
+        return _any(_undefined(item) for item in value)
+    array = _number(value) if isinstance(op, ast.Lt | ast.LtE | ast.Gt | ast.GtE) else np.asarray(value)
+    if array.dtype.kind == "O":
+        return np.logical_or(array == None, array != array)  # noqa: E711
+    return np.isnan(array) if array.dtype.kind == "f" else np.False_
+
+
+def _any(tables: Iterable[Any]) -> Any:
+    """Return where one of some tables is true; nowhere if there are none."""
+    import numpy as np
+
+    found: Any = np.False_
+    for table in tables:
+        found = np.logical_or(found, table)
+    return found
 
 
 def _slack(op: ast.cmpop, left: Any, right: Any) -> Any:

@@ -89,6 +89,10 @@ def test_a_diverged_trial_breaks_a_bound_and_an_undefined_measure_does_not():
     made = results([{"rank": 1.0}, {"rank": 2.0}], trace)
     assert check(made, kind="bound", that="cp_rank <= 2").trials == 2
     assert check(made, kind="bound", that="loss < 2").holds
+    # Of what has no value nothing holds, and not the opposite either.
+    for that in ("cp_rank != 3", "not cp_rank == 3", "cp_rank not in [3, 4]"):
+        assert check(made, kind="bound", that=that, when="step < 1").holds is False, that
+        assert check(made, kind="bound", that=that).found == "in 2 of 2 trials"
     made.runs.loc[1, "outcome"] = "diverged"
     verdict = check(made, kind="bound", that="loss < 2")
     assert (verdict.holds, verdict.worst.trial_id, verdict.worst.step) == (False, "trial1", 1)
