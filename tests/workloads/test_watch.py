@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from orchestrator.grid.identity import trial_id
+from orchestrator.grid.watched import watched_conflicts
 from tests.specs import spec, two_by_two
 from tests.workloads import oracle
 from tests.workloads.test_loop import ENGINES, run
@@ -125,6 +126,19 @@ def test_what_is_looked_at_is_recorded():
     assert recording.names(one) == ("loss", "frobenius", "singular_values", "det")
     assert run([one], recording)[0].trace.columns == ("loss", "frobenius", "sv_0", "sv_1", "det")
     assert measures.of_column("sv_2", one) is None
+
+
+def test_columns_of_measures_with_arguments_are_looked_at():
+    one = spec(
+        problem={"kind": "tensor_completion", "shape": [4, 3, 3, 4], "target": {"rank": 1}, "observed": 40},
+        factorization={"kind": "hierarchical", "pattern": "half", "widths": [2, 3]},
+        stop={"when": "sv_1_at_0_2 > 1e-9 and component_0_at_1_3 > 1e-9", "steps": 50},
+    )
+    assert not list(watched_conflicts(one))
+    assert Recording(()).names(one) == ("loss", "singular_values_at_0_2", "components_at_1_3")
+    assert run([one], Recording(()))[0].outcome is Outcome.CONVERGED
+    assert measures.of_column("sv_10_at_0_2", one) is None
+    assert measures.of_column("sv_12", spec(problem__shape=[20, 20])) == "singular_values_13"
 
 
 def test_a_trial_is_the_same_however_its_condition_is_spaced():

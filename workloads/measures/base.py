@@ -51,6 +51,8 @@ class Measure:
     needs: Callable[..., str | None] = always
     columns: Callable[..., Sequence[str]] | None = None
     final: bool = False
+    by_column: Callable[[str], str | None] | None = None
+    """From a column to the measure's name, where what a name says after an underscore is in the names of its columns."""
     code: str = ""
     """The SHA-256 of the code that it is from, where that is a user's own."""
 
@@ -139,7 +141,8 @@ def of_column(column: str, spec: TrialSpec) -> str | None:
     else:
         # A user's own measures are asked only for columns that have their names: to ask is to run them.
         own = re.sub(r"_\d+$", "", column)
-        names = [row.shown for row in MEASURES if row.columns is not None and (not row.code or row.shown in (column, own))]
+        rows = [row for row in MEASURES if row.columns is not None and (not row.code or row.shown in (column, own))]
+        names = [*(row.shown for row in rows), *(name for row in rows if row.by_column and (name := row.by_column(column)))]
     return next((name for name in names if undefined(name, spec) is None and column in column_names(name, spec)), None)
 
 

@@ -6,6 +6,8 @@ A set of modes, counted from 0, is written ``_at_0_1``.
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from workloads.factorizations import FACTORIZATIONS, Factorization
@@ -19,6 +21,16 @@ if TYPE_CHECKING:
     from workloads.measures.numerics.snapshot import Snapshot
 
 AT = r"_at((?:_\d+)+)"
+
+
+def _named(column: str, name: str) -> Callable[[str], str | None]:
+    """Return what tells the measure ``name_at_0_1`` by a column such as ``column_0_at_0_1``."""
+
+    def by_column(text: str) -> str | None:
+        found = re.fullmatch(rf"{column}_\d+({AT})", text, re.ASCII)
+        return found and f"{name}{found[1]}"
+
+    return by_column
 
 
 def _some(spec: TrialSpec, text: str) -> str | None:
@@ -41,6 +53,7 @@ def _sv_columns(spec: TrialSpec, text: str) -> list[str]:
     shown="singular_values_at_0_1",
     needs=_some,
     columns=_sv_columns,
+    by_column=_named("sv", "singular_values"),
 )
 def singular_values_at(x: Snapshot, text: str) -> Tensor:
     """Return the largest singular values of a matricization [R, k], in falling order."""
@@ -83,6 +96,7 @@ def _component_columns(spec: TrialSpec, text: str) -> list[str]:
     shown="components_at_0_1",
     needs=_node,
     columns=_component_columns,
+    by_column=_named("component", "components"),
 )
 def components_at(x: Snapshot, text: str) -> Tensor:
     """Return the norms of a node's components [R, k], the largest first (at most ten): the products of their vectors' norms."""

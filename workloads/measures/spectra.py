@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from workloads.measures.base import MOST_COLUMNS, matrix, matrix_rank, measure
@@ -26,12 +27,18 @@ def _sv_columns(spec: TrialSpec, count: str | None) -> list[str]:
     return [f"sv_{k}" for k in range(min(*spec.shape, int(count or MOST_COLUMNS)))]
 
 
+def _as_many(column: str) -> str | None:
+    found = re.fullmatch(r"sv_(\d{1,6})", column, re.ASCII)
+    return found and f"singular_values_{int(found[1]) + 1}"
+
+
 @measure(
     "the ten largest singular values, or the K largest with singular_values_K: columns sv_0, sv_1, …",
     r"singular_values(?:_(\d+))?",
     shown="singular_values",
     needs=_leading,
     columns=_sv_columns,
+    by_column=_as_many,
 )
 def singular_values(x: Snapshot, count: str | None) -> Tensor:
     """Return the largest singular values [R, k], in falling order."""
