@@ -18,12 +18,14 @@ FORMATS = ("csv", "tex")
 class Table:
     """Rows about a ``subject``, and how they stand on a page: each in a cell [N], under a heading, in the line that ``lines`` say.
 
+    ``columns`` are the headings in their order, once each.
     ``lines`` are texts, a column for each of those on the left; a row of which one is empty stands in every line with the others.
     """
 
     subject: str
     rows: pd.DataFrame
     lines: pd.DataFrame
+    columns: Sequence[str]
     headings: Sequence[str]
     cells: Sequence[str]
     """As LaTeX has them."""
@@ -41,14 +43,13 @@ def as_latex(table: Table) -> str:
     from orchestrator.analysis.typesetting import escaped, tabular
 
     whole = table.lines[(table.lines != "").all(axis=1)].drop_duplicates()
-    columns = list(dict.fromkeys(table.headings))
     page = []
     for line in whole.itertuples(index=False):
         there = ((table.lines == list(line)) | (table.lines == "")).all(axis=1)
         found = {heading: cell for heading, cell, here in zip(table.headings, table.cells, there, strict=True) if here}
-        page.append([*map(escaped, line), *(found.get(column, "--") for column in columns)])
+        page.append([*map(escaped, line), *(found.get(column, "--") for column in table.columns)])
     left = list(table.lines.columns)
-    lines = tabular([*left, *columns], page, "l" * len(left) + "r" * len(columns))
+    lines = tabular([*left, *table.columns], page, "l" * len(left) + "r" * len(table.columns))
     return "\n".join([f"% {one_line(table.subject)}: \\usepackage{{booktabs}}", *lines]) + "\n"
 
 

@@ -157,6 +157,15 @@ def test_a_table_for_latex_has_a_line_for_each_x_and_a_column_for_each_colour():
     assert [rule for rule in ("\\toprule", "\\midrule", "\\bottomrule") if rule in text] == ["\\toprule", "\\midrule", "\\bottomrule"]
 
 
+def test_columns_are_in_order_also_where_the_first_line_lacks_one():
+    text = tables(results([trial for trial in TRAINED if trial["factorization.depth"] == 3 or trial["init.scale"] > 0.5]))["tex"]
+    assert [line for line in text.splitlines() if "&" in line] == [
+        r"factorization.depth & init.scale 0.1 & init.scale 1 \\",
+        r"2 & -- & $32$ \\",
+        r"3 & $\leq 8$ & $> 32$ \\",
+    ]
+
+
 def test_a_table_for_latex_with_facets_has_them_on_the_left():
     text = tables(
         MADE,

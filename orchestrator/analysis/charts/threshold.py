@@ -131,12 +131,15 @@ def table(figure: Threshold, results: Results, trials: NDArray[np.intp]) -> Tabl
     color = f"{titles['color']} " if isinstance(figure.color, str) else ""
     colors = [f"{color}{value}" if value else "" for value in texts.get("color", [""] * len(texts))]
     headings = [", ".join(filter(None, pair)) or "threshold" for pair in zip(texts["baseline"], colors, strict=True)]
+    # A color that the first line does not have stands among the others all the same.
+    order = found.sort_values(["baseline", *(["color"] if "color" in found else [])], kind="stable").index
+    columns = list(dict.fromkeys(headings[place] for place in order))
     rows = found.replace({"threshold": {math.inf: math.nan}}).rename(columns=titles)
     if not found["baseline"].any():
         rows = rows.drop(columns="baseline")
     cells = [_cell(row) for row in found.itertuples(index=False)]
     subject = f"the smallest {figure.of} from which on {figure.when}"
-    return Table(subject, rows, texts[left].rename(columns=titles), headings, cells)
+    return Table(subject, rows, texts[left].rename(columns=titles), columns, headings, cells)
 
 
 def _cell(row: Any) -> str:
