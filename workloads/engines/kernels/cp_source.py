@@ -45,11 +45,35 @@ def cp_kernel(key: CpKey) -> Any:
 
 
 def _source(key: CpKey) -> str:
-    write, update, row = Writer(), key.update, key.vectors
-    size = key.rows * row
+    write, update, course = Writer(), key.update, course_of(key)
     write(*vector_type(key.dtype, key.width))
     if key.loss is not None:
         write(*defined(key.loss, "real", 1))
+    _tables(key, write)
+    course.define(write)
+    if update.options.draws:
+        # The leaves of a lane lie side by side, below its first root to its last.
+        write("vec* const x = (vec*)scratch.data;", "int first_ = roots.data[2 * lane], end_ = roots.data[2 * lane + 1];")
+        with write.loop("n", 1, len(key.shape)):
+            write("first_ = child.data[first_];", "end_ = child.data[end_];")
+    course.load(write)
+    with write.block("for (;; ++done)"):
+        course.begin(write)
+        with write.loop("q", 0, key.rows * key.vectors):
+            write("g[q] = zero;")
+        write("total = 0;")
+        _nodes(key, write, 0, "roots.data[2 * lane]", "roots.data[2 * lane + 1]")
+        write("total *= scale;", f"if (!({GOING.format(none=0)}) || done >= last) break;")
+        _step(key, write)
+    write(*(f"numbers.data[(size_t)lane * {len(update.numbers)} + {n}] = {name};" for n, name in enumerate(update.numbers)))
+    write("steps.data[lane] = done;", "losses.data[lane] = total;")
+    return write.text
+
+
+def _tables(key: CpKey, write: Writer) -> None:
+    """Write variables for a lane's rows of the tables."""
+    update, row = key.update, key.vectors
+    size = key.rows * row
     write(f"vec* __restrict__ w = (vec*)weights.data + (size_t)lane * {size};", "vec* __restrict__ g = (vec*)scratch.data;")
     for n in range(len(update.arrays)):
         write(f"vec* __restrict__ s{n} = (vec*)state.data + ((size_t)lane * {len(update.arrays)} + {n}) * {size};")
@@ -62,7 +86,7 @@ def _source(key: CpKey) -> str:
         )
         place += 2 * row
     write(f"const real* __restrict__ h = hyper.data + (size_t)lane * {len(update.hyper) + 1};")
-    scheduled, course = "schedule" in update.options, course_of(key)
+    scheduled = "schedule" in update.options
     write(*(f"const real {'full_' if scheduled and name == 'lr' else name} = h[{n}];" for n, name in enumerate(update.hyper)))
     rate = "" if scheduled else ", rate = lr * twice"
     write(f"const real scale = h[{len(update.hyper)}], twice = {TWICE[key.loss is not None]}{rate};")
@@ -75,34 +99,22 @@ def _source(key: CpKey) -> str:
     )
     write("if (last < 0) return;")
     write(*(f"real {name} = numbers.data[(size_t)lane * {len(update.numbers)} + {n}];" for n, name in enumerate(update.numbers)))
-    course.define(write)
-    if update.options.draws:
-        # The leaves of a lane lie side by side, below its first root to its last.
-        write("vec* const x = (vec*)scratch.data;", "int first_ = roots.data[2 * lane], end_ = roots.data[2 * lane + 1];")
-        with write.loop("n", 1, len(key.shape)):
-            write("first_ = child.data[first_];", "end_ = child.data[end_];")
-    course.load(write)
-    with write.block("for (;; ++done)"):
-        course.begin(write)
+
+
+def _step(key: CpKey, write: Writer) -> None:
+    """Write what takes a step with the gradient."""
+    update, size = key.update, key.rows * key.vectors
+    for n, (name, slope, following) in enumerate(update.norms("real", 1)):
+        norm = "norm" if n == 0 else "again_"
+        write(f"vec {norm} = zero;")
         with write.loop("q", 0, size):
-            write("g[q] = zero;")
-        write("total = 0;")
-        _nodes(key, write, 0, "roots.data[2 * lane]", "roots.data[2 * lane + 1]")
-        write("total *= scale;", f"if (!({GOING.format(none=0)}) || done >= last) break;")
-        for n, (name, slope, following) in enumerate(update.norms("real", 1)):
-            norm = "norm" if n == 0 else "again_"
-            write(f"vec {norm} = zero;")
-            with write.loop("q", 0, size):
-                write(f"{norm} += {slope('w[q]', 'g[q]')} * {slope('w[q]', 'g[q]')};")
-            lines, (added,) = sums([norm], key.width, "n" if n == 0 else "a")
-            write(*lines, f"const real {name} = {added};", *following)
-        # On plain numbers: a lane has one learning rate for all its components.
-        write(*update.prepare("real", 1))
-        with write.loop("q", 0, size):
-            write(*update.entry("w[q]", "g[q]", [f"s{n}[q]" for n in range(len(update.arrays))], key.width))
-    write(*(f"numbers.data[(size_t)lane * {len(update.numbers)} + {n}] = {name};" for n, name in enumerate(update.numbers)))
-    write("steps.data[lane] = done;", "losses.data[lane] = total;")
-    return write.text
+            write(f"{norm} += {slope('w[q]', 'g[q]')} * {slope('w[q]', 'g[q]')};")
+        lines, (added,) = sums([norm], key.width, "n" if n == 0 else "a")
+        write(*lines, f"const real {name} = {added};", *following)
+    # On plain numbers: a lane has one learning rate for all its components.
+    write(*update.prepare("real", 1))
+    with write.loop("q", 0, size):
+        write(*update.entry("w[q]", "g[q]", [f"s{n}[q]" for n in range(len(update.arrays))], key.width))
 
 
 def course_of(key: CpKey) -> LeafCourse:
