@@ -49,6 +49,7 @@ LAYERS = [
         "workloads.arrays",
         "workloads.caches",
         "workloads.section",
+        "workloads.comparisons",
         "workloads.expressions",
         "workloads.stepping",
         "workloads.mode_tree",

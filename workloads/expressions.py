@@ -11,10 +11,12 @@ import ast
 import copy
 import operator
 import re
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
+
+from workloads.comparisons import anywhere, compare, number, slack, truth, undefined
 
 MAX_LENGTH = 1000
 MAX_DIGITS = 100
@@ -43,14 +45,6 @@ _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
     ast.Pow: operator.pow,
-}
-_COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
-    ast.Lt: operator.lt,
-    ast.LtE: operator.le,
-    ast.Gt: operator.gt,
-    ast.GtE: operator.ge,
-    ast.Eq: operator.eq,
-    ast.NotEq: operator.ne,
 }
 _TOKEN = re.compile(
     r"(?P<text>'[^'\\\n]*'|\"[^\"\\\n]*\")|(?P<number>(?:\d+(?:_\d+)*(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)"
@@ -142,12 +136,12 @@ class Expression:
             case ast.Compare() | ast.BoolOp() | ast.UnaryOp(op=ast.Not()):
                 return self._sides(node, columns)[0]
             case ast.UnaryOp():
-                value = _number(self._value(node.operand, columns))
+                value = number(self._value(node.operand, columns))
                 return -value if isinstance(node.op, ast.USub) else value
             case ast.BinOp():
-                return _BINARY[type(node.op)](_number(self._value(node.left, columns)), _number(self._value(node.right, columns)))
+                return _BINARY[type(node.op)](number(self._value(node.left, columns)), number(self._value(node.right, columns)))
             case ast.Call(func=ast.Name(id=name)):
-                return getattr(np, FUNCTIONS[name])(*(_number(self._value(argument, columns)) for argument in node.args))
+                return getattr(np, FUNCTIONS[name])(*(number(self._value(argument, columns)) for argument in node.args))
         raise AssertionError(f"{ast.dump(node)} passed the check")
 
     def _sides(self, node: ast.expr, columns: Mapping[str, Any], known: Container[str] | None = None) -> tuple[Any, Any]:
@@ -169,13 +163,13 @@ class Expression:
             return np.True_, np.True_
         if isinstance(node, ast.Compare):
             pairs = list(self._pairs(node, columns))
-            value = np.logical_and.reduce(np.broadcast_arrays(*(_compare(*pair) for pair in pairs)))
-            undefined = _any(_undefined(side, op) for op, *sides in pairs for side in sides)
+            value = np.logical_and.reduce(np.broadcast_arrays(*(compare(*pair) for pair in pairs)))
+            nothing = anywhere(undefined(side, op) for op, *sides in pairs for side in sides)
         else:
-            value = _truth(single := self._value(node, columns))
-            undefined = _undefined(single)
-        unset = _any(_undefined(columns[name]) for name in names if _is_key(name))
-        defined = np.logical_or(np.logical_not(undefined), unset)
+            value = truth(single := self._value(node, columns))
+            nothing = undefined(single)
+        unset = anywhere(undefined(columns[name]) for name in names if _is_key(name))
+        defined = np.logical_or(np.logical_not(nothing), unset)
         return np.logical_and(value, defined), np.logical_and(np.logical_not(value), defined)
 
     def _pairs(self, node: ast.Compare, columns: Mapping[str, Any]) -> Iterator[tuple[ast.cmpop, Any, Any]]:
@@ -194,7 +188,7 @@ class Expression:
                 # What is broken is so whatever else has no value.
                 return np.where(least < 0, least, np.minimum.reduce(parts))
             case ast.Compare() if all(isinstance(op, ast.Lt | ast.LtE | ast.Gt | ast.GtE) for op in node.ops):
-                return np.minimum.reduce(np.broadcast_arrays(*(_slack(*pair) for pair in self._pairs(node, columns))))
+                return np.minimum.reduce(np.broadcast_arrays(*(slack(*pair) for pair in self._pairs(node, columns))))
         true, false = self._sides(node, columns)
         return np.where(true, 1.0, np.where(false, -1.0, np.nan))
 
@@ -202,72 +196,6 @@ class Expression:
 def _is_key(name: str) -> bool:
     """Return whether a column is a key of trials' specs, which some may not have, and no measure."""
     return name in ("seed", "dtype") or re.match(r"[a-z_]+\.[a-z]", name) is not None
-
-
-def _undefined(value: Any, op: ast.cmpop | None = None) -> Any:
-    """Return where there is no value, or none that can be compared by ``op``."""
-    import numpy as np
-
-    if isinstance(value, list):
-        return _any(_undefined(item) for item in value)
-    array = _number(value) if isinstance(op, ast.Lt | ast.LtE | ast.Gt | ast.GtE) else np.asarray(value)
-    if array.dtype.kind == "O":
-        return np.logical_or(array == None, array != array)  # noqa: E711
-    return np.isnan(array) if array.dtype.kind == "f" else np.False_
-
-
-def _any(tables: Iterable[Any]) -> Any:
-    """Return where one of some tables is true; nowhere if there are none."""
-    import numpy as np
-
-    found: Any = np.False_
-    for table in tables:
-        found = np.logical_or(found, table)
-    return found
-
-
-def _slack(op: ast.cmpop, left: Any, right: Any) -> Any:
-    import numpy as np
-
-    left, right = np.asarray(_number(left), dtype=np.float64), np.asarray(_number(right), dtype=np.float64)
-    gap = right - left if isinstance(op, ast.Lt | ast.LtE) else left - right
-    size = np.maximum(np.abs(left), np.abs(right))
-    # What is equal holds by nothing, which is enough for "at most" and not for "less than".
-    least = -np.finfo(np.float64).tiny if isinstance(op, ast.Lt | ast.Gt) else 0.0
-    return np.where(gap == 0, least, np.where(np.isinf(size), np.sign(gap), gap / np.where(size > 0, size, 1.0)))
-
-
-def _compare(op: ast.cmpop, left: Any, right: Any) -> Any:
-    import numpy as np
-
-    if isinstance(op, ast.In | ast.NotIn):
-        found = np.logical_or.reduce(np.broadcast_arrays(*(_compare(ast.Eq(), left, item) for item in right)))
-        return found if isinstance(op, ast.In) else np.logical_not(found)
-    if isinstance(op, ast.Eq | ast.NotEq):
-        return _COMPARE[type(op)](np.asarray(left), right)
-    return _COMPARE[type(op)](_number(left), _number(right))
-
-
-def _truth(value: Any) -> Any:
-    """Return true or false; a missing value (NaN) is neither and counts as false."""
-    import numpy as np
-
-    array = np.asarray(value)
-    return array if array.dtype == np.bool_ else array == True  # noqa: E712
-
-
-def _number(value: Any) -> Any:
-    """Return a value fit for arithmetic: text is not a number."""
-    import numpy as np
-
-    array = np.asarray(value)
-    if array.dtype.kind in "OUS":
-        number = np.full(array.shape, np.nan)
-        for place, item in np.ndenumerate(array):
-            if isinstance(item, int | float):
-                number[place] = item
-        return number
-    return array.astype(np.float64) if array.dtype.kind in "iub" else array
 
 
 @dataclass(frozen=True)
