@@ -44,8 +44,8 @@ class KernelStep:
     Hyperparameters and the numbers of a lane's state are variables of the kernel by their names. ``entry(w, g, state, root)`` is code that
     changes the parameter ``w`` by its gradient ``g``, with one expression of ``state`` for each that is like the parameters;
     ``prepare(kind, root)`` is what comes before the entries, once a step, in variables of type ``kind``. ``outer`` is what the residual is
-    multiplied by to give dL/dW: ``rate`` has the learning rate in it already. ``whole`` says that no parameter may change before the
-    squared norm of the whole gradient, ``squared``, is known.
+    multiplied by to give dL/dW: ``rate`` has the learning rate in it already. ``whole`` says that no parameter may change before
+    the squared norm of the whole gradient, ``squared``, is known. ``g`` is what options have made of the gradient.
     """
 
     entry: Callable[[str, str, list[str], Root], list[str]]
