@@ -70,6 +70,8 @@ class Kind(Section):
     seeded: ClassVar[bool] = False
     """True where the trial's seed changes what it does."""
     registry: ClassVar[Registry[Any]]
+    data_key: ClassVar[str] = "file"
+    """The key that may name a `data_file`."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:

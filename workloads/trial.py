@@ -68,6 +68,9 @@ def conflicts(
         if any(key == "factorization.kind" for key, _ in wrong):
             return
         shape = None if wrong else shape
+    if problem.inputs != factorization.maps:
+        yield "factorization.kind", _unlike(problem, factorization)
+        return
     if factorization.solved:
         yield from _solved_conflicts(factorization, optimizer, loss, stop, dtype)
     elif optimizer is None:
@@ -78,6 +81,8 @@ def conflicts(
             yield "dtype", f"must be float64 with optimizer.kind {optimizer.kind}, whose errors are smaller than {dtype} tells apart"
         if loss.signs and optimizer.label_noise is not None:
             yield "optimizer.label_noise", f"is noise on numbers, and loss {loss.kind} is of signs"
+        elif problem.inputs and optimizer.label_noise is not None:
+            yield "optimizer.label_noise", f"is not defined for problem.kind {problem.kind}, whose inputs are all that is observed"
     if not factorization.starts:
         if init is not None:
             yield "init", f"has no effect with factorization.kind {factorization.kind}, which starts from zero{UNSET}"
@@ -85,6 +90,15 @@ def conflicts(
         yield "init", f"is missing: factorization {factorization.kind} needs a start"
     else:
         yield from init.conflicts(factorization, shape)
+
+
+def _unlike(problem: Problem, factorization: Factorization) -> str:
+    """Return why a function and a matrix or tensor do not go together."""
+    if problem.inputs:
+        kinds = [kind for kind, model in FACTORIZATIONS.items() if model.maps]
+        return f"{factorization.kind} is no function of inputs, which problem.kind {problem.kind} needs: {' or '.join(kinds)}"
+    kinds = [kind for kind, model in PROBLEMS.items() if model.inputs]
+    return f"{factorization.kind} is a function of inputs, which problem.kind {problem.kind} has not: it goes with {' or '.join(kinds)}"
 
 
 def _solved_conflicts(factorization: Factorization, optimizer: Optimizer | None, loss: Loss, stop: Stop, dtype: str) -> Iterator[Conflict]:
@@ -138,6 +152,16 @@ class TrialSpec(BaseModel):
         return self.factorization.shapes(self.shape)
 
     @property
+    def shown(self) -> int:
+        """For how many inputs a step evaluates the factorization: see `Problem.shown`."""
+        return self.problem.shown(None if self.optimizer is None else self.optimizer.batch)
+
+    @property
+    def share(self) -> float:
+        """How many times the loss of the inputs of a step counts, so that it is that of all on average."""
+        return (self.problem.observations() or 1) / self.shown if self.problem.inputs else 1.0
+
+    @property
     def seeded(self) -> bool:
         """True where ``seed`` changes the numbers. Else all seeds are one trial."""
         parts = (self.problem, self.factorization, self.init, self.optimizer, self.loss)
@@ -167,8 +191,8 @@ class TrialSpec(BaseModel):
     def sections(self) -> tuple[object, ...]:
         """What specs that share their sections, as those of a grid do, have in common: as long as they are there, specs of which this is
         equal differ in start, step size, stop and seeds alone, and what follows from all else has to be found out for one of them only."""
-        steps = None if self.optimizer is None else self.optimizer.structure
-        return (self.problem.alike, id(self.factorization), steps, self.loss.structure, self.dtype, self.stop.when, self.stop.abort)
+        steps = (None if self.optimizer is None else self.optimizer.structure, self.loss.structure, self.shown)
+        return (self.problem.alike, id(self.factorization), steps, self.dtype, self.stop.when, self.stop.abort)
 
     @property
     def lane_key(self) -> tuple[object, ...]:
@@ -176,8 +200,9 @@ class TrialSpec(BaseModel):
         shapes = tuple(self.factor_shapes.values())
         program = self.factorization.program_key(self.shape)
         own = tuple(type(part) for part in self.own)
+        observed = (self.problem.sensing, self.problem.inputs, self.shown)
         steps = (self.method.structure, self.loss.structure)
-        return (self.problem.sensing, self.shape, self.factorization.kind, program, shapes, *steps, self.dtype, own)
+        return (observed, self.shape, self.factorization.kind, program, shapes, *steps, self.dtype, own)
 
     def initial_factors(self, files: Mapping[str, bytes]) -> list[NDArray[np.float64]]:
         """Return the parameters at step 0, in float64. ``files`` maps SHA-256 digests to contents.
@@ -238,27 +263,32 @@ def lane_cost(spec: TrialSpec, observations: int | None = None) -> LaneCost:
     """Return the cost of one lane of ``spec`` in the batched engine; ``observations`` where the spec alone does not tell their number."""
     size, parameters = math.prod(spec.shape), sum(math.prod(s) for s in spec.factor_shapes.values())
     seen = spec.problem.observations() or observations or size
-    program = spec.factorization.cost(spec.shape)
-    flops, numbers = spec.problem.cost(seen)
+    program, shown = spec.factorization.cost(spec.shape), spec.shown
+    flops, numbers = spec.problem.cost(shown if spec.problem.inputs else seen)
     kept = parameters * (3 + spec.method.stepping.copies)  # parameters, gradients, the copy to step back to
-    buffers = program.buffers + numbers
-    scaled = spec.loss.factor(seen) != (0.5 if spec.loss.squares is not None else 1.0)
-    if not spec.problem.sensing and scaled:
-        buffers += size  # dL/dW is not the residual itself
+    if spec.factorization.maps:
+        kept += parameters  # a copy of parameters that do not lie on lines of cache
+    # How many numbers the residual has, or what is in place of it.
+    width = seen if spec.problem.sensing else size * shown
+    buffers = program.buffers * shown + numbers
+    scale = spec.loss.factor(seen * size if spec.problem.inputs else seen) * spec.share
+    if not spec.problem.sensing and scale != (0.5 if spec.loss.squares is not None else 1.0):
+        buffers += width  # dL/dW is not the residual itself
     if spec.loss.squares is None:
-        of_each, many = facts_of(spec.loss, (1,), spec.dtype), seen if spec.problem.sensing else size
-        buffers += many * (of_each.steps + 1)
-        flops += many * (of_each.flops or UNTRACED)
-    flops = flops + program.flops
+        of_each = facts_of(spec.loss, (1,), spec.dtype)
+        buffers += width * (of_each.steps + 1)
+        flops += width * (of_each.flops or UNTRACED)
+    flops = flops + program.flops * shown
     if spec.optimizer is not None:
         flops *= spec.optimizer.evaluations
     if spec.optimizer is not None and spec.optimizer.draws:
-        drawn = RANDOM * (seen if spec.problem.sensing else size)
+        drawn = RANDOM * (seen if spec.problem.sensing or spec.problem.inputs else size)
         buffers, flops = buffers + drawn, flops + RANDOM * drawn
     return LaneCost((kept + buffers) * ITEM_BYTES[spec.dtype], flops + 2 * parameters, kept + buffers)
 
 
 def measurement_bytes(spec: TrialSpec, observations: int | None = None) -> int:
-    """Return the bytes of a sensing problem's measurements; 0 for completion. What is solved keeps them with orthonormal rows, too."""
-    copies = 2 if spec.factorization.solved else 1
-    return copies * spec.problem.measurement_entries(spec.problem.observations() or observations or 0) * ITEM_BYTES[spec.dtype]
+    """Return the bytes of a problem's measurements or inputs; 0 for completion. What is solved keeps them with orthonormal rows, too."""
+    copies, seen = 2 if spec.factorization.solved else 1, spec.problem.observations() or observations or 0
+    kept = spec.problem.kept_entries(seen) * ITEM_BYTES["float64"]
+    return copies * spec.problem.measurement_entries(seen) * ITEM_BYTES[spec.dtype] + kept

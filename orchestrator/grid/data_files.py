@@ -47,7 +47,7 @@ class Files:
 
     def attach(self, part: str, section: Part, file: FileRef, where: Mapping[str, Path], mistakes: list[Mistake]) -> Part | None:
         """Read the ``file`` of a section. Returns the section with what the file says, or ``None`` after a mistake."""
-        key = f"{part}.file"
+        key = f"{part}.{section.data_key}"
         try:
             digest = self.read(file.path)
             read = section.with_data(self.contents[digest], digest)

@@ -17,14 +17,18 @@ from workloads.trial import TrialSpec
 
 SHAPES = {1: (6,), 2: (3, 4), 3: (2, 3, 4)}
 """The shapes of the small trials, by order."""
-LARGER = {1: (60,), 2: (40, 30), 3: (12, 9, 11), 4: (6, 5, 7, 6)}
+FUNCTION = 0
+"""What stands for the order where a function is looked for, rather than a vector, matrix or tensor."""
+IMAGE = (4, 4, 3)
+"""The shape of its inputs."""
+LARGER = {FUNCTION: (12, 12, 3), 1: (60,), 2: (40, 30), 3: (12, 9, 11), 4: (6, 5, 7, 6)}
 """Those of trials whose memory is held to what is planned."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """``keys`` besides the shape, and, for a problem's data, the predictions [N] that a matrix or tensor W [*shape] makes, and the
-    observations [N]."""
+    """``keys`` besides the shape, and, for a problem's data, the predictions [N] that a matrix or tensor W [*shape], or a function, makes,
+    and the observations [N]."""
 
     order: int
     keys: Mapping[str, Any]
@@ -41,8 +45,13 @@ def inner_products(data: Any, dtype: torch.dtype) -> tuple[Callable[[Tensor], Te
     return lambda w: operators @ w.reshape(-1), torch.from_numpy(data.values).to(dtype)
 
 
+def reconstructed(data: Any, dtype: torch.dtype) -> tuple[Callable[[Callable[[Tensor], Tensor]], Tensor], Tensor]:
+    images = torch.from_numpy(data.inputs).to(dtype)
+    return lambda f: f(images).flatten(), images.flatten()
+
+
 def loss_of(one: TrialSpec, data: Any, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-    """The loss of a matrix or tensor W [*shape], by the rows of this file."""
+    """The loss of a matrix or tensor W [*shape], or of a function, by the rows of this file."""
     predict, observed = PROBLEMS[one.problem.kind].seen(data, dtype)
     return lambda w: LOSSES[one.loss.kind].of(predict(w), observed, one.loss)
 
@@ -54,12 +63,13 @@ PROBLEMS = {
     "tensor_sensing": Problem(3, {"target": {"rank": 2, "frobenius": 2.0}, "observed": 9}, inner_products),
     "vector_sensing": Problem(1, {"target": {"sparsity": 2, "frobenius": 2.0}, "observed": 4}, inner_products),
     "regression": Problem(1, {"target": {"frobenius": 2.0}, "observed": 4, "correlation": 0.5, "noise": {"std": 0.1}}, inner_products),
+    "reconstruction": Problem(FUNCTION, {"observed": 6, "held_out": 3}, reconstructed),
 }
 
 
 @dataclass(frozen=True)
 class Factorization:
-    """``keys`` by the order of the shape, for the orders that there are, and the product of one run's factors.
+    """``keys`` by the order of the shape, for the orders that there are, and the product of one run's factors, or the function.
 
     What is solved has none: it names the test that holds it to a reference. ``square``: for square matrices only.
     """
@@ -71,7 +81,7 @@ class Factorization:
 
     def shape(self, order: int, shapes: Mapping[int, tuple[int, ...]] = SHAPES) -> tuple[int, ...]:
         """The shape of a trial, of those by order."""
-        return (shapes[order][0],) * order if self.square else shapes[order]
+        return (shapes[order][0],) * order if self.square else shapes.get(order, IMAGE)
 
 
 def outer_products(*factors: Tensor) -> Tensor:
@@ -100,6 +110,12 @@ def spectrum(filters: tuple[Tensor, ...]) -> Tensor:
     return torch.stack([torch.fft.fft(w, norm="ortho") for w in filters]).prod(0)
 
 
+def autoencoder(*factors: Tensor) -> Callable[[Tensor], Tensor]:
+    """One with a hidden layer and a linear one: 48 - 5 (ReLU) - 3 - 3 - 5 (ReLU) - 48 (tanh). Others: tests/workloads/test_autoencoder.py."""
+    w1, b1, w2, b2, w3, w4, b4, w5, b5 = factors
+    return lambda x: torch.tanh(torch.relu((torch.relu(x @ w1.T + b1) @ w2.T + b2) @ w3.T @ w4.T + b4) @ w5.T + b5)
+
+
 FACTORIZATIONS = {
     "deep_matrix": Factorization({2: {"depth": 3, "widths": [4, 2]}}, lambda *w: torch.linalg.multi_dot(w[::-1]) if len(w) > 1 else w[0]),
     "cp": Factorization({2: {"components": 3}, 3: {"components": 5}}, outer_products),
@@ -111,6 +127,7 @@ FACTORIZATIONS = {
     "tucker": Factorization({3: {"ranks": [2, 2, 3]}}, lambda core, a, b, c: torch.einsum("abc,ia,jb,kc->ijk", core, a, b, c)),
     "tensor_train": Factorization({3: {"ranks": [2, 3]}}, lambda a, b, c: torch.einsum("ia,ajb,bk->ijk", a, b, c)),
     "symmetric": Factorization({2: {"width": 2, "signed": True}}, lambda u, v: torch.einsum("ia,ja->ij", u, u) - v @ v.T, square=True),
+    "autoencoder": Factorization({FUNCTION: {"hidden": [5], "code_size": 3, "linear_layers": 1}}, autoencoder),
     "min_frobenius": Factorization(
         {1: {}, 2: {}, 3: {}}, tested_by="tests.workloads.test_convex.test_least_frobenius_norm_is_the_pseudo_inverse"
     ),
@@ -247,6 +264,8 @@ INITS = {
     "identity": Init({"scale": 0.5}, diagonal),
     "constant": Init({"scale": 0.5}, lambda f: (f == 0.5).all()),
     "orthogonal": Init({"scale": 0.5}, orthonormal, matrices_only=True),
+    # Against PyTorch's own layers: tests/workloads/test_autoencoder.py.
+    "uniform": Init({"scale": 0.5}, lambda f: 0 < np.abs(f).max() < 0.5),
     "file": Init({"file": "start.npz"}, lambda f: np.array_equal(f, np.arange(f.size).reshape(f.shape) / 7)),
 }
 
@@ -280,13 +299,21 @@ def pairs(*, trained: bool = False) -> list[tuple[str, str]]:
 
 SQUARES = ("half_sse", "mse")
 """Losses that are multiples of the sum of squares."""
-TRAINED = [(*pair, optimizer, loss) for pair in pairs(trained=True) for optimizer in OPTIMIZERS for loss in SQUARES] + [
-    # Of what is between product and gradient no optimizer knows, and each way to make a kernel is one of these.
-    (*pair, "gd", loss)
-    for pair in pairs(trained=True)
-    for loss in LOSSES
-    if loss not in SQUARES and pair[1] in ("deep_matrix", "cp", "tucker")
-]
+TRAINED = (
+    [(*pair, optimizer, loss) for pair in pairs(trained=True) for optimizer in OPTIMIZERS for loss in SQUARES]
+    + [
+        # Of what is between product and gradient no optimizer knows, and each way to make a kernel is one of these.
+        (*pair, "gd", loss)
+        for pair in pairs(trained=True)
+        for loss in LOSSES
+        if loss not in SQUARES and pair[1] in ("deep_matrix", "cp", "tucker")
+    ]
+    + [
+        # What is observed changes from step to step where mini-batches are shown: tests/workloads/test_autoencoder.py.
+        ("reconstruction", "autoencoder", "gd", loss)
+        for loss in ("huber", "absolute")
+    ]
+)
 """Problems, factorizations, optimizers and losses that go together: what each engine has to train as the plain loop does."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.contract.references import FACTORIZATIONS, LARGER, LOSSES, OPTIMIZERS, SQUARES, pairs, spec
+from tests.contract.references import FACTORIZATIONS, FUNCTION, LARGER, LOSSES, OPTIMIZERS, SQUARES, pairs, spec
 from workloads.trial import TrialSpec
 
 SIZES = {
@@ -21,6 +21,7 @@ SIZES = {
         for optimizer in OPTIMIZERS
         if row.product is not None
     },
+    "reconstruction-autoencoder-absolute": spec("reconstruction", "autoencoder", "gd", "absolute"),
     "float32": spec("matrix_completion", "deep_matrix", dtype="float32"),
     "depth1": spec("matrix_completion", "deep_matrix", loss="mse", keys={"depth": 1}),
     **{
@@ -40,6 +41,6 @@ SIZES = {
 def larger(name: str, count: int) -> list[TrialSpec]:
     """Trials at a size that counts, with a data set of their own each: nothing is shared."""
     one = SIZES[name]
-    shape = FACTORIZATIONS[one.factorization.kind].shape(len(one.shape), LARGER)
+    shape = FACTORIZATIONS[one.factorization.kind].shape(FUNCTION if one.problem.inputs else len(one.shape), LARGER)
     problem = one.problem.model_copy(update={"shape": shape, "observed": 45})
     return [one.model_copy(update={"seed": n, "problem": problem.model_copy(update={"seed": n})}) for n in range(count)]

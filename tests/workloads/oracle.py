@@ -17,10 +17,10 @@ from workloads.trial import TrialSpec
 
 @dataclass
 class Run:
-    """Losses before each step and after the last [steps + 1], the end-to-end product and the parameters at the end."""
+    """Losses before each step and after the last [steps + 1], the end-to-end product, if it is no function, and the parameters at the end."""
 
     losses: np.ndarray
-    product: np.ndarray
+    product: np.ndarray | None
     params: list[np.ndarray]
 
 
@@ -61,7 +61,9 @@ def _train(spec: TrialSpec, steps: int, files) -> Run:
         step.step(*([gradient] if getattr(step, "looks_elsewhere", False) else []))
     with torch.no_grad():
         losses.append(loss().item())
-        return Run(np.array(losses), product(*params).detach().numpy(), [p.detach().numpy().copy() for p in params])
+        whole = product(*params)
+        found = whole.detach().numpy() if isinstance(whole, Tensor) else None
+        return Run(np.array(losses), found, [p.detach().numpy().copy() for p in params])
 
 
 def by_hand(spec: TrialSpec, steps: int) -> tuple[float, np.ndarray]:

@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from tests.specs import spec, two_by_two
-from tests.workloads import test_distances, test_gradient_flow, test_hierarchical, test_infimal, test_landscape
+from tests.workloads import test_autoencoder, test_distances, test_gradient_flow, test_hierarchical, test_infimal, test_landscape
 from workloads import measures
 from workloads.engines.base import create
 from workloads.measures.numerics.snapshot import Snapshot, evaluate
@@ -467,7 +467,8 @@ def test_nothing_is_held_out_where_all_that_is_known_is_observed():
     for name in ("held_out_error", "held_out_rmse"):
         assert measures.undefined(name, two_by_two()) == "needs entries that are known but not observed"
         assert measures.undefined(name, spec(problem__observed=16)) == "needs entries that are known but not observed"
-        assert measures.undefined(name, spec(problem__kind="matrix_sensing")) == "is defined for completion problems and regression only"
+        sensed = measures.undefined(name, spec(problem__kind="matrix_sensing"))
+        assert sensed == "is defined for completion problems, regression and reconstruction only"
         assert measures.undefined(name, regression()) == "needs problem.held_out"
 
 
@@ -487,6 +488,10 @@ TESTED_APART = {
     ),
     "loss": (test_recorded_loss_is_that_of_the_recorded_entries,),
     "components": (test_components_are_the_norms_of_the_outer_products,),
+    **dict.fromkeys(
+        ("code_singular_values", "code_spectrum", "code_effective_rank", "code_rank_0.01"),
+        (test_autoencoder.test_codes_and_held_out_images_are_measured_as_numpy_measures_them,),
+    ),
     "cp_rank": (test_cp_rank_of_orthogonal_components,),  # and tests/workloads/test_cp_rank.py
     "distance_to_nuclear_norm": (test_distances.test_distance_to_the_least_nuclear_norm_is_the_error_where_that_recovers_the_truth,),
     "time": (test_gradient_flow.test_it_is_scipys_flow_to_its_tolerance,),

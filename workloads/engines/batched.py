@@ -11,7 +11,7 @@ just that step, which gives the same bits again.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -24,6 +24,8 @@ from workloads.engines.descent import Descent
 from workloads.engines.feed import Feed
 from workloads.engines.fits import fit
 from workloads.engines.lanes import Lanes
+from workloads.factorizations import Factorization
+from workloads.factorizations.base import Program
 from workloads.factorizations.programs.room import room
 from workloads.problems.data.observations import Observations
 from workloads.trial import ITEM_BYTES, lane_cost
@@ -87,8 +89,8 @@ class _Steps:
         self.fit = fit(lanes.spec.loss, self.observations, lanes.loss_scale[where], self.params[0])
         # dL/dW is the slope itself where entries are observed and nothing scales it.
         same = self.observations.in_place and self.fit.factor is None
-        self.outer = self.fit.slope if same else room(len(self.params[0]), (lanes.spec.problem.size,), self.params[0])
-        self.program = lanes.factorization.program(self.params, grads, self.outer)
+        self.outer = self.fit.slope if same else room(len(self.params[0]), (self.observations.size,), self.params[0])
+        self.program = _program(lanes.factorization, self.observations.inputs, self.params, grads, self.outer)
         state = {name: [t[where] for t in tensors] for name, tensors in lanes.state.items()}
         optimizer = lanes.spec.optimizer
         assert optimizer is not None, "what is solved has an engine of its own"
@@ -96,15 +98,24 @@ class _Steps:
         self.descent = Descent(optimizer, self.params, grads, state, hyper, self._gradient)
         self._aside = self.params[0].new_empty(len(self.params[0]), 1, 1)
         self.feed = Feed([p.spec for p in lanes.prepared[where]], LONGEST_BLOCK, lanes.dtype, lanes.device)
-        self.chance = _chance(lanes, where, self.observations, hyper) if optimizer.draws else None
+        chance = _chance(lanes, where, self.observations, hyper) if optimizer.draws else None
+        shows = self.observations.inputs is not None
+        self.chance, self.shows = None if shows else chance, chance if shows else None
+        self.shown = lanes.spec.shown
 
     @property
     def replayed(self) -> bool:
         """True if a graph of a GPU can replay a step."""
         return self.fit.replayed and getattr(self.program, "replayed", True)
 
-    def forward(self, total: Tensor) -> None:
-        """Bring the slope of the present parameters up to date, and their losses [R, 1, 1], but for their scale."""
+    def forward(self, total: Tensor, place: int) -> None:
+        """Bring the slope of the present parameters up to date, and their losses [R, 1, 1], but for their scale: those of the inputs of a
+        step, of which `Feed` has the row ``place``, where mini-batches of them are shown."""
+        if self.shows is not None and self.feed.steps is not None:
+            self.observations.show(self.shows.chosen(self.feed.steps[place], self.shown))
+        self._evaluate(total)
+
+    def _evaluate(self, total: Tensor) -> None:
         self.program.forward()
         self.fit.forward(self.program.product, total)
 
@@ -119,7 +130,7 @@ class _Steps:
                 self.fit.slope.mul_(weights)
         self._backward()
         self.descent.step(factors)
-        self.forward(total)
+        self.forward(total, place + 1)
 
     def _backward(self) -> None:
         outer = self.observations.adjoint(self.fit.slope, self.outer)
@@ -129,15 +140,22 @@ class _Steps:
 
     def _gradient(self) -> None:
         """Make the gradients those of the present parameters, whose losses nobody wants to know."""
-        self.forward(self._aside)
+        self._evaluate(self._aside)
         self._backward()
+
+
+def _program(
+    factorization: Factorization, inputs: Tensor | None, params: Sequence[Tensor], grads: Sequence[Tensor], outer: Tensor
+) -> Program:
+    return factorization.program(params, grads, outer) if inputs is None else factorization.mapped(params, grads, inputs, outer)
 
 
 def _chance(lanes: Lanes, where: slice, observations: Observations, hyper: Mapping[str, Tensor]) -> Chance:
     prepared = lanes.prepared[where]
-    index = torch.arange(observations.width, device=lanes.device)
+    seen = observations.drawn
+    index = torch.arange(seen.shape[1], device=lanes.device)
     counts = torch.tensor([p.problem.count for p in prepared], dtype=lanes.dtype, device=lanes.device)
-    return Chance([p.spec for p in prepared], hyper, index, observations.seen, counts)
+    return Chance([p.spec for p in prepared], hyper, index, seen, counts)
 
 
 class _Part:
@@ -197,7 +215,7 @@ class _Part:
     def _run(self, steps: int) -> Tensor:
         """Take ``steps`` steps; the losses before each of them and after the last [steps + 1, R], in float64."""
         if not self.fresh:
-            self.steps.forward(self.present)
+            self.steps.forward(self.present, 0)
             self.fresh = True
         if steps and self.graphs is not None:
             self._replay(steps)
@@ -240,6 +258,6 @@ class _Part:
         """Undo the last block and take only ``steps`` steps of it."""
         for kept, tensor in zip(self.backup, self.tensors, strict=True):
             tensor.copy_(kept)
-        self.steps.forward(self.present)
+        self.steps.forward(self.present, 0)
         for place in range(steps):
             self.steps.step(self.present, place)

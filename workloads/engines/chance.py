@@ -78,9 +78,17 @@ class Chance:
         """Return what the observations of a step count [R, N]: those in the mini-batch so many times as there are more, others nothing."""
         if self._batch is None or self._share is None:
             return None
-        keys = _shifted(self._bits(BATCH, steps), 1).masked_fill(~self._seen, LARGEST)
+        keys = self._keys(steps)
         last = keys.sort(1)[0].gather(1, (self._batch - 1).unsqueeze(1))
         return (keys <= last) * self._share
+
+    def chosen(self, steps: Tensor, size: int) -> Tensor:
+        """Return the numbers of the observations in the mini-batches of a step [R, ``size``], which are of one size in all lanes."""
+        return self._keys(steps).topk(size, 1, largest=False)[1]
+
+    def _keys(self, steps: Tensor) -> Tensor:
+        """Return numbers [R, N] of which the smallest are those of the mini-batch."""
+        return _shifted(self._bits(BATCH, steps), 1).masked_fill(~self._seen, LARGEST)
 
     def _bits(self, use: int, steps: Tensor) -> Tensor:
         """Return 64 random bits for each observation [R, N]."""

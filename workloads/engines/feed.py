@@ -13,7 +13,8 @@ from workloads.trial import TrialSpec
 
 
 class Feed:
-    """For R lanes and up to ``longest`` steps of a block: ``factors`` and ``steps`` have a row [R] each, filled from the host.
+    """For R lanes and up to ``longest`` steps of a block: ``factors`` and ``steps`` have a row [R] each, filled from the host, the
+    latter one for the step after them, too.
 
     They are tables rather than arithmetic on the device, so that every engine has them with the same bits.
     """
@@ -23,12 +24,13 @@ class Feed:
         first = self._optimizers[0]
         size = (longest, len(specs))
         self.factors = torch.ones(size, dtype=dtype, device=device) if first is not None and first.schedule is not None else None
-        self.steps = torch.zeros(size, dtype=torch.int64, device=device) if first is not None and first.draws else None
+        # One more: what is seen before the next step may be drawn for it already.
+        self.steps = torch.zeros(longest + 1, len(specs), dtype=torch.int64, device=device) if first is not None and first.draws else None
 
     def fill(self, done: NDArray[np.int64], count: int) -> None:
         """Make the tables those of the next ``count`` steps of lanes that have ``done`` [R]."""
-        if self.steps is not None and count:
-            self.steps[:count].copy_(torch.from_numpy(done + np.arange(count)[:, None]))
+        if self.steps is not None:
+            self.steps[: count + 1].copy_(torch.from_numpy(done + np.arange(count + 1)[:, None]))
         if self.factors is None or not count:
             return
         known: dict[tuple[object, int], list[float]] = {}

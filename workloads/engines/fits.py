@@ -79,7 +79,7 @@ class Losses:
         rows = max(2, count)
         self._observations = observations
         self._prediction, self._observed, values, slopes, ones = (room(rows, (width,), like) for _ in range(5))
-        self._observed[:count] = observations.tables()[0]
+        self._observed[:count] = observations.observed()
         self._plain, ones[:] = self._observed.clone(), 1.0
         unseen = torch.ones(rows, width, dtype=torch.bool, device=like.device)
         unseen[:count] = ~observations.seen
@@ -97,6 +97,8 @@ class Losses:
 
     def forward(self, product: Tensor, total: Tensor) -> None:
         self._observations.predict(product, self._prediction[: self._count])
+        if self._observations.inputs is not None:
+            self._observed[: self._count] = self._observations.observed()
         self._take()
         self._total.into(total)
 

@@ -96,12 +96,12 @@ class Lanes:
     @cached_property
     def observations(self) -> Observations:
         """What the lanes observe."""
-        return self.spec.problem.observe(self.problems, self.dtype, self.device)
+        return self.spec.problem.observe(self.problems, self.dtype, self.device, self.spec.shown)
 
     @cached_property
     def loss_scale(self) -> Tensor:
-        """c [R] in loss = c * sum over the observations (`workloads.losses.Loss.factor`)."""
-        return self._per_lane([p.spec.loss.factor(p.problem.count) for p in self.prepared])
+        """c [R] in loss = c * sum over the observations (`workloads.losses.Loss.factor`); of a mini-batch of inputs, over what it shows."""
+        return self._per_lane([p.spec.loss.factor(p.problem.count) * p.spec.share for p in self.prepared])
 
     @property
     def times(self) -> NDArray[np.float64]:

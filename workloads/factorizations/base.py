@@ -78,6 +78,8 @@ class Factorization(Kind):
     """The state that `solver` keeps."""
     chained: ClassVar[bool] = False
     """True where the product is that of all factors as matrices, the first one rightmost."""
+    maps: ClassVar[bool] = False
+    """True where it is a function of inputs, with `encoded`, `decoded` and `mapped` in place of a product; `cost` is that of one input."""
     derived: ClassVar[tuple[str, ...]] = ()
     """Keys whose defaults follow from the shape."""
 
@@ -130,6 +132,22 @@ class Factorization(Kind):
 
         return differentiated(self, params, grads, outer)
 
+    def encoded(self, factors: Sequence[Tensor], inputs: Tensor) -> Tensor:
+        """Return what R lanes' factors [R, ...] make of inputs [R or 1, B, D] in their midst [R, B, K]."""
+        raise NotImplementedError(f"factorization {self.kind} is no function of inputs")
+
+    def decoded(self, factors: Sequence[Tensor], codes: Tensor) -> Tensor:
+        """Return the values [R, B, D] that belong to ``codes`` [R, B, K]."""
+        raise NotImplementedError(f"factorization {self.kind} is no function of inputs")
+
+    def code_width(self) -> int | None:
+        """Return K, the numbers of a code; ``None`` where there are none."""
+        return None
+
+    def mapped(self, params: Sequence[Tensor], grads: Sequence[Tensor], inputs: Tensor, outer: Tensor) -> Program:
+        """Return a training step as `program` does, of a function's values [R, B * D] for ``inputs`` [R, B, D], which may change."""
+        raise NotImplementedError(f"factorization {self.kind} is no function of inputs")
+
     def conflicts(self, shape: tuple[int, ...]) -> Iterator[Conflict]:
         """Yield what the fields' types alone cannot refuse."""
         parameters = sum(math.prod(s) for s in self.shapes(shape).values())
@@ -167,7 +185,7 @@ class Factorization(Kind):
     @property
     def differentiated(self) -> bool:
         """True if its steps are known from `product` alone."""
-        return not self.solved and type(self).program is Factorization.program
+        return not self.solved and not self.maps and type(self).program is Factorization.program
 
     def terms(self, shape: tuple[int, ...]) -> int | None:
         """Return how many components of rank one the product is a sum of; ``None`` where it is none."""
@@ -199,6 +217,10 @@ class Factorization(Kind):
         return type(self).unbalancedness is not Factorization.unbalancedness
 
     # What starts ask for.
+
+    def fan_ins(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return of how many numbers each factor's output is made: of a matrix its columns, of more axes all but the first."""
+        return tuple(math.prod(s[1:]) for s in self.shapes(shape).values())
 
     def factor_scale(self, product_scale: float, shape: tuple[int, ...], *, independent: bool) -> float:
         """Return the scale of a factor that gives the product's entries ``product_scale``.

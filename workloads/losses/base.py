@@ -54,7 +54,8 @@ class Loss(Kind):
     def conflicts(self, problem: Problem) -> Iterator[Conflict]:
         """Yield what the fields' types alone cannot refuse."""
         if self.signs and not problem.sees_signs:
-            yield "loss", f"is {self.kind}, which is of observations that are -1 or 1: problem.signs: true makes them so"
+            how = "problem.signs: true makes them so" if "signs" in type(problem).model_fields else f"those of {problem.kind} are others"
+            yield "loss", f"is {self.kind}, which is of observations that are -1 or 1: {how}"
 
     # What is traced (`workloads.factorizations.graphs.known.Traceable`).
 

@@ -41,7 +41,7 @@ class Measure:
     ``pattern`` is a regular expression for the name, with a group per argument, and ``shown`` a name that it matches. ``needs`` returns why
     the measure is not defined for a trial, or ``None`` where it is. ``columns`` gives the names of the k columns. ``compute`` maps a
     snapshot and the arguments to [R] or [R, k]. ``final`` says that it is computed at the end of a trial only, because it costs more
-    than training does.
+    than training does; ``product``, that it needs an end-to-end matrix or tensor, so that it is not defined for functions of inputs.
     """
 
     pattern: str
@@ -51,6 +51,7 @@ class Measure:
     needs: Callable[..., str | None] = always
     columns: Callable[..., Sequence[str]] | None = None
     final: bool = False
+    product: bool = True
     by_column: Callable[[str], str | None] | None = None
     """From a column to the measure's name, where what a name says after an underscore is in the names of its columns."""
     code: str = ""
@@ -124,6 +125,8 @@ def is_final(name: str) -> bool:
 def undefined(name: str, spec: TrialSpec) -> str | None:
     """Return why ``name`` is not defined for trials of this spec, or ``None`` where it is. Raises `KeyError` for an unknown name."""
     row, arguments = _known(name)
+    if row.product and spec.factorization.maps:
+        return f"needs an end-to-end matrix or tensor, which factorization.kind {spec.factorization.kind} has not"
     return row.needs(spec, *arguments)
 
 

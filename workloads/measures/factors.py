@@ -18,7 +18,7 @@ def _norm_columns(spec: TrialSpec) -> list[str]:
     return [f"norm_{name}" for name in spec.factor_shapes]
 
 
-@measure("Frobenius norm of each factor: columns norm_W1, …", columns=_norm_columns)
+@measure("Frobenius norm of each factor: columns norm_W1, …", columns=_norm_columns, product=False)
 def factor_norms(x: Snapshot) -> Tensor:
     """Return the Frobenius norms [R, L] of the factors."""
     import torch
@@ -39,7 +39,12 @@ def _value_columns(spec: TrialSpec) -> list[str]:
     return [f"sv_{name}_{k}" for name, count in _matrices(spec).items() for k in range(count)]
 
 
-@measure("the ten largest singular values of each factor: columns sv_W1_0, sv_W1_1, …", needs=_has_matrices, columns=_value_columns)
+@measure(
+    "the ten largest singular values of each factor: columns sv_W1_0, sv_W1_1, …",
+    needs=_has_matrices,
+    columns=_value_columns,
+    product=False,
+)
 def factor_singular_values(x: Snapshot) -> Tensor:
     """Return the largest singular values [R, k] of the factors that are matrices, one after another, each in falling order."""
     import torch
@@ -86,7 +91,7 @@ def _leading(matrices: Tensor) -> tuple[Tensor, Tensor]:
     return left[:, :, 0].masked_fill(gone, float("nan")), right[:, 0].masked_fill(gone, float("nan"))
 
 
-@measure("Euclidean distance of all parameters from where they started")
+@measure("Euclidean distance of all parameters from where they started", product=False)
 def start_distance(x: Snapshot) -> Tensor:
     """Return the distance [R] of the parameters from the initial ones, the norm of which `factor_norms` has at step 0."""
     return x.start_distances

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from workloads.measures.numerics.snapshot import Snapshot
 
 
-@measure("the training loss (always recorded)")
+@measure("the training loss (always recorded); of mini-batches that are inputs, that of the next", product=False)
 def loss(x: Snapshot) -> Tensor:
     """Return the training loss [R]."""
     return x.loss
@@ -26,7 +26,7 @@ def _keeps_time(spec: TrialSpec, *_: str) -> str | None:
     return None if known else "is known with optimizer gradient_flow, and with gd of one step size"
 
 
-@measure("time of gradient flow, dw/dt = −∇ℓ(w): of gd the step times lr, as Euler's method has it", needs=_keeps_time)
+@measure("time of gradient flow, dw/dt = −∇ℓ(w): of gd the step times lr, as Euler's method has it", needs=_keeps_time, product=False)
 def time(x: Snapshot) -> Tensor:
     """Return how far along gradient flow trials are [R]."""
     return x.times
@@ -46,20 +46,28 @@ def error(x: Snapshot) -> Tensor:
 def _held_out(spec: TrialSpec, *_: str) -> str | None:
     if spec.problem.held_out_entries():
         return None
-    if not isinstance(spec.problem, HeldOut):
-        return "is defined for completion problems and regression only"
-    return "needs problem.held_out" if spec.problem.sensing else "needs entries that are known but not observed"
+    if not (isinstance(spec.problem, HeldOut) or spec.problem.inputs):
+        return "is defined for completion problems, regression and reconstruction only"
+    return "needs problem.held_out" if spec.problem.sensing or spec.problem.inputs else "needs entries that are known but not observed"
 
 
-@measure("‖W − Y‖ / ‖Y‖ over the entries, or for the examples, that are held out, of observed values Y", needs=_held_out)
+@measure(
+    "‖W − Y‖ / ‖Y‖ over the entries, or for the examples or inputs, that are held out, of observed values Y", needs=_held_out, product=False
+)
 def held_out_error(x: Snapshot) -> Tensor:
     """Relative error over what is held out [R]: this is observed with noise, where there is any, but not trained on."""
+    if x.factorization.maps:
+        return (x.reconstruction.squares / x.reconstruction.total).sqrt()
     errors, values, _ = x.held_out
     return frobenius_norm(errors) / frobenius_norm(values)
 
 
-@measure("root of the mean squared error over the entries, or for the examples, that are held out", needs=_held_out)
+@measure(
+    "root of the mean squared error over the entries, or for the examples or inputs, that are held out", needs=_held_out, product=False
+)
 def held_out_rmse(x: Snapshot) -> Tensor:
     """Root mean squared error over what is held out [R], as the literature on ratings has it."""
+    if x.factorization.maps:
+        return (x.reconstruction.squares / x.reconstruction.count).sqrt()
     errors, _, count = x.held_out
     return frobenius_norm(errors) / count.double().sqrt()

@@ -57,6 +57,8 @@ class Problem(Kind):
     """True where ``observed`` may pick from the observations that a file lists."""
     invents: ClassVar[bool] = False
     """True where `realize` makes the ground truth, by ``seed``, and what is seen of it: neither has to be given."""
+    inputs: ClassVar[bool] = False
+    """True where a function of inputs that are given is looked for, rather than a matrix or tensor."""
 
     shape: Shape | None = None
     """Dimensions of the matrix or tensor, or the one of a vector; of a `file` that holds the truth, the file's."""
@@ -119,6 +121,10 @@ class Problem(Kind):
     def held_out_entries(self) -> int:
         """Return the number of entries that are known but not trained on."""
         return 0
+
+    def shown(self, batch: int | None) -> int:
+        """Return for how many inputs a step evaluates the factorization: a mini-batch of ``batch``, or all; once where there are none."""
+        return 1
 
     def noisy(self, values: NDArray[np.float64], where: NDArray[np.int64] | None = None, part: tuple[int, ...] = ()) -> NDArray[np.float64]:
         """Return ``values`` [N] as they are observed, with noise, or their signs; ``where`` [N] are the flat indices of entries, and
@@ -238,8 +244,8 @@ class Problem(Kind):
         return None if truth is None else truth.reshape(self.size), file
 
     @classmethod
-    def observe(cls, problems: Sequence[ProblemData], dtype: torch.dtype, device: torch.device) -> Observations:
-        """Return what R lanes observe, each of which has a problem of its own."""
+    def observe(cls, problems: Sequence[ProblemData], dtype: torch.dtype, device: torch.device, shown: int = 1) -> Observations:
+        """Return what R lanes observe, each of which has a problem of its own; a step is ``shown`` so many inputs."""
         from workloads.problems.data.observations import Measured, ObservedEntries
 
         return (Measured if cls.sensing else ObservedEntries)(problems, dtype, device)
@@ -253,5 +259,9 @@ class Problem(Kind):
         return (4 * seen * self.size, 2 * seen + self.size) if self.sensing else (4 * self.size, 3 * self.size)
 
     def measurement_entries(self, seen: int) -> int:
-        """Return the number of entries of the arrays that measure; 0 where entries are observed."""
+        """Return the number of entries of the arrays that measure, or are inputs; 0 where entries are observed."""
         return seen * self.size if self.sensing else 0
+
+    def kept_entries(self, seen: int) -> int:
+        """Return the number of entries, in float64, that are kept besides for as long as there are such trials."""
+        return 0

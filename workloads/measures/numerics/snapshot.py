@@ -14,6 +14,7 @@ from torch import Tensor
 
 from workloads import measures
 from workloads.factorizations import Factorization
+from workloads.measures.numerics.coding import Reconstruction
 from workloads.measures.numerics.objective import ITERATIONS, NUMBERS, Objective, largest_eigenvalue
 from workloads.measures.numerics.solutions import solutions
 from workloads.problems.data.fitting import orthonormal_rows
@@ -53,6 +54,16 @@ class Snapshot:
     def product(self) -> Tensor:
         """The end-to-end matrix or tensor [R, *shape]."""
         return self.factorization.products(self.params)
+
+    @cached_property
+    def reconstruction(self) -> Reconstruction:
+        """What a function makes of the inputs that are held out."""
+        return Reconstruction.of(self.factorization, self.params, self.problems)
+
+    @cached_property
+    def code_singular_values(self) -> Tensor:
+        """Singular values [R, K] of the covariances of codes, in falling order; NaN for a lane that is not finite."""
+        return singular_values(self.reconstruction.covariance)
 
     @cached_property
     def singular_values(self) -> Tensor:

@@ -29,8 +29,12 @@ class Observations(ABC):
 
     width: int
     """N: columns of the residual."""
+    size: int
+    """D: columns of the product."""
     in_place: bool
     """True where the residual is its own adjoint."""
+    inputs: Tensor | None = None
+    """What a function is evaluated for [R, B, D], where one is looked for: the product is then its values."""
 
     @abstractmethod
     def predict(self, product: Tensor, out: Tensor) -> Tensor: ...
@@ -46,17 +50,30 @@ class Observations(ABC):
     def seen(self) -> Tensor:
         """Which columns of the residual are observations [R or 1, N] bool."""
 
+    @property
+    def drawn(self) -> Tensor:
+        """Which of what mini-batches are drawn from a lane has [R or 1, N] bool: observations, or inputs."""
+        return self.seen
+
     @abstractmethod
     def part(self, lanes: slice) -> Self:
         """Return the observations of some of the lanes: views."""
 
-    @abstractmethod
-    def tables(self) -> tuple[Tensor, Tensor]:
-        """Return the observed values [R, N], and the masks [R, D] or the flat operators [R, N * D]; one row where all lanes share it."""
+    def show(self, chosen: Tensor) -> None:
+        """Make the inputs those that are ``chosen`` [R, B] of each lane."""
+        raise NotImplementedError(f"{type(self).__name__} has no inputs")
 
     @abstractmethod
+    def observed(self) -> Tensor:
+        """Return what is observed now [R or 1, N], any number where a lane observes nothing; it may change as inputs do."""
+
+    def tables(self) -> tuple[Tensor, Tensor]:
+        """Return the observed values [R, N], and the masks [R, D] or the flat operators [R, N * D]; one row where all lanes share it."""
+        raise NotImplementedError(f"{type(self).__name__} is no linear map of a product")
+
     def fitting(self) -> Fitting:
         """Return the sets of what fits the observations."""
+        raise NotImplementedError(f"{type(self).__name__} is no linear map of a product")
 
 
 class ObservedEntries(Observations):
@@ -72,7 +89,7 @@ class ObservedEntries(Observations):
             masks, targets = masks[which], targets[which]
         self.mask = torch.from_numpy(masks).to(device, dtype)
         self.target = torch.from_numpy(targets).to(device, dtype)
-        self.width = self.mask.shape[1]
+        self.width = self.size = self.mask.shape[1]
 
     def predict(self, product: Tensor, out: Tensor) -> Tensor:
         return out.copy_(product)
@@ -94,6 +111,9 @@ class ObservedEntries(Observations):
             some.mask, some.target = self.mask[lanes], self.target[lanes]
         return some
 
+    def observed(self) -> Tensor:
+        return self.target
+
     def tables(self) -> tuple[Tensor, Tensor]:
         return self.target, self.mask
 
@@ -109,8 +129,8 @@ class Measured(Observations):
     def __init__(self, problems: Sequence[ProblemData], dtype: torch.dtype, device: torch.device) -> None:
         distinct, which = unique(problems)
         self.width = max(p.count for p in distinct)
-        size = math.prod(distinct[0].shape)
-        operators = np.zeros((len(distinct), self.width, size))
+        self.size = math.prod(distinct[0].shape)
+        operators = np.zeros((len(distinct), self.width, self.size))
         values = np.zeros((len(distinct), self.width))
         for place, problem in enumerate(distinct):
             assert problem.measurements is not None
@@ -147,6 +167,9 @@ class Measured(Observations):
         if not self.shared:
             some.operators, some.values, some.counts = self.operators[lanes], self.values[lanes], self.counts[lanes]
         return some
+
+    def observed(self) -> Tensor:
+        return self.values
 
     def tables(self) -> tuple[Tensor, Tensor]:
         return self.values, self.operators.flatten(1)

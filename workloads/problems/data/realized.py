@@ -19,7 +19,8 @@ class ProblemData:
     ``truth`` [D] is the ground truth, or ``None`` where only observations are known; ``mask`` [D] tells which entries are observed and
     ``target`` [D] holds their values (zero elsewhere); ``measurements`` [N, D] and ``values`` [N] are the sensing operator and what it saw.
     ``held_out`` are entries that are known but not trained on, by flat indices [H] and values [H]; ``None`` stands for those of the truth
-    that are not observed. Of measurements ``held_out_measurements`` are such ones [H, D] and their values [H].
+    that are not observed. Of measurements ``held_out_measurements`` are such ones [H, D] and their values [H]. Where a function is looked
+    for, ``inputs`` [N, D] and ``held_out_inputs`` [H, D] are what it is of.
     """
 
     shape: tuple[int, ...]
@@ -31,6 +32,8 @@ class ProblemData:
     values: NDArray[np.float64] | None = None
     held_out: tuple[NDArray[np.int64], NDArray[np.float64]] | None = None
     held_out_measurements: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
+    inputs: NDArray[np.float64] | None = None
+    held_out_inputs: NDArray[np.float64] | None = None
 
 
 def draw_truth(target: Target, shape: tuple[int, ...], seed: int) -> NDArray[np.float64]:
