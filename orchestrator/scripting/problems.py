@@ -25,6 +25,7 @@ class GivenProblem:
     ``values`` [N] is what was observed, with noise if there was any. Of completion, ``indices`` [N, order] are the places of those entries
     and ``mask`` [*shape] tells which they are; of sensing, ``measurements`` [N, *shape] are what ``values`` are inner products with. What
     is known but not trained on are ``held_out_indices`` [H, order], or ``held_out_measurements`` [H, *shape], and ``held_out_values`` [H].
+    Where a function is looked for, ``values`` [N, *shape] and ``held_out_values`` [H, *shape] are its inputs.
     """
 
     shape: tuple[int, ...]
@@ -38,8 +39,8 @@ class GivenProblem:
     held_out_measurements: NDArray[np.float64] | None = None
 
     def __repr__(self) -> str:
-        seen = "entries" if self.measurements is None else "measurements"
-        known = "" if self.truth is not None else ", target not known"
+        seen = "measurements" if self.measurements is not None else "inputs" if self.mask is None else "entries"
+        known = "" if self.truth is not None or seen == "inputs" else ", target not known"
         return f"<{len(self.values)} {seen} of {'x'.join(map(str, self.shape))}{known}>"
 
 
@@ -61,6 +62,9 @@ def problem_of(grid: Grid, trial: str | None) -> GivenProblem:
 
 def _given(data: ProblemData) -> GivenProblem:
     shape = data.shape
+    if data.inputs is not None:
+        held_out = None if data.held_out_inputs is None else data.held_out_inputs.reshape(-1, *shape)
+        return GivenProblem(shape, None, data.inputs.reshape(-1, *shape), held_out_values=held_out)
     truth = None if data.truth is None else data.truth.reshape(shape)
     if data.mask is None or data.target is None:
         assert data.measurements is not None

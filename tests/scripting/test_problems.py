@@ -70,6 +70,14 @@ def test_of_a_regression_examples_are_held_out():
     assert repr(found) == "<3 measurements of 4>"
 
 
+def test_of_reconstruction_the_values_are_images():
+    problem = {"kind": "reconstruction", "shape": [5, 5, 3], "observed": 4, "held_out": 2}
+    autoencoder = {"factorization": {"kind": "autoencoder", "code_size": 2}, "init": {"kind": "uniform"}}
+    found = orchestrator.load_problem({**GRID, "fixed": {**GRID["fixed"], **autoencoder, "problem": problem}})
+    assert (found.values.shape, found.held_out_values.shape) == ((4, 5, 5, 3), (2, 5, 5, 3))
+    assert repr(found) == "<4 inputs of 5x5x3>"
+
+
 def test_where_only_entries_are_known_there_is_no_target(tmp_path):
     problem = {"kind": "matrix_completion", "shape": [2, 2], "entries": [[0, 1, 1.5], [1, 0, 2.5]]}
     fixed = {**GRID["fixed"], "problem": problem}
