@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -100,8 +101,8 @@ class _Steps:
         self.feed = Feed([p.spec for p in lanes.prepared[where]], LONGEST_BLOCK, lanes.dtype, lanes.device)
         chance = _chance(lanes, where, self.observations, hyper) if optimizer.draws else None
         shows = self.observations.inputs is not None
-        self.chance, self.shows = None if shows else chance, chance if shows else None
-        self.shown = lanes.spec.shown
+        self.chance = None if shows else chance
+        self.chosen = partial(chance.chosen, size=lanes.spec.shown) if shows and chance is not None else None
 
     @property
     def replayed(self) -> bool:
@@ -111,8 +112,8 @@ class _Steps:
     def forward(self, total: Tensor, place: int) -> None:
         """Bring the slope of the present parameters up to date, and their losses [R, 1, 1], but for their scale: those of the inputs of a
         step, of which `Feed` has the row ``place``, where mini-batches of them are shown."""
-        if self.shows is not None and self.feed.steps is not None:
-            self.observations.show(self.shows.chosen(self.feed.steps[place], self.shown))
+        if self.chosen is not None and self.feed.steps is not None:
+            self.observations.show(self.chosen(self.feed.steps[place]))
         self._evaluate(total)
 
     def _evaluate(self, total: Tensor) -> None:
