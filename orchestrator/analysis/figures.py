@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.analysis import figure_tables
-from orchestrator.analysis.charts import heatmap, medians, points, threshold, trajectories
+from orchestrator.analysis.charts import heatmap, medians, points, spectrum, threshold, trajectories
 from orchestrator.analysis.charts.common import MAX_PANELS, NothingToDraw
 from orchestrator.analysis.results import Results
 from orchestrator.errors import UsageError
@@ -27,6 +27,7 @@ PANELS: Mapping[str, Callable[[Any, Results, NDArray[np.intp]], Iterator[Any]]] 
     "heatmap": heatmap.panels,
     "points": points.panels,
     "threshold": threshold.panels,
+    "spectrum": spectrum.panels,
 }
 """By the kind of figure."""
 

@@ -269,10 +269,43 @@ class Threshold(Figure):
     """A key of the spec, or labels with conditions."""
 
 
+class Spectrum(Figure):
+    """Numbered measures at the end over their numbers, counted from 1: a statistic over all trials with the same ``color`` and ``facet``.
+
+    ``y`` stands for the columns: ``sv_*``, ``code_spectrum_*``, or ``sv_*_at_0_1`` for those of some modes.
+    """
+
+    axes: ClassVar[tuple[str, ...]] = ("x",)
+    x: ClassVar[str] = "index"
+
+    example: ClassVar[str] = "{kind: spectrum, y: sv_*, color: factorization.depth, log: y}"
+
+    kind: Literal["spectrum"] = "spectrum"
+    y: str
+    """The columns: `sv_*` stands for sv_0, sv_1 and so on."""
+    color: Grouping | None = None
+    """A key of the spec, or labels with conditions."""
+    statistic: Statistic = "median"
+    """What is drawn of the trials of a group."""
+    bars: Literal["iqr", "range", "std", "sem", "bootstrap", "none"] = "iqr"
+    """The interquartile or whole range, of a mean the standard deviation or error, or a 95 % interval."""
+
+    def expressions(self) -> Iterator[tuple[str, str]]:
+        return ((name, text) for name, text in super().expressions() if name != "x")
+
+    def own_conflicts(self) -> Iterator[tuple[str, str]]:
+        yield from super().own_conflicts()
+        if not is_pattern(self.y):
+            yield "y", f"must stand for numbered columns, as sv_* does, not {shown(self.y)}"
+        if self.bars in OF_MEANS and self.statistic != "mean":
+            yield "bars", f"{self.bars} goes with statistic: mean"
+
+
 FIGURES: dict[str, type[Figure]] = {
     "trajectories": Trajectories,
     "medians": Medians,
     "heatmap": Heatmap,
     "points": Points,
     "threshold": Threshold,
+    "spectrum": Spectrum,
 }

@@ -137,6 +137,7 @@ class Question(Section):
         return any(
             self.is_traced(field) or any(name.partition("(")[0] in OVER_TRACE for name in Expression(text).names if "(" in name)
             for field, text in self.expressions()
+            if self.is_traced(field) or not is_pattern(text)
         )
 
     def traced_columns(self, known: Collection[str]) -> Iterator[str]:

@@ -94,6 +94,27 @@ def test_medians_and_quartiles_over_seeds():
     assert [(row["low"], row["high"]) for row in rows(whole, whole)] == [(1, 10), (4, 6)]
 
 
+def test_a_spectrum_has_a_statistic_of_each_numbered_measure_by_its_number():
+    values = {(depth, seed, k): depth * 10.0**-k * (1 + seed) for depth in (2, 3) for seed in range(3) for k in range(11)}
+    trials = [
+        {"a.depth": d, "seed": s} | {f"sv_{k}": values[d, s, k] for k in range(11) if (d, k) != (2, 10)} for d in (2, 3) for s in range(3)
+    ]
+    made = results([{**trial, "sv_W1_0": 5.0, "sv_0_at_0_1": 7.0} for trial in trials])
+    spec = chart(made, kind="spectrum", y="sv_*", color="a.depth", bars="range", log="y")
+    found = {(row["color"], row["x"]): (row["low"], row["y"], row["high"], row["trials"]) for row in rows(spec, spec)}
+    # Of depth 2 there is no eleventh.
+    expected = {(str(d), k + 1): (*(values[d, s, k] for s in range(3)), 3) for d in (2, 3) for k in range(11) if (d, k) != (2, 10)}
+    assert found.keys() == expected.keys()
+    assert all(found[key] == pytest.approx(expected[key]) for key in found)
+    with pytest.raises(UsageError, match=r"no numbered measures of the runs are called rank_\*"):
+        chart(made, kind="spectrum", y="rank_*")
+    wrong = FIGURES["spectrum"].model_validate({"kind": "spectrum", "y": "sv_0", "bars": "sem"})
+    assert dict(wrong.own_conflicts()) == {
+        "y": "must stand for numbered columns, as sv_* does, not 'sv_0'",
+        "bars": "sem goes with statistic: mean",
+    }
+
+
 def test_heatmap_has_the_median_of_each_cell():
     made = results([{"a.x": x, "a.y": y, "seed": s, "error": x * y + 10 * (s == 2)} for x in (1, 10) for y in (2, 20) for s in range(3)])
     spec = chart(made, kind="heatmap", x="a.x", y="a.y", color="error", log="color")
@@ -129,6 +150,7 @@ KINDS = {
     "heatmap": {"x": "factorization.depth", "y": "seed", "color": "sv_1"},
     "points": {"x": "sv_0", "y": "sv_1", "facet": "init.balanced"},
     "threshold": {"x": "factorization.depth", "of": "seed", "when": "rate(loss < 1) >= 0.5", "color": "init.balanced"},
+    "spectrum": {"y": "sv_*", "color": "init.balanced", "facet": "factorization.depth", "log": "y"},
 }
 
 

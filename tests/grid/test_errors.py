@@ -126,7 +126,7 @@ def test_the_good_one_is_good():
         (GOOD + "record: {every: 5}\n", "g.yaml:8:10: record.every: unknown key: known are points, steps, measures, checkpoint_steps, checkpoint_losses"),
         (GOOD + "resources: {gpus: some}\n", "g.yaml:8:13: resources.gpus: must be auto or a number, not 'some'"),
         (GOOD + "resources: {cpus: 0}\n", "g.yaml:8:13: resources.cpus: must be above 0.0, not 0"),
-        (GOOD + "figures: {a: {y: loss}}\n", "g.yaml:8:11: figures.a.kind: is missing: one of trajectories, medians, heatmap, points, threshold"),
+        (GOOD + "figures: {a: {y: loss}}\n", "g.yaml:8:11: figures.a.kind: is missing: one of trajectories, medians, heatmap, points, threshold, spectrum"),
         (GOOD + "figures: {a: {kind: trajectory, y: loss}}\n", "g.yaml:8:15: figures.a.kind: unknown kind 'trajectory'; did you mean trajectories?"),
         (GOOD + "figures: {a b: {kind: medians}}\n", "g.yaml:8:11: figures.a b: must be named by at most 100 letters, digits, - and _, as files are called after it"),
         (GOOD + f"figures: {{a{'表' * 90}: {{kind: medians}}}}\n", f"g.yaml:8:11: figures.a{'表' * 90}: must be named by at most 100 letters, digits, - and _, as files are called after it"),

@@ -1,4 +1,4 @@
-"""A number for each value of an axis, as points on lines, beside what there is of baselines: what medians and thresholds have in common."""
+"""A number for each value of an axis, as points on lines, beside baselines: what medians, spectra and thresholds share."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import pandas as pd
 from orchestrator.analysis.charts.baselines import dashes, in_panel
 from orchestrator.analysis.charts.common import Span, as_category, axis_of, color_of, colored, data_of, facets_of, position_of, sized
 from orchestrator.analysis.charts.edges import edge
-from orchestrator.grid.figures import Medians, Threshold
+from orchestrator.grid.figures import Medians, Spectrum, Threshold
 
 Frame = pd.DataFrame
+Leveled = Medians | Spectrum | Threshold
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Levels:
     lines: Mapping[str, float] = field(default_factory=dict)
 
 
-def level_panels(figure: Medians | Threshold, levels: Levels, first: int) -> Iterator[Any]:
+def level_panels(figure: Leveled, levels: Levels, first: int) -> Iterator[Any]:
     """Yield a panel for each facet."""
     table, beside = levels.table, levels.beside
     everything = pd.concat([table, beside], ignore_index=True) if len(beside) else table
@@ -74,7 +75,7 @@ def _without_facet(rows: Frame) -> Frame:
     return rows.drop(columns="facet", errors="ignore")
 
 
-def _layers(figure: Medians | Threshold, levels: Levels, rows: Frame, axes: Mapping[str, Any], encoding: Mapping[str, Any]) -> list[Any]:
+def _layers(figure: Leveled, levels: Levels, rows: Frame, axes: Mapping[str, Any], encoding: Mapping[str, Any]) -> list[Any]:
     told = {"tooltip": _told(levels, rows), **encoding}
     base = alt.Chart(data_of(rows.drop(columns="over"))).encode(x=axes["x"], **told)
     # What is infinite has no point, and the line is broken there.
@@ -90,7 +91,7 @@ def _marks(levels: Levels, rows: Frame, axes: Mapping[str, Any], told: Mapping[s
     return [chart.encode(**told) for chart in levels.marks(over, axes)] if len(over) else []
 
 
-def _bars(figure: Medians | Threshold, rows: Frame, axes: Mapping[str, Any], told: Mapping[str, Any], **mark: Any) -> Iterator[Any]:
+def _bars(figure: Leveled, rows: Frame, axes: Mapping[str, Any], told: Mapping[str, Any], **mark: Any) -> Iterator[Any]:
     """Yield the bars; one without a number for its upper end goes up to the edge."""
     known = np.isfinite(rows["low"])
     low = axes["y"].copy()
@@ -104,7 +105,7 @@ def _bars(figure: Medians | Threshold, rows: Frame, axes: Mapping[str, Any], tol
 
 
 def _beside(
-    figure: Medians | Threshold, levels: Levels, beside: Frame, axes: Mapping[str, Any], color: alt.Color | None, dash: alt.StrokeDash
+    figure: Leveled, levels: Levels, beside: Frame, axes: Mapping[str, Any], color: alt.Color | None, dash: alt.StrokeDash
 ) -> list[Any]:
     """Return layers of baselines: curves where they have x, else lines across the panel; black where they lack the colour."""
     layers: list[Any] = []

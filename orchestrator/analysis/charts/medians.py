@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import altair as alt
@@ -17,7 +18,7 @@ from orchestrator.analysis.charts.groups import quantity, spoken, statistic_of, 
 from orchestrator.analysis.charts.levels import Levels, level_panels
 from orchestrator.analysis.charts.tips import Tips
 from orchestrator.analysis.results import Results
-from orchestrator.grid.figures import Medians
+from orchestrator.grid.figures import Medians, Spectrum
 
 Frame = pd.DataFrame
 
@@ -33,10 +34,16 @@ def panels(figure: Medians, results: Results, trials: NDArray[np.intp]) -> Itera
 
 
 def _levels(figure: Medians, formula: str, results: Results, base: Frame, channels: list[str], tips: Tips) -> Levels:
-    log = formula in figure.log or "y" in figure.log
-    statistic = statistic_of(formula, figure.statistic)
     rows = base["trial"].to_numpy()
     frame = base.assign(value=quantity(formula, results)[rows], diverged=results.diverged[rows])
+    levels = levels_of(figure, formula, frame, channels, tips)
+    return replace(levels, lines=figure.lines.get(formula, {}))
+
+
+def levels_of(figure: Medians | Spectrum, formula: str, frame: Frame, channels: Sequence[str], tips: Tips) -> Levels:
+    """Return what is drawn of rows that have a ``value`` of a formula, ``diverged``, and ``channels``, x being one of them."""
+    log = formula in figure.log or "y" in figure.log
+    statistic = statistic_of(formula, figure.statistic)
     frame = frame[frame["value"].notna()]
     told = list(tips.keys)
     table = summarized(frame[frame["baseline"] == ""], channels, statistic, figure.bars, told)
@@ -46,7 +53,7 @@ def _levels(figure: Medians, formula: str, results: Results, base: Frame, channe
     if not len(table):
         raise NothingToDraw(f"no trial has a value of {formula} that could be drawn")
     texts, sizes = partly(pd.concat([table, beside]), statistic, all_diverged(frame))
-    title = figure.labels.get(formula) or (title_of(figure, "y", spoken(formula)) if len(figure.y) == 1 else spoken(formula))
+    title = figure.labels.get(formula) or (spoken(formula) if len(figure.panels) > 1 else title_of(figure, "y", spoken(formula)))
     has_bars = figure.bars != "none" and bool((table["low"] != table["high"]).any())
     shown = {"x:N": title_of(figure, "x", figure.x), "color:N": title_of(figure, "color", figure.color) or "color", "y:Q": title}
     shown |= (
@@ -63,11 +70,10 @@ def _levels(figure: Medians, formula: str, results: Results, base: Frame, channe
         *(title, log, tips.tooltip(shown), marks),
         span=(0, 1) if statistic == "rate" else None,
         bars=has_bars,
-        lines=figure.lines.get(formula, {}),
     )
 
 
-def _drawable(figure: Medians, table: Frame, log: bool) -> Frame:
+def _drawable(figure: Medians | Spectrum, table: Frame, log: bool) -> Frame:
     """Return the rows that have a place on the scales, or above them."""
     if log:
         # A bar that ends at nothing ends at its point.
