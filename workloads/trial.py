@@ -143,7 +143,7 @@ class TrialSpec(BaseModel):
     def shape(self) -> tuple[int, ...]:
         """Dimensions of the end-to-end matrix or tensor. Raises `ValueError` while a data file has not been read for it."""
         if self.problem.shape is None:
-            raise ValueError(f"the shape of {self.problem.file} is not known before the file is read")
+            raise ValueError(f"the shape of {self.problem.data_file} is not known before the file is read")
         return self.problem.shape
 
     @property

@@ -49,8 +49,10 @@ def advance(engine: Engine, lanes: Lanes, steps: int) -> Lanes:
 
 
 def products(lanes: Lanes) -> NDArray[np.float64]:
-    """The lanes' end-to-end matrices or tensors [R, *shape]."""
-    found: NDArray[np.float64] = lanes.factorization.products(lanes.params).double().numpy(force=True)
+    """The lanes' end-to-end matrices or tensors [R, *shape]; of functions, which have none, all parameters [R, P]."""
+    functions = lanes.factorization.maps
+    ends = torch.cat([p.flatten(1) for p in lanes.params], 1) if functions else lanes.factorization.products(lanes.params)
+    found: NDArray[np.float64] = ends.double().numpy(force=True)
     return found
 
 

@@ -287,13 +287,13 @@ def spec(problem: str, factorization: str, optimizer: str = "gd", loss: str = "h
     return TrialSpec.model_validate({key: value for key, value in (parts | fields).items() if value is not None})
 
 
-def pairs(*, trained: bool = False) -> list[tuple[str, str]]:
-    """The problems and factorizations that go together."""
+def pairs(*, trained: bool = False, functions: bool = True) -> list[tuple[str, str]]:
+    """The problems and factorizations that go together, also those of ``functions`` unless they are not wanted."""
     return [
         (problem, factorization)
         for problem, row in PROBLEMS.items()
         for factorization, held in FACTORIZATIONS.items()
-        if row.order in held.keys and not (trained and held.product is None)
+        if row.order in held.keys and not (trained and held.product is None) and (functions or row.order != FUNCTION)
     ]
 
 

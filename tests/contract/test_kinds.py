@@ -27,7 +27,7 @@ from tests.contract import references
 from tests.contract.references import FACTORIZATIONS, FUNCTION, INITS, LOSSES, OPTIMIZERS, PROBLEMS, SHAPES, TRAINED, beside, pairs, spec
 from tests.specs import trials
 from tests.workloads import oracle, test_measures
-from tests.workloads.test_engines import advance, lanes_of
+from tests.workloads.test_engines import advance, lanes_of, product
 from workloads.engines.base import create
 from workloads.engines.choice import chosen, why_not_fused
 from workloads.losses import LOSSES as LOSS_KINDS
@@ -124,12 +124,7 @@ def test_every_engine_trains_as_the_plain_loop(problem, factorization, optimizer
             continue
         lanes = advance(create(engine), lanes_of([one, beside(one)]), STEPS)
         assert lanes.loss[0] == pytest.approx(truth.losses[-1], rel=1e-9), engine
-        if truth.product is None:
-            found = zip(lanes.params, truth.params, strict=True)
-        else:
-            found = [(one.factorization.products(lanes.params), truth.product)]
-        for mine, theirs in found:
-            np.testing.assert_allclose(mine[0], theirs, rtol=1e-8, atol=1e-12, err_msg=engine)
+        np.testing.assert_allclose(product(lanes)[0], truth.product, rtol=1e-8, atol=1e-12, err_msg=engine)
 
 
 def ended(events):
@@ -236,7 +231,7 @@ def test_a_kind_without_a_kernel_or_a_gradient_is_traced():
     assert type(one.factorization.program(params, grads, torch.zeros(1, 24))).__name__ == "TracedProgram"
 
 
-@pytest.mark.parametrize(("problem", "factorization"), [pair for pair in pairs() if PROBLEMS[pair[0]].order != FUNCTION])
+@pytest.mark.parametrize(("problem", "factorization"), pairs(functions=False))
 def test_lanes_are_products_of_one_run_each(problem, factorization):
     one = spec(problem, factorization)
     factors = [

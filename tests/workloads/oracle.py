@@ -17,10 +17,13 @@ from workloads.trial import TrialSpec
 
 @dataclass
 class Run:
-    """Losses before each step and after the last [steps + 1], the end-to-end product, if it is no function, and the parameters at the end."""
+    """Losses before each step and after the last [steps + 1], the end-to-end product and the parameters at the end.
+
+    In place of a product a function has all its parameters in a row.
+    """
 
     losses: np.ndarray
-    product: np.ndarray | None
+    product: np.ndarray
     params: list[np.ndarray]
 
 
@@ -62,8 +65,9 @@ def _train(spec: TrialSpec, steps: int, files) -> Run:
     with torch.no_grad():
         losses.append(loss().item())
         whole = product(*params)
-        found = whole.detach().numpy() if isinstance(whole, Tensor) else None
-        return Run(np.array(losses), found, [p.detach().numpy().copy() for p in params])
+        ends = [p.detach().numpy().copy() for p in params]
+        found = whole.detach().numpy() if isinstance(whole, Tensor) else np.concatenate([p.ravel() for p in ends])
+        return Run(np.array(losses), found, ends)
 
 
 def by_hand(spec: TrialSpec, steps: int) -> tuple[float, np.ndarray]:

@@ -215,6 +215,9 @@ def test_images_of_a_file_are_seen_and_held_out_by_the_seed(folder):
     rows = [row.tobytes() for row in (*data.inputs, *data.held_out_inputs)]
     assert sorted(rows) == sorted(row.tobytes() for row in images)
     assert grid.trials[0].trial_id == grid_of(folder, problem=held | {"held_out": 5, "observed": 20}).trials[0].trial_id
+    part = held | {"observed": 0.4}
+    assert small(problem=part).problem.observations() is None
+    assert grid_of(folder, problem=part, optimizer__batch=10).trials[0].spec.problem.observations() == 10
     whole = grid_of(folder, problem=all_of_it, record=["factor_norms"])
     problem = whole.trials[0].spec.problem
     assert not problem.draws

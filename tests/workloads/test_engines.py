@@ -88,6 +88,9 @@ def skip_if_not_for(engine, one):
 
 
 def product(lanes):
+    """The end-to-end products [R, ...], or of functions, which have none, all parameters [R, P]."""
+    if lanes.factorization.maps:
+        return torch.cat([p.flatten(1) for p in lanes.params], 1).numpy()
     return lanes.factorization.products(lanes.params).numpy()
 
 

@@ -58,7 +58,7 @@ class Reconstruction(Problem):
     def observations(self) -> int | None:
         if self.observed is None:
             return self._known - self.held_out_entries() if self._known else None
-        return self._count(self.observed)
+        return None if isinstance(self.observed, float) and not self._known else self._count(self.observed)
 
     def held_out_entries(self) -> int:
         return self._count(self.held_out)
