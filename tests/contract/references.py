@@ -299,21 +299,14 @@ def pairs(*, trained: bool = False, functions: bool = True) -> list[tuple[str, s
 
 SQUARES = ("half_sse", "mse")
 """Losses that are multiples of the sum of squares."""
-TRAINED = (
-    [(*pair, optimizer, loss) for pair in pairs(trained=True) for optimizer in OPTIMIZERS for loss in SQUARES]
-    + [
-        # Of what is between product and gradient no optimizer knows, and each way to make a kernel is one of these.
-        (*pair, "gd", loss)
-        for pair in pairs(trained=True)
-        for loss in LOSSES
-        if loss not in SQUARES and pair[1] in ("deep_matrix", "cp", "tucker")
-    ]
-    + [
-        # What is observed changes from step to step where mini-batches are shown: tests/workloads/test_autoencoder.py.
-        ("reconstruction", "autoencoder", "gd", loss)
-        for loss in ("huber", "absolute")
-    ]
-)
+TRAINED = [(*pair, optimizer, loss) for pair in pairs(trained=True) for optimizer in OPTIMIZERS for loss in SQUARES] + [
+    # Of what is between product and gradient no optimizer knows, and each way to make a kernel is one of these. What a function is shown
+    # are no signs.
+    (*pair, "gd", loss)
+    for pair in pairs(trained=True)
+    for loss, row in LOSSES.items()
+    if loss not in SQUARES and (pair[1] in ("deep_matrix", "cp", "tucker") or (pair[1] == "autoencoder" and not row.problem))
+]
 """Problems, factorizations, optimizers and losses that go together: what each engine has to train as the plain loop does."""
 
 

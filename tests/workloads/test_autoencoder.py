@@ -14,7 +14,7 @@ from torch import nn
 
 from orchestrator.errors import GridError
 from orchestrator.grid import parse_grid
-from tests.contract.references import OPTIMIZERS
+from tests.contract.references import LOSSES, OPTIMIZERS
 from tests.specs import spec, trials
 from tests.workloads.test_dynamics import bits
 from tests.workloads.test_engines import advance, lanes_of
@@ -71,8 +71,8 @@ def plain(one, steps):
         batch = one.optimizer.batch
         numbers = range(len(images))
         some = images[sorted(numbers, key=lambda n: bits(one.seed, 1, step, n)[0] >> 1)[:batch]] if batch else images
-        apart = (whole(some) - some).square()
-        return apart.mean() if one.loss.kind == "mse" else apart.sum() / 2 * len(images) / len(some)
+        value = LOSSES[one.loss.kind].of(whole(some), some, one.loss)
+        return value if one.loss.kind == "mse" else value * len(images) / len(some)
 
     for step in range(steps):
         optimizer.zero_grad()
@@ -85,6 +85,7 @@ CASES = {
     "mini-batches": {},
     "all images": {"optimizer": {"kind": "adam", "lr": 3e-3}},
     "sums": {"loss": "half_sse", "optimizer": {"kind": "gd", "lr": 1e-3, "batch": 5}},
+    "huber": {"loss": {"kind": "huber", "delta": 0.1}, "optimizer": {"kind": "gd", "lr": 1e-3, "batch": 5}},
     "deeper": {"factorization__hidden": [9, 6], "factorization__activation": "sigmoid", "factorization__output": "identity"},
     "linear": {"factorization__activation": "identity", "factorization__linear_layers": 0},
     "tanh": {"factorization__activation": "tanh", "factorization__output": "sigmoid"},
@@ -242,6 +243,8 @@ WRONG = {
     r"problem.observed: counts images": {"problem__observed": 0.5},
     r"optimizer.batch: is 31, but there are only 30": {"optimizer__batch": 31},
     r"optimizer.label_noise: is not defined for problem.kind reconstruction": {"optimizer__label_noise": 0.1},
+    r"problem.signs: has no effect with problem.kind reconstruction": {"problem__signs": True},
+    r"loss: is logistic, which is of observations that are -1 or 1: those of reconstruction are others": {"loss": "logistic"},
     r"factorization.kind: cp is no function of inputs, which problem.kind reconstruction needs: autoencoder": {
         "factorization": {"kind": "cp", "components": 3}
     },

@@ -14,11 +14,11 @@ from orchestrator.grid.identity import trial_id
 from tests.contract.references import FACTORIZATIONS, LOSSES, OPTIMIZERS, PROBLEMS, SHAPES, beside
 from tests.contract.references import spec as small
 from tests.specs import spec, trials
-from tests.workloads.test_engines import advance, lanes_of
+from tests.workloads.test_engines import ENGINES, advance, lanes_of
 from workloads.engines.base import create
 from workloads.engines.batched import BatchedEngine
 from workloads.engines.chance import Chance, mixed
-from workloads.engines.choice import why_not_fused
+from workloads.engines.choice import chosen, why_not_fused
 from workloads.engines.fused import FusedEngine
 from workloads.optimizers.schedule import RateSchedule
 from workloads.stop import Stop
@@ -181,6 +181,30 @@ def test_every_kernel_draws_what_matrix_products_do(problem, factorization, opti
     for one, other in zip(wanted.params, got.params, strict=True):
         np.testing.assert_allclose(other, one, rtol=bound, atol=bound / 10)
     np.testing.assert_allclose(got.loss, wanted.loss, rtol=bound)
+
+
+@pytest.mark.parametrize(
+    ("problem", "factorization"),
+    [("matrix_sensing", "deep_matrix"), ("tensor_completion", "tucker"), ("tensor_completion", "cp")],
+)
+def test_mini_batches_of_what_is_no_square_are_the_same_in_every_engine(problem, factorization):
+    keys = small(problem, factorization).optimizer.model_dump(exclude_none=True)
+    one = small(problem, factorization, "gd", "huber", optimizer=keys | {"batch": 4})
+    refused = why_not_fused(one)
+    assert refused is None or factorization == "cp"
+    whole, *others = [
+        advance(create(engine), lanes_of([one, beside(one)]), STEPS) for engine in ENGINES if engine != "fused" or not refused
+    ]
+    for other in others:
+        for mine, theirs in zip(other.params, whole.params, strict=True):
+            np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(other.loss, whole.loss, rtol=1e-9)
+
+
+def test_kernels_have_no_noise_on_what_is_observed_where_there_is_no_residual():
+    one = one_of("matrix_sensing", "gd", {"label_noise": 0.05}, "huber")
+    assert why_not_fused(one) == "its kernels take the noise off the residual, which loss huber has none of"
+    assert chosen("auto", [one]) == "batched"
 
 
 def ended(events):

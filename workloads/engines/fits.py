@@ -76,16 +76,17 @@ class Losses:
 
     def __init__(self, loss: Loss, observations: Observations, scale: Tensor, like: Tensor) -> None:
         count, width = len(scale), observations.width
-        rows = max(2, count)
         self._observations = observations
-        self._prediction, self._observed, values, slopes, ones = (room(rows, (width,), like) for _ in range(5))
-        self._observed[:count] = observations.observed()
-        self._plain, ones[:] = self._observed.clone(), 1.0
-        unseen = torch.ones(rows, width, dtype=torch.bool, device=like.device)
-        unseen[:count] = ~observations.seen
+        self._prediction, self._observed, self.slope = (room(count, (width,), like) for _ in range(3))
+        self._observed[:] = observations.observed()
+        # What changes is shown anew in each step; what noise is added to is kept as it was.
+        self._plain = self._observed.clone() if observations.inputs is None else None
+        totals, ones = (room(max(2, count), (width,), like) for _ in range(2))
+        ones[:] = 1.0
+        self._total = _Total(totals, ones, count)
+        unseen = (~observations.seen).expand(count, -1)
         self.factor = scale.unsqueeze(1) if bool((scale != 1.0).any()) else None
-        self.slope, self._count = slopes[:count], count
-        self._total = _Total(values, ones, count)
+        values, slopes = totals[:count], self.slope
         found = pointwise(loss, like.dtype)
         self.replayed = not isinstance(found, str)
         if isinstance(found, str):
@@ -96,14 +97,15 @@ class Losses:
         self._operations += [partial(values.masked_fill_, unseen, 0.0), partial(slopes.masked_fill_, unseen, 0.0)]
 
     def forward(self, product: Tensor, total: Tensor) -> None:
-        self._observations.predict(product, self._prediction[: self._count])
-        if self._observations.inputs is not None:
-            self._observed[: self._count] = self._observations.observed()
+        self._observations.predict(product, self._prediction)
+        if self._plain is None:
+            self._observed.copy_(self._observations.observed())
         self._take()
         self._total.into(total)
 
     def disturb(self, noise: Tensor) -> None:
-        torch.add(self._plain[: self._count], noise, out=self._observed[: self._count])
+        assert self._plain is not None, "there is no noise on what a function is shown"
+        torch.add(self._plain, noise, out=self._observed)
         self._take()
         self._observed.copy_(self._plain)
 
