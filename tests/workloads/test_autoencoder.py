@@ -284,6 +284,12 @@ def test_a_grid_that_asks_for_fused_is_told_why_not():
 # --------------------------------------------------------------------------------------------------------------- measures
 
 
+def test_conditions_may_be_of_more_numbers_of_codes_than_are_recorded_unless_asked_for():
+    one = small(factorization__code_size=15)
+    wanted = {"code_sv_3": "code_singular_values", "code_sv_12": "code_singular_values_13", "code_spectrum_14": "code_spectrum_15"}
+    assert {column: measures.of_column(column, one) for column in (*wanted, "code_sv_15")} == wanted | {"code_sv_15": None}
+
+
 def test_codes_and_held_out_images_are_measured_as_numpy_measures_them():
     specs = [small(seed=n) for n in range(3)]
     lanes = advance(create("batched"), lanes_of(specs), 20)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from workloads.factorizations import FACTORIZATIONS, Factorization
@@ -29,6 +30,12 @@ def _kept(spec: TrialSpec, count: str | None) -> int:
     return min(spec.factorization.code_width() or 0, int(count or MOST_COLUMNS))
 
 
+def _as_many(column: str) -> str | None:
+    """Return the measure that has the column of a number of a code's: the first of them, so many as there have to be."""
+    found = re.fullmatch(r"code_(sv|spectrum)_(\d{1,6})", column, re.ASCII)
+    return found and f"code_{'singular_values' if found[1] == 'sv' else 'spectrum'}_{int(found[2]) + 1}"
+
+
 def _columns(spec: TrialSpec, count: str | None) -> list[str]:
     return [f"code_sv_{k}" for k in range(_kept(spec, count))]
 
@@ -40,6 +47,7 @@ def _columns(spec: TrialSpec, count: str | None) -> list[str]:
     shown="code_singular_values",
     needs=_some,
     columns=_columns,
+    by_column=_as_many,
     product=False,
 )
 def code_singular_values(x: Snapshot, count: str | None) -> Tensor:
@@ -57,6 +65,7 @@ def _spectrum_columns(spec: TrialSpec, count: str | None) -> list[str]:
     shown="code_spectrum",
     needs=_some,
     columns=_spectrum_columns,
+    by_column=_as_many,
     product=False,
 )
 def code_spectrum(x: Snapshot, count: str | None) -> Tensor:
