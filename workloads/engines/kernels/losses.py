@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from workloads.engines.kernels.functions import KNOWN, applied, definitions, number
+from workloads.engines.kernels.functions import CALLED, KNOWN, applied, definitions, number
+from workloads.engines.kernels.source import somewhere
 from workloads.engines.pointwise import Operand, Pointwise, pointwise
 from workloads.factorizations.graphs.facts import Facts, facts_of
 from workloads.trial import TrialSpec
@@ -55,11 +56,15 @@ def defined(loss: Pointwise, kind: str, width: int) -> list[str]:
         return operand if isinstance(operand, str) else number(operand)
 
     steps = [f"const {kind} {name} = {applied(function, [code(i) for i in inputs], width)};" for name, function, inputs in loss.steps]
+    # What is called number by number takes longer than all else: not where no lane observes anything.
+    called = bool(loss.functions & {*CALLED, "sigmoid"})
+    skipped = [f"if (!{somewhere('y == y', width)}) {{ value = zero; slope = zero; return; }}"] * called
     return [
         "struct Loss {",
         *definitions(loss.functions, width, kind),
         f"static inline CUDA_CALLABLE void of({kind} p, {kind} y, {kind}& value, {kind}& slope) {{",
         f"const {kind} zero = {{}}, one = zero + (real)1;",
+        *skipped,
         *steps,
         f"value = (y == y) ? {code(loss.value)} : zero;",
         f"slope = (y == y) ? {code(loss.slope)} : zero;",

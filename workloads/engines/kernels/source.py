@@ -103,6 +103,11 @@ def everywhere(condition: str, width: int) -> str:
     return f"({condition})" if width == 1 else f"__builtin_reduce_and({condition})"
 
 
+def somewhere(condition: str, width: int) -> str:
+    """Return whether a comparison of ``vec`` holds in any place."""
+    return f"({condition})" if width == 1 else f"__builtin_reduce_or({condition})"
+
+
 def sums(vectors: Sequence[str], width: int, name: str) -> tuple[list[str], list[str]]:
     """Code that adds up the ``width`` numbers in each of ``vectors``, a power of two of them, and expressions of the sums.
 
