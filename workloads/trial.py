@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny, model_validator
 
 from workloads.factorizations import FACTORIZATIONS, Factorization
-from workloads.factorizations.graphs.facts import facts_of
 from workloads.inits import INITS, Init
 from workloads.kinds import Registry
 from workloads.losses import LOSSES, Loss
@@ -275,6 +274,8 @@ def lane_cost(spec: TrialSpec, observations: int | None = None) -> LaneCost:
     if not spec.problem.sensing and scale != (0.5 if spec.loss.squares is not None else 1.0):
         buffers += width  # dL/dW is not the residual itself
     if spec.loss.squares is None:
+        from workloads.factorizations.graphs.facts import facts_of
+
         of_each = facts_of(spec.loss, (1,), spec.dtype)
         buffers += width * (of_each.steps + 1)
         flops += width * (of_each.flops or UNTRACED)
