@@ -69,7 +69,7 @@ def test_measures_afterwards_are_those_that_training_records(scripted, monkeypat
         assert measured[name].tolist() == runs[name].tolist()
     np.testing.assert_allclose(measured["schatten_2"], np.linalg.norm(measured[["sv_0", "sv_1", "sv_2"]], axis=1))
     # However many are measured together.
-    monkeypatch.setattr("orchestrator.sweeps.measure.AT_ONCE", 2)
+    monkeypatch.setattr("workloads.training.afterwards.AT_ONCE", 2)
     assert sweep.measure("error")["error"].tolist() == runs["error"].tolist()
     some = sweep.measure("error", where="seed > 0", trials=list(runs["trial_id"][:2]))
     assert some["trial_id"].tolist() == [runs["trial_id"][1]]
