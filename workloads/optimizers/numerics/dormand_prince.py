@@ -38,18 +38,19 @@ class DormandPrince:
         self._first, self._gradient = hyper["lr"], gradient
         self._tolerance = hyper["rtol"].unsqueeze(1), hyper["atol"].unsqueeze(1)
         ends = list(accumulate(p[0].numel() for p in params))
-        # A lone lane has a double: of a single product PyTorch may make another one than of several.
-        shape = (max(2, len(self._size)), -(-ends[-1] // LINE) * LINE)
-        self._start, self._end, self._change, *self._slopes = (self._size.new_zeros(shape) for _ in range(3 + len(ERROR)))
+        count, width = len(self._size), -(-ends[-1] // LINE) * LINE
+        self._start, self._end, *self._slopes = (self._size.new_zeros(count, width) for _ in range(2 + len(ERROR)))
+        # What is multiplied has a double beside a lone lane: of a single product PyTorch may make another one than of several.
+        self._changes = self._size.new_zeros(max(2, count), width)
+        self._change = self._changes[:count]
         places = [slice(end - p[0].numel(), end) for p, end in zip(params, ends, strict=True)]
         self._parts = list(zip(params, grads, places, strict=True))
 
     def step(self) -> None:
         """Take a step, for which ``grads`` are those of the present parameters."""
         torch.where(self._size == 0, self._first, self._size, out=self._size)
-        lanes = slice(len(self._size))
         for w, _, place in self._parts:
-            self._start[lanes, place].view(w.shape).copy_(w)
+            self._start[:, place].view(w.shape).copy_(w)
         self._keep(self._slopes[0])
         for slope, weights in zip(self._slopes[1:], STAGES, strict=True):
             self._combine(weights)
@@ -63,7 +64,7 @@ class DormandPrince:
         factor = (SAFETY * norm.pow(-0.2)).clamp_(LEAST, MOST).nan_to_num_(LEAST)
         # Just after a step that was refused the next is not longer.
         factor = torch.where(accepted & (self._refused == 0), factor, factor.clamp(max=1.0))
-        self._end[lanes].copy_(torch.where(accepted.unsqueeze(1), self._end[lanes], self._start[lanes]))
+        self._end.copy_(torch.where(accepted.unsqueeze(1), self._end, self._start))
         self._move(self._end)
         self._time.add_(torch.where(accepted, self._size, 0.0))
         self._refused.copy_(~accepted)
@@ -71,12 +72,12 @@ class DormandPrince:
 
     def _keep(self, slope: Tensor) -> None:
         for _, g, place in self._parts:
-            slope[: len(g), place].view(g.shape).copy_(g)
+            slope[:, place].view(g.shape).copy_(g)
         slope.neg_()
 
     def _move(self, to: Tensor) -> None:
         for w, _, place in self._parts:
-            w.copy_(to[: len(w), place].view(w.shape))
+            w.copy_(to[:, place].view(w.shape))
 
     def _combine(self, weights: tuple[float, ...]) -> None:
         """Make the change that slopes of these ``weights`` are."""
@@ -84,14 +85,14 @@ class DormandPrince:
         for slope, weight in zip(self._slopes[1:], weights[1:], strict=False):
             if weight:
                 self._change.add_(slope, alpha=weight)
-        self._change[: len(self._size)].mul_(self._size.unsqueeze(1))
+        self._change.mul_(self._size.unsqueeze(1))
 
     def _error(self) -> Tensor:
         """Return the root mean square [R] of the error over what is allowed."""
         self._combine(ERROR)
-        lanes, (relative, absolute) = slice(len(self._size)), self._tolerance
-        allowed = torch.maximum(self._start.abs(), self._end.abs())[lanes].mul_(relative).add_(absolute)
-        self._change[lanes].div_(allowed)
+        relative, absolute = self._tolerance
+        allowed = torch.maximum(self._start.abs(), self._end.abs()).mul_(relative).add_(absolute)
+        self._change.div_(allowed)
         # A batched dot product gives a lane the same bits whatever the number of lanes.
-        squared = torch.bmm(self._change.unsqueeze(1), self._change.unsqueeze(2))
-        return squared[lanes, 0, 0].div(self._parts[-1][2].stop).sqrt_()
+        squared = torch.bmm(self._changes.unsqueeze(1), self._changes.unsqueeze(2))
+        return squared[: len(self._change), 0, 0].div(self._parts[-1][2].stop).sqrt_()
