@@ -33,7 +33,17 @@ def test_every_command_is_tested(command):
     assert any(f'"{command}"' in text for text in texts), f"no test runs `orchestrate {command}`: add one of what it does to tests/cli"
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.stem)
+LARGE = {"phase-diagram"}
+"""Grids of so many trials that to write them all down takes half a minute."""
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem in LARGE else [])
+        for path in sorted((ROOT / "configs").glob("*.yaml"))
+    ],
+)
 def test_every_shipped_grid_loads_and_is_in_the_readme_with_its_size(path):
     count = len(load_grid(path).trials)
     row = next(line for line in README.splitlines() if line.startswith(f"| `configs/{path.name}`"))

@@ -205,6 +205,7 @@ def test_code_that_workers_cannot_load_ends_the_sweep_with_a_line(folder, cluste
         submit(grid, Quiet(), options)
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_an_interrupted_sweep_goes_on_with_the_code_that_it_keeps(tmp_path, template, cluster_address):
     shutil.copy(template, tmp_path)
