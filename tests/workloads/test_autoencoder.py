@@ -141,6 +141,18 @@ def test_a_trial_has_the_same_bits_alone_beside_others_and_resumed(dtype):
             np.testing.assert_array_equal(factor, after[key].factors[name])
 
 
+def test_widths_that_fill_no_line_of_cache_have_the_same_bits_in_any_pack():
+    keys = {"kind": "autoencoder", "hidden": [5], "code_size": 3, "linear_layers": 1}
+    problem = {"kind": "reconstruction", "shape": [5, 5, 3], "observed": 23}
+    specs = [small(problem=problem, factorization=keys, optimizer={"kind": "gd", "lr": 0.1}, seed=n) for n in range(5)]
+    alone = [advance(create("batched"), lanes_of([one]), 1) for one in specs]
+    for count in (2, 5):
+        together = advance(create("batched"), lanes_of(specs[:count]), 1)
+        for n in range(count):
+            for whole, single in zip(together.params, alone[n].params, strict=True):
+                np.testing.assert_array_equal(whole[n].numpy(), single[0].numpy())
+
+
 def test_recorded_losses_are_those_of_the_mini_batch_that_is_seen_next():
     one = small()
     (result,) = ended(train(trials([one]), Recording((), steps=(0, 7, 50)), create("batched"))).values()

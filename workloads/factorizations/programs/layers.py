@@ -74,7 +74,7 @@ class LayersProgram:
             upper = self._add_slope(layers[place].activation, upper, values[place + 1], own=place == len(layers) - 1)
             self._add_gradients(layers[place], upper, values[place], ones, grads)
             if place:
-                lower = torch.zeros_like(values[place])
+                lower = room(len(values[place]), values[place].shape[1:], values[place])
                 self._backward.append(partial(torch.bmm, upper, aligned[layers[place].weights], out=lower))
                 upper = lower
 
@@ -107,7 +107,7 @@ class LayersProgram:
         """Add what takes gradients by ``values`` to those by what led to them, in place unless they are somebody else's ``own``."""
         if activation == "identity":
             return upper
-        out = torch.zeros_like(values) if own else upper
+        out = room(len(values), values.shape[1:], values) if own else upper
         self._backward.append(partial(ACTIVATIONS[activation].back, upper, values, out))
         return out
 
