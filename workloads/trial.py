@@ -75,13 +75,7 @@ def conflicts(
     elif optimizer is None:
         yield "optimizer", "is missing: put it under fixed, cases or an axis"
     else:
-        yield from optimizer.conflicts(problem.observations())
-        if optimizer.evaluations > 1 and dtype != "float64":
-            yield "dtype", f"must be float64 with optimizer.kind {optimizer.kind}, whose errors are smaller than {dtype} tells apart"
-        if loss.signs and optimizer.label_noise is not None:
-            yield "optimizer.label_noise", f"is noise on numbers, and loss {loss.kind} is of signs"
-        elif problem.inputs and optimizer.label_noise is not None:
-            yield "optimizer.label_noise", f"is not defined for problem.kind {problem.kind}, whose inputs are all that is observed"
+        yield from _trained_conflicts(problem, optimizer, loss, dtype)
     if not factorization.starts:
         if init is not None:
             yield "init", f"has no effect with factorization.kind {factorization.kind}, which starts from zero{UNSET}"
@@ -98,6 +92,18 @@ def _unlike(problem: Problem, factorization: Factorization) -> str:
         return f"{factorization.kind} is no function of inputs, which problem.kind {problem.kind} needs: {' or '.join(kinds)}"
     kinds = [kind for kind, model in PROBLEMS.items() if model.inputs]
     return f"{factorization.kind} is a function of inputs, which problem.kind {problem.kind} has not: it goes with {' or '.join(kinds)}"
+
+
+def _trained_conflicts(problem: Problem, optimizer: Optimizer, loss: Loss, dtype: str) -> Iterator[Conflict]:
+    yield from optimizer.conflicts(problem.observations())
+    if optimizer.evaluations > 1 and dtype != "float64":
+        yield "dtype", f"must be float64 with optimizer.kind {optimizer.kind}, whose errors are smaller than {dtype} tells apart"
+    if optimizer.evaluations > 1 and not loss.smooth:
+        yield "optimizer.kind", f"{optimizer.kind} is not defined for loss {loss.kind}, whose kinks no step passes within a tolerance"
+    if loss.signs and optimizer.label_noise is not None:
+        yield "optimizer.label_noise", f"is noise on numbers, and loss {loss.kind} is of signs"
+    elif problem.inputs and optimizer.label_noise is not None:
+        yield "optimizer.label_noise", f"is not defined for problem.kind {problem.kind}, whose inputs are all that is observed"
 
 
 def _solved_conflicts(factorization: Factorization, optimizer: Optimizer | None, loss: Loss, stop: Stop, dtype: str) -> Iterator[Conflict]:

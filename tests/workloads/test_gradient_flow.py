@@ -16,6 +16,7 @@ from tests.workloads.test_engines import advance, lanes_of
 from workloads import measures
 from workloads.engines.base import create
 from workloads.engines.choice import why_not_fused
+from workloads.optimizers.numerics.dormand_prince import DormandPrince
 from workloads.training.loop import train
 from workloads.training.policy import Policy
 from workloads.training.recording import Recording
@@ -73,6 +74,21 @@ def test_a_step_that_is_too_long_is_taken_again():
     advance(create("batched"), lanes, 30)
     assert lanes.times[0] > 0.1
     assert np.isfinite(lanes.loss[0])
+
+
+def test_a_gradient_of_zero_leaves_time_finite():
+    """Steps ten times as long as the last would be infinite after 311."""
+    size, time = (torch.zeros(1, dtype=torch.float64) for _ in range(2))
+    state = {"size": [size], "time": [time], "refused": [torch.zeros_like(size)]}
+    hyper = {name: torch.full_like(size, FLOW[name]) for name in ("lr", "rtol", "atol")}
+    params, grads = [torch.ones(1, 3, dtype=torch.float64)], [torch.zeros(1, 3, dtype=torch.float64)]
+    step = DormandPrince(params, grads, state, hyper, lambda: None).step
+    for _ in range(400):
+        step()
+    before = time.item()
+    step()
+    assert np.isfinite([size.item(), time.item()]).all()
+    assert time.item() > before
 
 
 def differences(factors):
@@ -140,6 +156,7 @@ def test_time_ends_trials_and_is_known_of_descent_too():
     [
         ({"optimizer": FLOW | {"batch": 3}}, "optimizer.batch: has no effect with optimizer.kind gradient_flow"),
         ({"optimizer": FLOW | {"clip": 1.0}}, "optimizer.clip: has no effect with optimizer.kind gradient_flow"),
+        ({"loss": "absolute"}, "optimizer.kind: gradient_flow is not defined for loss absolute, whose kinks no step passes"),
         ({"dtype": "float32"}, "dtype: must be float64 with optimizer.kind gradient_flow"),
     ],
 )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from workloads.optimizers.base import Hyper, Params, State, Step
+from workloads.section import LARGEST, SMALLEST
 
 STAGES = (
     (1 / 5,),
@@ -68,7 +69,8 @@ class DormandPrince:
         self._move(self._end)
         self._time.add_(torch.where(accepted, self._size, 0.0))
         self._refused.copy_(~accepted)
-        self._size.mul_(factor)
+        # Where gradients vanish no error ever ends the growth, and a size that is infinite would stay so.
+        self._size.mul_(factor).clamp_(SMALLEST, LARGEST)
 
     def _keep(self, slope: Tensor) -> None:
         for _, g, place in self._parts:
