@@ -84,6 +84,14 @@ def test_orthogonal_and_identity_products_have_their_scale(depth, problem):
         np.testing.assert_allclose(s, 1e-2, rtol=1e-12)
 
 
+def test_the_determinant_of_equal_entries_has_no_sign():
+    for depth in (1, 3):
+        with pytest.raises(ValueError, match=r"init\.det_sign: cannot hold: factors of equal entries have a product of rank one"):
+            start({"kind": "constant", "scale": 0.5, "det_sign": "positive"}, depth)
+    scalar = {"kind": "matrix_completion", "shape": [1, 1], "target": {"rank": 1}, "observed": 1}
+    assert product(start({"kind": "constant", "scale": 0.5, "det_sign": "negative"}, problem=scalar)) == -0.125
+
+
 def test_a_start_depends_on_the_seed_and_on_nothing_else():
     init = {"kind": "gaussian", "scale": 0.3}
     again, other = start(init, seed=5), start(init, seed=6)
