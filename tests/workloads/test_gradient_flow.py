@@ -148,7 +148,12 @@ def test_time_ends_trials_and_is_known_of_descent_too():
         assert result.outcome is Outcome.CONVERGED
         assert 1.5 < result.trace.final()["time"] < 3
     assert measures.undefined("time", flow(optimizer={"kind": "adam", "lr": 0.01})) is not None
-    assert measures.undefined("time", flow(optimizer={"kind": "gd", "lr": 0.01, "schedule": {"warmup": 3}})) is not None
+    for options in ({"schedule": {"warmup": 3}}, {"clip": 1.0}, {"weight_decay": 0.1}, {"batch": 3}, {"label_noise": 0.1}):
+        reason = measures.undefined("time", flow(optimizer={"kind": "gd", "lr": 0.01, **options}))
+        assert (
+            reason
+            == "is known with optimizer gradient_flow, and with gd of plain steps: not with schedule, clip, weight_decay, batch or label_noise"
+        )
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from workloads.measures.base import measure
 from workloads.measures.spectra import frobenius_norm
+from workloads.optimizers.base import OPTIONS
 from workloads.problems.held_out import HeldOut
 from workloads.trial import TrialSpec
 
@@ -23,7 +24,8 @@ def loss(x: Snapshot) -> Tensor:
 
 def _keeps_time(spec: TrialSpec, *_: str) -> str | None:
     known = spec.optimizer is not None and spec.optimizer.keeps_time
-    return None if known else "is known with optimizer gradient_flow, and with gd of one step size"
+    options = f"{', '.join(OPTIONS[:-1])} or {OPTIONS[-1]}"
+    return None if known else f"is known with optimizer gradient_flow, and with gd of plain steps: not with {options}"
 
 
 @measure("time of gradient flow, dw/dt = −∇ℓ(w): of gd the step times lr, as Euler's method has it", needs=_keeps_time, product=False)

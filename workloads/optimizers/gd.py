@@ -20,7 +20,8 @@ class Gd(Optimizer):
 
     @property
     def keeps_time(self) -> bool:
-        return self.schedule is None
+        # What options make of gradients is no flow of the loss.
+        return not self.given
 
     def time_at(self, step: int, state: Mapping[str, float]) -> float:
         # Of Euler's method.
