@@ -34,6 +34,10 @@ def rows(lanes):
     return [np.concatenate([p[n].numpy().ravel() for p in lanes.params]) for n in range(len(lanes))]
 
 
+def times(lanes):
+    return lanes.times(np.arange(len(lanes)))
+
+
 def integrated(one, until):
     """The parameters in a row at a time, by another method, of order eight and higher precision, from autograd's gradients."""
     start = [torch.from_numpy(f) for f in one.initial_factors({})]
@@ -56,10 +60,10 @@ def test_it_is_scipys_flow_to_its_tolerance(changes):
         one = flow(**changes, optimizer=FLOW | {"rtol": rtol, "atol": rtol / 1000})
         specs = [one, one.model_copy(update={"seed": 3})]
         lanes = advance(create("batched"), lanes_of(specs), 40)
-        pairs = zip(specs, lanes.times, rows(lanes), strict=True)
+        pairs = zip(specs, times(lanes), rows(lanes), strict=True)
         errors.append(max(np.abs(integrated(each, t) - row).max() / np.abs(row).max() for each, t, row in pairs))
         assert errors[-1] < 20 * rtol
-        assert lanes.times[0] != lanes.times[1]
+        assert times(lanes)[0] != times(lanes)[1]
     assert errors[1] < errors[0] / 30
 
 
@@ -69,10 +73,10 @@ def test_a_step_that_is_too_long_is_taken_again():
     start = rows(lanes)[0]
     advance(create("batched"), lanes, 1)
     np.testing.assert_array_equal(rows(lanes)[0], start)
-    assert lanes.times[0] == 0
+    assert times(lanes)[0] == 0
     assert float(lanes.state["size"][0]) == pytest.approx(10.0)
     advance(create("batched"), lanes, 30)
-    assert lanes.times[0] > 0.1
+    assert times(lanes)[0] > 0.1
     assert np.isfinite(lanes.loss[0])
 
 
@@ -89,6 +93,19 @@ def test_a_gradient_of_zero_leaves_time_finite():
     step()
     assert np.isfinite([size.item(), time.item()]).all()
     assert time.item() > before
+
+
+@pytest.mark.parametrize("optimizer", [FLOW, {"kind": "gd", "lr": 0.02}])
+def test_time_is_told_of_the_lanes_that_are_asked_for_alone(optimizer, monkeypatch):
+    specs = [flow(seed=n, optimizer={**optimizer, "lr": 0.01 * (n + 1)}) for n in range(6)]
+    lanes = advance(create("batched"), lanes_of(specs), 3)
+    kind, told = type(specs[0].optimizer), []
+    plain = kind.time_at
+    monkeypatch.setattr(kind, "time_at", lambda self, step, state: told.append(self.lr) or plain(self, step, state))
+    found = lanes.times(np.array([4, 1]))
+    assert told == [0.05, 0.02]
+    np.testing.assert_array_equal(found, times(lanes)[[4, 1]])
+    assert len(set(times(lanes))) == 6
 
 
 def differences(factors):
@@ -112,7 +129,7 @@ def test_descent_of_ever_smaller_steps_comes_to_it():
     apart = []
     for lr in (0.1, 0.05, 0.025):
         lanes = advance(create("batched"), lanes_of([flow(optimizer={"kind": "gd", "lr": lr})]), round(2 / lr))
-        assert lanes.times[0] == pytest.approx(2.0)
+        assert times(lanes)[0] == pytest.approx(2.0)
         apart.append(np.abs(rows(lanes)[0] - wanted).max())
     # Euler's method is of order one.
     assert apart[0] / apart[1] == pytest.approx(2, rel=0.2)

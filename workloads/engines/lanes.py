@@ -103,16 +103,16 @@ class Lanes:
         """c [R] in loss = c * sum over the observations (`workloads.losses.Loss.factor`); of a mini-batch of inputs, over what it shows."""
         return self._per_lane([p.spec.loss.factor(p.problem.count) * p.spec.share for p in self.prepared])
 
-    @property
-    def times(self) -> NDArray[np.float64]:
-        """How far along gradient flow each lane is [R]; NaN where its optimizer keeps no time."""
+    def times(self, index: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return how far along gradient flow the lanes at ``index`` [K] are [K]; NaN where their optimizer keeps no time."""
         optimizer = self.spec.optimizer
         if optimizer is None or not optimizer.keeps_time:
-            return np.full(len(self), np.nan)
-        state = {name: self.state[name][0].numpy(force=True).tolist() for name in optimizer.stepping.per_lane}
-        numbers = [{name: values[n] for name, values in state.items()} for n in range(len(self))]
-        own = [prepared.spec.optimizer for prepared in self.prepared]
-        return np.array([o.time_at(step, n) for o, step, n in zip(own, self.step.tolist(), numbers, strict=True) if o is not None])
+            return np.full(len(index), np.nan)
+        where = torch.from_numpy(index).to(self.device)
+        state = {name: self.state[name][0].index_select(0, where).numpy(force=True).tolist() for name in optimizer.stepping.per_lane}
+        own, steps = [self.prepared[lane].spec.optimizer for lane in index], self.step[index].tolist()
+        numbers = [{name: values[n] for name, values in state.items()} for n in range(len(index))]
+        return np.array([o.time_at(step, n) for o, step, n in zip(own, steps, numbers, strict=True) if o is not None])
 
     @property
     def tensors(self) -> list[Tensor]:

@@ -65,7 +65,7 @@ class Recorder:
         where = torch.from_numpy(index).to(lanes.device)
         params = [p.index_select(0, where) for p in lanes.params]
         problems, specs = [lanes.prepared[i].problem for i in index], [lanes.prepared[i].spec for i in index]
-        times = lanes.times[index] if "time" in self._names else np.full(len(index), np.nan)
+        times = lanes.times(index) if "time" in self._names else np.full(len(index), np.nan)
         self._pending.append(_Rows(keys, lanes.step[index], lanes.loss[index], times, params, problems, specs))
         self._pending_rows += len(index)
         self._pending_bytes += sum(p.nbytes for p in params)
