@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -183,6 +185,20 @@ def test_signs_are_those_of_what_would_be_observed():
     np.testing.assert_array_equal(signs.held_out[1], np.sign(plain.held_out[1]))
     np.testing.assert_array_equal(signs.truth, plain.truth)
     assert problem(**one, signs=False).canonical == problem(**one).canonical != problem(**one, signs=True).canonical
+
+
+def test_signs_are_held_out_of_a_file_that_lists_entries_and_has_the_truth():
+    truth = np.random.default_rng(0).standard_normal((4, 4))
+    buffer = io.BytesIO()
+    np.savez(buffer, target=truth, indices=np.argwhere(np.eye(4)), values=truth.diagonal())
+    named = problem(target=None, observed=None, file="d.npz", signs=True, shape=None)
+    made = named.with_data(buffer.getvalue(), "d")
+    data = made.realize({"d": buffer.getvalue()})
+    where, values = data.held_out
+    np.testing.assert_array_equal(where, np.flatnonzero(~np.eye(4, dtype=bool)))
+    np.testing.assert_array_equal(values, np.sign(truth.ravel()[where]))
+    assert made.held_out_entries() == len(where) == 12
+    np.testing.assert_array_equal(data.truth, truth.ravel())
 
 
 def test_logistic_noise_makes_the_odds_that_the_loss_takes_them_for():

@@ -127,7 +127,7 @@ class Completion(HeldOut):
             field = flat
         else:
             assert known is not None, "values are of entries that are listed"
-            field = np.zeros(self.size)
+            field = np.zeros(self.size) if flat is None else flat.copy()
             field[known] = values
         mask = np.zeros(self.size, dtype=np.bool_)
         target = np.zeros(self.size)
@@ -139,8 +139,8 @@ class Completion(HeldOut):
     def _held_out(self, order: Indices | None, known: Indices | None, field: Entries, mask: NDArray[np.bool_]) -> Held | None:
         """Return the flat indices and the values, noise included, of the entries that are held out.
 
-        ``order`` is the permutation of what is ``known`` (all entries, if ``None``), whose values are in ``field`` [D]. ``None`` where
-        they are the truth's that are not observed, as it is.
+        ``order`` is the permutation of what is ``known`` (all entries, if ``None``), whose values are in ``field`` [D], as are the truth's
+        of all others, if there is one. ``None`` where they are those of the truth that are not observed, as it is.
         """
         import numpy as np
 
@@ -149,7 +149,7 @@ class Completion(HeldOut):
             where = last if known is None else known[last]
         elif known is not None and not mask[known].all():
             where = known[~mask[known]]
-        elif known is None and (self.noisily or self.signs):
+        elif (known is None and self.noisily) or (self.signs and self.truth_is_known):
             where = np.flatnonzero(~mask)
         else:
             return None
