@@ -95,13 +95,15 @@ def canonical_json(value: object) -> str:
 class FileRef(Section):
     """A data file: the path as the user wrote it and, once somebody has read it, the SHA-256 of its content and what is in it.
 
-    ``count`` is the number of observations that it fixes, and ``truth`` whether it holds the ground truth.
+    ``count`` is the number of observations that it fixes, ``truth`` whether it holds the ground truth, and ``span`` the
+    least and the largest number of its images.
     """
 
     path: str
     digest: str = ""
     count: int | None = None
     truth: bool = False
+    span: tuple[float, float] | None = None
 
     @model_validator(mode="before")
     @classmethod

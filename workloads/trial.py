@@ -70,6 +70,8 @@ def conflicts(
     if problem.inputs != factorization.maps:
         yield "factorization.kind", _unlike(problem, factorization)
         return
+    if problem.inputs and problem.data_file is not None:
+        yield from factorization.input_conflicts(problem.data_file)
     if factorization.solved:
         yield from _solved_conflicts(factorization, optimizer, loss, stop, dtype)
     elif optimizer is None:

@@ -202,6 +202,8 @@ def test_more_images_contain_the_fewer_and_others_are_held_out():
 def folder(tmp_path):
     images = np.random.default_rng(0).random((25, 5, 4))
     np.savez(tmp_path / "faces.npz", images=images)
+    np.savez(tmp_path / "bytes.npz", images=np.array([0, 255, 7, 9], dtype=np.uint8).reshape(1, 2, 2).repeat(25, axis=0))
+    np.savez(tmp_path / "centred.npz", images=np.array([-0.5, 0.5]).reshape(1, 1, 2).repeat(25, axis=0))
     np.savez(tmp_path / "flat.npz", images=np.ones((4, 5)))
     np.savez(tmp_path / "other.npz", target=np.ones((4, 5)))
     return tmp_path
@@ -237,12 +239,26 @@ def test_images_of_a_file_are_seen_and_held_out_by_the_seed(folder):
     np.testing.assert_array_equal(problem.realize(whole.files.contents).inputs, images)
 
 
+def test_outputs_without_bounds_reach_all_images(folder):
+    for name, output in (("bytes.npz", "identity"), ("bytes.npz", "relu"), ("centred.npz", "tanh")):
+        grid_of(folder, problem={"kind": "reconstruction", "data": name}, factorization__output=output)
+
+
 FILE = {"kind": "reconstruction", "data": "faces.npz"}
 WRONG = {
     r"problem.target: has no effect with problem.kind reconstruction": {"problem__target": {"rank": 1}},
     r"problem.noise: has no effect with problem.kind reconstruction": {"problem__noise": {"std": 1.0}},
     r"problem.data: must be 'shapes'|problem.data: must be shapes": {"problem__data": 3},
     r"problem.data: nowhere.npz|problem.data: cannot read nowhere.npz": {"problem__data": "nowhere.npz"},
+    r"problem.data: is 'shapez', neither shapes nor an .npz file; did you mean shapes\?$": {"problem__data": "shapez"},
+    r"problem.data: is 'faces.csv', neither shapes nor an .npz file$": {"problem": FILE | {"data": "faces.csv"}},
+    r"factorization.output: is tanh, from -1 to 1, but bytes.npz has images from 0 to 255: scale them": {
+        "problem": FILE | {"data": "bytes.npz"}
+    },
+    r"factorization.output: is sigmoid, from 0 to 1, but centred.npz has images from -0.5 to 0.5": {
+        "problem": FILE | {"data": "centred.npz"},
+        "factorization__output": "sigmoid",
+    },
     r"problem.data: other.npz: unknown array 'target'": {"problem": FILE | {"data": "other.npz"}},
     r"problem.data: flat.npz: images must have shape \[N, rows, columns\]": {"problem": FILE | {"data": "flat.npz"}},
     r"problem.data: faces.npz: images have shape \[5, 4\], but problem.shape is \[5, 5\]": {"problem": FILE | {"shape": [5, 5]}},

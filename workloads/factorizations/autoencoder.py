@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from workloads.factorizations.base import Cost, Factorization, Program
-from workloads.section import Conflict, Count, Counts, Whole
+from workloads.section import Conflict, Count, Counts, FileRef, Whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from workloads.factorizations.programs.layers import Layer
 
 Activation = Literal["identity", "relu", "sigmoid", "tanh"]
+BOUNDS = {"relu": (0.0, math.inf), "sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0)}
+"""Of what activations give, where there are any."""
 MOST_LAYERS = 1000
 
 
@@ -100,6 +102,14 @@ class Autoencoder(Factorization):
         matrices = [dimensions for dimensions in self.shapes(shape).values() if len(dimensions) == 2]
         flops = 6 * sum(out * into for out, into in matrices) - 2 * math.prod(matrices[0])
         return Cost(flops, 2 * sum(out for out, _ in matrices), 4 * len(matrices))
+
+    def input_conflicts(self, inputs: FileRef) -> Iterator[Conflict]:
+        least, most = BOUNDS.get(self.output, (-math.inf, math.inf))
+        lowest, highest = inputs.span or (0.0, 0.0)
+        if lowest < least or highest > most:
+            bounds = f"from {least:g} to {most:g}" if math.isfinite(most) else f"{least:g} or more"
+            mend = "scale them, or use output: identity"
+            yield "factorization.output", f"is {self.output}, {bounds}, but {inputs.path} has images from {lowest:g} to {highest:g}: {mend}"
 
     def conflicts(self, shape: tuple[int, ...]) -> Iterator[Conflict]:
         if len(self.hidden) > MOST_LAYERS:

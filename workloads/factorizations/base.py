@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from workloads.kinds import Kind, Registry
 from workloads.mode_tree import Modes
-from workloads.section import LARGEST_SIZE, MADE, Conflict, canonical_json
+from workloads.section import LARGEST_SIZE, MADE, Conflict, FileRef, canonical_json
 from workloads.stepping import Stepping
 
 if TYPE_CHECKING:
@@ -153,6 +153,10 @@ class Factorization(Kind):
         parameters = sum(math.prod(s) for s in self.shapes(shape).values())
         if parameters > LARGEST_SIZE:
             yield "factorization", f"has {parameters:,} parameters, more than the {LARGEST_SIZE:,} that can be trained"
+
+    def input_conflicts(self, inputs: FileRef) -> Iterator[Conflict]:
+        """Yield why the numbers in a file of ``inputs`` are no values of the function, once its ``span`` is known."""
+        return iter(())
 
     def resolved(self, shape: tuple[int, ...]) -> dict[str, Any]:
         """Return the keys that are `derived`, with their values."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import AfterValidator
 
 from workloads.problems.base import Observed, Problem
 from workloads.section import LARGEST_SIZE, Conflict, FileRef, Seed
@@ -16,6 +19,13 @@ if TYPE_CHECKING:
 
 SMALLEST = 4
 """Pixels a side that a shape needs to be one."""
+
+
+def _shapes_or_images(data: Literal["shapes"] | FileRef) -> Literal["shapes"] | FileRef:
+    if data != "shapes" and not data.path.lower().endswith(".npz"):
+        meant = "; did you mean shapes?" if difflib.get_close_matches(data.path, ["shapes"]) else ""
+        raise ValueError(f"is {data.path[:40]!r}, neither shapes nor an .npz file{meant}")
+    return data
 
 
 class Reconstruction(Problem):
@@ -34,7 +44,7 @@ class Reconstruction(Problem):
     noise: ClassVar[None] = None  # type: ignore[misc]
     signs: ClassVar[None] = None  # type: ignore[misc]
 
-    data: Literal["shapes"] | FileRef = "shapes"
+    data: Annotated[Literal["shapes"] | FileRef, AfterValidator(_shapes_or_images)] = "shapes"
     """`shapes` for images of one disc or square of a random colour, place and size, from 0 to 1; or an .npz with images [N, *shape]."""
     observed: Observed | None = None
     """How many images are trained on: of `shapes` a count, required; of a file a count or a fraction, else all that are not held out."""
@@ -114,7 +124,7 @@ class Reconstruction(Problem):
 
         assert self.data != "shapes"
         images = read_images(self.data.path, content, self.shape)
-        reference = FileRef(path=self.data.path, digest=digest, count=len(images))
+        reference = FileRef(path=self.data.path, digest=digest, count=len(images), span=(float(images.min()), float(images.max())))
         return self.model_copy(update={"data": reference, "shape": images.shape[1:]})
 
     def file_conflicts(self) -> Iterator[Conflict]:
