@@ -1,6 +1,7 @@
 """Trials that have ended with less recorded than is asked for now: what is new is computed at their ends, from their final factors.
 
-In all rows before the last it is missing. Where a figure or claim of the grid is of the whole trace, trials are run again.
+In all rows before the last it is missing. Where a figure or claim of the grid is of the whole trace, or what is new is known in training
+only, trials are run again.
 """
 
 from __future__ import annotations
@@ -63,8 +64,10 @@ def ended_with_less(
     for sweep, missing in sorted(lacking, key=lambda pair: len(pair[1])):
         rows = _ended(store, sweep, specs.keys() - found.keys(), traced)
         for key, outcome, steps, seconds in zip(rows.index, rows["outcome"], rows["steps"], rows["seconds"], strict=True):
-            defined = tuple(name for name in missing if measures.undefined(name, specs[key]) is None)
-            found[key] = EndedWithLess(sweep, Outcome(outcome), int(steps), float(seconds), defined)
+            # The loss is recorded even where it is not asked for.
+            defined = tuple(name for name in missing if name != "loss" and measures.undefined(name, specs[key]) is None)
+            if not any(map(measures.is_state, defined)):
+                found[key] = EndedWithLess(sweep, Outcome(outcome), int(steps), float(seconds), defined)
     return found
 
 

@@ -86,6 +86,8 @@ def _check(name: str, specs: Iterable[TrialSpec]) -> None:
         raise UsageError(f"unknown measure {name}{nearest(name, [row.shown for row in measures.MEASURES])}")
     if name == "loss":
         raise UsageError("loss is in every table of trials: factors alone say nothing of it")
+    if measures.is_state(name):
+        raise UsageError(f"{name} is known in training only: factors alone say nothing of it; `orchestrate rerun` records it")
     reasons = [measures.undefined(name, spec) for spec in specs]
     if all(reasons):
         raise UsageError(f"{name} {reasons[0]}")

@@ -1,8 +1,20 @@
 """Numbers computed from the end-to-end matrix or tensor, for all lanes at once. A measure is a function with a `measure` above it."""
 
 from workloads.kinds import discover
-from workloads.measures.base import MEASURES, Measure, code_of, column_names, find, is_final, measure, of_column, undefined, watched
+from workloads.measures.base import (
+    MEASURES,
+    Measure,
+    code_of,
+    column_names,
+    find,
+    is_final,
+    is_state,
+    measure,
+    of_column,
+    undefined,
+    watched,
+)
 
-__all__ = ["MEASURES", "Measure", "code_of", "column_names", "find", "is_final", "measure", "of_column", "undefined", "watched"]
+__all__ = ["MEASURES", "Measure", "code_of", "column_names", "find", "is_final", "is_state", "measure", "of_column", "undefined", "watched"]
 
 discover(__name__, __path__)

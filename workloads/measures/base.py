@@ -41,7 +41,8 @@ class Measure:
     ``pattern`` is a regular expression for the name, with a group per argument, and ``shown`` a name that it matches. ``needs`` returns why
     the measure is not defined for a trial, or ``None`` where it is. ``columns`` gives the names of the k columns. ``compute`` maps a
     snapshot and the arguments to [R] or [R, k]. ``final`` says that it is computed at the end of a trial only, because it costs more
-    than training does; ``product``, that it needs an end-to-end matrix or tensor, so that it is not defined for functions of inputs.
+    than training does; ``product``, that it needs an end-to-end matrix or tensor, so that it is not defined for functions of inputs;
+    ``state``, that it is of how training stands, of which factors alone say nothing, so that it cannot be computed afterwards.
     """
 
     pattern: str
@@ -52,6 +53,7 @@ class Measure:
     columns: Callable[..., Sequence[str]] | None = None
     final: bool = False
     product: bool = True
+    state: bool = False
     by_column: Callable[[str], str | None] | None = None
     """From a column to the measure's name, where what a name says after an underscore is in the names of its columns."""
     code: str = ""
@@ -120,6 +122,11 @@ def code_of(name: str) -> str:
 def is_final(name: str) -> bool:
     """Return whether measure ``name`` is computed at the end of a trial only. Raises `KeyError` for an unknown name."""
     return _known(name)[0].final
+
+
+def is_state(name: str) -> bool:
+    """Return whether measure ``name`` is known in training only. Raises `KeyError` for an unknown name."""
+    return _known(name)[0].state
 
 
 def undefined(name: str, spec: TrialSpec) -> str | None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from workloads.measures.numerics.snapshot import Snapshot
 
 
-@measure("the training loss (always recorded); of mini-batches that are inputs, that of the next", product=False)
+@measure("the training loss (always recorded); of mini-batches that are inputs, that of the next", product=False, state=True)
 def loss(x: Snapshot) -> Tensor:
     """Return the training loss [R]."""
     return x.loss
@@ -28,7 +28,12 @@ def _keeps_time(spec: TrialSpec, *_: str) -> str | None:
     return None if known else f"is known with optimizer gradient_flow, and with gd of plain steps: not with {options}"
 
 
-@measure("time of gradient flow, dw/dt = −∇ℓ(w): of gd the step times lr, as Euler's method has it", needs=_keeps_time, product=False)
+@measure(
+    "time of gradient flow, dw/dt = −∇ℓ(w): of gd the step times lr, as Euler's method has it",
+    needs=_keeps_time,
+    product=False,
+    state=True,
+)
 def time(x: Snapshot) -> Tensor:
     """Return how far along gradient flow trials are [R]."""
     return x.times

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from workloads import measures
 from workloads.engines.lanes import DTYPES
+from workloads.measures.numerics.objective import Objective
 from workloads.measures.numerics.snapshot import Snapshot, evaluate
 from workloads.training.preparing import Preparer
 from workloads.trial import TrialSpec
@@ -33,13 +34,16 @@ def measure_factors(
 
     Their specs share a `workloads.trial.TrialSpec.lane_key`.
 
-    All but ``loss`` and ``time``, of which factors alone say nothing, are what training would have recorded in its last step.
+    All but those of how training stands (`workloads.measures.is_state`) are what training would have recorded in its last step.
     """
     params = [torch.from_numpy(np.stack(arrays)) for arrays in zip(*factors, strict=True)]
-    unknown = torch.full((len(factors),), float("nan"), dtype=torch.float64)
     spec, problems = specs[0], [preparer.problem(spec) for spec in specs]
+    loss = torch.full((len(factors),), float("nan"), dtype=torch.float64)
+    if not spec.factorization.maps and any(map(measures.code_of, names)):
+        # A user's own measures may be of it.
+        loss = Objective(spec.factorization, specs, problems, [p.double() for p in params]).losses().detach()
     epsilon = torch.finfo(DTYPES[spec.dtype]).eps
-    return evaluate(names, Snapshot(spec.factorization, params, unknown, problems, epsilon, specs, preparer.start))
+    return evaluate(names, Snapshot(spec.factorization, params, loss, problems, epsilon, specs, preparer.start))
 
 
 def measure_kept(
@@ -50,9 +54,8 @@ def measure_kept(
     ``specs`` are the trials', by id, and ``files`` the content of data files, by digest.
     """
     preparer = Preparer(files)
-    for some in _batches(kept, specs):
+    for defined, some in _batches(names, kept, specs):
         spec = specs[some[0][0]]
-        defined = [name for name in names if not measures.undefined(name, spec)]
         if not defined:
             yield from ((trial_id, {}) for trial_id, _ in some)
             continue
@@ -62,13 +65,16 @@ def measure_kept(
         yield from ((trial_id, dict(zip(columns, map(float, row), strict=True))) for (trial_id, _), row in zip(some, values, strict=True))
 
 
-def _batches(kept: Iterable[Kept], specs: Mapping[str, TrialSpec]) -> Iterator[list[Kept]]:
-    """Yield trials with factors of the same shapes, and products that are the same function of them, as many as are measured together."""
-    waiting: dict[tuple[object, ...], list[Kept]] = defaultdict(list)
+def _batches(names: Sequence[str], kept: Iterable[Kept], specs: Mapping[str, TrialSpec]) -> Iterator[tuple[tuple[str, ...], list[Kept]]]:
+    """Yield the measures that are defined for trials, and the trials: with factors of the same shapes, and products that are the same
+    function of them, as many as are measured together."""
+    waiting: dict[tuple[tuple[str, ...], tuple[object, ...]], list[Kept]] = defaultdict(list)
     for trial in kept:
         spec = specs[trial[0]]
-        some = waiting[spec.lane_key]
+        # Trials may be lanes of one program and differ in this, as where some hold out examples.
+        key = tuple(name for name in names if not measures.undefined(name, spec)), spec.lane_key
+        some = waiting[key]
         some.append(trial)
         if len(some) >= min(AT_ONCE, max(1, NUMBERS // math.prod(spec.shape))):
-            yield waiting.pop(spec.lane_key)
-    yield from waiting.values()
+            yield key[0], waiting.pop(key)
+    yield from ((defined, some) for (defined, _), some in waiting.items())

@@ -39,15 +39,18 @@ class Objective:
         self._scales = torch.tensor(scales, dtype=like.dtype, device=like.device)
         self._gradients: list[Tensor] | None = None
 
+    def losses(self) -> Tensor:
+        """Return the losses [R]."""
+        product = self._products(self._params).flatten(1)
+        if self._operators is not None:
+            product = torch.einsum("rnd,rd->rn", self._operators.expand(len(product), -1, -1), product)
+        return self._each(product).sum(1) * self._scales
+
     @torch.enable_grad()
     def gradients(self) -> list[Tensor]:
         """Return the gradients [R, ...]. They can be differentiated once more."""
         if self._gradients is None:
-            product = self._products(self._params).flatten(1)
-            if self._operators is not None:
-                product = torch.einsum("rnd,rd->rn", self._operators.expand(len(product), -1, -1), product)
-            total = (self._each(product).sum(1) * self._scales).sum()
-            self._gradients = list(torch.autograd.grad(total, self._params, create_graph=True))
+            self._gradients = list(torch.autograd.grad(self.losses().sum(), self._params, create_graph=True))
         return self._gradients
 
     def _each(self, predictions: Tensor) -> Tensor:

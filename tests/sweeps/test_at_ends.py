@@ -1,0 +1,85 @@
+"""What is computed of trials that have ended, and what is not, because their factors alone do not say it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from orchestrator.errors import UsageError
+from orchestrator.grid.traced import NOTHING_TRACED
+from orchestrator.sweeps.at_ends import ended_with_less
+from orchestrator.sweeps.measure import _check
+from orchestrator.tracking.write.writer import SweepWriter
+from tests.specs import spec, trials
+from workloads import measures
+from workloads.engines.base import create
+from workloads.measures.base import Measure, enter, withdraw
+from workloads.training.afterwards import measure_kept
+from workloads.training.loop import train
+from workloads.training.recording import Recording
+from workloads.training.results import Finished
+from workloads.trial import Trial
+
+BEFORE = Recording(("nuclear", "det"))
+
+
+def trained(some, names=("error",)):
+    each = [train([trial], Recording(tuple(names), points=5), create("batched")) for trial in trials(some)]
+    ended = (event.results for events in each for event in events if isinstance(event, Finished))
+    return {result.trial_id: result for results in ended for result in results}
+
+
+def test_trials_are_run_again_for_what_only_training_knows(local, make_sweep, make_result):
+    info = make_sweep("a b", record=BEFORE.as_json())
+    adam = info.trials[1].spec.model_copy(update={"optimizer": spec(optimizer={"kind": "adam", "lr": 0.1}).optimizer})
+    info = replace(info, trials=[info.trials[0], replace(info.trials[1], spec=adam)])
+    with SweepWriter(local, info) as writer:
+        writer.add("pack-0", [make_result("a"), make_result("b")])
+        writer.close("FINISHED")
+    asked = [Trial(row.trial_id, row.spec) for row in info.trials]
+
+    def less(*added):
+        found = ended_with_less(local, [info.experiment], asked, replace(BEFORE, measures=(*BEFORE.measures, *added)), NOTHING_TRACED)
+        return {key: one.missing for key, one in found.items()}
+
+    assert less("frobenius") == {"a": ("frobenius",), "b": ("frobenius",)}
+    # Of Adam no time is known, so that it lacks nothing.
+    assert less("frobenius", "time") == {"b": ("frobenius",)}
+    assert less("frobenius", "loss") == {"a": ("frobenius",), "b": ("frobenius",)}
+
+
+@pytest.mark.parametrize("name", ["loss", "time"])
+def test_what_only_training_knows_is_not_measured_afterwards(name):
+    with pytest.raises(UsageError, match=re.escape("factors alone say nothing of it")):
+        _check(name, [spec()])
+
+
+def test_trials_of_one_program_are_measured_by_what_is_defined_for_each():
+    regression = {"kind": "regression", "shape": [4], "target": {}, "observed": 3}
+    changes: list[dict[str, Any]] = [{}, {"problem": {**regression, "held_out": 4}}, {"init__scale": 0.2}]
+    some = [spec(**{"problem": regression, "factorization": {"kind": "diagonal", "depth": 2}, **change}) for change in changes]
+    assert len({one.lane_key for one in some}) == 1
+    names = ("error", "held_out_error")
+    done = trained(some, names)
+    specs = {f"t{n}": one for n, one in enumerate(some)}
+    found = dict(measure_kept(names, [(key, result.factors) for key, result in done.items()], specs, {}))
+    assert {key: set(values) for key, values in found.items()} == {"t0": {"error"}, "t1": set(names), "t2": {"error"}}
+    for key, values in found.items():
+        assert values == pytest.approx({name: done[key].trace.final()[name] for name in values}, rel=1e-10)
+
+
+@pytest.mark.parametrize("loss", ["mse", "huber"])
+def test_a_measure_of_the_users_own_sees_the_loss_of_factors(loss):
+    enter(Measure("own_loss", "own_loss", lambda x: x.loss.clone(), "the loss", code="0" * 64))
+    try:
+        one = spec(loss={"kind": loss})
+        (result,) = trained([one], ["own_loss"]).values()
+        ((_, values),) = measure_kept(["own_loss"], [("t0", result.factors)], {"t0": one}, {})
+    finally:
+        withdraw(measures.find("own_loss")[0])
+    assert values["own_loss"] > 0
+    np.testing.assert_allclose(values["own_loss"], result.trace.final()["loss"], rtol=1e-10)
