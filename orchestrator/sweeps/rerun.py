@@ -47,10 +47,8 @@ def rerun_grid(
 
 def _spelled(trial: Trial) -> dict[str, Any]:
     """Return a trial as a case: what was given of it, without what only defaults say."""
-    spec: dict[str, Any] = trial.spec.model_dump(mode="json", exclude_none=True, exclude_unset=True)
-    if isinstance(loss := spec.get("loss"), dict):
-        spec["loss"] = loss["kind"]
-    return spec
+    given: dict[str, Any] = trial.spec.model_dump(mode="json", exclude_none=True, exclude_unset=True)
+    return given
 
 
 def _override(text: str) -> str:
