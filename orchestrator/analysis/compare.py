@@ -10,7 +10,6 @@ from typing import Any
 import altair as alt
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from orchestrator.analysis.charts.common import NothingToDraw, data_of
 from orchestrator.analysis.charts.edges import INSET, LARGE, cross
@@ -20,6 +19,8 @@ from orchestrator.errors import UsageError
 from orchestrator.grid.questions import SEEDS, read_condition
 
 CONFIDENCE = 0.95
+COLUMNS = ("trials", "paired", "a", "b", "mean", "median", "low", "high", "moved", "diverged_a", "diverged_b", "same")
+"""Of a comparison, besides its keys and the measure."""
 WIDTH = 320
 """Of a panel, in pixels."""
 
@@ -75,8 +76,8 @@ def compare(a: Results, b: Results, measures: Sequence[str] = (), by: Sequence[s
         places = [_places(some["_match"]) for some in found.runs]
         paired = [_paired(found.runs[0].iloc[places[0][match]], found.runs[1].iloc[places[1][match]]) for match in places[0]]
         sides = [pd.concat([pair[n] for pair in paired]) for n in (0, 1)]
-        groups = list(by) if by is not None else distinguishing(pd.concat(sides), keys)
-        table = pd.DataFrame(_rows(sides, names, groups))
+        groups = list(by) if by is not None else distinguishing(_one_missing(pd.concat(sides)), keys)
+        table = pd.DataFrame(_rows(sides, names, groups), columns=[*groups, "measure", *COLUMNS])
         considered = [len(some) - (len(same) if apart.runs else 0) for some in runs]
         left = (considered[0] - len(sides[0]), considered[1] - len(sides[1]))
         return Comparison(found.changed, groups, table, (len(sides[0]), len(sides[1])), left, len(same), bool(apart.runs and same))
@@ -170,10 +171,7 @@ def _paired(*sides: Frame) -> tuple[Frame, Frame]:
 
 
 def _rows(runs: Sequence[Frame], names: Sequence[str], keys: Sequence[str]) -> list[dict[str, object]]:
-    groups = [
-        {tuple(map(_key, label if isinstance(label, tuple) else (label,))): some.iloc[places] for label, places in _grouped(some, keys)}
-        for some in runs
-    ]
+    groups = [{label: some.iloc[places] for label, places in _grouped(some, keys)} for some in runs]
     rows = []
     for label in (label for label in groups[0] if label in groups[1]):
         one, other = groups[0][label], groups[1][label]
@@ -184,10 +182,17 @@ def _rows(runs: Sequence[Frame], names: Sequence[str], keys: Sequence[str]) -> l
     return rows
 
 
-def _grouped(runs: Frame, keys: Sequence[str]) -> list[tuple[Any, NDArray[np.intp]]]:
-    if not keys:
-        return [((), np.arange(len(runs)))]
-    return [(label, np.asarray(places)) for label, places in runs.groupby(list(keys), dropna=False, sort=True).indices.items()]
+def _grouped(runs: Frame, keys: Sequence[str]) -> list[tuple[tuple[object, ...], list[int]]]:
+    """Return the places of runs that agree in keys, in the order of these; a key that is not there is equal to one that has no value."""
+    places: dict[Any, list[int]] = _places(_tuples(runs, keys))
+    return sorted(
+        places.items(), key=lambda group: [(value is None, isinstance(value, str), "" if value is None else value) for value in group[0]]
+    )
+
+
+def _one_missing(runs: Frame) -> Frame:
+    """Return runs of which all that is missing is missing in the same way, which pandas tells apart: ``None`` and NaN."""
+    return runs.where(runs.notna(), np.nan)
 
 
 def _row(one: Frame, other: Frame, name: str) -> dict[str, object] | None:

@@ -10,6 +10,7 @@ import pytest
 from orchestrator.analysis.compare import compare, draw_comparison
 from orchestrator.analysis.figures import spec_of
 from orchestrator.analysis.rendering import rendered
+from orchestrator.cli.commands.compare import _print
 from orchestrator.errors import UsageError
 from tests.analysis.made import results
 
@@ -150,3 +151,20 @@ def test_measures_and_keys_that_are_not_there():
 def test_it_is_drawn():
     found = compare(sweep(0.1, noise), sweep(0.2, lambda d, s: noise(d, s) + 1))
     assert rendered(spec_of(draw_comparison(found)), ["svg"])["svg"].startswith(b"<svg")
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_a_key_without_a_value_is_as_one_that_is_not_there(seeds):
+    absent, empty = (sweep(0.1, noise, depths=(2,), seeds=seeds, **more) for more in ({}, {"init.rank": None}))
+    found = compare(absent, empty)
+    (row,) = found.table.to_dict("records")
+    assert (found.keys, row["trials"], row["median"]) == ([], seeds, 0.0)
+
+
+@pytest.mark.parametrize("failed", [(True, True), (True, False)])
+def test_trials_that_have_all_failed_leave_nothing_to_compare(failed, capsys):
+    lost = results(trials(0.1, lambda *_: np.nan, outcome="failed"))
+    found = compare(*(lost if none else sweep(0.1, noise) for none in failed))
+    _print(found)
+    assert "no measure has a value in both sweeps" in capsys.readouterr().err
+    assert found.table.empty
