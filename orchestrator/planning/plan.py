@@ -17,6 +17,7 @@ from orchestrator.planning.pack import Crew, Pack, steps_left
 from workloads.engines.choice import chosen, distinct, why_not_fused
 from workloads.engines.costs import engine_seconds
 from workloads.training.recording import Recording
+from workloads.training.trial_state import Paused
 from workloads.trial import Trial, lane_cost, measurement_bytes
 
 SHARED_MEASUREMENTS = 1 << 20
@@ -47,6 +48,11 @@ class Plan:
     def workers(self) -> int:
         """How many packs run at once."""
         return sum(crew.workers for crew in self.crews)
+
+    @property
+    def ended(self) -> int:
+        """How many trials of the packs have ended already: they are handed on, and take no step."""
+        return sum(isinstance(trial, Paused) and trial.outcome is not None for pack in self.packs for trial in pack.trials)
 
     @property
     def seconds(self) -> float | None:

@@ -295,7 +295,9 @@ def _commit(grid: Path) -> dict[str, str]:
 
 def _announcement(grid: Grid, plan: Plan, cluster: Cluster) -> str:
     gpus = f", {cluster.gpus:g} GPUs" if cluster.gpus else ""
+    ended = plan.ended
+    kept = f" and {ended} that have ended to hand on" if ended else ""
     return (
-        f"{grid.name}: {plan.trials - plan.reused} trials to run in {len(plan.packs)} packs, {plan.workers} at once "
+        f"{grid.name}: {plan.trials - plan.reused - ended} trials to run{kept} in {len(plan.packs)} packs, {plan.workers} at once "
         f"({cluster.cpus:g} cores{gpus} on {len(cluster.nodes)} node{'s' if len(cluster.nodes) != 1 else ''})"
     )

@@ -178,6 +178,7 @@ def test_measures_that_are_added_are_computed_at_the_ends_of_trials(sweeps, clus
     assert planned(folder, ADDED) == [said]
     summary, notes, runs, whole, _ = go(folder, cluster, ADDED)
     assert said in notes
+    assert any(note.startswith("budgets: 0 trials to run and 8 that have ended to hand on in ") for note in notes)
     assert not any("run again" in note for note in notes)
     assert summary.reused == 0
     kept = ["trial_id", "outcome", "steps", "error"]
