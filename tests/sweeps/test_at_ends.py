@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from orchestrator.cli.commands.plan import _reused
 from orchestrator.errors import UsageError
 from orchestrator.grid.traced import NOTHING_TRACED
 from orchestrator.sweeps.at_ends import ended_with_less
 from orchestrator.sweeps.measure import _check
+from orchestrator.tracking.read.reuse import Reuse
 from orchestrator.tracking.write.writer import SweepWriter
 from tests.specs import spec, trials
 from workloads import measures
@@ -83,3 +86,9 @@ def test_a_measure_of_the_users_own_sees_the_loss_of_factors(loss):
         withdraw(measures.find("own_loss")[0])
     assert values["own_loss"] > 0
     np.testing.assert_allclose(values["own_loss"], result.trace.final()["loss"], rtol=1e-10)
+
+
+def test_a_plan_says_how_many_trials_are_left_to_train():
+    found = Reuse(14, 2, Counter(), Counter({("nuclear",): 9}))
+    assert list(_reused(found))[-1] == "3 trials are left to train; packs, memory and time below are those of all 14"
+    assert list(_reused(Reuse(14, 0, Counter()))) == []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,7 +93,7 @@ def show_plan(grid: Grid, workers: int | None, as_json: bool, reuse: Reuse | Non
         click.echo(f"{merged} more points of the grid are the same trials: what draws nothing is one trial for all seeds")
     if coinciding := grid.extent.coinciding:
         click.echo(f"{coinciding} draws of random are the same as earlier ones, and are no trials of their own")
-    for line in reuse.lines() if reuse is not None else ():
+    for line in _reused(reuse) if reuse is not None else ():
         click.echo(line)
     click.echo(f"records {', '.join(dict.fromkeys(name for pack in plan.packs for name in recording.names(pack.trials[0].spec)))}")
     kinds = Counter(
@@ -124,6 +124,12 @@ def show_plan(grid: Grid, workers: int | None, as_json: bool, reuse: Reuse | Non
     click.echo(f"memory: about {_size(plan.peak_bytes)} at once")
     click.echo(f"time: {time}")
     click.echo(f"estimated from rates {rates.source}: {1e-9 / rates.fused:.0f} GFLOP/s fused, {1e-9 / rates.batched:.0f} batched on a core")
+
+
+def _reused(reuse: Reuse) -> Iterator[str]:
+    yield from reuse.lines()
+    if reuse.left < reuse.trials:
+        yield f"{reuse.left} trials are left to train; packs, memory and time below are those of all {reuse.trials}"
 
 
 def _parameters(spec: object) -> str:

@@ -44,6 +44,11 @@ class Reuse:
         for reason, count in self.reasons.most_common():
             yield f"{count} {'is' if count == 1 else 'are'} run again: {reason}"
 
+    @property
+    def left(self) -> int:
+        """How many trials are trained."""
+        return self.trials - self.reused - self.measured.total()
+
 
 def measured_lines(missing: Iterable[tuple[str, ...]]) -> Iterator[str]:
     """Yield in words of how many trials which measures, that were ``missing``, are only computed at their ends."""
