@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from tests.specs import spec, trials
+from tests.workloads.test_convex import reference as least_by_cvxpy
 from workloads import measures
 from workloads.engines.base import create
+from workloads.factorizations.programs.douglas_rachford import DouglasRachford
 from workloads.measures.numerics import solutions
 from workloads.measures.numerics.snapshot import Snapshot, evaluate
 from workloads.training.loop import train
@@ -51,6 +53,21 @@ def test_each_problem_is_solved_once(monkeypatch):
     for _ in range(3):
         evaluate(["distance_to_min_frobenius", "distance_to_nuclear_norm"], lanes)
     assert asked == [("min_frobenius", 2), ("nuclear_norm", 2)]
+
+
+def test_a_problem_near_the_phase_transition_holds_nobody_up_and_is_solved_as_far_as_it_comes(monkeypatch):
+    specs = [spec(problem__shape=[6, 6], problem__target={"rank": 1}, problem__observed=22, problem__seed=seed) for seed in (5, 9, 11)]
+    problems, sizes, step = [one.problem.realize({}) for one in specs], [], DouglasRachford.step
+    monkeypatch.setattr(DouglasRachford, "step", lambda self, done, *rest: sizes.append(len(done)) or step(self, done, *rest))
+    monkeypatch.setattr(solutions, "STAGES", ((1e-9, 100), (1e-8, 200), (1e-4, 210)))
+    found = solutions._solved("nuclear_norm", specs[0], problems)
+    assert (len(sizes), sizes[-1]) == (210, 1)
+    seen = problems[0].mask
+    np.testing.assert_allclose(found[0].numpy().ravel()[seen], problems[0].target[seen], atol=1e-12)
+    assert np.linalg.norm(found[0], "nuc") == pytest.approx(least_by_cvxpy(specs[0]), rel=1e-4)
+    assert [np.linalg.norm(found[n].numpy().ravel() - problems[n].truth.ravel()) < 1e-6 for n in (1, 2)] == [True, True]
+    monkeypatch.setattr(solutions, "STAGES", ((1e-9, 200),))
+    assert solutions._solved("nuclear_norm", specs[0], problems).isnan().flatten(1).any(1).tolist() == [True, False, False]
 
 
 def test_descent_from_zero_comes_to_the_least_frobenius_norm():

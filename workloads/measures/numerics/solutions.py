@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -17,9 +18,9 @@ from workloads.trial import DEFAULT_LOSS, TrialSpec
 
 AT_ONCE = 256
 """Problems that are solved side by side."""
-STEPS = 50_000
-TOLERANCES = {"nuclear_norm": 1e-9}
-"""At which what comes near to its solution is taken to be solved: closer than trials have to be, since they are measured by it."""
+STAGES = ((1e-9, 2_000), (1e-6, 10_000), (1e-4, 10_010))
+"""Relative duality gaps at which a problem is taken to be solved, each until so many steps have been taken: closer than trials have to be
+where that is quick, as they have to be by default where it is slow, and in the end by a last certificate of what has been reached."""
 _known: WeakKeyDictionary[ProblemData, dict[str, Tensor]] = WeakKeyDictionary()
 
 
@@ -36,14 +37,27 @@ def solutions(kind: str, specs: Sequence[TrialSpec], problems: Sequence[ProblemD
 
 
 def _solved(kind: str, spec: TrialSpec, problems: Sequence[ProblemData]) -> Tensor:
-    keys = {"tolerance": TOLERANCES[kind]} if kind in TOLERANCES else {}
-    changes = {"factorization": FACTORIZATIONS[kind].model_validate(keys), "init": None, "optimizer": None, "loss": DEFAULT_LOSS}
-    one = spec.model_copy(update={**changes, "dtype": "float64"})
+    """Return the solutions [R, *shape] of R problems; NaN where the last of `STAGES` ends without one."""
+    aimed = [(FACTORIZATIONS[kind].model_validate(keys), steps) for keys, steps in _stages(kind)]
+    one = spec.model_copy(update={"factorization": aimed[0][0], "init": None, "optimizer": None, "loss": DEFAULT_LOSS, "dtype": "float64"})
+    found = torch.full((len(problems), *one.shape), float("nan"), dtype=torch.float64)
     lanes = Lanes([Prepared(one, p, [np.zeros(shape) for shape in one.factor_shapes.values()]) for p in problems], torch.device("cpu"))
-    engine, last = ConvexEngine(), np.full(len(lanes), STEPS)
-    while lanes.active.any():
-        arrived = engine.advance(lanes, last, np.full(len(lanes), -np.inf), STEPS)
-        lanes.active &= ~arrived
-    unsolved = torch.from_numpy(~lanes.solved).view(-1, *(1 for _ in one.shape))
-    product: Tensor = one.factorization.products(lanes.params)
-    return product.masked_fill(unsolved, float("nan"))
+    which = np.arange(len(lanes))
+    for factorization, steps in aimed:
+        lanes.prepared = [replace(p, spec=one.model_copy(update={"factorization": factorization})) for p in lanes.prepared]
+        engine, lanes.active = ConvexEngine(), ~lanes.solved
+        while lanes.active.any():
+            lanes.active &= ~engine.advance(lanes, np.full(len(lanes), steps), np.full(len(lanes), -np.inf), steps)
+            solved = np.flatnonzero(lanes.solved)
+            found[which[solved]] = factorization.products(lanes.params)[solved]
+            # Those that are solved are computed along with the others until they are half.
+            if 0 < 2 * np.count_nonzero(~lanes.solved) <= len(lanes):
+                which = which[~lanes.solved]
+                lanes.select(~lanes.solved)
+    return found
+
+
+def _stages(kind: str) -> list[tuple[dict[str, float], int]]:
+    """Return the keys of each stage's factorization, and the step that it ends at; one is enough of what is solved exactly."""
+    known = "tolerance" in FACTORIZATIONS[kind].model_fields
+    return [({"tolerance": gap}, steps) for gap, steps in STAGES] if known else [({}, STAGES[-1][1])]
