@@ -165,6 +165,12 @@ def test_an_entry_point_of_an_installed_package_is_a_name(tmp_path, monkeypatch)
     assert "outer" in FACTORIZATIONS
 
 
+LOSS = """from workloads import Loss
+class L(Loss):
+    kind = "l"
+    def pointwise(self, prediction, observation):
+        return (prediction - observation).abs()
+"""
 BROKEN = {
     "a syntax error": ("class A(:\n", "models.py:1: invalid syntax"),
     "a name that is not there": ("import torch\nx = tensor\n", "models.py:2: NameError: name 'tensor' is not defined"),
@@ -174,6 +180,15 @@ BROKEN = {
         "from workloads import Loss\nclass L(Loss):\n    kind = 'l'\n    def of(self, residual):\n        return 0\n",
         "models.py:2: L has no method pointwise",
     ),
+    "a reduction that is none": (
+        LOSS + "    reduction = 'average'\n",
+        'models.py:2: ValueError: reduction of L must be "sum" or "mean", not \'average\'',
+    ),
+    "squares that are no number": (
+        LOSS + "    squares = True\n",
+        "models.py:2: ValueError: squares of L must be a number above 0, or None, not True",
+    ),
+    "signs that are no truth": (LOSS + "    signs = 'yes'\n", "models.py:2: ValueError: signs of L must be True or False, not 'yes'"),
     "a kind that is taken": (
         OUTER.replace('"outer"', '"cp"'),
         "models.py:4: ValueError: factorization.kind cp is workloads.factorizations.cp.Cp already",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -30,6 +31,19 @@ class Loss(Kind):
     """False where the Hessian says nothing of how the loss bends, as of what has kinks."""
     signs: ClassVar[bool] = False
     """True where observations are -1 and 1."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **given: Any) -> None:
+        """Raise `ValueError` for what is set to nothing that it can be."""
+        if cls.reduction not in ("sum", "mean"):
+            raise ValueError(f'reduction of {cls.__qualname__} must be "sum" or "mean", not {cls.reduction!r}')
+        squares: object = cls.squares
+        if squares is not None and (isinstance(squares, bool) or not isinstance(squares, int | float) or not 0 < squares < math.inf):
+            raise ValueError(f"squares of {cls.__qualname__} must be a number above 0, or None, not {squares!r}")
+        for name in ("smooth", "signs"):
+            if not isinstance(value := getattr(cls, name), bool):
+                raise ValueError(f"{name} of {cls.__qualname__} must be True or False, not {value!r}")
+        super().__pydantic_init_subclass__(**given)
 
     @abstractmethod
     def pointwise(self, prediction: Tensor, observation: Tensor) -> Tensor:
