@@ -20,7 +20,7 @@ from orchestrator.grid.data_files import Files
 from orchestrator.grid.excludes import Excludes
 from orchestrator.grid.identity import trial_id
 from orchestrator.grid.model import SCALARS
-from orchestrator.grid.own_code import try_kind
+from orchestrator.grid.own_code import try_kind, try_loss_of
 from orchestrator.grid.sections import PARTS, REQUIRED, build_scalar, build_section, named
 from orchestrator.grid.source import Mistake, Path
 from orchestrator.grid.watched import watched_conflicts
@@ -150,6 +150,7 @@ class Expander:
         section = build_section(part, named(part, given, self.mistakes), self.mistakes)
         if section is None:
             return _BAD
+        try_loss_of(section)
         if isinstance(section, Kind) and section.data_file is not None:
             where = {a.key: a.path for a in given}
             return self.files.attach(part, section, section.data_file, where, self.mistakes) or _BAD

@@ -8,12 +8,14 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from orchestrator.errors import CodeError
+from orchestrator.extensions import told
 from orchestrator.grid.quoting import shown
 from orchestrator.grid.source import Mistake
 from workloads import measures
 from workloads.extensions import Extension, ExtensionError, active, explained, within
-from workloads.extensions.trying import TRY_SECONDS, try_factorization
+from workloads.extensions.trying import TRY_SECONDS, try_factorization, try_loss
 from workloads.factorizations import Factorization
+from workloads.losses import Loss
 from workloads.section import Conflict
 from workloads.trial import Trial, TrialSpec
 
@@ -65,6 +67,13 @@ def try_kind(
     except ExtensionError as error:
         raise CodeError(str(error)) from error
     return found
+
+
+def try_loss_of(section: object) -> None:
+    """See that a part of a spec, if it is a loss of users' own code, can be computed. Raises `CodeError`."""
+    if isinstance(section, Loss) and section.code:
+        with told():
+            try_loss(section)
 
 
 def try_measures(names: Iterable[str], specs: Iterable[TrialSpec]) -> None:

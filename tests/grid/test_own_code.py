@@ -175,6 +175,27 @@ def test_what_is_wrong_with_code_is_one_line_before_anything_is_created(which, t
     assert str(caught.value) == message
 
 
+LOSSES = {
+    "(prediction - observation)": "is -2.2 at -1.9, below zero",
+    "(prediction - observation).square().sum()": "mixes observations, or gives no number for each",
+    "(prediction - observation).square() / 0 * 0": "is finite for none of the predictions -1.9 to 2.1",
+    "(prediction - observation).squar()": "AttributeError: 'Tensor' object has no attribute 'squar'",
+}
+
+
+@pytest.mark.parametrize("body", LOSSES)
+def test_a_loss_that_cannot_be_trained_is_one_line_before_anything_is_created(body, tmp_path, monkeypatch):
+    text = "from workloads import Loss\nclass Mine(Loss):\n    kind = 'mine'\n    def pointwise(self, prediction, observation):\n"
+    (tmp_path / "losses.py").write_text(f"{text}        return {body}\n")
+    monkeypatch.chdir(tmp_path)
+    use(["losses.py"])
+    grid = GRID.replace("models.py", "losses.py").replace("{kind: my_tucker, ranks", "{kind: tucker, ranks").replace(", gap", "")
+    with pytest.raises(CodeError) as caught:
+        parse_grid(grid.replace("  stop:", "  loss: mine\n  stop:"))
+    said = LOSSES[body]
+    assert str(caught.value) == (f"losses.py:5: {said}" if "Error" in said else f"losses.py:4: pointwise of mine {said}")
+
+
 def test_shapes_that_never_end_are_an_error_before_anything_is_created(tmp_path, monkeypatch):
     (tmp_path / "models.py").write_text(
         MODELS.read_text().replace("        return {", "        while True:\n            __import__('time').sleep(0.01)\n        return {")

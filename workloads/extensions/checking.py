@@ -12,10 +12,19 @@ from pydantic import ValidationError
 
 from workloads import measures
 from workloads.engines.choice import why_not_fused
-from workloads.engines.pointwise import mixes, pointwise
+from workloads.engines.pointwise import pointwise
 from workloads.extensions.loading import REGISTRIES, active, place_of
 from workloads.extensions.locating import ExtensionError, explained, within
-from workloads.extensions.trying import SLOPE, TRY_SECONDS, apart_error, shapes_of, slope_error, slope_of_loss_error, try_factorization
+from workloads.extensions.trying import (
+    SLOPE,
+    TRY_SECONDS,
+    apart_error,
+    shapes_of,
+    slope_error,
+    slope_of_loss_error,
+    try_factorization,
+    try_loss,
+)
 from workloads.factorizations import Factorization
 from workloads.factorizations.graphs.known import graph_of
 from workloads.kinds import Kind
@@ -263,15 +272,7 @@ def _loss(spec: TrialSpec, seconds: float) -> Iterator[Finding]:
     import torch
 
     loss, where = spec.loss, place_of(type(spec.loss).pointwise)
-    if _within(seconds, spec, lambda: mixes(loss)):
-        raise ExtensionError(f"{where}: pointwise of {loss.kind} mixes observations, or gives no number for each")
-    prediction = torch.linspace(-1.9, 2.1, 12, dtype=torch.float64)
-    observed = torch.ones_like(prediction) if loss.signs else torch.full_like(prediction, 0.3)
-    each = loss.pointwise(prediction, observed)
-    lowest = int(each.argmin())
-    if float(each[lowest]) < 0:
-        at = f"{float(each[lowest]):.3g} at {float(prediction[lowest]):.3g}"
-        raise ExtensionError(f"{where}: pointwise of {loss.kind} is {at}, below zero")
+    prediction, observed, each = try_loss(loss, seconds)
     over = f"  loss: the {loss.reduction} over the observations"
     if loss.squares is not None:
         if not torch.allclose(each, loss.squares * (prediction - observed).square(), rtol=1e-9):

@@ -1,13 +1,15 @@
-"""A user's factorization, tried: before anything is trained by it, and at more length by ``orchestrate check``."""
+"""A user's factorization or loss, tried: before anything is trained by it, and at more length by ``orchestrate check``."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from workloads.extensions.loading import place_of
 from workloads.extensions.locating import ExtensionError, explained, within
 from workloads.factorizations import Factorization
+from workloads.kinds import Kind
 from workloads.losses import Loss
 
 if TYPE_CHECKING:
@@ -124,6 +126,30 @@ def slope_error(factorization: Factorization, factors: Sequence[Tensor], outer: 
     return float(((found - slope).abs() / (slope.abs() + (sides[0].abs() + sides[1].abs()) / 2 + 1e-300)).max())
 
 
+def try_loss(loss: Loss, seconds: float = TRY_SECONDS) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute a user's loss of some observations. Returns predictions, observations and losses, each [N].
+
+    Raises `ExtensionError` for one that cannot be computed in so many ``seconds``, mixes observations, is below zero or nowhere finite.
+    """
+    import torch
+
+    from workloads.engines.pointwise import mixes
+
+    wrong = f"{place_of(type(loss).pointwise)}: pointwise of {loss.kind}"
+    if _called(loss, "pointwise", lambda: mixes(loss), seconds):
+        raise ExtensionError(f"{wrong} mixes observations, or gives no number for each")
+    prediction = torch.linspace(-1.9, 2.1, 12, dtype=torch.float64)
+    observed = torch.ones_like(prediction) if loss.signs else torch.full_like(prediction, 0.3)
+    each: Tensor = _called(loss, "pointwise", lambda: loss.pointwise(prediction, observed), seconds).detach()
+    if not each.isfinite().any():
+        raise ExtensionError(f"{wrong} is finite for none of the predictions {prediction[0]:.3g} to {prediction[-1]:.3g}")
+    # Of some predictions it may have no value, as what has a logarithm.
+    lowest = int(each.nan_to_num(nan=math.inf).argmin())
+    if float(each[lowest]) < 0:
+        raise ExtensionError(f"{wrong} is {float(each[lowest]):.3g} at {float(prediction[lowest]):.3g}, below zero")
+    return prediction, observed, each
+
+
 def slope_of_loss_error(loss: Loss, prediction: Tensor, observed: Tensor) -> float:
     """Return by how much a loss's derivatives at predictions [N] differ from finite differences, relative to the largest."""
     import torch
@@ -144,17 +170,17 @@ def apart_error(factorization: Factorization, factors: Sequence[Tensor]) -> floa
     return float((together - alone).abs().max() / together.abs().max().clamp(min=1e-300))
 
 
-def _method(factorization: Factorization, name: str) -> Any:
-    return getattr(type(factorization), name)
+def _method(kind: Kind, name: str) -> Any:
+    return getattr(type(kind), name)
 
 
-def _called(factorization: Factorization, name: str, call: Any, seconds: float) -> Any:
+def _called(kind: Kind, name: str, call: Any, seconds: float) -> Any:
     """Return what a method returns. Raises `ExtensionError` for whatever it raises."""
     try:
-        return within(seconds, call, f"{name} of {factorization.kind}")
+        return within(seconds, call, f"{name} of {kind.kind}")
     except ExtensionError:
         raise
     except Exception as error:
         words = " ".join(str(error).split())
-        where = place_of(_method(factorization, name))
-        raise ExtensionError(explained(error) or f"{where}: {name} of {factorization.kind}: {type(error).__name__}: {words}") from error
+        where = place_of(_method(kind, name))
+        raise ExtensionError(explained(error) or f"{where}: {name} of {kind.kind}: {type(error).__name__}: {words}") from error
