@@ -13,6 +13,7 @@ from orchestrator.grid.quoting import shown
 from orchestrator.grid.source import Mistake
 from workloads import measures
 from workloads.extensions import Extension, ExtensionError, active, explained, within
+from workloads.extensions.loading import place_of_measure
 from workloads.extensions.trying import TRY_SECONDS, try_factorization, try_loss
 from workloads.factorizations import Factorization
 from workloads.losses import Loss
@@ -87,7 +88,8 @@ def try_measures(names: Iterable[str], specs: Iterable[TrialSpec]) -> None:
             except ExtensionError as error:
                 raise CodeError(str(error)) from error
             except Exception as error:
-                raise CodeError(explained(error) or str(error)) from error
+                row = next(row for row in measures.MEASURES if row.match(name) is not None)
+                raise CodeError(explained(error) or f"{place_of_measure(row)}: {error}") from error
 
 
 def used(trials: Iterable[Trial], names: Iterable[str], data: Mapping[str, Any]) -> tuple[Extension, ...]:

@@ -154,6 +154,11 @@ def topics_of(word):
 BROKEN = {
     "a product of another shape": ('ijk", core', 'jik", core', "models.py:18: product of my_tucker is [4, 3, 3], not [3, 4, 3]"),
     "a measure that fails": ("x.product.abs().max()", "x.produkt", "models.py:25: AttributeError: 'Run' object has no attribute 'produkt'"),
+    "a measure that is a matrix": (
+        "x.product.abs().max() - x.product.abs().median()",
+        "x.product",
+        "models.py:22: measure gap gave an array of 3 dimensions, and neither a number nor a vector",
+    ),
     "shapes that fail": (
         "tuple(self.ranks)}",
         "tuple(self.rank)}",

@@ -201,6 +201,14 @@ BROKEN = {
         "from workloads import measure\n@measure('a b')\ndef f(x):\n    return 0\n",
         "models.py:2: ValueError: a measure's name has letters, digits and underscores, and begins with a letter, unlike 'a b'",
     ),
+    "a kind without its name": (
+        LOSS.replace('    kind = "l"\n', ""),
+        "models.py:2: L has no kind: give it a line such as kind = 'mine', or, if",
+    ),
+    "a kind on another without its name": (
+        OUTER + "class Twice(Outer):\n    def product(self, u, v):\n        return 2 * u[:, None] * v\n",
+        "models.py:10: Twice has no kind: ",
+    ),
     "nothing": ("x = 1\n", "models.py: has neither kinds nor measures: a class needs a line such as kind = 'mine'"),
     "an end of the process": ("import sys\nsys.exit('no')\n", "models.py:2: SystemExit: no"),
     "a kind that cannot be one": (
@@ -220,6 +228,20 @@ def test_a_broken_file_is_one_line_and_leaves_nothing_behind(which):
     assert "\n" not in str(caught.value)
     assert active() == ()
     assert (*FACTORIZATIONS, *LOSSES, *(m.shown for m in measures.MEASURES)) == before
+
+
+def test_bases_of_kinds_need_no_name():
+    use(
+        LOSS.replace('    kind = "l"\n', "")
+        + "class Mine(L):\n    kind = 'mine'\nclass _Unused(L):\n    pass\nclass Open(Loss):\n    smooth = False\n"
+    )
+    assert "mine" in LOSSES
+
+
+def test_a_measure_that_is_a_matrix_is_an_error_with_its_place():
+    use("from workloads import measure\n@measure('m')\ndef m(x):\n    return x.product\n")
+    wrong = [finding.text for finding in check() if finding.wrong]
+    assert wrong == ["models.py:2: measure m gave an array of 2 dimensions, and neither a number nor a vector"]
 
 
 def test_an_endless_import_is_an_error_that_names_its_line():

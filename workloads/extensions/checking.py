@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from workloads import measures
 from workloads.engines.choice import why_not_fused
 from workloads.engines.pointwise import pointwise
-from workloads.extensions.loading import REGISTRIES, active, place_of
+from workloads.extensions.loading import REGISTRIES, active, place_of, place_of_measure
 from workloads.extensions.locating import ExtensionError, explained, within
 from workloads.extensions.trying import (
     SLOPE,
@@ -29,6 +29,7 @@ from workloads.factorizations import Factorization
 from workloads.factorizations.graphs.known import graph_of
 from workloads.kinds import Kind
 from workloads.measures import Measure
+from workloads.measures.single import NoColumns
 from workloads.trial import KINDS, TrialSpec
 
 if TYPE_CHECKING:
@@ -298,9 +299,9 @@ def _measure(row: Measure, specs: Sequence[TrialSpec], seconds: float) -> Findin
         try:
             columns = within(seconds, partial(measures.column_names, row.shown, spec), f"measure {row.shown}")
         except Exception as error:
-            wrong = wrong or Finding(
-                explained(error) or f"{place_of(getattr(row.compute, '__wrapped__', row.compute))}: {error}", wrong=True
-            )
+            wrong = wrong or Finding(explained(error) or f"{place_of_measure(row)}: {error}", wrong=True)
+            if isinstance(error, NoColumns):
+                return wrong
         else:
             return Finding(f"measure {row.shown}: column{'s' if len(columns) > 1 else ''} {', '.join(columns)}, on {_sizes(spec.shape)}")
     return wrong or Finding(f"measure {row.shown} is defined for no trial that it was tried on: {NEEDS_GRID}", wrong=True)

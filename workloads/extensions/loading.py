@@ -173,6 +173,9 @@ def _check(extension: Extension, kinds: Sequence[type[Kind]], rows: Sequence[Mea
             raise ExtensionError(f"{extension.name}: {model.__qualname__} is from {model.__module__}: {NAMED}")
         if lacking := sorted(_lacking(model)):
             raise ExtensionError(f"{place_of(model)}: {model.__qualname__} has no method {' and no '.join(lacking)}")
+    for model in _nameless(extension):
+        said = "give it a line such as kind = 'mine', or, if others build on it, a name that begins with _"
+        raise ExtensionError(f"{place_of(model)}: {model.__qualname__} has no kind: {said}")
     for row in rows:
         if not _is_of(row.compute.__module__, extension):
             raise ExtensionError(f"{extension.name}: measure {row.shown} is from {row.compute.__module__}: {NAMED}")
@@ -180,6 +183,18 @@ def _check(extension: Extension, kinds: Sequence[type[Kind]], rows: Sequence[Mea
         raise ExtensionError(
             f"{extension.shown(extension.name)}: has neither kinds nor measures: a class needs a line such as kind = 'mine'"
         )
+
+
+def _nameless(extension: Extension) -> Iterator[type[Kind]]:
+    """Yield the classes of this code that could be kinds but for their name: no other is made of them, and they have all methods."""
+    bases = tuple(registry.base for registry in REGISTRIES.values())
+    modules = _modules(extension)
+    own = [(name, model) for name, module in modules.items() for model in vars(module).values() if isinstance(model, type)]
+    classes = dict.fromkeys(model for name, model in own if model.__module__ == name and issubclass(model, bases))
+    for model in classes:
+        built_on = any(model in other.__mro__[1:] for other in classes)
+        if "kind" not in vars(model) and not model.__name__.startswith("_") and not built_on and not any(_lacking(model)):
+            yield model
 
 
 def _lacking(model: type[Kind]) -> Iterator[str]:
@@ -190,6 +205,11 @@ def _lacking(model: type[Kind]) -> Iterator[str]:
             yield "shapes"
         if model.product is Factorization.product and model.products is Factorization.products:
             yield "product"
+
+
+def place_of_measure(row: Measure) -> str:
+    """Return the file and line at which a measure's function begins, as a user wrote it."""
+    return place_of(getattr(row.compute, "__wrapped__", row.compute))
 
 
 def place_of(thing: Any) -> str:

@@ -25,6 +25,10 @@ SEED, SCALE = 0, 0.1
 """What the run is drawn by on which a measure is tried, and the standard deviation of its factors' entries."""
 
 
+class NoColumns(ValueError):
+    """A measure of a run is neither a number nor a vector."""
+
+
 @dataclass(frozen=True, eq=False)
 class Run:
     """What a measure sees of one run, in float64: the ``product`` [*shape], the ``factors`` by name, the training ``loss``, and the
@@ -111,9 +115,9 @@ class _Single:
             try:
                 value = torch.as_tensor(found, dtype=torch.float64).detach()
             except (TypeError, ValueError, RuntimeError) as error:
-                raise ValueError(f"measure {self.name} gave {type(found).__name__}, and neither a number nor a vector") from error
+                raise NoColumns(f"measure {self.name} gave {type(found).__name__}, and neither a number nor a vector") from error
             if value.dim() > 1:
-                raise ValueError(f"measure {self.name} gave an array of {value.dim()} dimensions, and neither a number nor a vector")
+                raise NoColumns(f"measure {self.name} gave an array of {value.dim()} dimensions, and neither a number nor a vector")
             values.append(value)
         return values
 
