@@ -70,6 +70,8 @@ class Kind(Section):
     seeded: ClassVar[bool] = False
     """True where the trial's seed changes what it does."""
     registry: ClassVar[Registry[Any]]
+    refuses: ClassVar[tuple[str, ...]] = ()
+    """Keys that it has from what all kinds have in common, and that are none of its own: they would have no effect."""
     data_key: ClassVar[str] = "file"
     """The key that may name a `data_file`."""
 

@@ -65,9 +65,9 @@ class Topic:
 
 @cache
 def fields(model: type[Section], without: type[Section] | None = None) -> tuple[Field, ...]:
-    """Return the keys of a section, but for its kind and those that it has from ``without``."""
+    """Return the keys of a section, but for its kind, those that it has from ``without`` and those that it refuses."""
     schema = inlined(model)
-    left_out = {"kind", *(without.model_fields if without else ())}
+    left_out = {"kind", *(without.model_fields if without else ()), *(model.refuses if issubclass(model, Kind) else ())}
     required = schema.get("required", ())
     words = field_words(model)
     return tuple(

@@ -101,3 +101,9 @@ def test_the_example_of_a_key_has_the_key():
 def test_what_there_is_not(word, message):
     with pytest.raises(UsageError, match=message.replace("?", r"\?")):
         guide.topics(word)
+
+
+def test_a_kind_is_listed_with_no_key_that_it_refuses():
+    (flow,) = guide.topics("gradient_flow")
+    assert [field.name for field in flow.fields] == ["lr", "rtol", "atol"]
+    assert "clip" in [field.name for field in guide.topics("momentum")[0].fields]

@@ -23,6 +23,7 @@ class GradientFlow(Optimizer):
     example = "{kind: gradient_flow, lr: 1e-3, rtol: 1e-8}"
     stepping = Stepping(per_lane={"size": 0.0, "time": 0.0, "refused": 0.0}, scratch=STAGES + 4)
     evaluations: ClassVar[int] = STAGES
+    refuses = OPTIONS
 
     lr: Positive = 1e-3
     """Size of the first step; all others follow from the tolerances."""
@@ -39,7 +40,7 @@ class GradientFlow(Optimizer):
         return state["time"]
 
     def conflicts(self, observations: int | None) -> Iterator[Conflict]:
-        for key in OPTIONS:
+        for key in self.refuses:
             if getattr(self, key) is not None:
                 yield f"optimizer.{key}", "has no effect with optimizer.kind gradient_flow: the flow is that of the loss alone"
 
