@@ -187,7 +187,7 @@ def columns_of(specs: Iterable[TrialSpec], names: Collection[str]) -> tuple[set[
     keys: set[str] = set()
     others: set[str] = set()
     for spec in specs:
-        kind = (id(spec.problem), id(spec.factorization), id(spec.init), id(spec.optimizer), id(spec.stop))
+        kind = (id(spec.problem), id(spec.factorization), id(spec.init), id(spec.optimizer), id(spec.loss), id(spec.stop))
         if kind in seen:
             continue
         seen.add(kind)

@@ -231,6 +231,13 @@ def test_a_mistake_in_an_axis_value_is_shown_at_that_value_once():
     assert errors(text) == ["g.yaml:9:23: optimizer.lr: must be above 0.0, not -1.0"]
 
 
+def test_questions_know_the_keys_of_losses_that_only_later_trials_have():
+    text = GOOD + "cases: [{loss: half_sse}, {loss: {kind: huber, delta: 0.1}}, {loss: {kind: huber, delta: 0.2}}]\n"
+    text += "figures: {a: {kind: medians, x: loss.delta, y: error}}\n"
+    text += "claims: {b: {kind: monotone, of: error, along: loss.delta, direction: rising}}\n"
+    assert len(parse_grid(text).trials) == 3
+
+
 def test_a_conflict_between_sections_is_shown_where_the_case_made_it():
     text = GOOD + "cases:\n  - {problem.observed: 4}\n  - {problem.observed: 12}\n"
     assert errors(text) == ["g.yaml:10:6: problem.observed: is 12, but shape [3, 3] has only 9 entries"]
