@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from orchestrator.grid.axes import Assignment, AxisReader, Override, assignments, overridden
+from orchestrator.grid.axes import Assignment, Override, assignments, overridden
+from orchestrator.grid.axis_reader import AxisReader
 from orchestrator.grid.data_files import Files
 from orchestrator.grid.excludes import Excludes
 from orchestrator.grid.identity import trial_id
@@ -176,7 +177,9 @@ class Expander:
         message = f"points {before + 1} and {after + 1} of the grid are the same trial"
         for key in self._overridden:
             if names := [self.axes[n].name for n in apart if key in self.axes[n].left_out]:
-                self.mistakes.append(Mistake(("--set", key), key, f"{message}: it was this key that told them apart in {names[0]}"))
+                top = names[0].partition(".")[0].partition("[")[0]
+                message += f": it was this key that told them apart in {names[0]}; with --set {top}=null beside it there are none"
+                self.mistakes.append(Mistake(("--set", key), key, message))
                 return
         points = [self.written.points[n][other[n]] for n in apart]
         last = next((a for point in reversed(points) for given in point.values() for a in given), None)

@@ -10,7 +10,8 @@ from typing import Any
 
 from orchestrator.errors import GridError
 from orchestrator.files import read_file
-from orchestrator.grid.axes import Assignment, Axis, AxisReader, Override, assignments
+from orchestrator.grid.axes import Assignment, Axis, Override, assignments
+from orchestrator.grid.axis_reader import AxisReader
 from orchestrator.grid.claims import CLAIMS, Claim
 from orchestrator.grid.data_files import DataFiles, Files
 from orchestrator.grid.expand import Expander, Extent

@@ -24,9 +24,9 @@ def too_many(data: Mapping[str, Any], overrides: Mapping[str, int]) -> Iterator[
             message = f"has {size:,} points, more than the {MAX_TRIALS:,} trials that a grid may have"
             yield Mistake(("cases", place), "cases", message)
             return
-    left = any(not _replaced(key, overrides) for case in cases for key in _keys(case))
+    left = any(key in BLOCKS or not _replaced(key, overrides) for case in cases for key in case)
     seeds = 1 if "seed" in overrides else _count(data.get("seeds")) or many(data.get("seeds"))
-    size = (sum(sizes) if left else 1) * _block(data, overrides) * seeds * math.prod(overrides.values())
+    size = (sum(_block(case, overrides) for case in cases) if left else 1) * _block(data, overrides) * seeds * math.prod(overrides.values())
     if size > MAX_TRIALS:
         yield Mistake((), "", f"has {size:,} trials, more than the {MAX_TRIALS:,} that a grid may have")
 
@@ -52,13 +52,6 @@ def _block(data: Mapping[str, Any], overrides: Collection[str]) -> int:
         else:
             size *= math.prod(many(value) for value in left.values())
     return size
-
-
-def _keys(case: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the keys that a case and its axes set."""
-    yield from (key for key in case if key not in BLOCKS)
-    for name, block in _blocks(case):
-        yield from (key for key in block if name != "random" or key not in ("samples", "seed"))
 
 
 def _replaced(key: str, overrides: Collection[str]) -> bool:

@@ -274,8 +274,9 @@ def test_an_override_that_makes_trials_the_same_is_what_is_blamed():
     text = GOOD + cases + "grid: {init.balanced: [false, true]}\n"
     same = "points 1 and 3 of the grid are the same trial"
     assert errors(text, ["factorization.depth=4"]) == [
-        f"--set factorization.depth: factorization.depth: {same}: it was this key that told them apart in cases"
+        f"--set factorization.depth: factorization.depth: {same}: it was this key that told them apart in cases; with --set cases=null beside it there are none"
     ]
+    assert len(parse_grid(text, overrides=["factorization.depth=4", "cases=null"]).trials) == 2
     # What an axis says twice is its own fault.
     assert errors(text.replace("depth: 3", "depth: 2"), ["init.scale=1"]) == [
         f"g.yaml:10:6: factorization.depth: {same}: every value of an axis has to make a difference"

@@ -274,6 +274,19 @@ def test_set_is_the_same_as_editing_the_file(override, edit):
     assert grid(["resources.cpus=2"]).resources.cpus == 2
 
 
+@pytest.mark.parametrize(("override", "values"), [("init.scale=0.5", [0.5]), ("init.scale=[0.5, 0.7]", [0.5, 0.7])])
+def test_set_replaces_an_axis_of_cases_in_each_that_has_it(override, values):
+    fixed = {**FIXED, "init": {"kind": "gaussian"}}
+    axes = {"grid": {"init.scale": [0.1, 0.2]}}, {"zip": {"init.scale": [0.1, 0.2], "optimizer.lr": [0.3, 0.4]}}
+    edited = {"grid": {"init.scale": values}}, {"grid": {"init.scale": values}, "zip": {"optimizer.lr": [0.3, 0.4]}}
+
+    def cases(first, second):
+        return [{"factorization.depth": 2, **first}, {"factorization.depth": 3, **second}, SOLVED]
+
+    found = grid([override], cases=cases(*axes), fixed=fixed)
+    assert sorted(ids(found)) == sorted(ids(grid(cases=cases(*edited), fixed=fixed)))
+
+
 def test_a_data_file_counts_by_its_content(tmp_path):
     np.savez(tmp_path / "a.npz", target=np.eye(3))
     (tmp_path / "b.npz").write_bytes((tmp_path / "a.npz").read_bytes())
