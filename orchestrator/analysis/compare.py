@@ -16,7 +16,7 @@ from orchestrator.analysis.charts.edges import INSET, LARGE, cross
 from orchestrator.analysis.results import Results, distinguishing
 from orchestrator.analysis.statistics import difference, typical
 from orchestrator.errors import UsageError
-from orchestrator.grid.questions import SEEDS, read_condition
+from orchestrator.grid.questions import SEEDS
 
 CONFIDENCE = 0.95
 COLUMNS = ("trials", "paired", "a", "b", "mean", "median", "low", "high", "moved", "diverged_a", "diverged_b", "same")
@@ -57,7 +57,7 @@ def compare(a: Results, b: Results, measures: Sequence[str] = (), by: Sequence[s
     is then that of the paired differences. ``by`` groups by fewer keys. Raises `UsageError` if no trials match or a measure or key is not
     there.
     """
-    where = None if where is None else read_condition(where)
+    where = None if where is None else a.read_condition(where)
     with np.errstate(all="ignore"):
         names = list(measures) or [name for name in a.measures if name in b.measures]
         for name in (*names, *(by or ())):

@@ -15,7 +15,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from orchestrator.errors import UsageError
-from orchestrator.grid.questions import SEEDS
+from orchestrator.grid.mixed import mixed
+from orchestrator.grid.questions import SEEDS, read_condition
 from orchestrator.tracking import layout
 from orchestrator.tracking.read.tables import load_history_of, load_runs_of, without_trace
 from workloads.expressions import OVER_TRACE, Expression
@@ -115,6 +116,24 @@ class Results:
         """Which trials meet a condition [R]."""
         met: NDArray[np.bool_] = np.broadcast_to(Expression(text).evaluate(_Runs(self)), len(self)).astype(np.bool_)
         return met
+
+    def read_condition(self, text: str, field: str = "where") -> str:
+        """Return a condition that did not come with a grid but as ``field``.
+
+        Raises `UsageError` if it is none, or compares numbers with text.
+        """
+        condition = read_condition(text, field)
+        texts, numbers = self._types
+        for slip in mixed(condition, texts, numbers):
+            raise UsageError(f"{field}: {slip}")
+        return condition
+
+    @cached_property
+    def _types(self) -> tuple[set[str], set[str]]:
+        """The columns of the table of trials that have text alone, and numbers alone; neither if they have no value."""
+        kinds = {str(name): pd.api.types.infer_dtype(self.runs[name], skipna=True) for name in self.runs.columns}
+        numbers = {name for name, kind in kinds.items() if kind in ("integer", "floating", "mixed-integer-float")}
+        return {name for name, kind in kinds.items() if kind == "string"}, numbers | {"step"}
 
     def values(self, text: str) -> NDArray[Any]:
         """Return an expression once a trial [R]: keys of the spec, and measures at the end."""

@@ -205,7 +205,7 @@ def _statistics(
 ) -> dict[str, NDArray[np.float64]]:
     """Return the columns that a statistic makes of one, or the share of trials that meet a condition."""
     if condition := rate_of(name):
-        return {name: _PARTS["mean"](results.met(condition)[rows], groups, count)}
+        return {name: _PARTS["mean"](results.met(results.read_condition(condition, "rate"))[rows], groups, count)}
     if Expression(read_formula(name, "columns")).is_condition:
         raise UsageError(f"columns: {name} is a condition: rate({name}) is the share of trials that meet it")
     if results.values(name).dtype.kind in "OUS":
@@ -216,7 +216,7 @@ def _statistics(
 
 def _meeting(results: Results, where: str | None) -> NDArray[np.intp]:
     """Return the rows of the trials that meet a condition."""
-    return np.arange(len(results)) if where is None else np.flatnonzero(results.condition(read_condition(where)))
+    return np.arange(len(results)) if where is None else np.flatnonzero(results.condition(results.read_condition(where)))
 
 
 def _expanded(names: Iterable[str], known: Iterable[Any], auto: Callable[[], Iterable[str]] | None = None) -> Iterator[str]:

@@ -11,7 +11,6 @@ import pandas as pd
 from orchestrator.analysis.results import Results
 from orchestrator.analysis.tables import listing
 from orchestrator.errors import UsageError
-from orchestrator.grid.questions import read_condition
 from orchestrator.tracking.read.tables import load_history_of, load_runs_of, lost, match_trials
 
 if TYPE_CHECKING:
@@ -40,14 +39,15 @@ def load_traces(
     if trials is not None:
         chosen &= runs["trial_id"].isin(match_trials(list(runs["trial_id"]), trials)).to_numpy()
     if where is not None:
-        chosen &= Results(runs, lambda: load_history_of(store, sweeps)).condition(read_condition(where))
+        every_trial = Results(runs, lambda: load_history_of(store, sweeps))
+        chosen &= every_trial.condition(every_trial.read_condition(where))
     every = bool(chosen.all())
     some = runs if every else runs[chosen].reset_index(drop=True)
     history = load_history_of(store, sweeps, None if every else list(some["trial_id"]))
     missing = list(lost(some, history))
     results = Results(some, lambda: history)
     if when is not None:
-        rows = results.rows(np.arange(len(some)), read_condition(when, "when"))
+        rows = results.rows(np.arange(len(some)), results.read_condition(when, "when"))
         history = history.iloc[rows].reset_index(drop=True)
     added = [*(["sweep"] if len(sweeps) > 1 else []), *(results.keys if spec else []), *columns]
     return _beside(history, results, added), missing

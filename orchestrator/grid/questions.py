@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from orchestrator.errors import UsageError
 from orchestrator.files import MAX_NAME
 from orchestrator.grid.axes import Assignment
+from orchestrator.grid.mixed import mixed
 from orchestrator.grid.quoting import nearest, shown
 from orchestrator.grid.sections import validate
 from orchestrator.grid.source import Mistake, Path
@@ -181,11 +182,12 @@ SEEDS = ("seed", "problem.seed")
 """Keys that tell apart repetitions of one setting."""
 
 
-def columns_of(specs: Iterable[TrialSpec], names: Collection[str]) -> tuple[set[str], set[str], set[str]]:
-    """Return the columns of the traces, those of the table of trials, and which of these are text, of a sweep that records ``names``."""
+def columns_of(specs: Iterable[TrialSpec], names: Collection[str]) -> tuple[set[str], set[str], set[str], set[str]]:
+    """Return the columns of the traces, those of the table of trials, and which of both are text and numbers, if one records ``names``."""
     trace, texts, seen = {"step", "loss"}, {"outcome", "sweep"}, set()
     keys: set[str] = set()
     others: set[str] = set()
+    unlike: set[str] = set()
     for spec in specs:
         kind = (id(spec.problem), id(spec.factorization), id(spec.init), id(spec.optimizer), id(spec.loss), id(spec.stop))
         if kind in seen:
@@ -195,10 +197,12 @@ def columns_of(specs: Iterable[TrialSpec], names: Collection[str]) -> tuple[set[
         keys |= flat.keys()
         texts |= {key for key, value in flat.items() if isinstance(value, str)}
         others |= {key for key, value in flat.items() if not isinstance(value, str | None)}
+        unlike |= {key for key, value in flat.items() if isinstance(value, bool) or not isinstance(value, int | float | None)}
         for name in (*names, *measures.watched(spec)):
             if measures.undefined(name, spec) is None:
                 trace.update(measures.column_names(name, spec))
-    return trace, keys | {*RUN_COLUMNS} | (trace - {"step"}), texts - others
+    numbers = (trace | (others - unlike) | {"steps", "seconds"}) - texts
+    return trace, keys | {*RUN_COLUMNS} | (trace - {"step"}), texts - others, numbers
 
 
 def unknown_names(question: Question, trace: Collection[str], runs: Collection[str]) -> Iterator[tuple[str, str, Collection[str]]]:
@@ -251,6 +255,7 @@ def check_names(
     trace: Collection[str],
     runs: Collection[str],
     texts: Collection[str],
+    numbers: Collection[str],
     mistakes: list[Mistake],
 ) -> None:
     """Report every name in an expression that is neither a column of the traces nor one of the table of trials, and text for numbers."""
@@ -263,3 +268,6 @@ def check_names(
             for field, text in question.expressions():
                 if field in question.numeric and text in texts:
                     mistakes.append(Mistake((top, name, field), f"{top}.{name}.{field}", f"must be a number, and {text} is text"))
+                if not is_pattern(text):
+                    found = mixed(text, texts, numbers)
+                    mistakes += [Mistake((top, name, field), f"{top}.{name}.{field}", f"{shown(text)}: {slip}") for slip in found]

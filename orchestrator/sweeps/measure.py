@@ -10,7 +10,6 @@ import pandas as pd
 
 from orchestrator.analysis.results import Results
 from orchestrator.errors import UsageError
-from orchestrator.grid.questions import read_condition
 from orchestrator.grid.quoting import nearest
 from orchestrator.sweeps.resume import grid_of
 from orchestrator.tracking.read.factors import load_factors
@@ -69,7 +68,7 @@ def measured_results(
     results = Results.load(store, [sweep])
     chosen = results.ended & (results.runs["outcome"] != Outcome.FAILED.value).to_numpy()
     if where is not None:
-        chosen &= results.condition(read_condition(where))
+        chosen &= results.condition(results.read_condition(where))
     if trials is not None:
         chosen &= results.runs["trial_id"].isin(match_trials(list(results.runs["trial_id"]), trials)).to_numpy()
     runs = results.runs[chosen]

@@ -117,6 +117,9 @@ def test_quantiles_are_those_of_the_figures():
     ("ask", "message"),
     [
         (lambda: listing(SIX, where="eror < 1"), "the runs have no eror; did you mean error?"),
+        (lambda: listing(SIX, where="loss == 'huber'"), "where: loss is a number, and 'huber' text: the kind of the loss is spec.loss"),
+        (lambda: listing(SIX, where="outcome > 2"), "where: outcome is text, and 2 a number"),
+        (lambda: grouped(SIX, ["seed"], columns=["rate(error in ['small'])"]), "rate: error is a number, and 'small' text"),
         (lambda: listing(SIX, where="error"), "where: 'error' is a number, not a condition"),
         (lambda: listing(SIX, columns=["eror"]), "the runs have no eror; did you mean error?"),
         (lambda: listing(SIX, columns=["tv_*"]), r"the runs have no tv_\*"),
