@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from orchestrator.errors import UsageError
 from orchestrator.grid.mixed import mixed
-from orchestrator.grid.questions import SEEDS, read_condition
+from orchestrator.grid.questions import MEANT, SEEDS, read_condition
 from orchestrator.tracking import layout
 from orchestrator.tracking.read.tables import load_history_of, load_runs_of, without_trace
 from workloads.expressions import OVER_TRACE, Expression
@@ -278,7 +278,11 @@ def _missing(name: str, frame: pd.DataFrame) -> UsageError:
     names = [str(column) for column in frame.columns]
     # Of a key people often write the last part alone.
     tails = {column.rpartition(".")[2]: column for column in reversed(names)}
-    close = difflib.get_close_matches(name, names, 1, 0.65) or [tails[tail] for tail in difflib.get_close_matches(name, tails, 1, 0.65)]
+    close = (
+        [MEANT[name]]
+        if MEANT.get(name) in names
+        else difflib.get_close_matches(name, names, 1, 0.65) or [tails[tail] for tail in difflib.get_close_matches(name, tails, 1, 0.65)]
+    )
     hint = f"did you mean {close[0]}?" if close else "`orchestrate runs` and `history` show what there is"
     return UsageError(f"the runs have no {name}; {hint}")
 

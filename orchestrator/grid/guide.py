@@ -112,6 +112,8 @@ def _default(schema: Mapping[str, Any]) -> str:
 def topics(asked: str) -> list[Topic]:
     """Return what there is to say of a key, a kind or a measure, by any of the names that it goes by. Raises `UsageError`."""
     wanted = asked.strip().removeprefix("fixed.").removeprefix("grid.")
+    # As expressions have it, where loss is a measure.
+    wanted = "loss.kind" if wanted == "spec.loss" else wanted
     found = [topic for topic in all_topics() if wanted in _names(topic)]
     if not found and (measure := measures.find(wanted)) is not None:
         found = [_measure(measure[0])]

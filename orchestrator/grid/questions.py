@@ -177,6 +177,9 @@ def matching(pattern: str, columns: Iterable[str]) -> list[str]:
 
 Asked = TypeVar("Asked", bound=Question)
 
+MEANT = {"loss.kind": "spec.loss"}
+"""Columns that go by another name than the key has in a grid."""
+
 RUN_COLUMNS = ("steps", "seconds", "outcome", "sweep")
 SEEDS = ("seed", "problem.seed")
 """Keys that tell apart repetitions of one setting."""
@@ -262,7 +265,7 @@ def check_names(
     for top, questions in asked.items():
         for name, question in questions.items():
             for field, unknown, known in unknown_names(question, trace, runs):
-                hint = nearest(unknown, sorted(known))
+                hint = f"; did you mean {MEANT[unknown]}?" if unknown in MEANT else nearest(unknown, sorted(known))
                 unrecorded = ": is it recorded?" if measures.find(unknown) else hint
                 mistakes.append(Mistake((top, name, field), f"{top}.{name}.{field}", f"there is no {unknown} in the runs{unrecorded}"))
             for field, text in question.expressions():

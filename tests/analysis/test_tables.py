@@ -126,6 +126,7 @@ def test_quantiles_are_those_of_the_figures():
         (lambda: listing(SIX, columns=["error +"]), "columns: 'error \\+' is not an expression"),
         (lambda: listing(SIX, columns=["rate(error < 1)"]), "group them"),
         (lambda: listing(SIX, sort=["depht"]), "the runs have no depht; did you mean factorization.depth?"),
+        (lambda: grouped(results([{"spec.loss": "huber", "error": 0.1}]), ["loss.kind"]), "no loss.kind; did you mean spec.loss?"),
         (lambda: grouped(SIX, ["depth"]), "the runs have no depth; did you mean factorization.depth?"),
         (lambda: grouped(SIX, ["seed"], sort=["eror"]), "sort: the table has no eror; did you mean error"),
         (lambda: grouped(SIX, ["seed"], columns=["outcome"]), "outcome is text"),

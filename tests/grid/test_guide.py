@@ -69,6 +69,7 @@ def test_the_examples_make_a_grid_together():
         ("bound", "claims.bound", "every recorded step"),
         ("rank", "rank", "numerical"),
         ("mse", "loss.mse", "mean"),
+        ("spec.loss", "loss.kind", "Half the sum"),
         ("seeds", "seeds", "range"),
         ("dtype", "dtype", "arithmetic"),
         ("figures.medians.bars", "figures.medians.bars", ""),
