@@ -212,7 +212,8 @@ def distinguishing(runs: pd.DataFrame, keys: Sequence[str], given: Sequence[str]
     """Those of ``keys`` that differ between runs and do not follow from others that do, or from the keys ``given``."""
     kept: list[str] = []
     derived = _derived()
-    for key in sorted(keys, key=lambda key: key in derived):
+    # A step size is chosen for all else, and keys of a loss come with its kind.
+    for key in sorted(keys, key=lambda key: (key == "optimizer.lr", key in derived, key != "spec.loss")):
         others = [*given, *kept]
         values = runs[key]
         apart = runs.groupby(others, dropna=False)[key].nunique(dropna=False).max() if others else values.nunique(dropna=False)

@@ -271,6 +271,14 @@ def test_keys_that_follow_from_others_make_no_groups():
     assert check(made, kind="monotone", of="error", along="factorization.depth", direction="falling").trials == 6
 
 
+def test_groups_are_named_by_the_loss_and_not_by_its_step_size():
+    losses = (("half_sse", 3e-3, None), ("huber", 1e-2, 0.1), ("absolute", 1e-3, None))
+    trials = results([{"optimizer.lr": lr, "loss.delta": delta, "spec.loss": loss, "error": lr} for loss, lr, delta in losses])
+    verdict = check(trials, kind="within", of="error", range=[None, 5e-3])
+    assert not verdict.holds
+    assert verdict.worst.shows.endswith("(spec.loss huber)")
+
+
 def test_contrast_with_a_bootstrap_interval():
     rng = np.random.default_rng(0)
     trials = [
