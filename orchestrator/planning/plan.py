@@ -30,6 +30,11 @@ each other in their indexes. A GPU wants as many lanes as it has threads.
 SPLITS_PER_WORKER = 4
 
 
+def amount(count: int, noun: str) -> str:
+    """Return so many of something in words: ``1 trial``, ``2 trials``."""
+    return f"{count} {noun}{'s' if count != 1 else ''}"
+
+
 @dataclass(frozen=True, repr=False)
 class Plan:
     """What will run. ``packs`` are in the order in which they start, the longest first; ``crews`` is who is to run them."""
@@ -42,7 +47,8 @@ class Plan:
     def __repr__(self) -> str:
         time = "not known" if self.seconds is None else f"at most {self.seconds:.0f} s"
         memory = f"{self.peak_bytes / (1 << 20):.0f} MiB"
-        return f"<plan of {self.trials} trials in {len(self.packs)} packs, {self.workers} at once: memory {memory}, time {time}>"
+        size = f"{amount(self.trials, 'trial')} in {amount(len(self.packs), 'pack')}"
+        return f"<plan of {size}, {self.workers} at once: memory {memory}, time {time}>"
 
     @property
     def workers(self) -> int:

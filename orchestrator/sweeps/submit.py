@@ -19,7 +19,7 @@ from orchestrator.execution.scheduler import Board
 from orchestrator.git import commit_of
 from orchestrator.options import Options
 from orchestrator.planning.pack import steps_left
-from orchestrator.planning.plan import Plan, make_plan
+from orchestrator.planning.plan import Plan, amount, make_plan
 from orchestrator.storage.base import Storage, open_storage
 from orchestrator.storage.detail import Detail
 from orchestrator.storage.folder import Description, SweepFolder, folder_of
@@ -298,6 +298,7 @@ def _announcement(grid: Grid, plan: Plan, cluster: Cluster) -> str:
     ended = plan.ended
     kept = f" and {ended} that have ended to hand on" if ended else ""
     return (
-        f"{grid.name}: {plan.trials - plan.reused - ended} trials to run{kept} in {len(plan.packs)} packs, {plan.workers} at once "
+        f"{grid.name}: {amount(plan.trials - plan.reused - ended, 'trial')} to run{kept} "
+        f"in {amount(len(plan.packs), 'pack')}, {plan.workers} at once "
         f"({cluster.cpus:g} cores{gpus} on {len(cluster.nodes)} node{'s' if len(cluster.nodes) != 1 else ''})"
     )

@@ -150,7 +150,7 @@ class Schedule:
 
     def _how_to_go_on(self) -> str:
         """Submitting again always works; resuming needs a sweep that MLflow knows."""
-        known = "trials to run in" in self.arena.log and not self.arena.kind.restored
+        known = " to run in" in self.arena.log and not self.arena.kind.restored
         return "resume" if known and self.rng.random() < 0.5 else "submit"
 
     def _said(self) -> str:

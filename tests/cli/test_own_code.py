@@ -176,7 +176,7 @@ def test_without_the_option_a_grid_is_an_error_that_names_it(folder):
 
 def test_plan_schema_and_help_know_own_kinds(folder):
     done = call(folder, "plan", "grid.yaml", "--with", "models.py")
-    assert "batched  outer 4x3 (4 3): 1 trials" in done.stdout
+    assert "batched  outer 4x3 (4 3): 1 trial," in done.stdout
     assert '"outer"' in call(folder, "schema", "--with", "models.py").stdout
     assert "factorization.kind" in call(folder, "help", "outer", "--with", "models.py").stdout
     assert call(folder, "help", "outer").returncode == 2

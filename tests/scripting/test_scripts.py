@@ -121,7 +121,7 @@ def test_errors_are_the_programs_own(ask, error, message):
 
 
 def test_a_plan_says_what_would_run():
-    assert repr(orchestrator.plan(GRID, workers=1)).startswith("<plan of 3 trials in 1 packs, 1 at once: memory ")
+    assert repr(orchestrator.plan(GRID, workers=1)).startswith("<plan of 3 trials in 1 pack, 1 at once: memory ")
     assert orchestrator.plan(GRID, overrides={"seeds": 5}).trials == 5
 
 
@@ -148,4 +148,4 @@ def test_one_line_of_python_submits_and_leaves_others_rays_alone(tmp_path, templ
     first, second = done.stdout.splitlines()
     assert first == "3 False"
     assert second == ("this process is connected to Ray already: call ray.shutdown() first, or submit from another process True")
-    assert done.stderr.startswith("scripted: 3 trials to run in 1 packs, 1 at once")
+    assert done.stderr.startswith("scripted: 3 trials to run in 1 pack, 1 at once")

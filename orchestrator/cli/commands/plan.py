@@ -76,6 +76,7 @@ def reuse_of(grid: Grid, experiments: Sequence[str], tracking_uri: str | None) -
 
 def show_plan(grid: Grid, workers: int | None, as_json: bool, reuse: Reuse | None = None) -> None:
     """Plan ``grid`` and print it, as text or JSON, with what it would reuse."""
+    from orchestrator.planning.plan import amount
     from orchestrator.sweeps.plan import planned_here
     from orchestrator.sweeps.submit import detail_of, recording_of
     from workloads.engines.choice import remark
@@ -88,7 +89,7 @@ def show_plan(grid: Grid, workers: int | None, as_json: bool, reuse: Reuse | Non
         print_json({**said, **plan.as_json(), **known})
         return
     varies = f", varying {', '.join(grid.extent.keys)}" if grid.extent.keys else ""
-    click.echo(f"{grid.name}: {plan.trials} trials{varies}")
+    click.echo(f"{grid.name}: {amount(plan.trials, 'trial')}{varies}")
     if merged := grid.extent.merged:
         click.echo(f"{merged} more points of the grid are the same trials: what draws nothing is one trial for all seeds")
     if coinciding := grid.extent.coinciding:
@@ -100,7 +101,7 @@ def show_plan(grid: Grid, workers: int | None, as_json: bool, reuse: Reuse | Non
         (p.engine, p.trials[0].spec.factorization.kind, p.trials[0].spec.shape, _parameters(p.trials[0].spec)) for p in plan.packs
     )
     click.echo(str(detail_of(grid)))
-    click.echo(f"{len(plan.packs)} packs, {plan.workers} at once:")
+    click.echo(f"{amount(len(plan.packs), 'pack')}, {plan.workers} at once:")
     for (engine, kind, shape, parameters), count in kinds.items():
         same = [
             p
@@ -110,12 +111,11 @@ def show_plan(grid: Grid, workers: int | None, as_json: bool, reuse: Reuse | Non
         ]
         trials = sum(len(p.trials) for p in same)
         click.echo(
-            f"  {count:4d} x {engine:8s} {kind} {'x'.join(map(str, shape))} ({parameters}): {trials} trials, "
-            f"up to {max(p.width for p in same)} lanes and {_size(max(p.bytes for p in same))} a pack"
+            f"  {count:4d} x {engine:8s} {kind} {'x'.join(map(str, shape))} ({parameters}): {amount(trials, 'trial')}, "
+            f"up to {amount(max(p.width for p in same), 'lane')} and {_size(max(p.bytes for p in same))} a pack"
         )
-    for line in dict.fromkeys(remark(p.trials[0].spec, p.engine) for p in plan.packs):
-        if line:
-            click.echo(line)
+    for line in filter(None, dict.fromkeys(remark(p.trials[0].spec, p.engine) for p in plan.packs)):
+        click.echo(line)
     time = (
         "not known: some trials have only a time budget"
         if plan.seconds is None
