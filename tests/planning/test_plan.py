@@ -179,6 +179,14 @@ def test_packs_go_to_the_device_that_is_through_with_them_first():
     assert made.workers == 9
 
 
+@pytest.mark.parametrize(("device", "most"), [("cpu", 2048), ("cuda", 10_000)])
+def test_no_pack_has_more_trials_than_its_device_has_use_for(device, most):
+    many = trials([spec(seed=n, stop={"steps": 10}) for n in range(4500)])
+    packs = make_plan(many, Recording(()), "batched", [Crew(1, device, DEFAULTS[device], 16 << 30)]).packs
+    assert max(len(pack.trials) for pack in packs) == min(most, 4500)
+    assert sorted(trial.trial_id for pack in packs for trial in pack.trials) == sorted(trial.trial_id for trial in many)
+
+
 def test_a_pack_for_a_gpu_is_as_wide_as_its_memory():
     specs = [spec(problem__shape=[200, 200], seed=n) for n in range(64)]
     (pack,) = make_plan(trials(specs), Recording(()), "batched", [Crew(1, "cuda", DEFAULTS["cuda"], 100 << 20)]).packs

@@ -370,3 +370,20 @@ def test_two_processes_open_a_fresh_database_at_once(tmp_path: Path, users: str)
     assert [process.returncode for process in processes] == [0, 0], answers
     assert answers[0] == answers[1] == ("1\n", "")
     assert [path.name for path in work.iterdir()] == ["mlflow.db"]
+
+
+def test_rows_beyond_those_of_one_statement_are_all_there(tmp_path):
+    import sqlalchemy
+
+    from orchestrator.tracking.write.tables import insert
+
+    engine = sqlalchemy.create_engine(f"sqlite:///{tmp_path}/rows.db")
+    table = sqlalchemy.Table(
+        "numbers", sqlalchemy.MetaData(), sqlalchemy.Column("key", sqlalchemy.String), sqlalchemy.Column("value", sqlalchemy.Float)
+    )
+    table.create(engine)
+    rows = [(str(n), n / 7) for n in range(12_001)]
+    with engine.begin() as connection:
+        insert(connection, table, ("key", "value"), iter(rows))
+    with engine.connect() as connection:
+        assert [tuple(row) for row in connection.execute(sqlalchemy.select(table))] == rows
