@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Self
@@ -23,6 +23,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Those that end a process."""
 STARTS = 4
 """How often an embedded Ray is started that takes too long to."""
+END_SECONDS = 5.0
+"""How long what one of these starts has left may take to be gone."""
 SLOW_START = "timed out during startup"
 """What Ray says then."""
 OTHER_VERSIONS = "Version mismatch"
@@ -188,10 +190,24 @@ def _start(options: dict[str, Any]) -> None:
             if SLOW_START not in str(error):
                 raise
             ray.shutdown()
+            _end_rest(options["_temp_dir"])
             if attempt == STARTS - 1:
                 raise RuntimeError(f"it did not start in {STARTS} times half a minute: is the machine too busy?") from error
         else:
             return
+
+
+def _end_rest(folder: str) -> None:
+    """End what a start that came to nothing has left, of a Ray in ``folder``. Ray does so at the exit of this process alone."""
+    import psutil
+
+    left = []
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):
+            if any(folder in part for part in child.cmdline()):
+                child.kill()
+                left.append(child)
+    psutil.wait_procs(left, END_SECONDS)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -116,6 +116,8 @@ class Run:
     grid: Grid
     recording: Recording
     workers: Workers
+    leave: Callable[[], None]
+    """Lets go of the workers and of Ray."""
     board: Board[Any]
     recovery: Recovery
     writer: SweepWriter
@@ -129,6 +131,17 @@ class Run:
 
     def go(self, checkpointing: Checkpointing, stop: StopRequest) -> None:
         """Until all trials have come out, or until all is saved because a ``stop`` is wanted."""
+        try:
+            self._train(checkpointing, stop)
+        finally:
+            # MLflow may take longer than the quarter of a minute after which Ray ends a process whose raylet is gone. And where all is well
+            # an embedded Ray ends while the rest is written.
+            self.leave()
+        if not stop.wanted:
+            self._see_written()
+        self._show()
+
+    def _train(self, checkpointing: Checkpointing, stop: StopRequest) -> None:
         deadline = math.inf
         for pack, event in self._events(checkpointing):
             self._attend(pack, event)
@@ -140,9 +153,6 @@ class Run:
                 self.reporter.note("some workers did not save their trials in time: those go on from earlier checkpoints")
                 break
             self._show()
-        if not stop.wanted:
-            self._see_written()
-        self._show()
 
     def _events(self, checkpointing: Checkpointing) -> Iterator[tuple[Pack | None, PackEvent | None]]:
         grid = self.grid

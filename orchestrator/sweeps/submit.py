@@ -98,7 +98,8 @@ def submit(grid: Grid, reporter: Reporter, options: Options | None = None, stop:
     recording = recording_of(grid)
     storage = open_storage(options.storage)
     with ExitStack() as stack:
-        cluster, workers, crews, store = stack.enter_context(connected(grid, recording, options, logged, stop))
+        connection = stack.enter_context(ExitStack())
+        cluster, workers, crews, store = connection.enter_context(connected(grid, recording, options, logged, stop))
         turn = stack.enter_context(experiment_turn(store, grid.name, lambda host: logged.note(WAITING.format(host=host, name=grid.name))))
         trials = {trial.trial_id: trial for trial in grid.trials}
         found = _found(store, storage, grid, turn, recording, options)
@@ -120,7 +121,8 @@ def submit(grid: Grid, reporter: Reporter, options: Options | None = None, stop:
             logged.note(str(detail))
         state = State(len(trials), len(found.finished), _budget(missing))
         board: Board[Any] = Board(plan.packs, time.monotonic)
-        run = Run(grid, recording, workers, board, Recovery(board, folder.checkpoints(job.tag)), writer, state, logged)
+        recovery = Recovery(board, folder.checkpoints(job.tag))
+        run = Run(grid, recording, workers, connection.close, board, recovery, writer, state, logged)
         with stop.listening(), watched(store, writer, state, stop):
             run.go(folder.checkpointing(job.tag, options.every), stop)
         counts = _counts(state, found, len(missing))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 
 import pytest
 import ray
@@ -11,6 +12,7 @@ import ray
 from orchestrator.cluster import connection
 from orchestrator.cluster.connection import Cluster
 from orchestrator.errors import RayUnavailable
+from tests.processes import popen
 
 SLOW = "The current node timed out during startup. This could happen because some of the raylet failed to startup"
 
@@ -34,6 +36,28 @@ def test_a_start_that_takes_too_long_is_tried_again(starts):
     with Cluster.connect("local") as cluster:
         assert cluster.cpus == 2
     assert starts == []
+
+
+def test_what_a_start_that_takes_too_long_has_left_is_ended(starts, monkeypatch):
+    """It would take its part of a machine that is too busy already."""
+    left = []
+
+    def init(**options):
+        if not left:
+            left.append(popen([sys.executable, "-c", "import time; time.sleep(600)", f"--session-dir={options['_temp_dir']}/session"]))
+            left.append(popen([sys.executable, "-c", "import time; time.sleep(600)", "somebody else's"]))
+            raise RuntimeError(SLOW)
+
+    monkeypatch.setattr(ray, "init", init)
+    with Cluster.connect("local"):
+        ended, other = left
+        try:
+            # Raises if it is still there.
+            ended.wait(10)
+            assert other.poll() is None
+        finally:
+            other.kill()
+            other.wait(10)
 
 
 def test_an_embedded_ray_lets_nobody_in_without_a_token(starts, monkeypatch):

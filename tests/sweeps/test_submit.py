@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 
 import orchestrator
+from orchestrator.cluster.pool import Workers
 from orchestrator.errors import RayUnavailable, StorageUnavailable
 from orchestrator.grid import parse_grid
 from orchestrator.options import Options
 from orchestrator.storage.base import LocalStorage
 from orchestrator.sweeps.submit import submit
+from orchestrator.tracking.write.writer import SweepWriter
 from tests import forked
 from tests.forked import Forked
 from tests.processes import communicate, eventually
@@ -280,6 +283,33 @@ def test_an_interrupt_keeps_what_has_ended(tmp_path, template, cluster_address):
     grid = parse_grid(LONG, "long.yaml", tmp_path, ("stop.steps=100",))
     options = Options(cluster_address, f"sqlite:///{database}", str(tmp_path / "state" / "orchestrate" / "storage"), workers=1)
     assert submit(grid, Quiet(), options).reused == 2
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_ray_is_left_before_the_rest_is_written(tmp_path, template, cluster_address, monkeypatch, gone):
+    """It ends a process whose raylet is gone, after a while that MLflow may take longer than."""
+    import ray
+
+    shutil.copy(template, tmp_path)
+    connected = []
+    close, run = SweepWriter.close, Workers.run
+
+    def seen(writer, *given):
+        connected.append(ray.is_initialized())
+        return close(writer, *given)
+
+    def ended(workers, *given, **options):
+        yield from run(workers, *given, **options)
+        if gone:
+            raise RayUnavailable("Ray's raylet on this machine is gone")
+
+    monkeypatch.setattr(SweepWriter, "close", seen)
+    monkeypatch.setattr(Workers, "run", ended)
+    grid = parse_grid(LONG, "long.yaml", tmp_path, ("stop.steps=100",))
+    options = Options(cluster_address, f"sqlite:///{tmp_path}/mlflow.db", str(tmp_path / "storage"), workers=1)
+    with pytest.raises(RayUnavailable) if gone else nullcontext():
+        submit(grid, Quiet(), options)
+    assert connected == [False]
 
 
 def _finished(database):
