@@ -11,6 +11,9 @@ from typing import Any, Literal
 Pattern = Literal["adjacent", "half"]
 Modes = tuple[int, ...]
 
+ONE_NODE = "has no effect: a single node joins all modes"
+"""What is wrong with a pattern of a tree that has just its root."""
+
 
 @dataclass(frozen=True)
 class ModeTree:

@@ -183,6 +183,19 @@ class TrialSpec(BaseModel):
             update["problem"] = self.problem.model_copy(update={"seed": 0})
         return self.model_copy(update=update) if update else self
 
+    def ineffective(self, steps: int | None) -> Iterator[Conflict]:
+        """Yield the keys that make no difference to this trial, as the control of an axis need not; ``steps`` is how many it may take.
+
+        They are for the whole grid to judge: what has no effect in any of its trials is a mistake of it.
+        """
+        yield from self.problem.ineffective()
+        yield from self.factorization.ineffective(self.shape)
+        if self.init is not None:
+            yield from self.init.ineffective(self.factorization, self.shape)
+        if self.optimizer is not None:
+            yield from self.optimizer.ineffective(self.problem.observations(), steps)
+        yield from self.stop.ineffective(steps)
+
     @property
     def own(self) -> tuple[Section, ...]:
         """The parts whose kinds are from a user's own code."""

@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.grid.axes import Assignment, Override, assignments, overridden
 from orchestrator.grid.axis_reader import AxisReader
 from orchestrator.grid.data_files import Files
+from orchestrator.grid.effects import Effects
 from orchestrator.grid.excludes import Excludes
 from orchestrator.grid.identity import trial_id
 from orchestrator.grid.model import SCALARS
@@ -28,6 +29,9 @@ from orchestrator.grid.watched import watched_conflicts
 from orchestrator.grid.written import Written
 from workloads.kinds import Kind
 from workloads.trial import DEFAULT_LOSS, Trial, TrialSpec, conflicts
+
+if TYPE_CHECKING:
+    from orchestrator.grid.conditions import Table
 
 TOLD = 1000
 """Trials between two words on how far expanding is."""
@@ -68,6 +72,7 @@ class Expander:
             part: (operator.itemgetter(*axes) if axes else (lambda _: None), {}) for part, axes in self.written.deciding.items()
         }
         self._checked: dict[tuple[Any, ...], bool] = {}
+        self._effects = Effects(self.written, self._overridden)
         if "seed" in self.written.fixed and self.written.touching["seed"]:
             clash = self.written.fixed["seed"][0]
             mistakes.append(Mistake(clash.path, clash.key, "has no effect: seeds sets it"))
@@ -103,7 +108,14 @@ class Expander:
             self.mistakes.append(Mistake(("exclude",), "exclude", "leaves out every trial"))
         if not self.mistakes:
             self.mistakes += seeds.mistakes()
+            self.mistakes += self._effects.mistakes(self._points(left_out))
         return tuple(found.values())
+
+    def _points(self, left_out: Table | None) -> Iterator[tuple[tuple[int, ...], TrialSpec]]:
+        """Yield the position on each axis, and the spec, of each point that is not left out and has no mistakes."""
+        for place, indices in enumerate(itertools.product(*(range(len(axis)) for axis in self.written.points))):
+            if (left_out is None or not left_out[place]) and (spec := self._spec(indices)) is not None:
+                yield indices, spec
 
     def extent(self) -> Extent:
         """Return the keys that differ between trials, and how many points `trials` has merged."""
@@ -166,6 +178,8 @@ class Expander:
         if not found and parts["init"] is not None:
             found = list(parts["init"].data_conflicts(factorization, shape, self.files.contents))
         found = found or list(watched_conflicts(_made(parts)))
+        if not found:
+            self._effects.note(_made(parts))
         for key, message in found:
             self.mistakes.append(Mistake(self.written.place(key, indices), key, message))
         return not found

@@ -17,16 +17,16 @@ from orchestrator.grid.data_files import DataFiles, Files
 from orchestrator.grid.expand import Expander, Extent
 from orchestrator.grid.figures import FIGURES, Figure
 from orchestrator.grid.model import TOP, Record, Resources, Tracking
-from orchestrator.grid.own_code import check_needs, try_measures, used
+from orchestrator.grid.own_code import check_needs, used
 from orchestrator.grid.questions import check_names, columns_of, read_questions
 from orchestrator.grid.quoting import nearest, shown
+from orchestrator.grid.recorded import check_measures, check_steps
 from orchestrator.grid.sections import PARTS, Model, nested, validate
 from orchestrator.grid.sizes import too_many
 from orchestrator.grid.source import MAX_BYTES, MAX_KEY, Mistake, Mistakes, Source, parse, parse_value
 from orchestrator.grid.spreads import is_spread, many, nesting
 from orchestrator.grid.traced import Traced, traced
 from orchestrator.grid.written import spec_keys
-from workloads import measures
 from workloads.extensions import Extension
 from workloads.training.recording import DEFAULT_MEASURES
 from workloads.trial import Trial
@@ -118,14 +118,20 @@ def parse_grid(
     tracking = _top(Tracking, "tracking", data, mistakes)
     if record is not None and "points" in record.model_fields_set and record.steps is not None:
         mistakes.append(Mistake(("record", "points"), "record.points", "has no effect beside record.steps: give one of them"))
+    if tracking is not None and "points" in tracking.model_fields_set and tracking.runs == "none":
+        mistakes.append(Mistake(("tracking", "points"), "tracking.points", "has no effect with tracking.runs: none: no trial has a run"))
     files = Files(folder, contents)
+    # To try a grid with few steps is no mistake in what is meant for more.
+    shortened = any(override.key in ("stop", "stop.steps") for override in settings)
     expander = Expander(data, settings, files, mistakes)
     # A broken axis would be reported over and over by the sections it feeds.
     trials = expander.trials(advanced) if not any(p.path[:1] in {(a,) for a in AXES} for p in mistakes) else ()
     figures = read_questions("figures", FIGURES, data, mistakes)
     claims = read_questions("claims", CLAIMS, data, mistakes)
     if record is not None and trials and not mistakes:
-        _check_measures(record, trials, mistakes)
+        check_measures(record, trials, mistakes)
+        if not shortened:
+            check_steps(record, trials, mistakes)
     names = record.measures if record is not None and record.measures is not None else DEFAULT_MEASURES
     if record is not None and trials and not mistakes and (figures or claims):
         check_names({"figures": figures, "claims": claims}, *columns_of((t.spec for t in trials), names), mistakes)
@@ -231,23 +237,3 @@ def _top(model: type[Model], part: str, data: Mapping[str, Any], mistakes: list[
         return None
     placed = {f"{part}.{key}": Assignment(f"{part}.{key}", inner, (part, key)) for key, inner in value.items()}
     return validate(model, part, nested(dict(value)), placed, mistakes)
-
-
-def _check_measures(record: Record, trials: Sequence[Trial], mistakes: list[Mistake]) -> None:
-    """Every measure is known, and defined for some trial; ``record.steps`` is not empty of effect either."""
-    kinds = {t.spec.sections: t.spec for t in trials}
-    try_measures(record.measures or (), kinds.values())
-    seen: set[str] = set()
-    for place, name in enumerate(record.measures or ()):
-        path = ("record", "measures", place)
-        if measures.find(name) is None:
-            mistakes.append(
-                Mistake(path, "record.measures", f"unknown measure {shown(name)}{nearest(name, [m.shown for m in measures.MEASURES])}")
-            )
-            continue
-        if name in seen:
-            mistakes.append(Mistake(path, "record.measures", f"{name} is listed twice"))
-        seen.add(name)
-        reasons = [measures.undefined(name, spec) for spec in kinds.values()]
-        if all(reasons):
-            mistakes.append(Mistake(path, "record.measures", f"{name} {reasons[0]}"))

@@ -154,6 +154,10 @@ class Factorization(Kind):
         if parameters > LARGEST_SIZE:
             yield "factorization", f"has {parameters:,} parameters, more than the {LARGEST_SIZE:,} that can be trained"
 
+    def ineffective(self, shape: tuple[int, ...]) -> Iterator[Conflict]:
+        """Yield the keys that make no difference to a matrix or tensor of ``shape``, though they may to others of a grid."""
+        return iter(())
+
     def input_conflicts(self, inputs: FileRef) -> Iterator[Conflict]:
         """Yield why the numbers in a file of ``inputs`` are no values of the function, once its ``span`` is known."""
         return iter(())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from workloads.factorizations.base import Cost, Factorization, Program
-from workloads.mode_tree import Modes, ModeTree, Pattern
+from workloads.mode_tree import ONE_NODE, Modes, ModeTree, Pattern
 from workloads.section import MAX_ORDER, Conflict, Count, Counts
 
 if TYPE_CHECKING:
@@ -67,6 +67,10 @@ class Hierarchical(Factorization):
             yield "factorization.widths", f"needs one for each of {levels} levels, not {len(self.widths)}"
             return
         yield from super().conflicts(shape)
+
+    def ineffective(self, shape: tuple[int, ...]) -> Iterator[Conflict]:
+        if "pattern" in self.model_fields_set and self.arity == len(shape):
+            yield "factorization.pattern", ONE_NODE
 
     def resolved(self, shape: tuple[int, ...]) -> dict[str, Any]:
         return {"widths": list(self.all_widths(shape))}

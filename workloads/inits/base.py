@@ -54,6 +54,11 @@ class Init(Kind):
         elif reason := factorization.singular(shape):
             yield "init.det_sign", f"cannot hold: {reason}"
 
+    def ineffective(self, factorization: Factorization, shape: tuple[int, ...]) -> Iterator[Conflict]:
+        """Yield the keys that make no difference to the start of a ``factorization`` of ``shape``, though they may to others of a grid."""
+        if self.balanced and len(factorization.shapes(shape)) == 1:
+            yield "init.balanced", "has no effect: a single factor has none to be balanced with"
+
     def data_conflicts(self, factorization: Factorization, shape: tuple[int, ...], contents: Mapping[str, bytes]) -> Iterator[Conflict]:
         """Yield what does not go together with the data file that is named; ``contents`` maps SHA-256 digests to bytes."""
         return iter(())

@@ -4,6 +4,7 @@ from workloads.kinds import discover
 from workloads.measures.base import (
     MEASURES,
     Measure,
+    beyond,
     code_of,
     column_names,
     find,
@@ -15,6 +16,19 @@ from workloads.measures.base import (
     watched,
 )
 
-__all__ = ["MEASURES", "Measure", "code_of", "column_names", "find", "is_final", "is_state", "measure", "of_column", "undefined", "watched"]
+__all__ = [
+    "MEASURES",
+    "Measure",
+    "beyond",
+    "code_of",
+    "column_names",
+    "find",
+    "is_final",
+    "is_state",
+    "measure",
+    "of_column",
+    "undefined",
+    "watched",
+]
 
 discover(__name__, __path__)

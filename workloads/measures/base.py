@@ -54,6 +54,8 @@ class Measure:
     final: bool = False
     product: bool = True
     state: bool = False
+    counted: bool = False
+    """True where its argument, if there is one, is how many columns it has at most."""
     by_column: Callable[[str], str | None] | None = None
     """From a column to the measure's name, where what a name says after an underscore is in the names of its columns."""
     code: str = ""
@@ -141,6 +143,13 @@ def column_names(name: str, spec: TrialSpec) -> tuple[str, ...]:
     """Return the columns that measure ``name`` fills for trials of this spec. Raises `KeyError` for an unknown name."""
     row, arguments = _known(name)
     return tuple(row.columns(spec, *arguments)) if row.columns else (name,)
+
+
+def beyond(name: str, spec: TrialSpec) -> int | None:
+    """Return how many columns ``name`` has where it asks for more of them, or ``None`` where it has them all. Raises `KeyError`."""
+    row, arguments = _known(name)
+    asked = arguments[0] if row.counted else None
+    return there if asked is not None and (there := len(column_names(name, spec))) < int(asked) else None
 
 
 def of_column(column: str, spec: TrialSpec) -> str | None:

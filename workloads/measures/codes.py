@@ -47,6 +47,7 @@ def _columns(spec: TrialSpec, count: str | None) -> list[str]:
     shown="code_singular_values",
     needs=_some,
     columns=_columns,
+    counted=True,
     by_column=_as_many,
     product=False,
 )
@@ -65,6 +66,7 @@ def _spectrum_columns(spec: TrialSpec, count: str | None) -> list[str]:
     shown="code_spectrum",
     needs=_some,
     columns=_spectrum_columns,
+    counted=True,
     by_column=_as_many,
     product=False,
 )

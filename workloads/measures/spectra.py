@@ -38,6 +38,7 @@ def _as_many(column: str) -> str | None:
     shown="singular_values",
     needs=_leading,
     columns=_sv_columns,
+    counted=True,
     by_column=_as_many,
 )
 def singular_values(x: Snapshot, count: str | None) -> Tensor:

@@ -123,6 +123,13 @@ class Optimizer(Kind):
         if self.batch is not None and observations is not None and self.batch > observations:
             yield "optimizer.batch", f"is {self.batch}, but there are only {observations} observations"
 
+    def ineffective(self, observations: int | None, steps: int | None) -> Iterator[Conflict]:
+        """Yield the keys that make no difference to a trial of so many ``observations`` and ``steps``, where these are known."""
+        if self.schedule is not None:
+            yield from self.schedule.ineffective("optimizer.schedule", steps)
+        if self.batch is not None and self.batch == observations:
+            yield "optimizer.batch", f"has no effect: each step sees all of the {observations} observations without it, too"
+
     @classmethod
     @abstractmethod
     def bind(cls, params: Params, grads: Params, state: State, hyper: Hyper) -> Step:

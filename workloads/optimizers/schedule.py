@@ -44,6 +44,20 @@ class RateSchedule(Section):
         if any(later <= earlier for earlier, later in itertools.pairwise(milestones)):
             yield f"{key}.milestones", "must rise"
 
+    def ineffective(self, key: str, steps: int | None) -> Iterator[Conflict]:
+        """Yield the keys below ``key`` that make no difference to a trial of so many ``steps``, where these are known."""
+        warmup = self.warmup or 0
+        if warmup == 1:
+            yield f"{key}.warmup", "has no effect: after a single step lr is what it is without"
+        if self.cosine is not None and self.floor == 1:
+            yield f"{key}.cosine", f"has no effect: {key}.floor is 1, from which nothing falls"
+        elif self.cosine is not None and steps is not None and warmup >= steps - 1:
+            yield f"{key}.cosine", f"has no effect: it begins after {warmup:,} steps of warmup, and there are {steps:,} at most"
+        if self.milestones is not None and steps is not None and min(self.milestones, default=0) >= steps:
+            yield f"{key}.milestones", f"has no effect: the first of them is step {self.milestones[0]:,}, and there are {steps:,} at most"
+        elif self.factors is not None and set(self.factors) == {1.0}:
+            yield f"{key}.factors", "has no effect: all of them are 1"
+
     def factor(self, step: int) -> float:
         """Return what ``lr`` is multiplied by in the step that follows ``step`` others."""
         warmup = self.warmup or 0

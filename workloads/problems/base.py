@@ -184,6 +184,15 @@ class Problem(Kind):
                 if key in given and not (key == "seed" and self.noise_follows_seed):
                     yield f"problem.{key}", "has no effect with problem.entries: nothing is drawn"
 
+    def ineffective(self) -> Iterator[Conflict]:
+        """Yield the keys that make no difference to this problem, though they may to others of a grid."""
+        if self.noise is not None and not self.noisily:
+            for key in ("seed", "distribution", "share"):
+                if getattr(self.noise, key) is not None:
+                    yield f"problem.noise.{key}", "has no effect: problem.noise.std is 0, which is no noise"
+        if self.target is not None and self.shape is not None:
+            yield from self.target.ineffective(self.shape)
+
     def _shape_conflicts(self, shape: tuple[int, ...]) -> Iterator[Conflict]:
         if self.order is not None and len(shape) != self.order:
             about = "vectors: one dimension" if self.order == 1 else "matrices: two dimensions"

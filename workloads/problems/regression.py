@@ -60,6 +60,11 @@ class Regression(HeldOut, Sensing):
                 yield "problem.observed", f"is {self.observed}{beside}, but the file has only {known} examples"
         yield from self._size_conflicts((self.observations() or 0) + (0 if self.lists else self.held_out_entries()))
 
+    def ineffective(self) -> Iterator[Conflict]:
+        yield from super().ineffective()
+        if self.correlation is not None and self.size == 1:
+            yield "problem.correlation", "has no effect: there is a single feature"
+
     def file_conflicts(self) -> Iterator[Conflict]:
         yield from super().file_conflicts()
         if self.correlation is not None and self.lists:

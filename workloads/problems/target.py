@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from workloads.mode_tree import ModeTree, Pattern
+from workloads.mode_tree import ONE_NODE, ModeTree, Pattern
 from workloads.section import MAX_ORDER, Conflict, Count, Counts, Finite, Magnitude, Section, as_tuple
 
 LARGEST_CONDITION = 1e15
@@ -86,6 +86,11 @@ class Target(Section):
         if self.rank > most:
             yield "problem.target.rank", f"is {self.rank}, but a {what} of shape {list(shape)} has rank {most} at most"
         yield from self._size_conflicts("rank", self.rank)
+
+    def ineffective(self, shape: tuple[int, ...]) -> Iterator[Conflict]:
+        """Yield the keys that make no difference to a truth of ``shape``."""
+        if self.pattern is not None and self.arity == len(shape):
+            yield "problem.target.pattern", ONE_NODE
 
     def _vector_conflicts(self, size: int) -> Iterator[Conflict]:
         for key in ("kind", "rank", "widths", "arity", "pattern"):
