@@ -45,6 +45,7 @@ def imports(source: str) -> Iterator[str]:
 
 LAYERS = [
     *(
+        "workloads.amounts",
         "workloads.rng",
         "workloads.arrays",
         "workloads.caches",

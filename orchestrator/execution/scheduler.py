@@ -59,6 +59,11 @@ class Board(Generic[WorkerT]):
         return len(self._waiting)
 
     @property
+    def packs(self) -> tuple[Pack, ...]:
+        """The packs that wait for a worker."""
+        return tuple(pack for pack, _ in self._waiting)
+
+    @property
     def work(self) -> int:
         """How many workers could have something to do: one for each pack that waits or is in training, more where one can be halved."""
         return len(self._waiting) + sum(len(share.left) for share in self._running.values())

@@ -53,7 +53,14 @@ class Pack:
         return max(1, min(len(self.trials), (memory - self.shared_bytes) // max(self.lane_bytes, 1)))
 
 
+def has_ended(trial: Trial) -> bool:
+    """Return whether a trial of a pack has ended already: it is handed on, and takes no step."""
+    return isinstance(trial, Paused) and trial.outcome is not None
+
+
 def steps_left(trial: Trial) -> int | None:
     """How many steps a trial takes at most from where it stands; ``None`` where only its time is bounded."""
+    if has_ended(trial):
+        return 0
     steps = trial.spec.stop.steps
     return None if steps is None else steps - (trial.step if isinstance(trial, Paused) else 0)

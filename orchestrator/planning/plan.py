@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from orchestrator.errors import UsageError
-from orchestrator.planning.pack import Crew, Pack, steps_left
+from orchestrator.planning.pack import Crew, Pack, has_ended, steps_left
+from workloads.amounts import amount
 from workloads.engines.choice import chosen, distinct, why_not_fused
 from workloads.engines.costs import engine_seconds
 from workloads.training.recording import Recording
-from workloads.training.trial_state import Paused
 from workloads.trial import Trial, lane_cost, measurement_bytes
 
 SHARED_MEASUREMENTS = 1 << 20
@@ -28,11 +28,6 @@ MLflow's tables are written beside training then, and rows of runs that were tra
 each other in their indexes. A GPU wants as many lanes as it has threads.
 """
 SPLITS_PER_WORKER = 4
-
-
-def amount(count: int, noun: str) -> str:
-    """Return so many of something in words: ``1 trial``, ``2 trials``."""
-    return f"{count} {noun}{'s' if count != 1 else ''}"
 
 
 @dataclass(frozen=True, repr=False)
@@ -58,7 +53,7 @@ class Plan:
     @property
     def ended(self) -> int:
         """How many trials of the packs have ended already: they are handed on, and take no step."""
-        return sum(isinstance(trial, Paused) and trial.outcome is not None for pack in self.packs for trial in pack.trials)
+        return sum(has_ended(trial) for pack in self.packs for trial in pack.trials)
 
     @property
     def seconds(self) -> float | None:
@@ -168,7 +163,7 @@ def _pack(name: str, draft: _Draft) -> Pack:
     measured = max(measurement_bytes(t.spec) for t in trials)
     shared = measured if measured >= SHARED_MEASUREMENTS else 0
     lane = lane_cost(trials[0].spec).bytes + (measured if not shared else 0)
-    known = all(t.spec.stop.steps is not None for t in trials)
+    known = all(steps_left(t) is not None for t in trials)
     pack = Pack(name, draft.engine, draft.crew.device, tuple(trials), 1, lane, shared, draft.seconds if known else None)
     return replace(pack, width=pack.lanes_in(draft.crew.memory))
 

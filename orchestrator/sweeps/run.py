@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.execution.events import Ended, Lost, PackEvent, Saved
 from orchestrator.execution.progress import Meter
+from orchestrator.planning.pack import has_ended
 from orchestrator.tracking import layout
 from workloads.training.results import Finished, HandedOver, Notice, Progress, TrialResult
 from workloads.training.trial_state import Outcome
@@ -127,7 +128,9 @@ class Run:
     _budgets: dict[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._budgets = {trial.trial_id: trial.spec.stop.steps or 0 for trial in self.grid.trials}
+        # What has ended before takes no steps, and so settles none.
+        trials = [trial for pack in self.board.packs for trial in pack.trials]
+        self._budgets = {trial.trial_id: 0 if has_ended(trial) else trial.spec.stop.steps or 0 for trial in trials}
 
     def go(self, checkpointing: Checkpointing, stop: StopRequest) -> None:
         """Until all trials have come out, or until all is saved because a ``stop`` is wanted."""

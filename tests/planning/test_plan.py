@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from orchestrator.errors import UsageError
 from orchestrator.grid import parse_grid
-from orchestrator.planning.pack import PACK_BYTES, Crew
+from orchestrator.planning.pack import PACK_BYTES, Crew, steps_left
 from orchestrator.planning.plan import make_plan
 from tests.cli.commands import GRID
 from tests.specs import OPTIMIZERS, spec, trials
 from workloads.engines.choice import on_device
 from workloads.engines.rates import DEFAULTS
 from workloads.training.recording import Recording
+from workloads.training.trial_state import Outcome, Paused, Trace
 
 TENSOR = {"kind": "tensor_completion", "shape": [4, 4, 4], "target": {"rank": 1}, "observed": 30}
 
@@ -198,3 +200,11 @@ def test_a_pack_for_a_gpu_is_as_wide_as_its_memory():
 
 def test_the_plan_says_where_its_estimate_comes_from():
     assert "assumed" in plan([spec()]).as_json()["rates"]["cpu"]["source"]
+
+
+def test_what_has_ended_takes_no_time():
+    one, other = trials([spec(), spec(seed=1)])
+    ended = Paused(other.trial_id, other.spec, 40, 0, 0, 1.0, 1.0, [], Trace(("loss",), np.array([0]), np.ones((1, 1))), Outcome.CONVERGED)
+    alone, both = (make_plan(some, Recording(()), "batched", [Crew(1)]) for some in ([one], [one, ended]))
+    assert (both.ended, both.seconds) == (1, pytest.approx(alone.seconds))
+    assert steps_left(ended) == 0

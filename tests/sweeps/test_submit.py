@@ -61,13 +61,13 @@ class Quiet:
     """A reporter that keeps what it is told."""
 
     def __init__(self):
-        self.notes = []
+        self.notes, self.state = [], None
 
     def note(self, text):
         self.notes.append(text)
 
     def update(self, state):
-        pass
+        self.state = state
 
 
 @pytest.fixture(scope="module")
