@@ -141,12 +141,16 @@ class Problem(Kind):
 
     @property
     def canonical_fields(self) -> Any:
-        fields = {**super().canonical_fields, **self._counts()}
-        if not self.noisily:
+        fields = {**super().canonical_fields, **self._counts(), "seed": self.seed if self.draws else 0}
+        if self.noise is not None and self.noisily:
+            fields |= self.noise.canonical_beside(self.seed if self.draws else None)
+        else:
             fields.pop("noise", None)
         if not self.signs:
             fields.pop("signs", None)
-        return fields if self.draws else {**fields, "seed": 0}
+        if self.target is not None and self.shape is not None:
+            fields["target"] = self.target.canonical_in(self.shape)
+        return fields
 
     def _counts(self) -> dict[str, int]:
         """Return fractions of what is known as the counts that they are: both are the same problem."""

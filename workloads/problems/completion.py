@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from workloads.amounts import amount
 from workloads.problems.held_out import HeldOut
 from workloads.section import LARGEST, Conflict, Finite, as_tuple
 
@@ -43,6 +44,20 @@ class Completion(HeldOut):
     entries: Annotated[tuple[Entry, ...], BeforeValidator(as_tuple), Field(min_length=1)] | None = None
     """The observed entries themselves, counted from 0: [row, column, value], or of a tensor more indices."""
 
+    @property
+    def canonical_fields(self) -> Any:
+        fields = super().canonical_fields
+        if self.lists and self.observations() == self.known() - (self.held_out_entries() if self.held_out is not None else 0):
+            fields.pop("observed", None)
+        if self._holds_out_the_rest:
+            fields.pop("held_out")
+        return fields
+
+    @property
+    def _holds_out_the_rest(self) -> bool:
+        """True where `held_out` says what it is without being given: all of the truth that is not observed."""
+        return self.held_out is not None and not self.lists and self.held_out_entries() == self.known() - (self.observations() or 0)
+
     def conflicts(self) -> Iterator[Conflict]:
         yield from super().conflicts()
         if self.entries is None or self.shape is None:
@@ -52,7 +67,7 @@ class Completion(HeldOut):
             *index, _ = entry
             key = f"problem.entries[{position}]"
             if len(index) != len(self.shape):
-                yield key, f"needs {len(self.shape)} indices and a value, not {len(entry)} numbers"
+                yield key, f"needs {len(self.shape)} indices and a value, not {amount(len(entry), 'number')}"
             elif any(not isinstance(i, int) or not 0 <= i < n for i, n in zip(index, self.shape, strict=True)):
                 yield key, f"index {index} lies outside shape {list(self.shape)} (counting from 0)"
             elif tuple(index) in seen:
@@ -144,7 +159,7 @@ class Completion(HeldOut):
         """
         import numpy as np
 
-        if self.held_out is not None and order is not None:
+        if self.held_out is not None and order is not None and not self._holds_out_the_rest:
             last = order[len(order) - self.held_out_entries() :]
             where = last if known is None else known[last]
         elif known is not None and not mask[known].all():

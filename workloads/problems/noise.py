@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -25,6 +25,17 @@ class Noise(Section):
     """What it is drawn from, normal unless given; of a sign, logistic noise of std π/√3 makes odds of what loss logistic takes for them."""
     share: Annotated[Finite, Field(gt=0, lt=1)] | None = None
     """Probability that an observation has noise, as outliers have; all have it unless given."""
+
+    def canonical_beside(self, seed: int | None) -> dict[str, Any]:
+        """Return what of a problem's canonical form noise determines; ``seed`` is that of all else which is drawn, if anything is."""
+        fields = self.canonical_fields
+        if self.distribution == "normal":
+            del fields["distribution"]
+        if self.seed is None or seed not in (None, self.seed):
+            return {"noise": fields}
+        # It is what the noise is drawn by without it.
+        del fields["seed"]
+        return {"noise": fields, "seed": self.seed}
 
     def drawn(self, count: int, seed: int, part: tuple[int, ...] = ()) -> NDArray[np.float64]:
         """Return noise [N], drawn one after another, so that more of it begins with less; ``part`` tells apart several draws."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -33,6 +33,17 @@ class Regression(HeldOut, Sensing):
 
     correlation: Annotated[Finite, Field(gt=-1, lt=1)] | None = None
     """Of drawn rows: features i and j, each of variance 1, have the correlation c^|i - j|; independent unless given."""
+
+    @property
+    def canonical_fields(self) -> Any:
+        fields = super().canonical_fields
+        if not self.correlation:
+            fields.pop("correlation", None)
+        if self.lists and self.observations() == self.known() - self.held_out_entries():
+            # Either says the other, whichever is given; of all that is known neither has to be.
+            fields = {key: value for key, value in fields.items() if key not in ("observed", "held_out")}
+            fields |= {"observed": self.observations()} if self.held_out_entries() else {}
+        return fields
 
     def known(self) -> int:
         return (self.file.count if self.file is not None else None) or 0

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from workloads.amounts import amount
 from workloads.mode_tree import ONE_NODE, ModeTree, Pattern
 from workloads.section import MAX_ORDER, Conflict, Count, Counts, Finite, Magnitude, Section, as_tuple
 
@@ -49,6 +50,13 @@ class Target(Section):
         if not isinstance(value, Mapping) or value.get("kind") != "hierarchical":
             return value
         return {**HIERARCHICAL, **{key: given for key, given in value.items() if given is not None}}
+
+    def canonical_in(self, shape: tuple[int, ...]) -> Any:
+        """Return `canonical_fields` of a truth of ``shape``, which are the same for what is all of it unless given, and given as such."""
+        fields = self.canonical_fields
+        if len(shape) == 1 and self.domain is None and self.sparsity == shape[0]:
+            del fields["sparsity"]
+        return fields
 
     @property
     def terms(self) -> int:
@@ -111,7 +119,7 @@ class Target(Section):
         if self.spectrum is None:
             return
         if len(self.spectrum) != terms:
-            yield "problem.target.spectrum", f"has {len(self.spectrum)} values, but {key} is {terms}"
+            yield "problem.target.spectrum", f"has {amount(len(self.spectrum), 'value')}, but {key} is {terms}"
         for key in ("frobenius", "condition"):
             if key in self.model_fields_set and getattr(self, key) is not None:
                 yield f"problem.target.{key}", "has no effect beside problem.target.spectrum"
@@ -131,4 +139,4 @@ class Target(Section):
         if self.widths is None:
             yield "problem.target.widths", "is missing"
         elif len(self.widths) != levels:
-            yield "problem.target.widths", f"needs one for each of {levels} levels, not {len(self.widths)}"
+            yield "problem.target.widths", f"needs one for each of {amount(levels, 'level')}, not {len(self.widths)}"

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from workloads.amounts import amount
 from workloads.arrays import DataError, finite, read_npz
 from workloads.section import MAX_ORDER
 
@@ -203,7 +204,7 @@ def _table(name: str, content: bytes, columns: int | None, what: str) -> tuple[N
 
 def _csv_row(place: str, cells: list[str], columns: int, what: str) -> list[float]:
     if len(cells) != columns:
-        raise DataError(f"{place}: needs {what}, not {len(cells)} columns")
+        raise DataError(f"{place}: needs {what}, not {amount(len(cells), 'column')}")
     numbers = [_number(cell) for cell in cells]
     for cell, number in zip(cells, numbers, strict=True):
         if number is None or not math.isfinite(number):
