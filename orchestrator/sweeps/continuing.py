@@ -62,6 +62,19 @@ def continued(store: Store, experiment: str, trials: Sequence[Trial], recording:
     return {state.trial_id: state for pairs in groups.values() for state in _states(store, pairs, recording)}
 
 
+def foreseen(store: Store, experiment: str, trials: Sequence[Trial], recording: Recording) -> dict[str, Paused]:
+    """Return what `continued` does, for planning: without the factors and traces, of which it is not known whether they are there."""
+    by_id = {trial.trial_id: trial for trial in trials}
+    nothing = Trace((), np.empty(0, np.int64), np.empty((0, 0)))
+    return {
+        key: Paused(
+            *(key, by_id[key].spec, one.steps, 0, 0, one.seconds, 0.0, [], nothing),
+            None if one.outcome is Outcome.EXHAUSTED else one.outcome,
+        )
+        for key, one in _earlier(store, experiment, trials, recording).items()
+    }
+
+
 def _earlier(store: Store, experiment: str, trials: Sequence[Trial], recording: Recording) -> dict[str, _Earlier]:
     """Return, by the id of each trial that there is one for, the trial to go on from."""
     wanted = [trial for trial in trials if trial.spec.stop.steps is not None and trial.spec.stop.seconds is None]

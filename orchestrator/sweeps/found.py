@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.errors import StorageUnavailable
 from orchestrator.storage.folder import SweepFolder
+from workloads.amounts import agreeing, amount
 from workloads.training.trial_state import Paused
 
 if TYPE_CHECKING:
@@ -60,19 +61,16 @@ class Found:
 
     def notes(self, trials: int) -> Iterator[str]:
         """Yield what a person should know of it."""
+        from orchestrator.tracking.read.reuse import continued_lines, measured_lines, reused_line
+
         if self.sweep is not None:
             yield f"going on with sweep {self.sweep.sweep_id}, which had stopped short"
         if self.finished:
-            yield f"{len(self.finished)} of {trials} trials are in MLflow already and are reused"
-        begun = [state for key, state in self.states.items() if key in self.continued]
-        if count := len(self.states) - len(begun) - len(self.at_ends):
-            yield f"{count} trials go on from their checkpoints"
-        if count := sum(state.outcome is None for state in begun):
-            yield f"{count} trials go on from where they were exhausted under another stop.steps"
-        if count := sum(state.outcome is not None for state in begun):
-            yield f"{count} trials had ended under another stop.steps as they would now: they are not trained again"
-        from orchestrator.tracking.read.reuse import measured_lines
-
+            yield reused_line(len(self.finished), trials)
+        if count := len(self.states) - len(self.continued) - len(self.at_ends):
+            their = agreeing(count, "goes on from its checkpoint", "go on from their checkpoints")
+            yield f"{amount(count, 'trial')} {their}"
+        yield from continued_lines(self.states[key] for key in self.continued)
         yield from measured_lines(one.missing for one in self.at_ends.values())
         for sweep_id in self.unknown:
             yield f"results of sweep {sweep_id} wait in the storage, and its run in MLflow is gone: restore it, then `orchestrate sync`"

@@ -90,5 +90,7 @@ def test_a_measure_of_the_users_own_sees_the_loss_of_factors(loss):
 
 def test_a_plan_says_how_many_trials_are_left_to_train():
     found = Reuse(14, 2, Counter(), Counter({("nuclear",): 9}))
-    assert list(_reused(found))[-1] == "3 trials are left to train; packs, memory and time below are those of all 14"
+    assert list(_reused(found))[-1] == "3 trials are left to train: packs, memory and time below are theirs"
+    assert list(_reused(replace(found, reused=4)))[-1] == "1 trial is left to train: packs, memory and time below are its own"
+    assert list(_reused(replace(found, reused=5)))[-1] == "nothing is left to train"
     assert list(_reused(Reuse(14, 0, Counter()))) == []

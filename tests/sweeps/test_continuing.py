@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 import orchestrator
-from orchestrator.cli.commands.plan import reuse_of
+from orchestrator.cli.commands.plan import _left, reuse_of, show_plan
 from orchestrator.errors import UsageError
 from orchestrator.grid import parse_grid
 from orchestrator.options import Options
 from orchestrator.planning.plan import make_plan
+from orchestrator.sweeps.plan import planned_here
 from orchestrator.sweeps.remove import remove
 from orchestrator.sweeps.submit import submit
 from orchestrator.tracking.read.queries import list_sweeps
@@ -21,6 +22,7 @@ from orchestrator.tracking.store import open_existing
 from tests import sharing
 from tests.cli.commands import run
 from tests.sweeps.test_submit import Quiet, uri
+from workloads.training.trial_state import Paused
 
 GRID = """\
 name: budgets
@@ -49,7 +51,7 @@ def go(folder, cluster, overrides=(), text=GRID, **options):
     summary = submit(grid, reporter, Options(cluster, uri(folder), str(folder / "storage"), workers=1, **options))
     where = {"tracking_uri": uri(folder)}
     loaded = orchestrator.load_runs(summary.sweep_id, **where), orchestrator.load_history(summary.sweep_id, **where)
-    return summary, reporter.notes, *loaded, orchestrator.load_factors(summary.sweep_id, **where)
+    return summary, reporter.notes, *loaded, orchestrator.load_factors(summary.sweep_id, **where), reporter.state
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +77,17 @@ def test_what_was_exhausted_goes_on_and_what_had_ended_is_not_trained(sweeps):
     assert (runs["stop.steps"] == 5000).all()
 
 
+def test_what_has_ended_is_no_part_of_the_steps_that_are_left(sweeps):
+    _, (*_, more), (*_, fresh), _ = sweeps
+    # Two go on at step 100, two of momentum begin anew, and four have ended.
+    assert more.budget == 2 * 4900 + 2 * 5000
+    assert fresh.budget == 8 * 5000
+    for state in (more, fresh):
+        assert state.steps + state.settled_steps == state.budget
+
+
 def test_they_end_with_the_bits_that_they_would_have_had(sweeps):
-    _, (_, _, runs, history, factors), (_, _, fresh, whole, anew), _ = sweeps
+    _, (_, _, runs, history, factors, _), (_, _, fresh, whole, anew, _), _ = sweeps
     measured = ["outcome", "steps", "loss", "error", "effective_rank"]
     assert runs["trial_id"].tolist() == fresh["trial_id"].tolist()
     assert runs[measured].equals(fresh[measured])
@@ -94,7 +105,7 @@ def test_they_end_with_the_bits_that_they_would_have_had(sweeps):
 
 def test_fewer_steps_take_over_what_had_ended_by_then(sweeps, cluster):
     _, (_, _, before, *_), _, folder = sweeps
-    _, notes, _, _, _ = go(folder, cluster, ["stop.steps=4000"])
+    _, notes, *_ = go(folder, cluster, ["stop.steps=4000"])
     had = int(((before["outcome"] != "exhausted") & (before["steps"] <= 4000)).sum())
     assert had >= 6
     assert f"{had} trials had ended under another stop.steps as they would now: they are not trained again" in notes
@@ -103,9 +114,9 @@ def test_fewer_steps_take_over_what_had_ended_by_then(sweeps, cluster):
 def test_nothing_goes_on_where_other_things_are_asked_for(sweeps, cluster):
     *_, folder = sweeps
     for overrides in (["record.points=21"], ["record.checkpoint_steps=[50]"]):
-        _, notes, _, _, _ = go(folder, cluster, [*overrides, "stop.steps=200"])
+        _, notes, *_ = go(folder, cluster, [*overrides, "stop.steps=200"])
         assert not any("another stop.steps" in note for note in notes), overrides
-    _, notes, _, _, _ = go(folder, cluster, ["stop.steps=201"], fresh=True)
+    _, notes, *_ = go(folder, cluster, ["stop.steps=201"], fresh=True)
     assert not any("another stop.steps" in note for note in notes)
 
 
@@ -147,11 +158,11 @@ def test_conditions_end_trials_that_go_on_where_they_would_have_ended(tmp_path, 
 def test_trials_of_another_experiment_are_reused_if_asked(sweeps, cluster):
     *_, folder = sweeps
     text = GRID.replace("name: budgets", "name: other")
-    summary, _, runs, history, _ = go(folder, cluster, [MORE], text=text, reuse_from=("budgets",))
+    summary, _, runs, history, *_ = go(folder, cluster, [MORE], text=text, reuse_from=("budgets",))
     assert (summary.reused, summary.trials) == (8, 8)
     assert runs["outcome"].notna().all()
     assert set(history["trial_id"]) == set(runs["trial_id"])
-    more, _, _, _, _ = go(folder, cluster, ["stop.steps=5001"], text=text, reuse_from=("budgets",))
+    more, *_ = go(folder, cluster, ["stop.steps=5001"], text=text, reuse_from=("budgets",))
     assert more.reused == 0
     with pytest.raises(UsageError, match=r"there is no experiment 'bugdets' in .*; there are .*budgets"):
         go(folder, cluster, [MORE], text=text, reuse_from=("bugdets",))
@@ -159,7 +170,7 @@ def test_trials_of_another_experiment_are_reused_if_asked(sweeps, cluster):
 
 def test_a_sweep_says_why_it_runs_trials_again(sweeps, cluster):
     *_, folder = sweeps
-    _, notes, _, _, _ = go(folder, cluster, [MORE, "record.points=19"])
+    _, notes, *_ = go(folder, cluster, [MORE, "record.points=19"])
     assert any(note.endswith("run again: recorded at other steps") for note in notes)
 
 
@@ -173,10 +184,10 @@ def planned(folder, overrides, text=GRID):
 
 
 def test_measures_that_are_added_are_computed_at_the_ends_of_trials(sweeps, cluster):
-    _, (_, _, before, history, factors), _, folder = sweeps
+    _, (_, _, before, history, factors, _), _, folder = sweeps
     said = "8 trials are not trained again: det, nuclear are computed from final factors, for the ends of traces"
     assert planned(folder, ADDED) == [said]
-    summary, notes, runs, whole, _ = go(folder, cluster, ADDED)
+    summary, notes, runs, whole, *_ = go(folder, cluster, ADDED)
     assert said in notes
     assert any(note.startswith("budgets: 0 trials to run and 8 that have ended to hand on in ") for note in notes)
     assert not any("run again" in note for note in notes)
@@ -205,7 +216,7 @@ def test_trials_whose_whole_traces_are_needed_are_run_again(sweeps, cluster):
     assert planned(folder, more, GRID + FIGURE.replace("nuclear}", "schatten_0.5}")) == [
         "8 are run again: recorded without schatten_0.5, and figures.curves is of whole traces"
     ]
-    summary, notes, runs, history, _ = go(folder, cluster, ADDED, text=text)
+    summary, notes, runs, history, *_ = go(folder, cluster, ADDED, text=text)
     assert again in notes
     assert summary.reused == 0
     assert runs["nuclear"].equals(least["nuclear"])
@@ -217,7 +228,7 @@ def test_trials_whose_whole_traces_are_needed_are_run_again(sweeps, cluster):
 
 def test_some_trials_are_run_again_to_see_more_of_them(sweeps, cluster):
     """Through the command, as its users have it: the grid of such a sweep is made, not written."""
-    _, (more, _, runs, history, _), _, folder = sweeps
+    _, (more, _, runs, history, *_), _, folder = sweeps
     chosen = [runs["trial_id"][0], runs["trial_id"][5]]
     asked = ["--record", "points=40", "--record", "measures=[error, nuclear]", "--address", cluster, "--storage", str(folder / "storage")]
     named = [more.sweep_id, *(trial_id[:12] for trial_id in chosen)]
@@ -237,6 +248,34 @@ def test_some_trials_are_run_again_to_see_more_of_them(sweeps, cluster):
     wrong = run(folder, "rerun", *named, "--record", "point=3", "--tracking-uri", uri(folder), "--storage", str(folder / "storage"))
     assert wrong.returncode == 2
     assert "record.point: unknown key; did you mean points?" in wrong.stderr
+
+
+def test_a_plan_is_of_what_is_left_to_train(sweeps):
+    *_, folder = sweeps
+    grid = parse_grid(GRID, "budgets.yaml", folder, ["stop.steps=7000", "seeds=3"])
+    reuse = reuse_of(grid, (), uri(folder))
+    left = list(_left(grid, reuse))
+    # Of four and two trials with seeds that were there: the others are two exhausted ones, two of momentum, and four that are new.
+    going_on = {trial.trial_id: trial for trial in left if isinstance(trial, Paused)}
+    assert (len(left), len(going_on)) == (reuse.left, 2) == (8, 2)
+    assert all(trial.step >= 5000 for trial in going_on.values())
+    assert "2 trials go on from where they were exhausted under another stop.steps" in list(reuse.lines())
+    plan = planned_here(grid, 1, left)
+    assert (plan.trials, plan.reused) == (12, 4)
+    assert {trial.trial_id for pack in plan.packs for trial in pack.trials} == {trial.trial_id for trial in left}
+    assert plan.seconds < planned_here(grid, 1).seconds
+
+
+def test_a_plan_of_nothing_that_is_left_has_no_packs(sweeps, capsys):
+    *_, folder = sweeps
+    grid = parse_grid(GRID, "budgets.yaml", folder, [MORE])
+    show_plan(grid, 1, False, reuse_of(grid, (), uri(folder)))
+    said = capsys.readouterr().out.splitlines()
+    assert said[1:3] == ["8 of 8 trials are in MLflow already and are reused", "nothing is left to train"]
+    assert not any("pack" in line for line in said)
+    show_plan(grid, 1, True, reuse_of(grid, (), uri(folder)))
+    told = json.loads(capsys.readouterr().out)
+    assert (told["trials"], told["reused"], told["left"], told["packs"], told["seconds"]) == (8, 8, 0, [], 0)
 
 
 def test_what_is_deleted_while_a_sweep_that_reuses_it_begins_is_run(tmp_path, template, cluster, monkeypatch):

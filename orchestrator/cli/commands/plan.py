@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,10 +9,15 @@ from typing import TYPE_CHECKING
 import click
 
 from orchestrator.cli.options import grid_argument, json_option, print_json, reuse_option, set_option, tracking_option, with_option
+from workloads.amounts import agreeing, amount
 
 if TYPE_CHECKING:
     from orchestrator.grid import Grid
+    from orchestrator.planning.pack import Pack
+    from orchestrator.planning.plan import Plan
     from orchestrator.tracking.read.reuse import Reuse
+    from workloads.training.trial_state import Paused
+    from workloads.trial import Trial
 
 
 @click.command("plan")
@@ -59,6 +63,7 @@ def reuse_of(grid: Grid, experiments: Sequence[str], tracking_uri: str | None) -
     if not is_there(tracking_uri):
         return None
     from orchestrator.sweeps.at_ends import ended_with_less
+    from orchestrator.sweeps.continuing import foreseen
     from orchestrator.sweeps.submit import recording_of
     from orchestrator.tracking.read.queries import check_experiments
     from orchestrator.tracking.read.reuse import look_up
@@ -67,69 +72,91 @@ def reuse_of(grid: Grid, experiments: Sequence[str], tracking_uri: str | None) -
     places = [grid.name, *check_experiments(store, experiments)]
     recording, traced = recording_of(grid), grid.traced
 
-    def less(left: Collection[str]) -> dict[str, tuple[str, ...]]:
-        trials = [trial for trial in grid.trials if trial.trial_id in left]
-        return {key: one.missing for key, one in ended_with_less(store, places, trials, recording, traced).items()}
+    def among(left: Collection[str]) -> list[Trial]:
+        return [trial for trial in grid.trials if trial.trial_id in left]
 
-    return look_up(store, places, [trial.trial_id for trial in grid.trials], recording, traced, less)
+    def further(left: Collection[str]) -> dict[str, Paused]:
+        return {key: state for name in reversed(places) for key, state in foreseen(store, name, among(left), recording).items()}
+
+    def less(left: Collection[str]) -> dict[str, tuple[str, ...]]:
+        return {key: one.missing for key, one in ended_with_less(store, places, among(left), recording, traced).items()}
+
+    return look_up(store, places, [trial.trial_id for trial in grid.trials], recording, traced, further, less)
 
 
 def show_plan(grid: Grid, workers: int | None, as_json: bool, reuse: Reuse | None = None) -> None:
-    """Plan ``grid`` and print it, as text or JSON, with what it would reuse."""
-    from orchestrator.planning.plan import amount
+    """Plan what is left to train of ``grid`` and print it, as text or JSON, with what it would reuse."""
     from orchestrator.sweeps.plan import planned_here
     from orchestrator.sweeps.submit import detail_of, recording_of
-    from workloads.engines.choice import remark
 
-    recording, plan = recording_of(grid), planned_here(grid, workers)
-    rates = plan.crews[0].rates
+    recording, plan = recording_of(grid), planned_here(grid, workers, None if reuse is None else list(_left(grid, reuse)))
     if as_json:
         known = {} if reuse is None else reuse.as_json()
         said = {"experiment": grid.name, "merged": grid.extent.merged, "runs": detail_of(grid).runs}
         print_json({**said, **plan.as_json(), **known})
         return
     varies = f", varying {', '.join(grid.extent.keys)}" if grid.extent.keys else ""
-    click.echo(f"{grid.name}: {amount(plan.trials, 'trial')}{varies}")
+    click.echo(f"{grid.name}: {amount(len(grid.trials), 'trial')}{varies}")
     if merged := grid.extent.merged:
-        click.echo(f"{merged} more points of the grid are the same trials: what draws nothing is one trial for all seeds")
+        points = f"{amount(merged, 'more point')} of the grid {'is' if merged == 1 else 'are'}"
+        click.echo(f"{points} the same trials: what draws nothing is one trial for all seeds")
     if coinciding := grid.extent.coinciding:
-        click.echo(f"{coinciding} draws of random are the same as earlier ones, and are no trials of their own")
+        are, they = ("is", "it is no trial") if coinciding == 1 else ("are", "they are no trials")
+        click.echo(f"{amount(coinciding, 'draw')} of random {are} the same as earlier ones: {they} apart")
     for line in _reused(reuse) if reuse is not None else ():
         click.echo(line)
-    click.echo(f"records {', '.join(dict.fromkeys(name for pack in plan.packs for name in recording.names(pack.trials[0].spec)))}")
-    kinds = Counter(
-        (p.engine, p.trials[0].spec.factorization.kind, p.trials[0].spec.shape, _parameters(p.trials[0].spec)) for p in plan.packs
-    )
+    specs = {trial.spec.sections: trial.spec for trial in grid.trials}.values()
+    click.echo(f"records {', '.join(dict.fromkeys(name for spec in specs for name in recording.names(spec)))}")
     click.echo(str(detail_of(grid)))
-    click.echo(f"{amount(len(plan.packs), 'pack')}, {plan.workers} at once:")
-    for (engine, kind, shape, parameters), count in kinds.items():
-        same = [
-            p
-            for p in plan.packs
-            if (p.engine, p.trials[0].spec.factorization.kind, p.trials[0].spec.shape, _parameters(p.trials[0].spec))
-            == (engine, kind, shape, parameters)
-        ]
-        trials = sum(len(p.trials) for p in same)
-        click.echo(
-            f"  {count:4d} x {engine:8s} {kind} {'x'.join(map(str, shape))} ({parameters}): {amount(trials, 'trial')}, "
+    if plan.packs:
+        for line in _described(plan):
+            click.echo(line)
+
+
+def _left(grid: Grid, reuse: Reuse) -> Iterator[Trial]:
+    """Yield the trials that are left to train, from where they stand."""
+    for trial in grid.trials:
+        state = reuse.continued.get(trial.trial_id)
+        if state is not None and state.outcome is None:
+            yield state
+        elif trial.trial_id in reuse.begin:
+            yield trial
+
+
+def _described(plan: Plan) -> Iterator[str]:
+    """Yield in words the packs of a plan, and what they take."""
+    from workloads.engines.choice import remark
+
+    yield f"{amount(len(plan.packs), 'pack')}, {plan.workers} at once:"
+    alike: dict[tuple[str, str, tuple[int, ...], str], list[Pack]] = {}
+    for pack in plan.packs:
+        spec = pack.trials[0].spec
+        alike.setdefault((pack.engine, spec.factorization.kind, spec.shape, _parameters(spec)), []).append(pack)
+    for (engine, kind, shape, parameters), same in alike.items():
+        yield (
+            f"  {len(same):4d} x {engine:8s} {kind} {'x'.join(map(str, shape))} ({parameters}): "
+            f"{amount(sum(len(p.trials) for p in same), 'trial')}, "
             f"up to {amount(max(p.width for p in same), 'lane')} and {_size(max(p.bytes for p in same))} a pack"
         )
-    for line in filter(None, dict.fromkeys(remark(p.trials[0].spec, p.engine) for p in plan.packs)):
-        click.echo(line)
+    yield from filter(None, dict.fromkeys(remark(p.trials[0].spec, p.engine) for p in plan.packs))
     time = (
         "not known: some trials have only a time budget"
         if plan.seconds is None
         else f"{_duration(plan.seconds)} if every trial takes all its steps"
     )
-    click.echo(f"memory: about {_size(plan.peak_bytes)} at once")
-    click.echo(f"time: {time}")
-    click.echo(f"estimated from rates {rates.source}: {1e-9 / rates.fused:.0f} GFLOP/s fused, {1e-9 / rates.batched:.0f} batched on a core")
+    rates = plan.crews[0].rates
+    yield f"memory: about {_size(plan.peak_bytes)} at once"
+    yield f"time: {time}"
+    yield f"estimated from rates {rates.source}: {1e-9 / rates.fused:.0f} GFLOP/s fused, {1e-9 / rates.batched:.0f} batched on a core"
 
 
 def _reused(reuse: Reuse) -> Iterator[str]:
     yield from reuse.lines()
-    if reuse.left < reuse.trials:
-        yield f"{reuse.left} trials are left to train; packs, memory and time below are those of all {reuse.trials}"
+    if reuse.left == 0:
+        yield "nothing is left to train"
+    elif reuse.left < reuse.trials:
+        are, theirs = agreeing(reuse.left, "is", "are"), agreeing(reuse.left, "its own", "theirs")
+        yield f"{amount(reuse.left, 'trial')} {are} left to train: packs, memory and time below are {theirs}"
 
 
 def _parameters(spec: object) -> str:

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.tracking import layout
 from orchestrator.tracking.read.queries import SweepSummary, find_finished, list_sweeps, own_trials
 from orchestrator.tracking.read.results import FINISHED
+from workloads.amounts import agreeing, amount
 
 if TYPE_CHECKING:
     from orchestrator.grid.traced import Traced
     from orchestrator.tracking.store import Store
     from workloads.training.recording import Recording
+    from workloads.training.trial_state import Paused
 
 SWEEPS = 10
 """Sweeps that are looked into, newest first: what older ones lack nobody remembers."""
@@ -24,38 +26,63 @@ SWEEPS = 10
 class Reuse:
     """Of how many ``trials`` how many are ``reused``, and for what reasons others are run again, how many for each.
 
-    Of those that are ``measured`` only measures are computed, by the names of these.
+    Of those that are ``measured`` only measures are computed, by the names of these. What is ``continued``, by id, has ended under another
+    budget of steps, and ``begin`` are the ids of those that are trained from step 0.
     """
 
     trials: int
     reused: int
     reasons: Counter[str]
     measured: Counter[tuple[str, ...]] = field(default_factory=Counter)
+    continued: Mapping[str, Paused] = field(default_factory=dict)
+    begin: Collection[str] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return this as plain data."""
-        return {"reused": self.reused, "measured": self.measured.total(), "run_again": dict(self.reasons)}
+        ended = sum(state.outcome is not None for state in self.continued.values())
+        continued = {"ended": ended, "going_on": len(self.continued) - ended}
+        counts = {"reused": self.reused, "measured": self.measured.total(), "continued": continued, "left": self.left}
+        return {**counts, "run_again": dict(self.reasons)}
 
     def lines(self) -> Iterator[str]:
         """Yield in words what is reused and why the rest is not."""
         if self.reused:
-            yield f"{self.reused} of {self.trials} trials are in MLflow already and are reused"
+            yield reused_line(self.reused, self.trials)
+        yield from continued_lines(self.continued.values())
         yield from measured_lines(self.measured.elements())
         for reason, count in self.reasons.most_common():
-            yield f"{count} {'is' if count == 1 else 'are'} run again: {reason}"
+            yield f"{count:,} {agreeing(count, 'is', 'are')} run again: {reason}"
 
     @property
     def left(self) -> int:
         """How many trials are trained."""
-        return self.trials - self.reused - self.measured.total()
+        ended = sum(state.outcome is not None for state in self.continued.values())
+        return self.trials - self.reused - self.measured.total() - ended
+
+
+def reused_line(reused: int, trials: int) -> str:
+    """Return in words how many of so many trials are reused."""
+    are = agreeing(reused, "is", "are")
+    return f"{reused:,} of {amount(trials, 'trial')} {are} in MLflow already and {are} reused"
+
+
+def continued_lines(begun: Iterable[Paused]) -> Iterator[str]:
+    """Yield in words how many trials, that had ended under another budget of steps, go on or count as they are."""
+    ended = Counter(state.outcome is not None for state in begun)
+    if count := ended[False]:
+        go, they_were = agreeing(count, "goes", "go"), agreeing(count, "it was", "they were")
+        yield f"{amount(count, 'trial')} {go} on from where {they_were} exhausted under another stop.steps"
+    if count := ended[True]:
+        they, are = agreeing(count, "it", "they"), agreeing(count, "is", "are")
+        yield f"{amount(count, 'trial')} had ended under another stop.steps as {they} would now: {they} {are} not trained again"
 
 
 def measured_lines(missing: Iterable[tuple[str, ...]]) -> Iterator[str]:
     """Yield in words of how many trials which measures, that were ``missing``, are only computed at their ends."""
     for names, count in Counter(missing).most_common():
         what = ", ".join(names) or "nothing of what is new"
-        counted = f"{count} trial is" if count == 1 else f"{count} trials are"
-        yield f"{counted} not trained again: {what} {'are' if len(names) > 1 else 'is'} computed from final factors, for the ends of traces"
+        not_trained = f"{amount(count, 'trial')} {agreeing(count, 'is', 'are')} not trained again"
+        yield f"{not_trained}: {what} {'are' if len(names) > 1 else 'is'} computed from final factors, for the ends of traces"
 
 
 def look_up(
@@ -64,19 +91,22 @@ def look_up(
     trial_ids: Collection[str],
     recording: Recording,
     traced: Traced,
+    further: Callable[[Collection[str]], Mapping[str, Paused]],
     less: Callable[[Collection[str]], Mapping[str, tuple[str, ...]]],
 ) -> Reuse:
-    """Return what a grid's trials would reuse; ``less`` says of those that are left which have ended without which measures.
+    """Return what a grid's trials would reuse. Of those that are left ``further`` says which have ended under another budget of steps, and
+    ``less`` of the others which have ended without which measures.
 
     Raises `orchestrator.errors.TrackingUnavailable`.
     """
     record = recording.as_json()
     names = list(dict.fromkeys(experiments))
     reused = {key for name in names for key in find_finished(store, name, trial_ids, record, traced.columns)}
-    measured = less(set(trial_ids) - reused)
-    left = set(trial_ids) - reused - measured.keys()
+    continued = further(set(trial_ids) - reused)
+    measured = less(set(trial_ids) - reused - continued.keys())
+    left = set(trial_ids) - reused - measured.keys() - continued.keys()
     reasons = why_again(store, names, left, layout.recording_tag(record), traced)
-    return Reuse(len(trial_ids), len(reused), reasons, Counter(measured.values()))
+    return Reuse(len(trial_ids), len(reused), reasons, Counter(measured.values()), continued, left)
 
 
 def why_again(store: Store, experiments: Iterable[str], trial_ids: Collection[str], record: str, traced: Traced) -> Counter[str]:
