@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from orchestrator.analysis.results import Results
 from orchestrator.analysis.statistics import Estimate, difference, number
 from orchestrator.grid.claims import Bound, Claim, Contrast, KeepsSign, Monotone, Within
+from workloads.amounts import amount
 
 STATISTICS: dict[str, Callable[[NDArray[np.float64]], float]] = {
     "median": lambda x: float(np.median(x)),
@@ -168,7 +169,7 @@ def _each(
     text = "it diverged" if over[place] else shows(place)
     offender = _offender(results, int(owners[place]), text, None if steps is None else int(steps[place]))
     wanted = "" if share == 1 else f", {share:.0%} are asked for"
-    return _Finding(held >= share * total, total, f"in {held} of {total} trials{wanted}", offender)
+    return _Finding(held >= share * total, total, f"in {held:,} of {amount(total, 'trial')}{wanted}", offender)
 
 
 def _offender(results: Results, trial: int, shows: str, step: int | None = None) -> Offender:
@@ -254,7 +255,7 @@ def _monotone_along_key(claim: Monotone, sign: float, results: Results, trials: 
             worst = _offender(results, steps[place].nearest(levels[place]), _at(group.label, text))
     if not count:
         return _Finding(False, 0, f"no trials differ in {claim.along}")
-    return _Finding(not broken, total, f"in {count - broken} of {count} groups of trials", worst)
+    return _Finding(not broken, total, f"in {count - broken} of {amount(count, 'group')} of trials", worst)
 
 
 def _within(claim: Within, results: Results, trials: NDArray[np.intp]) -> _Finding:

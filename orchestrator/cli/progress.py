@@ -12,6 +12,7 @@ import click
 
 from orchestrator.execution.progress import describe, fraction, seconds_left
 from orchestrator.tracking import layout
+from workloads.amounts import amount
 from workloads.training.trial_state import Outcome
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def counted(what: str, *, after: float = QUIET_SECONDS) -> Iterator[Callable[[in
                 progress = stack.enter_context(_live())
                 shown.append((progress, progress.add_task(what, text="")))
             for progress, task in shown:
-                progress.update(task, completed=done, total=count, text=f"{done:,} of {count:,} trials")
+                progress.update(task, completed=done, total=count, text=f"{done:,} of {amount(count, 'trial')}")
 
         yield advanced
 

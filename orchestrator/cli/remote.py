@@ -13,6 +13,7 @@ from orchestrator.cluster.addresses import remember
 from orchestrator.cluster.jobs import Jobs, order_for
 from orchestrator.errors import RayUnavailable
 from orchestrator.tracking.write.parent import new_sweep_id
+from workloads.amounts import amount
 
 if TYPE_CHECKING:
     from orchestrator.grid import Grid
@@ -26,7 +27,7 @@ def send(grid: Grid, options: Options, as_json: bool, detach: bool) -> NoReturn:
     # Before: a sweep whose sending is interrupted may be there.
     remember(jobs.address)
     job = jobs.send(order, grid)
-    click.echo(f"sweep {order.sweep_id} of {len(grid.trials)} trials is on its way, as job {job} of {jobs.address}", err=True)
+    click.echo(f"sweep {order.sweep_id} of {amount(len(grid.trials), 'trial')} is on its way, as job {job} of {jobs.address}", err=True)
     if detach:
         if as_json:
             click.echo(json.dumps({"sweep_id": order.sweep_id, "experiment": grid.name, "job": job, "address": jobs.address}))

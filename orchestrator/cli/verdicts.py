@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from orchestrator.errors import one_line
+from workloads.amounts import agreeing, amount
 
 if TYPE_CHECKING:
     from orchestrator.analysis.claims import Verdict
@@ -19,9 +20,8 @@ def print_verdicts(verdicts: Sequence[Verdict], *, err: bool = False) -> None:
     for verdict in verdicts:
         word = verdict.word if verdict.holds or not verdict.required else verdict.word.upper()
         word = "does not hold" if word == "broken" else word
-        trials = f"{verdict.trials} trial{'s' if verdict.trials != 1 else ''}"
         click.echo(f"{word:>13}  {verdict.name}: {one_line(verdict.says or '')}", err=err)
-        click.echo(f"{'':>13}  {verdict.found} (rests on {trials})", err=err)
+        click.echo(f"{'':>13}  {verdict.found} (rests on {amount(verdict.trials, 'trial')})", err=err)
         if verdict.worst is not None:
             step = f" at step {verdict.worst.step:,}" if verdict.worst.step is not None else ""
             nearest = "nearest to breaking it" if verdict.holds else "worst"
@@ -44,8 +44,8 @@ def print_figures(files: Sequence[Path], undrawn: Mapping[str, str], *, err: boo
 def print_left_out(pending: int, lost: Iterable[str]) -> None:
     """Say that some trials are not in what was drawn or checked, because they have not ended or were deleted."""
     if pending:
-        who = "1 trial has not ended and is" if pending == 1 else f"{pending} trials have not ended and are"
-        click.echo(f"{who} left out", err=True)
+        has, is_ = agreeing(pending, "has", "have"), agreeing(pending, "is", "are")
+        click.echo(f"{amount(pending, 'trial')} {has} not ended and {is_} left out", err=True)
     print_lost(lost)
 
 

@@ -17,6 +17,7 @@ from orchestrator import liveness
 from orchestrator.cluster.build import build
 from orchestrator.errors import RayUnavailable, UsageError, one_line
 from orchestrator.files import make_folder, read_file, state_folder, write_file
+from workloads.amounts import amount
 
 START_SECONDS = 150.0
 """How long a cluster may take to be up."""
@@ -46,12 +47,10 @@ class Kept:
     commands: str = ""
 
     def __str__(self) -> str:
-        gpus = f", {self.gpus:g} GPUs" if self.gpus else ""
+        gpus = f", {amount(self.gpus, 'GPU')}" if self.gpus else ""
         left = max(0.0, self.ends - time.time()) / 60
-        until = (
-            f"{self.sweeps} sweep{'s' if self.sweeps != 1 else ''} on it" if self.sweeps else f"ends in {left:.0f} min if no sweep comes"
-        )
-        return f"{self.address}, {self.cpus:g} cores{gpus}, {self.workers} workers warm; {until}"
+        until = f"{amount(self.sweeps, 'sweep')} on it" if self.sweeps else f"ends in {left:.0f} min if no sweep comes"
+        return f"{self.address}, {amount(self.cpus, 'core')}{gpus}, {amount(self.workers, 'worker')} warm; {until}"
 
     @property
     def fits(self) -> bool:
@@ -152,7 +151,7 @@ def down(*, now: bool = False) -> Kept | None:
     if there is None:
         return None
     if there.sweeps and not now:
-        sweeps = "a sweep is" if there.sweeps == 1 else f"{there.sweeps} sweeps are"
+        sweeps = "a sweep is" if there.sweeps == 1 else f"{amount(there.sweeps, 'sweep')} are"
         raise UsageError(f"{sweeps} on the local cluster: wait, or cancel them; --now ends it all the same, and `resume` goes on")
     pid = int(there.process.split()[0])
     for number in (signal.SIGTERM, signal.SIGKILL):

@@ -21,6 +21,7 @@ from orchestrator.execution.scheduler import Board
 from orchestrator.extensions import carried
 from orchestrator.planning.pack import Pack
 from orchestrator.storage.checkpoints import Checkpointing
+from workloads.amounts import amount
 from workloads.engines.calibration import Machine
 from workloads.extensions import Extension
 from workloads.training.recording import Recording
@@ -189,7 +190,9 @@ class Workers:
             raise RayUnavailable(f"no worker comes up on the cluster: {one_line(' '.join(self._actors.failure.split()))}")
         elif time.monotonic() - self._worked > WAITING_NOTICE:
             self._worked = math.inf
-            asked = " or ".join(f"{kind.cpus:g} cores" + (f" and {kind.gpus:g} GPUs" if kind.gpus else "") for kind in self._wanted)
+            asked = " or ".join(
+                amount(kind.cpus, "core") + (f" and {amount(kind.gpus, 'GPU')}" if kind.gpus else "") for kind in self._wanted
+            )
             return Notice(f"all of the cluster is taken, or not up yet: waiting for {asked}; `ray status` on its head says what there is")
         return None
 
@@ -208,7 +211,7 @@ class Workers:
                 self._retire(worker, board)
         after = sum(worker not in self._retiring for worker in self._actors.machines)
         if after < before:
-            return Notice(f"another sweep shares the cluster: going on with {after} of {sum(self._wanted.values())} workers")
+            return Notice(f"another sweep shares the cluster: going on with {after} of {amount(sum(self._wanted.values()), 'worker')}")
         return None
 
     def _changes(self, board: Board[Any]) -> Mapping[Allotment, Change]:

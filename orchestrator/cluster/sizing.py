@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from orchestrator.cluster.connection import Cluster
 from orchestrator.errors import RayUnavailable
+from workloads.amounts import agreeing, amount
 
 SMALL_GPU_SHARE = 0.25
 """Share of a GPU for a worker when the grid says ``gpus: auto``: small packs leave most of it idle, so four run side by side."""
@@ -62,12 +63,12 @@ def crews_for(
     if cluster.scales:
         asked = min(most, workers or SCALED_WORKERS)
         if sum(count for _, count in found) < asked:
-            tell(f"the cluster scales: asking it for {asked} workers, which come up one by one")
+            tell(f"the cluster scales: asking it for {amount(asked, 'worker')}, which {agreeing(asked, 'comes up', 'come up one by one')}")
             found[0] = (found[0][0], max(found[0][1], asked))
     found = [(allotment, min(count, most)) for allotment, count in found if count]
     if not found:
         raise RayUnavailable(
-            f"resources ask for {cpus:g} cores and {share:g} GPUs a pack, which no single node of the cluster at {cluster.address!r} has: "
-            "lower them, or use another cluster"
+            f"resources ask for {amount(cpus, 'core')} and {amount(share, 'GPU')} a pack, which no single node of the cluster at "
+            f"{cluster.address!r} has: lower them, or use another cluster"
         )
     return found

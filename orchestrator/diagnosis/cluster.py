@@ -19,6 +19,7 @@ from orchestrator.errors import OrchestratorError, StorageUnavailable, one_line
 from orchestrator.storage.base import open_storage
 from orchestrator.tracking.scratch import scratch_run
 from orchestrator.tracking.uris import redact, resolve, sqlite_path
+from workloads.amounts import agreeing, amount
 
 SKEW_SECONDS = 10.0
 """How far a clock may be from ours: object stores and certificates stop working at minutes, and times in MLflow mislead before."""
@@ -41,7 +42,8 @@ def check_cluster(
         if (there := kept()) is not None:
             changed = "" if there.fits else "; it runs another version of this program: `orchestrate down`, then `up`"
             yield Check("local cluster", True, f"{there}{changed}")
-        yield Check("ray", True, f"{where}: {cluster.cpus:g} cores, {cluster.gpus:g} GPUs, {len(cluster.nodes)} nodes")
+        has = (amount(cluster.cpus, "core"), amount(cluster.gpus, "GPU"), amount(len(cluster.nodes), "node"))
+        yield Check("ray", True, f"{where}: {', '.join(has)}")
         if cluster.here:
             return
         asked: dict[str, Any] = {}
@@ -93,7 +95,8 @@ def _missing_gpus(node: NodeReport) -> str:
     if isinstance(found, str):
         return f"torch sees no GPU: {one_line(found)}"
     if node.gpus > len(found):
-        return f"Ray offers {node.gpus:g} GPUs, torch sees {len(found)}: is it a CUDA build, and is the driver new enough? (`nvidia-smi`)"
+        offered = amount(node.gpus, "GPU")
+        return f"Ray offers {offered}, torch sees {len(found)}: is it a CUDA build, and is the driver new enough? (`nvidia-smi`)"
     return ""
 
 
@@ -112,7 +115,7 @@ def _shared(nodes: Sequence[NodeReport], url: str) -> str:
     apart = sum(not node.found.get("shared") for node in nodes)
     if apart:
         advice = "their checkpoints go through the driver; a folder that all share, or a bucket, is faster"
-        return f"{apart} of {len(nodes)} nodes do not see {url}: {advice}"
+        return f"{apart} of {amount(len(nodes), 'node')} {agreeing(apart, 'does', 'do')} not see {url}: {advice}"
     return f"every node reads and writes {url}"
 
 

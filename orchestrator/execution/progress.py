@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol, Self
 
+from workloads.amounts import amount
 from workloads.training.trial_state import Outcome
 
 
@@ -115,7 +116,7 @@ def seconds_left(state: State) -> float | None:
 
 def describe(state: State) -> str:
     """One line: trials, trial-steps per second, time left, and what went wrong."""
-    parts = [f"{state.finished + state.reused}/{state.trials} trials"]
+    parts = [f"{state.finished + state.reused}/{amount(state.trials, 'trial')}"]
     if state.logged < state.finished:
         parts.append(f"{state.logged} logged")
     if state.rate:

@@ -17,6 +17,7 @@ from orchestrator.execution.events import Cause, Lost, Saved
 from orchestrator.execution.scheduler import Board
 from orchestrator.planning.pack import Pack
 from orchestrator.storage.checkpoints import Checkpoints, furthest, new_key
+from workloads.amounts import agreeing, amount
 from workloads.training.trial_state import Paused
 from workloads.trial import Trial
 
@@ -62,9 +63,11 @@ class Recovery:
         if not trials:
             return [], ""
         begun = sum(isinstance(trial, Paused) for trial in trials)
+        count, they = amount(len(trials), "trial"), agreeing(begun, "it", "they")
         if event.cause is Cause.SHARED:
             self._put_back(pack, [trials], pack.crashes, 0.0)
-            return [], f"{event.cause.value}: {len(trials)} trials wait, {begun} of them where they stood"
+            wait = agreeing(len(trials), "waits", "wait")
+            return [], f"{event.cause.value}: {count} {wait}, {begun} of them where {they} stood"
         crashes = 1 if further else pack.crashes + 1
         if event.cause is Cause.EXCEPTION:
             parts = self._halves(pack, trials)
@@ -77,8 +80,8 @@ class Recovery:
         wait = 0.0 if crashes == 1 or event.cause is Cause.EXCEPTION else min(LONGEST_WAIT, 2.0 ** (crashes - 2))
         self._put_back(pack, parts, crashes, wait)
         how = f"in {len(parts)} parts" if len(parts) > 1 else "again"
-        where = f"{begun} of them from where they stood" if begun else "from their start"
-        return [], f"{event.cause.value}: {len(trials)} trials are tried {how}, {where}"
+        where = f"{begun} of them from where {they} stood" if begun else f"from {agreeing(len(trials), 'its', 'their')} start"
+        return [], f"{event.cause.value}: {count} {agreeing(len(trials), 'is', 'are')} tried {how}, {where}"
 
     def _standing(self, pack: Pack, event: Lost) -> tuple[list[Trial], bool]:
         """Return the trials that were lost as their last checkpoint has them, and whether the pack had come further than it was."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,6 +55,13 @@ class Axis:
                 numbers = {pair: n for n, pair in enumerate(dict.fromkeys(finer))}
                 told = [numbers[pair] for pair in finer]
         return tuple(kept)
+
+    @property
+    def twice(self) -> Mapping[str, Any]:
+        """The values of a point that comes again, by their keys; empty where all are different."""
+        points = {repr(values): values for values in ({a.key: a.value for a in point} for point in self.points)}
+        listed = Counter(repr({a.key: a.value for a in point}) for point in self.points)
+        return next((points[text] for text, count in listed.items() if count > 1), {})
 
     def without(self, prefix: str) -> Axis | None:
         """Return the axis without ``prefix`` and the keys below it; ``None`` if it sets nothing else."""

@@ -23,6 +23,7 @@ from orchestrator.grid.excludes import Excludes
 from orchestrator.grid.identity import trial_id
 from orchestrator.grid.model import SCALARS
 from orchestrator.grid.own_code import try_kind, try_loss_of
+from orchestrator.grid.quoting import shown
 from orchestrator.grid.sections import PARTS, REQUIRED, build_scalar, build_section, named
 from orchestrator.grid.source import Mistake, Path
 from orchestrator.grid.watched import watched_conflicts
@@ -65,14 +66,14 @@ class Expander:
         given, self.axes = overridden(fixed, AxisReader(data, mistakes).read(), overrides)
         self.written = Written(given, self.axes, mistakes)
         self._excludes = Excludes(data, self.written)
-        self._overridden = tuple(override.key for override in overrides)
+        self._overrides = overrides
         self._merged = 0
         # Which points of the axes a part depends on, and what was built for them.
         self._sections: dict[str, tuple[Callable[[tuple[int, ...]], Any], dict[Any, Any]]] = {
             part: (operator.itemgetter(*axes) if axes else (lambda _: None), {}) for part, axes in self.written.deciding.items()
         }
         self._checked: dict[tuple[Any, ...], bool] = {}
-        self._effects = Effects(self.written, self._overridden)
+        self._effects = Effects(self.written, [override.key for override in overrides])
         if "seed" in self.written.fixed and self.written.touching["seed"]:
             clash = self.written.fixed["seed"][0]
             mistakes.append(Mistake(clash.path, clash.key, "has no effect: seeds sets it"))
@@ -189,7 +190,13 @@ class Expander:
         one, other = (self._indices(place) for place in (before, after))
         apart = [n for n, (a, b) in enumerate(zip(one, other, strict=True)) if a != b]
         message = f"points {before + 1} and {after + 1} of the grid are the same trial"
-        for key in self._overridden:
+        for override in self._overrides:
+            key = override.key
+            if twice := override.axis.twice:
+                listed = shown(next(iter(twice.values())) if len(twice) == 1 else twice)
+                message = f"lists {listed} twice: every value of an axis has to make a difference"
+                self.mistakes.append(Mistake(("--set", key), key, message))
+                return
             if names := [self.axes[n].name for n in apart if key in self.axes[n].left_out]:
                 top = names[0].partition(".")[0].partition("[")[0]
                 message += f": it was this key that told them apart in {names[0]}; with --set {top}=null beside it there are none"

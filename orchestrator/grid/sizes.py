@@ -9,6 +9,7 @@ from typing import Any
 from orchestrator.grid.axes import BLOCKS, parents
 from orchestrator.grid.source import Mistake
 from orchestrator.grid.spreads import MAX_TRIALS, is_count, many
+from workloads.amounts import amount
 
 
 def too_many(data: Mapping[str, Any], overrides: Mapping[str, int]) -> Iterator[Mistake]:
@@ -28,7 +29,7 @@ def too_many(data: Mapping[str, Any], overrides: Mapping[str, int]) -> Iterator[
     seeds = 1 if "seed" in overrides else _count(data.get("seeds")) or many(data.get("seeds"))
     size = (sum(_block(case, overrides) for case in cases) if left else 1) * _block(data, overrides) * seeds * math.prod(overrides.values())
     if size > MAX_TRIALS:
-        yield Mistake((), "", f"has {size:,} trials, more than the {MAX_TRIALS:,} that a grid may have")
+        yield Mistake((), "", f"has {amount(size, 'trial')}, more than the {MAX_TRIALS:,} that a grid may have")
 
 
 def _blocks(data: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:

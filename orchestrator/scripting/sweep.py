@@ -13,6 +13,7 @@ from orchestrator.scripting.display import showing
 from orchestrator.sweeps.signals import stoppable
 from orchestrator.sweeps.submit import Summary
 from orchestrator.sweeps.submit import submit as run
+from workloads.amounts import amount
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +38,8 @@ class Sweep:
         one = self.summary
         counts = ", ".join(f"{count} {outcome}" for outcome, count in self.counts.items() if count)
         reused = f", {one.reused} reused" if one.reused else ""
-        return f"<sweep {one.sweep_id} of {one.experiment}: {one.trials} trials ({counts or 'none run'}{reused}) in {one.seconds:.1f} s>"
+        trials = f"{amount(one.trials, 'trial')} ({counts or 'none run'}{reused})"
+        return f"<sweep {one.sweep_id} of {one.experiment}: {trials} in {one.seconds:.1f} s>"
 
     @property
     def sweep_id(self) -> str:
@@ -108,5 +110,5 @@ def submit(grid: Grid, options: Options, progress: bool) -> Sweep:
     with showing(progress) as reporter, stoppable() as stop:
         summary = run(grid, reporter, options, stop)
     if stop.interrupted and summary.cancelled:
-        raise KeyboardInterrupt(f"interrupted with {summary.cancelled} trials to go: submit the same grid again to go on")
+        raise KeyboardInterrupt(f"interrupted with {amount(summary.cancelled, 'trial')} to go: submit the same grid again to go on")
     return Sweep(summary, options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from workloads.amounts import amount
 from workloads.training.trial_state import Outcome
 
 MANY = 20_000
@@ -39,5 +40,7 @@ class Detail:
     def __str__(self) -> str:
         if self.runs == "all":
             return "all trials become runs of MLflow"
-        which = "no trials become" if self.runs == "none" else f"about {min(SAMPLE, self.trials):,} trials, and all that go wrong, become"
-        return f"{which} runs of MLflow; all {self.trials:,} are in the sweep's tables (tracking: {{runs: all}} writes a run for each)"
+        sample = amount(min(SAMPLE, self.trials), "trial")
+        which = "no trials become" if self.runs == "none" else f"about {sample}, and all that go wrong, become"
+        every = "it is" if self.trials == 1 else f"all {self.trials:,} are"
+        return f"{which} runs of MLflow; {every} in the sweep's tables (tracking: {{runs: all}} writes a run for each)"

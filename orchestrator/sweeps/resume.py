@@ -20,6 +20,7 @@ from orchestrator.storage.checkpoints import furthest
 from orchestrator.storage.folder import SweepFolder, folders
 from orchestrator.sweeps.found import Found
 from orchestrator.sweeps.own_code import use_code
+from workloads.amounts import agreeing, amount
 from workloads.training.trial_state import Paused
 
 if TYPE_CHECKING:
@@ -217,7 +218,12 @@ def sync(store: Store, storage: Storage, sweep_id: str | None) -> Iterator[Synce
             waiting = len(folder.spool.names()) if here or sweep is not None else 0
             state = "its run is not there, restore it" if here else f"they are for {description.tracking}"
             if waiting:
-                yield Synced(description.sweep_id, description.experiment, 0, f"{waiting} batches wait: {state}")
+                yield Synced(
+                    description.sweep_id,
+                    description.experiment,
+                    0,
+                    f"{amount(waiting, 'batch', 'batches')} {agreeing(waiting, 'waits', 'wait')}: {state}",
+                )
             continue
         if is_alive(sweep):
             continue

@@ -19,7 +19,7 @@ from orchestrator.execution.scheduler import Board
 from orchestrator.git import commit_of
 from orchestrator.options import Options
 from orchestrator.planning.pack import steps_left
-from orchestrator.planning.plan import Plan, amount, make_plan
+from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.storage.base import Storage, open_storage
 from orchestrator.storage.detail import Detail
 from orchestrator.storage.folder import Description, SweepFolder, folder_of
@@ -28,6 +28,7 @@ from orchestrator.sweeps.own_code import code_files
 from orchestrator.sweeps.run import Run, StopRequest, watched
 from orchestrator.tracking import layout
 from orchestrator.tracking.write.writer import SweepWriter
+from workloads.amounts import agreeing, amount
 from workloads.extensions import activate
 from workloads.training.recording import DEFAULT_MEASURES, Recording
 from workloads.training.trial_state import Outcome
@@ -175,8 +176,10 @@ def _close(writer: SweepWriter, counts: Mapping[str, int], measured: Mapping[str
         if not writer.trouble:
             # It takes what there is, and has lost what there was.
             raise
+        count = writer.queued
+        wait, them = agreeing(count, "has ended waits", "have ended wait"), agreeing(count, "it", "them")
         raise TrackingUnavailable(
-            f"{error}\n{writer.queued} trials that have ended wait in {storage.url}: `orchestrate sync {writer.sweep_id}` brings them "
+            f"{error}\n{amount(count, 'trial')} that {wait} in {storage.url}: `orchestrate sync {writer.sweep_id}` brings {them} "
             "to MLflow once it is back"
         ) from error
 
@@ -243,7 +246,8 @@ class _Beginning:
             lost = vanished(self.store, self.found.reused)
         if not lost:
             return self.found
-        log.note(f"{len(lost)} of the trials that were to be reused have been deleted meanwhile: they are run")
+        have, they_are = agreeing(len(lost), "has", "have"), agreeing(len(lost), "it is", "they are")
+        log.note(f"{len(lost):,} of the trials that were to be reused {have} been deleted meanwhile: {they_are} run")
         writer.keep(lost)
         return self.found.without(lost)
 
@@ -296,11 +300,11 @@ def _commit(grid: Path) -> dict[str, str]:
 
 
 def _announcement(grid: Grid, plan: Plan, cluster: Cluster) -> str:
-    gpus = f", {cluster.gpus:g} GPUs" if cluster.gpus else ""
+    gpus = f", {amount(cluster.gpus, 'GPU')}" if cluster.gpus else ""
     ended = plan.ended
-    kept = f" and {ended} that have ended to hand on" if ended else ""
+    kept = f" and {ended:,} that {agreeing(ended, 'has', 'have')} ended to hand on" if ended else ""
     return (
         f"{grid.name}: {amount(plan.trials - plan.reused - ended, 'trial')} to run{kept} "
         f"in {amount(len(plan.packs), 'pack')}, {plan.workers} at once "
-        f"({cluster.cpus:g} cores{gpus} on {len(cluster.nodes)} node{'s' if len(cluster.nodes) != 1 else ''})"
+        f"({amount(cluster.cpus, 'core')}{gpus} on {amount(len(cluster.nodes), 'node')})"
     )

@@ -287,6 +287,21 @@ def test_an_override_that_makes_trials_the_same_is_what_is_blamed():
     ]
 
 
+def test_what_an_override_lists_twice_is_its_own_fault():
+    cases = "cases:\n  - {factorization.depth: 2, grid: {optimizer.lr: [0.1, 0.2]}}\n  - {factorization.depth: 3, optimizer.lr: 0.1}\n"
+    outside = "cases:\n  - {factorization.depth: 2, optimizer.lr: 0.1}\n  - {factorization.depth: 3, optimizer.lr: 0.1}\n"
+    within = "cases:\n  - {factorization.depth: 2, grid: {optimizer.lr: [0.1, 0.2]}}\n"
+    for text, override, value in [
+        (GOOD + cases, "optimizer.lr=[0.3, 0.3]", "0.3"),
+        (GOOD + outside, "optimizer.lr=[0.3, 0.3]", "0.3"),
+        (GOOD + outside, "init=[{kind: gaussian, scale: 1}, {kind: gaussian, scale: 1}]", "{'init.kind': 'gaussian', 'init.scale': 1}"),
+        (GOOD.replace("lr: 0.1", "lr: 0.1, clip: 1") + within, "optimizer.lr=[0.3, 0.4, 0.3]", "0.3"),
+    ]:
+        key = override.partition("=")[0]
+        message = f"lists {value} twice: every value of an axis has to make a difference"
+        assert errors(text, [override]) == [f"--set {key}: {key}: {message}"]
+
+
 @pytest.mark.parametrize("make", ["missing", "folder", "latin", "binary"])
 def test_unreadable_files(tmp_path, make):
     path = tmp_path / "g.yaml"

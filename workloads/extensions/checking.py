@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from workloads import measures
+from workloads.amounts import amount
 from workloads.engines.choice import why_not_fused
 from workloads.engines.pointwise import pointwise
 from workloads.extensions.loading import REGISTRIES, active, place_of, place_of_measure
@@ -266,7 +267,7 @@ def _problem(spec: TrialSpec, seconds: float) -> Iterator[Finding]:
         need = "measurements and values" if spec.problem.sensing else "mask and target"
         raise ExtensionError(f"{where}: realize of {spec.problem.kind} gives no {need}")
     _within(seconds, spec, lambda: _trained([spec]))
-    yield Finding(f"  data: {first.count} observations, the same each time")
+    yield Finding(f"  data: {amount(first.count, 'observation')}, the same each time")
 
 
 def _loss(spec: TrialSpec, seconds: float) -> Iterator[Finding]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from workloads.amounts import amount
 from workloads.factorizations.base import Cost, Factorization, Program
 from workloads.mode_tree import ONE_NODE, Modes, ModeTree, Pattern
 from workloads.section import MAX_ORDER, Conflict, Count, Counts
@@ -64,7 +65,7 @@ class Hierarchical(Factorization):
             )
             return
         if isinstance(self.widths, tuple) and len(self.widths) != levels:
-            yield "factorization.widths", f"needs one for each of {levels} levels, not {len(self.widths)}"
+            yield "factorization.widths", f"needs one for each of {amount(levels, 'level')}, not {len(self.widths)}"
             return
         yield from super().conflicts(shape)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
+from workloads.amounts import agreeing, amount
 from workloads.factorizations import FACTORIZATIONS, Factorization
 from workloads.kinds import Kind, Registry
 from workloads.section import LARGEST, Conflict, Magnitude, as_tuple
@@ -106,7 +107,8 @@ class Scaled(Init):
             kinds = [kind for kind, model in FACTORIZATIONS.items() if model.factor_scale is not Factorization.factor_scale]
             yield "init.product_scale", f"is for {' and '.join(kinds)}; use init.scale, the scale of one factor"
         if self.scales is not None and shape is not None and len(self.scales) != len(names := list(factorization.shapes(shape))):
-            yield "init.scales", f"has {len(self.scales)} values, but there are {len(names)} factors: {', '.join(names)}"
+            there = f"there {agreeing(len(names), 'is', 'are')} {amount(len(names), 'factor')}"
+            yield "init.scales", f"has {amount(len(self.scales), 'value')}, but {there}: {', '.join(names)}"
         wrong = list(super().conflicts(factorization, shape))
         yield from wrong
         if self.balanced and self.product_scale is None and len(given) == 1 and shape is not None and not wrong:

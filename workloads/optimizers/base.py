@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
+from workloads.amounts import agreeing, amount
 from workloads.kinds import Kind, Registry
 from workloads.optimizers.schedule import RateSchedule
 from workloads.section import Conflict, Count, Finite, Positive
@@ -121,14 +122,16 @@ class Optimizer(Kind):
         if self.schedule is not None:
             yield from self.schedule.conflicts("optimizer.schedule")
         if self.batch is not None and observations is not None and self.batch > observations:
-            yield "optimizer.batch", f"is {self.batch}, but there are only {observations} observations"
+            there = f"there {agreeing(observations, 'is', 'are')} only {amount(observations, 'observation')}"
+            yield "optimizer.batch", f"is {self.batch}, but {there}"
 
     def ineffective(self, observations: int | None, steps: int | None) -> Iterator[Conflict]:
         """Yield the keys that make no difference to a trial of so many ``observations`` and ``steps``, where these are known."""
         if self.schedule is not None:
             yield from self.schedule.ineffective("optimizer.schedule", steps)
         if self.batch is not None and self.batch == observations:
-            yield "optimizer.batch", f"has no effect: each step sees all of the {observations} observations without it, too"
+            every = f"{agreeing(self.batch, 'the', 'all of the')} {amount(self.batch, 'observation')}"
+            yield "optimizer.batch", f"has no effect: each step sees {every} without it, too"
 
     @classmethod
     @abstractmethod

@@ -9,6 +9,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
+from workloads.amounts import amount
 from workloads.section import Conflict, Count, Counts, Finite, Section, as_tuple
 
 Share = Annotated[Finite, Field(ge=0, le=1)]
@@ -37,10 +38,9 @@ class RateSchedule(Section):
             yield f"{key}.floor", f"has no effect without {key}.cosine"
         milestones, factors = self.milestones or (), self.factors or ()
         if len(milestones) != len(factors):
-            yield (
-                f"{key}.{'factors' if self.factors is not None else 'milestones'}",
-                (f"needs a factor for each milestone: there are {len(milestones)} milestones and {len(factors)} factors"),
-            )
+            place = f"{key}.{'factors' if self.factors is not None else 'milestones'}"
+            there = f"there are {amount(len(milestones), 'milestone')} and {amount(len(factors), 'factor')}"
+            yield place, f"needs a factor for each milestone: {there}"
         if any(later <= earlier for earlier, later in itertools.pairwise(milestones)):
             yield f"{key}.milestones", "must rise"
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 
+from workloads.amounts import amount
 from workloads.engines.base import Engine
 from workloads.engines.rates import CORE, Rates
 from workloads.training.endings import Endings
@@ -179,7 +180,7 @@ class _Loop:
         traceback.clear_frames(error.__traceback__)
         if self.pool.device.type == "cuda":
             torch.cuda.empty_cache()
-        return Notice(f"out of memory with {many} trials at once: going on with {self.width}")
+        return Notice(f"out of memory with {amount(many, 'trial')} at once: going on with {self.width}")
 
     def _deliver(self) -> Iterator[TrainingEvent]:
         """Hand on the trials that have ended; where measures are taken of them only now, some at a time."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from workloads.amounts import agreeing, amount
 from workloads.engines.lanes import Prepared
 from workloads.problems.data.realized import ProblemData
 from workloads.training.trial_state import Paused
@@ -29,7 +30,9 @@ class Preparer:
         problem = self.problem(spec)
         batch = None if spec.optimizer is None else spec.optimizer.batch
         if batch is not None and batch > problem.count:
-            raise ValueError(f"optimizer.batch is {batch}, but there are only {problem.count} observations")
+            raise ValueError(
+                f"optimizer.batch is {batch}, but there {agreeing(problem.count, 'is', 'are')} only {amount(problem.count, 'observation')}"
+            )
         if isinstance(trial, Paused):
             factors = len(spec.factor_shapes)
             return Prepared(spec, problem, trial.tensors[:factors], trial.tensors[factors:])

@@ -12,6 +12,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from orchestrator.tracking import layout
+from workloads.amounts import amount, ended_of
 
 if TYPE_CHECKING:
     from orchestrator.tracking.read.queries import SweepSummary
@@ -44,9 +45,9 @@ def question(grid: str) -> str:
 def state(sweep: SweepSummary, ended: int, now: datetime) -> str:
     """Return in words how a sweep stands, of whose trials so many have ended."""
     if sweep.status == "RUNNING":
-        return f"not at its end: {ended} of {sweep.trials} trials had an outcome on {moment(now)}, when this was written"
+        return f"not at its end: {ended:,} of {amount(sweep.trials, 'trial')} had an outcome on {moment(now)}, when this was written"
     if sweep.status != "FINISHED" or ended < sweep.trials:
-        return f"interrupted: {ended} of {sweep.trials} trials have an outcome"
+        return f"interrupted: {ended_of(ended, sweep.trials)}"
     return "complete"
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from orchestrator.analysis.results import Results
 from orchestrator.analysis.tables import AUTO, Table, grouped, listing
 from orchestrator.analysis.typesetting import DIGITS, is_numeric, notes_of, plain_cell, rows_of
+from workloads.amounts import amount
 
 MOST_TRIALS = 2000
 """Of more trials, statistics over seeds are shown."""
@@ -29,7 +30,7 @@ def table_of(results: Results, most: int = MOST_TRIALS) -> Shown:
     """Return a row for each trial, or, where these are more than ``most``, one for each group of trials that differ in seeds alone."""
     if len(results) <= most:
         return _shown(listing(results), _EXACT)
-    said = f"of {len(results):,} trials a row for each setting, over its seeds: `orchestrate runs` lists every trial"
+    said = f"of {amount(len(results), 'trial')} a row for each setting, over its seeds: `orchestrate runs` lists every trial"
     return _shown(grouped(results, [AUTO]), DIGITS, said)
 
 

@@ -11,6 +11,7 @@ import click
 from orchestrator.cli.options import output_option, tracking_option, write_frame
 from orchestrator.cli.output import print_table
 from orchestrator.cli.verdicts import print_lost
+from workloads.amounts import agreeing, amount
 
 if TYPE_CHECKING:
     from orchestrator.analysis.compare import Comparison
@@ -92,12 +93,14 @@ def _notes(found: Comparison, names: tuple[str, str]) -> Iterator[str]:
     """Yield what was changed, matched and left out."""
     for key, (before, after) in found.differs.items():
         yield f"{key}: {_text(before)} in {names[0]}, {_text(after)} in {names[1]}"
-    yield "matched: " + ", ".join(f"{count} trials of {name}" for count, name in zip(found.matched, names, strict=True))
+    yield "matched: " + ", ".join(f"{amount(count, 'trial')} of {name}" for count, name in zip(found.matched, names, strict=True))
     for name, count in zip(names, found.unmatched, strict=True):
         if count:
-            yield f"left out: {count} trials of {name}, which have no counterpart"
+            yield f"left out: {amount(count, 'trial')} of {name}, which {agreeing(count, 'has', 'have')} no counterpart"
     if found.same:
-        yield f"{found.same} runs are in both sweeps{', and are left out' if found.set_aside else ': between those nothing can have moved'}"
+        are, those = agreeing(found.same, "is", "are"), agreeing(found.same, "in that", "between those")
+        then = f", and {are} left out" if found.set_aside else f": {those} nothing can have moved"
+        yield f"{amount(found.same, 'run')} {are} in both sweeps{then}"
 
 
 def _text(value: object) -> str:

@@ -8,6 +8,7 @@ import click
 
 from orchestrator.cli.options import sweep_argument, tracking_option
 from orchestrator.cli.verdicts import print_left_out
+from workloads.amounts import amount
 
 
 @click.command("export")
@@ -37,4 +38,8 @@ def command(sweep: str, output: Path, tracking_uri: str | None) -> None:
     deleted = count_deleted(store, found)
     print_left_out(done.trials - done.ended - deleted, [lost_runs(deleted, done.trials)] if deleted else [])
     size = output.stat().st_size
-    click.echo(f"sweep {done.sweep_id} of {done.experiment}: {done.ended} of {done.trials} trials in {output} ({size:,} bytes)", err=True)
+    trials = f"{done.ended:,} of {amount(done.trials, 'trial')}"
+    click.echo(
+        f"sweep {done.sweep_id} of {done.experiment}: {trials} in {output} ({size:,} bytes)",
+        err=True,
+    )

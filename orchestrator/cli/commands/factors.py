@@ -9,6 +9,7 @@ import click
 
 from orchestrator.cli.options import sweep_argument, tracking_option
 from orchestrator.files import write_file
+from workloads.amounts import amount
 
 
 @click.command("factors")
@@ -41,4 +42,5 @@ def command(sweep: str, trials: tuple[str, ...], output: Path, tracking_uri: str
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, **found)
     write_file(output, content.getvalue())
-    click.echo(f"{len({name.partition('/')[0] for name in found})} trials, {len(found)} factors in {output}", err=True)
+    trained = len({name.partition("/")[0] for name in found})
+    click.echo(f"{amount(trained, 'trial')}, {amount(len(found), 'factor')} in {output}", err=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from orchestrator.cli.options import tracking_option
+from workloads.amounts import ended_of
 
 
 @click.command("import")
@@ -32,7 +33,7 @@ def command(file: Path, tracking_uri: str | None) -> None:
     store = open_store(tracking_uri)
     with counted("importing") as advanced:
         done = import_sweep(store, file, advanced)
-    state = f"{done.ended} of {done.trials} trials have an outcome"
+    state = f"{ended_of(done.ended, done.trials)}"
     if done.known:
         click.echo(f"sweep {done.sweep_id} of {done.experiment} is in {store.display} already ({state}): nothing was imported", err=True)
         return

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from orchestrator.cli.options import json_option, running_options, sweep_argument, with_option
+from workloads.amounts import ended_of
 
 if TYPE_CHECKING:
     from orchestrator.options import Options
@@ -42,7 +43,7 @@ def command(sweep: str, modules: tuple[str, ...], options: Options, detach: bool
     store = open_existing(options.tracking_uri)
     found = find_sweep(store, sweep)
     if found.status == "FINISHED":
-        click.echo(f"sweep {found.sweep_id} is complete: all of its {found.trials} trials have an outcome", err=True)
+        click.echo(f"sweep {found.sweep_id} is complete: {ended_of(found.trials, found.trials)}", err=True)
         return
     alive = is_alive(found, options.address)
     if alive is None:

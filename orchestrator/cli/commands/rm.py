@@ -11,6 +11,7 @@ import click
 from orchestrator.cli.options import storage_option, tracking_option
 from orchestrator.cli.output import started_text
 from orchestrator.tracking.uris import is_http
+from workloads.amounts import amount
 
 if TYPE_CHECKING:
     from orchestrator.sweeps.remove import Removal
@@ -62,9 +63,11 @@ def _print_removals(removals: Sequence[Removal], with_reused: bool) -> None:
     for one in removals:
         sweep = one.sweep
         name = f"sweep {sweep.sweep_id} of {sweep.experiment}, started {started_text(sweep.started)}"
-        click.echo(f"{name}: {sweep.trials - sweep.reused:,} trials of its own", err=True)
+        click.echo(f"{name}: {amount(sweep.trials - sweep.reused, 'trial')} of its own", err=True)
         for reuse in one.reused:
-            what = "and are deleted, too" if with_reused else "which keeps them"
-            click.echo(f"  {len(reuse.trials):,} of them are reused by sweep {reuse.sweep.sweep_id}, {what}", err=True)
+            are, them = ("is", "it") if len(reuse.trials) == 1 else ("are", "them")
+            what = f"and {are} deleted, too" if with_reused else f"which keeps {them}"
+            click.echo(f"  {len(reuse.trials):,} of them {are} reused by sweep {reuse.sweep.sweep_id}, {what}", err=True)
         if one.waiting:
-            click.echo(f"  {one.waiting} batches of results that MLflow does not have yet: `orchestrate sync` would bring them", err=True)
+            waiting = amount(one.waiting, "batch", "batches")
+            click.echo(f"  {waiting} of results that MLflow does not have yet: `orchestrate sync` would bring them", err=True)

@@ -25,6 +25,7 @@ from orchestrator.cluster.slurm.controller import hand_in
 from orchestrator.cluster.slurm.script import MARGIN, REQUEUES, Request, script_of
 from orchestrator.errors import UsageError
 from orchestrator.tracking.uris import redact
+from workloads.amounts import amount
 
 OF_SBATCH = {name: f"--{name.replace('_', '-')}" for name in ("cpus_per_task", "partition", "account", "mem")}
 """Parameters that sbatch takes as they are, and what it calls them."""
@@ -115,7 +116,7 @@ def command(
     if as_json:
         click.echo(json.dumps({"job": job, "experiment": loaded.name, "trials": len(loaded.trials)}))
         return
-    click.echo(f"job {job}: {loaded.name}, {len(loaded.trials)} trials, on {nodes} node{'s' if nodes != '1' else ''}")
+    click.echo(f"job {job}: {loaded.name}, {amount(len(loaded.trials), 'trial')}, on {nodes} node{'s' if nodes != '1' else ''}")
     click.echo("   ".join(["look at it:", f"squeue -j {job}", *_log(job, options), f"orchestrate status {loaded.name}"]))
     click.echo(f"end it: orchestrate cancel {loaded.name} (saves all trials), or scancel {job}")
 

@@ -7,6 +7,7 @@ import click
 from orchestrator.cli.options import json_option, print_json, sweep_argument, tracking_option
 from orchestrator.cli.output import counts_text, started_text, summary_json, title
 from orchestrator.errors import one_line
+from workloads.amounts import ended_of
 
 SHOWN_FAILURES = 5
 
@@ -44,7 +45,7 @@ def command(sweep: str, tracking_uri: str | None, as_json: bool, show_all: bool)
     ended = sum(found.counts.values()) + found.reused
     name = f", {title(found)}," if title(found) else ""
     click.echo(f"sweep {found.sweep_id}{name} of {found.experiment}: {found.status.lower()}, started {started_text(found.started)}")
-    click.echo(f"{ended} of {found.trials} trials have an outcome: {counts_text(found) or 'none yet'}")
+    click.echo(f"{ended_of(ended, found.trials)}: {counts_text(found) or 'none yet'}")
     if (state := progress_of(found)) is not None:
         click.echo(f"in training: {describe(state)}")
     if deleted:

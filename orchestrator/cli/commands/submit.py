@@ -12,6 +12,7 @@ import click
 from orchestrator.cli.options import INTERRUPTED, grid_argument, json_option, reuse_option, running_options, set_option, with_option
 from orchestrator.cli.output import unread
 from orchestrator.cli.verdicts import print_figures, print_lost, print_verdicts
+from workloads.amounts import amount
 
 if TYPE_CHECKING:
     from orchestrator.analysis.report import Report
@@ -105,17 +106,15 @@ def _show(summary: Summary, answers: Report | None, as_json: bool) -> None:
     else:
         _print_summary(summary)
     if summary.cancelled:
-        click.echo(
-            f"interrupted with {summary.cancelled} trials to go: `orchestrate resume {summary.sweep_id}`, or submit the same grid again",
-            err=True,
-        )
+        left, mend = amount(summary.cancelled, "trial"), f"`orchestrate resume {summary.sweep_id}`, or submit the same grid again"
+        click.echo(f"interrupted with {left} to go: {mend}", err=True)
 
 
 def _print_summary(summary: Summary) -> None:
     shown = ("converged", "exhausted", "diverged", "aborted", "failed", "cancelled")
     counts = ", ".join(f"{getattr(summary, kind)} {kind}" for kind in shown if getattr(summary, kind))
     reuse = f", {summary.reused} reused" if summary.reused else ""
-    click.echo(f"sweep {summary.sweep_id}: {summary.trials} trials ({counts or 'none run'}{reuse}) in {summary.seconds:.1f} s")
+    click.echo(f"sweep {summary.sweep_id}: {amount(summary.trials, 'trial')} ({counts or 'none run'}{reuse}) in {summary.seconds:.1f} s")
     click.echo(f"look at them: orchestrate runs {summary.sweep_id}   orchestrate history {summary.sweep_id}   orchestrate ui")
     if summary.failed:
         click.echo(f"why they failed: orchestrate status {summary.sweep_id}", err=True)

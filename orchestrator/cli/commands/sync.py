@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from orchestrator.cli.options import storage_option, tracking_option
+from workloads.amounts import amount
 
 
 @click.command("sync")
@@ -28,7 +29,7 @@ def command(sweep: str | None, tracking_uri: str | None, storage: str | None) ->
     found = 0
     for done in sync(store, place, sweep):
         found += 1
-        click.echo(f"sweep {done.sweep_id} of {done.experiment}: {done.delivered} trials brought to MLflow, {done.state}")
+        click.echo(f"sweep {done.sweep_id} of {done.experiment}: {amount(done.delivered, 'trial')} brought to MLflow, {done.state}")
     if not found and sweep is not None:
         raise UsageError(f"nothing in {place.url} is of a sweep {sweep!r} of {store.display}")
     if not found:

@@ -26,6 +26,7 @@ from orchestrator.cluster.slurm import controller
 from orchestrator.cluster.slurm.node import END, Word, environment_of, write_token
 from orchestrator.deadline import within
 from orchestrator.errors import OrchestratorError, RayUnavailable, SlurmUnavailable
+from workloads.amounts import amount
 
 INTERRUPTED = 130
 """What a command exits with that was told to end and has saved what it had."""
@@ -172,7 +173,7 @@ class Batch:
                 try:
                     address = nodes.start_ray(token)
                     there = nodes.joined(address)
-                    say(f"Ray is up on {there} of {count} nodes, its head at {address}")
+                    say(f"Ray is up on {there} of {amount(count, 'node')}, its head at {address}")
                     return self._drive(environment | {"RAY_ADDRESS": address})
                 finally:
                     self._leaving = True

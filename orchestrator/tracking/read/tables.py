@@ -19,6 +19,7 @@ from orchestrator.tracking.read.queries import SweepSummary
 from orchestrator.tracking.read.results import ended_trials, finished, from_runs, texts
 from orchestrator.tracking.read.runs import runs_by_id
 from orchestrator.tracking.store import Store, translated
+from workloads.amounts import amount
 from workloads.training.trial_state import Outcome
 
 if TYPE_CHECKING:
@@ -203,14 +204,14 @@ def lost(runs: pd.DataFrame, history: pd.DataFrame | None = None) -> Iterator[st
     if count := int((runs["outcome"] == layout.DELETED).sum()):
         yield lost_runs(count, len(runs))
     if history is not None and (count := int(without_trace(runs, history).sum())):
-        yield f"the traces of {count} of {len(runs)} trials were deleted in MLflow, with the sweep that ran them"
+        yield f"the traces of {count:,} of {amount(len(runs), 'trial')} were deleted in MLflow, with the sweep that ran them"
 
 
 def lost_runs(count: int, trials: int) -> str:
     """Say that the runs of some trials were deleted, and what to do."""
     return (
-        f"the runs of {count} of {trials} trials were deleted in MLflow: `mlflow runs restore --run-id ID` brings back what it still has, "
-        "and submitting the grid again runs the rest anew"
+        f"the runs of {count:,} of {amount(trials, 'trial')} were deleted in MLflow: `mlflow runs restore --run-id ID` brings back what it "
+        "still has, and submitting the grid again runs the rest anew"
     )
 
 

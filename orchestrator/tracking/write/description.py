@@ -15,6 +15,7 @@ from orchestrator.tracking.notes import with_summary
 from orchestrator.tracking.read.artifacts import Artifacts
 from orchestrator.tracking.read.origins import Origin, origins
 from orchestrator.tracking.read.queries import sweep_of
+from workloads.amounts import amount
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -39,7 +40,7 @@ def describe(store: Store, parent_run_id: str) -> None:
 
 def _lines(store: Store, parent: Run, sweep: SweepSummary) -> Iterator[str]:
     counts = ", ".join(f"{count:,} {outcome}" for outcome, count in sweep.counts.items() if count)
-    yield f"**{sweep.trials:,} trial{'' if sweep.trials == 1 else 's'}**: {counts or 'none run'}{_reused(sweep, origins(store, parent))}"
+    yield f"**{amount(sweep.trials, 'trial')}**: {counts or 'none run'}{_reused(sweep, origins(store, parent))}"
     there = {file.path for file in store.client.list_artifacts(sweep.parent_run_id)}
     names = {layout.REPORT_FILE: "report", layout.FIGURES_FOLDER: "figures"}
     links = [f"[{name}]({layout.page(sweep.experiment_id, sweep.parent_run_id, path)})" for path, name in names.items() if path in there]
