@@ -59,7 +59,7 @@ class Grid:
     def traced(self) -> Traced:
         """What its figures and claims need at all recorded steps of what is recorded by name."""
         names = DEFAULT_MEASURES if self.record.measures is None else self.record.measures
-        return traced({"figures": self.figures, "claims": self.claims}, (trial.spec for trial in self.trials), names)
+        return traced({"figures": self.figures, "claims": self.claims}, self.trials, names)
 
     @property
     def extensions(self) -> tuple[Extension, ...]:
@@ -105,21 +105,12 @@ def parse_grid(
         raise source.error(mistakes)
     settings = _override(source, overrides, mistakes)
     data = source.data
-    for key in data:
-        if key not in TOP:
-            known = [*TOP, *PARTS]
-            message = (
-                f"belongs under fixed: fixed: {{{key}: ...}}" if key.partition(".")[0] in PARTS else f"unknown key{nearest(key, known)}"
-            )
-            mistakes.append(Mistake((key,), key, message))
+    mistakes += _unknown(data)
     title = _name(data, mistakes)
     record = _top(Record, "record", data, mistakes)
     resources = _top(Resources, "resources", data, mistakes)
     tracking = _top(Tracking, "tracking", data, mistakes)
-    if record is not None and "points" in record.model_fields_set and record.steps is not None:
-        mistakes.append(Mistake(("record", "points"), "record.points", "has no effect beside record.steps: give one of them"))
-    if tracking is not None and "points" in tracking.model_fields_set and tracking.runs == "none":
-        mistakes.append(Mistake(("tracking", "points"), "tracking.points", "has no effect with tracking.runs: none: no trial has a run"))
+    mistakes += _pointless(record, tracking)
     files = Files(folder, contents)
     # To try a grid with few steps is no mistake in what is meant for more.
     shortened = any(override.key in ("stop", "stop.steps") for override in settings)
@@ -213,6 +204,23 @@ def _settled(settings: Mapping[str, tuple[object, bool]], mistakes: list[Mistake
             mistakes.append(Mistake(path, key, "must be a set of keys, and is empty"))
         elif points:
             yield Override(key, Axis(f"grid.{key}", tuple(points)))
+
+
+def _unknown(data: Mapping[str, Any]) -> Iterator[Mistake]:
+    """Yield the top-level keys that there are not."""
+    for key in data:
+        if key not in TOP:
+            under = key.partition(".")[0] in PARTS
+            message = f"belongs under fixed: fixed: {{{key}: ...}}" if under else f"unknown key{nearest(key, [*TOP, *PARTS])}"
+            yield Mistake((key,), key, message)
+
+
+def _pointless(record: Record | None, tracking: Tracking | None) -> Iterator[Mistake]:
+    """Yield numbers of points where there are none to be spread."""
+    if record is not None and "points" in record.model_fields_set and record.steps is not None:
+        yield Mistake(("record", "points"), "record.points", "has no effect beside record.steps: give one of them")
+    if tracking is not None and "points" in tracking.model_fields_set and tracking.runs == "none":
+        yield Mistake(("tracking", "points"), "tracking.points", "has no effect with tracking.runs: none: no trial has a run")
 
 
 def _name(data: Mapping[str, Any], mistakes: list[Mistake]) -> str:

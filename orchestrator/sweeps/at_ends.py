@@ -18,7 +18,7 @@ from orchestrator.grid.traced import Traced
 from orchestrator.tracking import layout
 from orchestrator.tracking.read.factors import load_factors
 from orchestrator.tracking.read.queries import SweepSummary, list_sweeps, own_trials
-from orchestrator.tracking.read.results import finished, known_at_ends
+from orchestrator.tracking.read.results import finished, not_whole
 from orchestrator.tracking.read.tables import load_history
 from orchestrator.tracking.store import translated
 from workloads import measures
@@ -57,12 +57,12 @@ def ended_with_less(
     lacking: list[tuple[SweepSummary, list[str]]] = []
     for sweep in (sweep for name in dict.fromkeys(experiments) for sweep in list_sweeps(store, name, count=False)) if trials else ():
         missing = layout.unrecorded(sweep.tags.get(layout.RECORD, layout.NOTHING), asked)
-        if missing and not traced.measures.keys() & set(missing):
+        if missing:
             lacking.append((sweep, missing))
     found: dict[str, EndedWithLess] = {}
     specs = {trial.trial_id: trial.spec for trial in trials}
     for sweep, missing in sorted(lacking, key=lambda pair: len(pair[1])):
-        rows = _ended(store, sweep, specs.keys() - found.keys(), traced)
+        rows = _ended(store, sweep, {key for key in specs.keys() - found.keys() if traced.of(missing, key) is None}, traced)
         for key, outcome, steps, seconds in zip(rows.index, rows["outcome"], rows["steps"], rows["seconds"], strict=True):
             # The loss is recorded even where it is not asked for.
             defined = tuple(name for name in missing if name != "loss" and measures.undefined(name, specs[key]) is None)
@@ -78,10 +78,10 @@ def _ended(store: Store, sweep: SweepSummary, wanted: Collection[str], traced: T
         import pandas as pd
 
         return pd.DataFrame(columns=["outcome", "steps", "seconds"])
-    if again := traced.columns.keys() & layout.at_ends(sweep.tags):
+    if not traced.columns.isdisjoint(layout.at_ends(sweep.tags)):
         with translated(store.display):
             parent = store.client.get_run(sweep.parent_run_id)
-            ended = ended.drop(index=list(known_at_ends(store, parent, ended, again)))
+            ended = ended.drop(index=list(not_whole(store, parent, ended, traced)))
     return ended
 
 

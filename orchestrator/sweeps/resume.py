@@ -71,7 +71,7 @@ def find(
     again = sweep is not None and layout.FRESH in sweep.tags
     places = _experiments(store, experiment, others, sweep)
     mine = set() if own is None else set(own.index)
-    ended = _merged(() if again else places, lambda name: find_finished(store, name, list(trials), record, traced.columns))
+    ended = _merged(() if again else places, lambda name: find_finished(store, name, list(trials), record, traced))
     reused = {key: source for key, source in ended.items() if key not in mine}
     done = {*reused, *mine}
     states: dict[str, Paused] = {}

@@ -12,10 +12,13 @@ import pytest
 
 from orchestrator.cli.commands.plan import _reused
 from orchestrator.errors import UsageError
-from orchestrator.grid.traced import NOTHING_TRACED
+from orchestrator.grid.figures import Trajectories
+from orchestrator.grid.traced import NOTHING_TRACED, traced
 from orchestrator.sweeps.at_ends import ended_with_less
 from orchestrator.sweeps.measure import _check
-from orchestrator.tracking.read.reuse import Reuse
+from orchestrator.tracking import layout
+from orchestrator.tracking.read.queries import find_finished
+from orchestrator.tracking.read.reuse import Reuse, why_again
 from orchestrator.tracking.write.writer import SweepWriter
 from tests.specs import spec, trials
 from workloads import measures
@@ -53,6 +56,50 @@ def test_trials_are_run_again_for_what_only_training_knows(local, make_sweep, ma
     # Of Adam no time is known, so that it lacks nothing.
     assert less("frobenius", "time") == {"b": ("frobenius",)}
     assert less("frobenius", "loss") == {"a": ("frobenius",), "b": ("frobenius",)}
+
+
+def test_a_figure_of_some_trials_has_only_these_run_again(local, make_sweep, make_result):
+    info = make_sweep("a b", record=BEFORE.as_json())
+    rows = [replace(row, spec=row.spec.model_copy(update={"seed": seed})) for seed, row in enumerate(info.trials)]
+    with SweepWriter(local, replace(info, trials=rows)) as writer:
+        writer.add("pack-0", [make_result("a"), make_result("b")])
+        writer.close("FINISHED")
+    asked = [Trial(row.trial_id, row.spec) for row in rows]
+    recording = replace(BEFORE, measures=(*BEFORE.measures, "frobenius"))
+
+    def curves(where):
+        return traced({"figures": {"curves": Trajectories(kind="trajectories", y=("frobenius",), where=where)}}, asked, recording.measures)
+
+    for where, measured in [
+        (None, set()),
+        ("seed == 0", {"b"}),
+        ("seed > 0 and outcome == 'converged'", {"a"}),
+        ("spec.loss == 'mse'", {"a", "b"}),
+        ("factorization.components == 3 or init.kind == 'orthogonal'", {"a", "b"}),
+        ("problem.shape == '[7, 7]' and nuclear < 1", {"a", "b"}),
+        ("not nuclear > 1", set()),
+    ]:
+        found = ended_with_less(local, [info.experiment], asked, recording, curves(where))
+        assert set(found) == measured, where
+        again = why_again(local, [info.experiment], {"a", "b"} - measured, layout.recording_tag(recording.as_json()), curves(where))
+        assert again == Counter(
+            {"recorded without frobenius, and figures.curves is of whole traces": 2 - len(measured)} if len(measured) < 2 else {}
+        )
+
+
+def test_what_a_figure_of_some_trials_needs_is_reused_for_the_others(local, make_sweep, make_result):
+    results = [make_result("a"), make_result("b")]
+    for result in results:
+        result.trace.values[:-1, 1] = np.nan
+    info = make_sweep("a b", tags={layout.AT_ENDS: '["nuclear"]'})
+    rows = [replace(row, spec=row.spec.model_copy(update={"seed": seed})) for seed, row in enumerate(info.trials)]
+    with SweepWriter(local, replace(info, trials=rows)) as writer:
+        writer.add("pack-0", results)
+        writer.close("FINISHED")
+    asked = [Trial(row.trial_id, row.spec) for row in rows]
+    question = Trajectories(kind="trajectories", y=("nuclear",), where="seed == 1")
+    needs = traced({"figures": {"curves": question}}, asked, info.record["measures"])
+    assert set(find_finished(local, info.experiment, {"a", "b"}, info.record, needs)) == {"a"}
 
 
 @pytest.mark.parametrize("name", ["loss", "time"])

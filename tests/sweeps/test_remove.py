@@ -17,6 +17,7 @@ from sqlalchemy import create_engine, make_url, text
 
 from orchestrator import liveness
 from orchestrator.errors import BusyError, UsageError
+from orchestrator.grid.traced import Need, Traced
 from orchestrator.storage.archive import Archive
 from orchestrator.storage.base import LocalStorage
 from orchestrator.storage.detail import Detail
@@ -228,7 +229,10 @@ def test_what_is_known_at_ends_only_is_so_wherever_it_goes(
     first = write(local, info, whole, least)
 
     def found(*columns: str) -> set[str]:
-        return set(find_finished(local, info.experiment, {"a", "b"}, info.record, columns))
+        need = Need("figures.curves", frozenset(), frozenset(columns))
+        return set(
+            find_finished(local, info.experiment, {"a", "b"}, info.record, Traced([need], {row.trial_id: row.spec for row in info.trials}))
+        )
 
     assert (found(), found("nuclear"), found("det")) == ({"a", "b"}, {"a"}, {"a", "b"})
     reused = find_finished(local, info.experiment, {"a", "b"}, info.record)

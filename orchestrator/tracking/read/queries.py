@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.errors import UsageError
 from orchestrator.tracking import layout
 from orchestrator.tracking.notes import own_note
-from orchestrator.tracking.read.results import Source, ended_trials, known_at_ends, sources
+from orchestrator.tracking.read.results import Source, ended_trials, not_whole, sources
 from orchestrator.tracking.read.runs import search, tag_is
 from orchestrator.tracking.store import Store, translated
 from workloads.training.trial_state import Outcome
@@ -17,6 +17,8 @@ from workloads.training.trial_state import Outcome
 if TYPE_CHECKING:
     import pandas as pd
     from mlflow.entities import Experiment, Run
+
+    from orchestrator.grid.traced import Traced
 
 _CANDIDATES = 8
 """Sweeps named in an error message."""
@@ -51,16 +53,16 @@ class SweepSummary:
 
 
 def find_finished(
-    store: Store, experiment: str, trial_ids: Collection[str], record: Mapping[str, Any], whole: Collection[str] = ()
+    store: Store, experiment: str, trial_ids: Collection[str], record: Mapping[str, Any], traced: Traced | None = None
 ) -> dict[str, Source]:
     """Which of the trials need not be run again: where they are, by trial id, with all that ``record`` asks for.
 
-    A trial counts if its steps are recorded by the same schedule and its measures include the ones asked for; the columns ``whole`` not
+    A trial counts if its steps are recorded by the same schedule and its measures include the ones asked for; what is ``traced`` of it not
     at its end only.
     """
     with translated(store.display):
         found = store.client.get_experiment_by_name(experiment)
-    return {} if found is None else _finished(store, found, layout.recording_tag(record), frozenset(trial_ids), whole=frozenset(whole))
+    return {} if found is None else _finished(store, found, layout.recording_tag(record), frozenset(trial_ids), traced=traced)
 
 
 def finished_by_others(store: Store, experiment_id: str, parent_id: str, record: str) -> dict[str, Source]:
@@ -75,7 +77,7 @@ def _finished(
     record: str,
     wanted: frozenset[str] | None,
     but: str = "",
-    whole: frozenset[str] = frozenset(),
+    traced: Traced | None = None,
 ) -> dict[str, Source]:
     made: dict[str, Source] = {}
     parents = _parents(store, {experiment.experiment_id: experiment}, deleted=True)
@@ -87,8 +89,8 @@ def _finished(
             continue
         with translated(store.display):
             ended = ended_trials(store, parent, measures=False)
-            if at_ends := whole & layout.at_ends(parent.data.tags):
-                ended = ended.drop(index=list(known_at_ends(store, parent, ended, at_ends)))
+            if traced is not None:
+                ended = ended.drop(index=list(not_whole(store, parent, ended, traced)))
         # Newest first, so the newest stays, of those that are there.
         made = {**sources(ended, parent.info.run_id, wanted), **made}
     return made

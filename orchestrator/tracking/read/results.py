@@ -17,6 +17,8 @@ from orchestrator.tracking.uris import is_http
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
+    from orchestrator.grid.traced import Traced
+
 _FEW = 1000
 """Runs that a database is asked for one by one; of more, it is asked for all of the experiments."""
 
@@ -71,6 +73,16 @@ def known_at_ends(store: Store, parent: Run, trials: pd.DataFrame, columns: Coll
             missing = before.isna().groupby(level=0).all().any(axis="columns")
             found.update(missing.index[missing])
     return found
+
+
+def not_whole(store: Store, parent: Run, trials: pd.DataFrame, traced: Traced) -> set[str]:
+    """Return those of the rows of `ended_trials` that have at their ends only what is ``traced`` of them."""
+    at_ends = sorted(traced.columns & set(layout.at_ends(parent.data.tags)))
+    by_columns: dict[tuple[str, ...], list[str]] = {}
+    for trial_id in trials.index if at_ends else ():
+        if needed := tuple(column for column in at_ends if traced.of([column], trial_id)):
+            by_columns.setdefault(needed, []).append(trial_id)
+    return {key for columns, some in by_columns.items() for key in known_at_ends(store, parent, trials.loc[some], columns)}
 
 
 def from_runs(runs: Iterable[Run]) -> pd.DataFrame:

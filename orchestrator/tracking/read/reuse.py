@@ -101,7 +101,7 @@ def look_up(
     """
     record = recording.as_json()
     names = list(dict.fromkeys(experiments))
-    reused = {key for name in names for key in find_finished(store, name, trial_ids, record, traced.columns)}
+    reused = {key for name in names for key in find_finished(store, name, trial_ids, record, traced)}
     continued = further(set(trial_ids) - reused)
     measured = less(set(trial_ids) - reused - continued.keys())
     left = set(trial_ids) - reused - measured.keys() - continued.keys()
@@ -119,22 +119,26 @@ def why_again(store: Store, experiments: Iterable[str], trial_ids: Collection[st
         some = ended[ended.index.isin(left)]
         lacking = _lacking(sweep, record, traced)
         for trial_id, outcome, gone in zip(some.index, some["outcome"], some["gone"], strict=True):
-            reasons["deleted in MLflow" if gone else lacking if outcome in FINISHED else str(outcome)] += 1
+            reasons["deleted in MLflow" if gone else lacking(trial_id) if outcome in FINISHED else str(outcome)] += 1
             left.discard(trial_id)
         if not left:
             break
     return reasons
 
 
-def _lacking(sweep: SweepSummary, record: str, traced: Traced) -> str:
+def _lacking(sweep: SweepSummary, record: str, traced: Traced) -> Callable[[str], str]:
+    """Return what says of a trial that a sweep has run to its end why that is not enough."""
     recorded = sweep.tags.get(layout.RECORD, layout.NOTHING)
-    lacking = layout.lacking(recorded, record)
-    if lacking is None:
-        column = min(traced.columns.keys() & layout.at_ends(sweep.tags), default=None)
-        return "its sweep was deleted" if column is None else f"has {column} at its end only, and {_needs(traced.columns[column])}"
-    needed = [question for name, question in traced.measures.items() if name in (layout.unrecorded(recorded, record) or ())]
-    return f"{lacking}, and {_needs(needed[0])}" if needed else lacking
+    lacking, unrecorded = layout.lacking(recorded, record), layout.unrecorded(recorded, record) or ()
+    at_ends = sorted(traced.columns & set(layout.at_ends(sweep.tags)))
 
+    def reason(trial_id: str) -> str:
+        if lacking is not None:
+            question = traced.of(unrecorded, trial_id)
+            return lacking if question is None else f"{lacking}, and {question} is of whole traces"
+        for column in at_ends:
+            if question := traced.of([column], trial_id):
+                return f"has {column} at its end only, and {question} is of whole traces"
+        return "its sweep was deleted"
 
-def _needs(question: str) -> str:
-    return f"{question} is of whole traces"
+    return reason
