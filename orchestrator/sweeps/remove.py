@@ -56,25 +56,40 @@ def remove(
     """Delete sweeps and their folders; return how many runs of MLflow were. What other sweeps reuse becomes theirs, unless ``with_reused``.
 
     ``removed`` is told of each of them, with its runs. Raises what `prepare` raises, and `orchestrator.errors.BusyError` if a process, of
-    whatever machine, writes to an experiment of theirs, or to that of a sweep that reuses some of them; then none of them is deleted.
+    whatever machine, writes to an experiment of theirs, or to that of a sweep that reuses some of them; then none of them is deleted. Of a
+    sweep that another one begins to reuse at the same time `orchestrator.errors.UsageError` says so, and it is there as it was.
     """
-    from orchestrator.tracking.turns import experiment_turn
     from orchestrator.tracking.write.removal import hand_over, remove_sweep
 
     ids, runs = [sweep.sweep_id for sweep in sweeps], 0
     # The newest first: as long as one is there, those that it reuses are.
     ordered = sorted(sweeps, key=lambda sweep: sweep.started, reverse=True)
-    takers = [] if with_reused else [taker.sweep for sweep in ordered for taker in prepare(store, sweep, ids, storage).reused]
     with ExitStack() as stack:
-        for name in sorted({sweep.experiment for sweep in (*sweeps, *takers)}):
-            stack.enter_context(experiment_turn(store, name, patient=False))
-        found = [prepare(store, sweep, ids, storage) for sweep in ordered]
+        found = _prepared(store, ordered, storage, stack, with_reused=with_reused)
         for one in found if not with_reused else ():
             hand_over(store, one.sweep, one.reused)
         for one in found:
             # The run last: a sweep that has it can be deleted again.
             one.folder.remove()
-            count = remove_sweep(store, one.sweep)
+            known = {reuse.sweep.sweep_id for reuse in one.reused} if with_reused else set()
+            count = remove_sweep(store, one.sweep, {*ids, *known})
             runs += count
             removed(one.sweep, count)
     return runs
+
+
+def _prepared(store: Store, sweeps: Sequence[SweepSummary], storage: str | None, stack: ExitStack, *, with_reused: bool) -> list[Removal]:
+    """Return what is to be deleted with ``sweeps``, as it stands in the turns of their experiments, and of whoever is to be given some of
+    their trials: ``stack`` holds these."""
+    from orchestrator.tracking.turns import experiment_turn
+
+    ids, held = [sweep.sweep_id for sweep in sweeps], set[str]()
+    while True:
+        found = [prepare(store, sweep, ids, storage) for sweep in sweeps]
+        takers = [] if with_reused else [reuse.sweep for one in found for reuse in one.reused]
+        # Before it was our turn others may have begun to reuse something.
+        if not (missing := {sweep.experiment for sweep in (*sweeps, *takers)} - held):
+            return found
+        for name in sorted(missing):
+            stack.enter_context(experiment_turn(store, name, patient=False))
+        held |= missing

@@ -34,7 +34,7 @@ from orchestrator.tracking.sweep_file import SweepFile
 from orchestrator.tracking.turns import experiment_turn
 from orchestrator.tracking.uris import is_http
 from orchestrator.tracking.write.delivery import complete, take
-from orchestrator.tracking.write.edits import children
+from orchestrator.tracking.write.edits import children, delete_runs
 from orchestrator.tracking.write.parent import SweepInfo
 from orchestrator.tracking.write.removal import Reuse, _take_over, hand_over, reused_by_others
 from orchestrator.tracking.write.traces import parquet_bytes, with_reused
@@ -333,6 +333,42 @@ def test_sweeps_of_other_experiments_keep_what_they_reuse(
         assert len(SweepFile(archive).runs) == 2
     assert remove(store, [found], str(tmp_path), with_reused=False) == 3
     assert not children(store, store.client.get_run(other.parent_run_id))
+
+
+@pytest.mark.parametrize(("store", "detail"), HOLDINGS[:3], indirect=True)
+@pytest.mark.parametrize("with_reused", [False, True])
+def test_what_another_sweep_begins_to_reuse_while_it_is_deleted_is_there_as_it_was(
+    store: Store,
+    three: list[SweepSummary],
+    make_sweep: MakeSweep,
+    make_result: MakeResult,
+    tmp_path: Path,
+    detail: Detail,
+    monkeypatch: pytest.MonkeyPatch,
+    with_reused: bool,
+) -> None:
+    first, *others = three
+    made: list[SweepSummary] = []
+
+    def meanwhile(*arguments: Any) -> None:
+        # All was read, and nothing is marked.
+        if not made:
+            reused = find_finished(store, first.experiment, {"d"}, {"points": 200, "steps": None, "measures": ["nuclear"]})
+            late = replace(make_sweep("g d", reused=reused), experiment=f"{first.experiment} late")
+            made.append(write(store, late, make_result("g")))
+        delete_runs(*arguments)
+
+    monkeypatch.setattr("orchestrator.tracking.write.removal.delete_runs", meanwhile)
+    before = [read(store, sweep) for sweep in others]
+    with pytest.raises(UsageError, match=rf"{first.sweep_id} is not deleted: sweep \w+ of .* late has begun to reuse 1 trial of it"):
+        remove(store, [first], str(tmp_path), with_reused=with_reused)
+    (late,) = made
+    kept = read(store, late)
+    assert not load_runs(store, again(store, late))["outcome"].isin([layout.DELETED]).any()
+    assert [read(store, sweep) for sweep in others] == before
+    # And what is tried again is done.
+    remove(store, [again(store, first)], str(tmp_path), with_reused=False)
+    assert [read(store, sweep) for sweep in (*others, late)] == [*before, kept]
 
 
 def test_its_folder_goes_with_it(local: Store, make_sweep: MakeSweep, make_result: MakeResult, tmp_path: Path, experiment: str) -> None:

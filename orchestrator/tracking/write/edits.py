@@ -41,12 +41,23 @@ def delete_runs(store: Store, run_ids: Sequence[str]) -> None:
     if not BulkRunWriter.fits(store.uri):
         _each(store, store.client.delete_run, run_ids)
         return
+    _mark(store, run_ids, {"lifecycle_stage": "deleted", "deleted_time": int(time.time() * 1000)})
+
+
+def restore_runs(store: Store, run_ids: Sequence[str]) -> None:
+    """Take back that runs were deleted, as MLflow does. Raises `orchestrator.errors.TrackingUnavailable`."""
+    if not BulkRunWriter.fits(store.uri):
+        _each(store, store.client.restore_run, run_ids)
+        return
+    _mark(store, run_ids, {"lifecycle_stage": "active", "deleted_time": None})
+
+
+def _mark(store: Store, run_ids: Sequence[str], marked: Mapping[str, Any]) -> None:
     import sqlalchemy
     from mlflow.store.tracking.dbmodels.models import SqlRun
 
     with _connected(store) as connection:
         for some in _parts(run_ids):
-            marked = {"lifecycle_stage": "deleted", "deleted_time": int(time.time() * 1000)}
             connection.execute(sqlalchemy.update(SqlRun).where(SqlRun.run_uuid.in_(some)).values(marked))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.errors import TrackingUnavailable
+from orchestrator.errors import TrackingUnavailable, UsageError
 from orchestrator.tracking import layout
 from orchestrator.tracking.gathering import Gathering
 from orchestrator.tracking.read.artifacts import Artifacts
@@ -18,8 +18,9 @@ from orchestrator.tracking.read.tables import REUSE, find_trials, is_reused
 from orchestrator.tracking.store import Store, translated
 from orchestrator.tracking.write.artifacts import put_files
 from orchestrator.tracking.write.delivery import take
-from orchestrator.tracking.write.edits import children, delete_runs, retag
+from orchestrator.tracking.write.edits import children, delete_runs, restore_runs, retag
 from orchestrator.tracking.write.results import encode_rows
+from workloads.amounts import amount
 from workloads.training.trial_state import Outcome
 
 if TYPE_CHECKING:
@@ -38,12 +39,12 @@ class Reuse:
     trials: frozenset[str]
 
 
-def reused_by_others(store: Store, sweep: SweepSummary, but: Collection[str] = ()) -> list[Reuse]:
+def reused_by_others(store: Store, sweep: SweepSummary, but: Collection[str] = (), ended: pd.DataFrame | None = None) -> list[Reuse]:
     """Return what other sweeps, of whatever experiment, reuse of one, oldest first; ``but`` those with these ids.
 
-    Raises `orchestrator.errors.TrackingUnavailable`.
+    ``ended`` are its trials, unless they are yet to be read. Raises `orchestrator.errors.TrackingUnavailable`.
     """
-    ended = own_trials(store, sweep)
+    ended = own_trials(store, sweep) if ended is None else ended
     there, found, sweeps = ended[~ended["gone"]], [], list_sweeps(store, count=False)
     parents = [other.parent_run_id for other in sweeps]
     for other in reversed(sweeps):
@@ -123,11 +124,22 @@ def _tags(row: pd.Series[Any], taker: SweepSummary) -> Mapping[str, str]:
     return tags | {tag: row[name] for tag, name in ((layout.TRACE, "trace"), (layout.FACTORS, "factors")) if isinstance(row[name], str)}
 
 
-def remove_sweep(store: Store, sweep: SweepSummary) -> int:
-    """Mark a sweep's runs as deleted, its own last, and return how many that were. Raises `orchestrator.errors.TrackingUnavailable`."""
+def remove_sweep(store: Store, sweep: SweepSummary, but: Collection[str] = ()) -> int:
+    """Mark a sweep's runs as deleted, its own last, and return how many that were.
+
+    Whoever begins to reuse some of it has it in its list first, and then looks whether it is there still. So we look last, too: if a sweep
+    reuses it that is not among those with ids in ``but``, all is as it was, and `UsageError` says so. Raises
+    `orchestrator.errors.TrackingUnavailable`.
+    """
     with translated(store.display):
         parent = store.client.get_run(sweep.parent_run_id)
-    runs = children(store, parent)
+    ended, runs = own_trials(store, sweep), children(store, parent)
     delete_runs(store, runs)
     delete_runs(store, [sweep.parent_run_id])
+    if late := reused_by_others(store, sweep, but, ended):
+        restore_runs(store, [sweep.parent_run_id, *runs])
+        raise UsageError(
+            f"sweep {sweep.sweep_id} is not deleted: sweep {late[0].sweep.sweep_id} of {late[0].sweep.experiment} has begun to reuse "
+            f"{amount(len(late[0].trials), 'trial')} of it meanwhile; try again, and what it reuses becomes its own"
+        )
     return len(runs) + 1
