@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 CHECKPOINT_SECONDS = 30.0
@@ -18,7 +18,7 @@ class Options:
     ``fresh`` runs trials that MLflow has already; those of the experiments ``reuse_from`` count as the grid's own. ``every`` is the seconds
     between checkpoints, ``patience`` the seconds to wait, once all is computed, for an MLflow that takes nothing. ``workers`` is how many
     packs run at once, by default as many as there is room for. A sweep that was sent to a cluster has its ``sweep_id`` already, and the
-    ``job`` in which it runs, with the cluster's address.
+    ``job`` in which it runs, with the cluster's address, and the tags of the ``commit`` that its grid belongs to there where it came from.
     """
 
     address: str | None = None
@@ -31,3 +31,4 @@ class Options:
     workers: int | None = None
     sweep_id: str | None = None
     job: str | None = None
+    commit: Mapping[str, str] | None = None

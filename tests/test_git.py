@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from orchestrator.cluster.jobs import order_for
 from orchestrator.git import Commit, commit_of
+from orchestrator.grid import load_grid
+from orchestrator.options import Options
+from orchestrator.storage.base import LocalStorage
+from orchestrator.sweeps.found import Found
+from orchestrator.sweeps.submit import _Beginning, recording_of
+from orchestrator.tracking import layout
+from tests.grid.test_errors import GOOD
 
 
 @pytest.fixture
@@ -67,3 +78,23 @@ def test_a_repository_from_elsewhere_runs_nothing(tree: Path, tmp_path: Path) ->
     assert not (tmp_path / "ran").exists()
     git(tree, "status")
     assert (tmp_path / "ran").exists(), "Git itself would have run it"
+
+
+def test_a_sweep_that_is_sent_to_a_cluster_takes_its_commit_along(tree: Path, tmp_path: Path) -> None:
+    (tree / "grid.yaml").write_text(GOOD)
+    git(tree, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qam", "x")
+    expected = {layout.COMMIT: git(tree, "rev-parse", "HEAD"), layout.DIRTY: "false"}
+    grid = load_grid(tree / "grid.yaml")
+    options = Options("http://127.0.0.1:8265", "http://127.0.0.1:5000")
+    sent = json.loads(json.dumps(asdict(order_for(grid, options, "0123abcd", as_json=False))))
+    # As it is there, where nothing is under the path that it had.
+    elsewhere = replace(grid, path="/nowhere/grid.yaml")
+
+    def tags(options: Options) -> dict[str, str]:
+        record = recording_of(elsewhere).as_json()
+        beginning = _Beginning(elsewhere, options, None, LocalStorage(tmp_path / "storage"), record, Found())  # type: ignore[arg-type]
+        found = beginning._tags(SimpleNamespace(address="auto"))  # type: ignore[arg-type]
+        return {key: value for key, value in found.items() if key in expected}
+
+    assert tags(Options(**sent["options"])) == expected
+    assert tags(options) == {}

@@ -21,6 +21,7 @@ from orchestrator.cluster.access import DISABLED, MISSING, REJECTED
 from orchestrator.cluster.addresses import job_server
 from orchestrator.deadline import within
 from orchestrator.errors import OrchestratorError, RayUnavailable, UsageError, one_line
+from orchestrator.tracking import layout
 from orchestrator.tracking.uris import is_http, redact, resolve, sqlite_path
 from workloads.extensions import activate, packed, unpacked
 
@@ -234,7 +235,7 @@ class Jobs:
 def order_for(grid: Grid, options: Options, sweep_id: str, as_json: bool) -> Order:
     """Return what to send for a sweep. Raises `UsageError` for a store or storage that a cluster cannot reach."""
     environment = sent_environment(options.tracking_uri)
-    sent = replace(options, address="auto", tracking_uri=None)
+    sent = replace(options, address="auto", tracking_uri=None, commit=layout.commit_tags(Path(grid.path)))
     return Order(
         sweep_id, job_server(options.address or ""), grid.path, list(grid.overrides), grid.files.names, asdict(sent), environment, as_json
     )

@@ -66,8 +66,7 @@ class Recovery:
         count, they = amount(len(trials), "trial"), agreeing(begun, "it", "they")
         if event.cause is Cause.SHARED:
             self._put_back(pack, [trials], pack.crashes, 0.0)
-            wait = agreeing(len(trials), "waits", "wait")
-            return [], f"{event.cause.value}: {count} {wait}, {begun} of them where {they} stood"
+            return [], f"{event.cause.value}: {count} {agreeing(len(trials), 'waits', 'wait')}, {begun} of them where {they} stood"
         crashes = 1 if further else pack.crashes + 1
         if event.cause is Cause.EXCEPTION:
             parts = self._halves(pack, trials)

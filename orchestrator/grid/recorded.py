@@ -41,7 +41,7 @@ def check_measures(record: Record, trials: Sequence[Trial], mistakes: list[Mista
 def _covered(names: Sequence[str], columns: Mapping[str, frozenset[tuple[int, str]]]) -> Iterator[Mistake]:
     """Yield the measures all of whose ``columns`` another one of ``names`` has, too; of two that are the same, the later."""
     for place, name in enumerate(names):
-        mine = columns.get(name)
+        mine = columns.get(name, frozenset())
         for other, theirs in columns.items() if mine else ():
             if mine < theirs or (mine == theirs and other in names[:place] and other != name):
                 message = f"{name} has no effect beside {other}, which has all of its columns"

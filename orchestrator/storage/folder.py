@@ -21,8 +21,17 @@ _IDLE = frozenset({_DESCRIPTION, _FILES})
 
 
 @dataclass(frozen=True)
+class Owner:
+    """The MLflow store that a sweep is in: its ``address``, without credentials, and what it is under whatever address, as far as known."""
+
+    address: str
+    identity: str = ""
+
+
+@dataclass(frozen=True)
 class Description:
-    """What a sweep's folder says of it. ``tracking`` is the MLflow store, without credentials; ``files`` maps names to SHA-256 digests."""
+    """What a sweep's folder says of it. ``tracking`` and ``identity`` are the address and identity of its MLflow store (`Owner`); ``files``
+    maps names to SHA-256 digests."""
 
     sweep_id: str
     experiment: str
@@ -30,6 +39,11 @@ class Description:
     record: str
     machine: str
     files: Mapping[str, str]
+    identity: str = ""
+
+    def is_of(self, owner: Owner) -> bool:
+        """Return whether the sweep is in a store, by whatever address that goes now."""
+        return self.tracking == owner.address or (self.identity != "" and self.identity == owner.identity)
 
 
 class SweepFolder:
@@ -83,17 +97,19 @@ class SweepFolder:
         self.storage.remove_folder(self.name)
 
 
-def folder_of(storage: Storage, experiment: str, sweep_id: str, tracking: str) -> SweepFolder:
-    """Return the folder of a sweep in the MLflow store ``tracking``.
+def folder_of(storage: Storage, experiment: str, sweep_id: str, owner: Owner) -> SweepFolder:
+    """Return the folder of a sweep in the MLflow store ``owner``.
 
     Another store may have the same sweep, since it can be exported and imported. Who comes second has a folder of another name.
     """
     first = SweepFolder(storage, experiment, sweep_id)
-    second = SweepFolder(storage, experiment, f"{sweep_id}-{hashlib.sha256(tracking.encode()).hexdigest()[:8]}")
     there = first.description()
-    if there is not None and there.tracking == tracking:
+    if there is not None and there.is_of(owner):
         return first
-    return second if there is not None or second.description() is not None else first
+    names = dict.fromkeys(f"{sweep_id}-{hashlib.sha256(key.encode()).hexdigest()[:8]}" for key in (owner.address, owner.identity) if key)
+    others = [SweepFolder(storage, experiment, name) for name in names]
+    own = next((folder for folder in others if (told := folder.description()) is not None and told.is_of(owner)), None)
+    return own or (first if there is None else others[-1])
 
 
 def folders(storage: Storage, experiment: str | None = None) -> Iterator[tuple[SweepFolder, Description]]:

@@ -41,7 +41,7 @@ def prepare(store: Store, sweep: SweepSummary, but: Collection[str], storage: st
         where = sweep.tags.get(layout.HOST, "another machine")
         raise UsageError(f"sweep {sweep.sweep_id} is running on {where}: `orchestrate cancel {sweep.sweep_id}` ends it")
     place = open_storage(storage or sweep.tags.get(layout.STORAGE))
-    folder = folder_of(place, sweep.experiment, sweep.sweep_id, store.display)
+    folder = folder_of(place, sweep.experiment, sweep.sweep_id, store.owner(sweep.experiment))
     return Removal(sweep, reused_by_others(store, sweep, but), folder, len(folder.spool.names()))
 
 

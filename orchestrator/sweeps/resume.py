@@ -125,9 +125,9 @@ def settle(store: Store, storage: Storage, experiment: str, turn: Turn) -> tuple
     from orchestrator.tracking.write.delivery import deliver
 
     sweeps = {sweep.sweep_id: sweep for sweep in list_sweeps(store, experiment, count=False)}
-    stopped, unknown = [], []
+    stopped, unknown, owner = [], [], store.owner(experiment)
     for folder, description in folders(storage, experiment):
-        if description.tracking != store.display:
+        if not description.is_of(owner):
             # Not even if its sweep is here: that may be a copy, from a file.
             continue
         sweep = sweeps.get(description.sweep_id)
@@ -212,7 +212,7 @@ def sync(store: Store, storage: Storage, sweep_id: str | None) -> Iterator[Synce
         if sweep_id is not None and not description.sweep_id.startswith(sweep_id):
             continue
         sweeps = {sweep.sweep_id: sweep for sweep in list_sweeps(store, description.experiment, count=False)}
-        sweep, here = sweeps.get(description.sweep_id), description.tracking == store.display
+        sweep, here = sweeps.get(description.sweep_id), description.is_of(store.owner(description.experiment))
         if sweep is None or not here:
             # Of a sweep that is in another store there may be a copy here, from a file.
             waiting = len(folder.spool.names()) if here or sweep is not None else 0

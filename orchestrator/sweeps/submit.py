@@ -16,7 +16,6 @@ from orchestrator.errors import StorageUnavailable, TrackingUnavailable
 from orchestrator.execution.progress import Logged, Reporter, State
 from orchestrator.execution.recovery import Recovery
 from orchestrator.execution.scheduler import Board
-from orchestrator.git import commit_of
 from orchestrator.options import Options
 from orchestrator.planning.pack import steps_left
 from orchestrator.planning.plan import Plan, make_plan
@@ -197,9 +196,11 @@ class _Beginning:
     @contextmanager
     def folder(self) -> Iterator[SweepFolder]:
         """Provide the sweep's folder; it goes again if nothing came of the sweep."""
-        grid, folder = self.grid, folder_of(self.storage, self.grid.name, self.sweep_id, self.store.display)
+        grid, owner = self.grid, self.store.owner(self.grid.name)
+        folder = folder_of(self.storage, grid.name, self.sweep_id, owner)
         fresh = folder.description() is None
-        description = Description(self.sweep_id, grid.name, self.store.display, self.tag, liveness.machine(), grid.files.names)
+        own = (owner.address, self.tag, liveness.machine(), grid.files.names, owner.identity)
+        description = Description(self.sweep_id, grid.name, *own)
         described = False
         try:
             folder.describe(description, grid.files.contents)
@@ -287,16 +288,9 @@ class _Beginning:
             layout.JOB: self.options.job or "",
             "orchestrate.ray": cluster.address,
             **layout.versions(),
-            **_commit(Path(self.grid.path)),
+            # Where a sweep was sent to there may be no such file, or another one.
+            **(layout.commit_tags(Path(self.grid.path)) if self.options.commit is None else self.options.commit),
         }
-
-
-def _commit(grid: Path) -> dict[str, str]:
-    """Return which commit a grid file belongs to, as tags."""
-    commit = commit_of(grid)
-    if commit is None:
-        return {}
-    return {layout.COMMIT: commit.name} | ({} if commit.dirty is None else {layout.DIRTY: str(commit.dirty).lower()})
 
 
 def _announcement(grid: Grid, plan: Plan, cluster: Cluster) -> str:

@@ -8,8 +8,10 @@ import platform
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
+from orchestrator.git import commit_of
 from workloads.training.trial_state import Outcome
 
 KIND = "orchestrate.kind"
@@ -274,6 +276,14 @@ def version() -> str:
     except metadata.PackageNotFoundError:
         # Run from a checkout that was never installed.
         return "unknown"
+
+
+def commit_tags(grid: Path) -> dict[str, str]:
+    """Return which commit a grid file belongs to, as tags; none where Git does not say at once."""
+    commit = commit_of(grid)
+    if commit is None:
+        return {}
+    return {COMMIT: commit.name} | ({} if commit.dirty is None else {DIRTY: str(commit.dirty).lower()})
 
 
 def versions() -> dict[str, str]:

@@ -24,6 +24,8 @@ from orchestrator.tracking.uris import is_http, redact, resolve, sqlite_path
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
+    from orchestrator.storage.folder import Owner
+
 
 UNFINISHED = ".{}.{}.{}.unfinished"
 """The name of a database while it is made: its own, this machine's, and the process's number."""
@@ -42,6 +44,24 @@ class Store:
     def display(self) -> str:
         """The URI, fit to print."""
         return redact(self.uri)
+
+    def owner(self, experiment: str) -> Owner:
+        """Return what the folders of sweeps of an experiment call this store.
+
+        A SQLite file is where it is. What is reached by a network may have many addresses: it is known by when it made the experiment.
+        """
+        from orchestrator.storage.folder import Owner
+
+        path = sqlite_path(self.uri)
+        if path is not None:
+            return Owner(self.display, f"sqlite:{path}")
+        with translated(self.display):
+            found = self.client.get_experiment_by_name(experiment)
+        if found is None or not found.creation_time:
+            return Owner(self.display)
+        # What a server and its database take differs.
+        kind = "server" if is_http(self.uri) else "database"
+        return Owner(self.display, f"{kind}:{found.experiment_id}:{found.creation_time}")
 
     def experiment(self, name: str) -> str:
         """Return the id of the experiment of that name, which is created if there is none. Raises `UsageError` if it was deleted."""
