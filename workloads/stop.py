@@ -66,12 +66,6 @@ class Stop(Section):
                 if key in self.model_fields_set:
                     yield f"stop.{key}", "has no effect without stop.loss"
 
-    def ineffective(self, steps: int | None) -> Iterator[Conflict]:
-        """Yield the keys that make no difference to a trial of so many ``steps``."""
-        first = self.check_every * max(self.consecutive - 1, 1)
-        if self.loss is not None and steps is not None and first > steps:
-            yield "stop.loss", f"has no effect: it is looked at from step {first:,} on, and there are {steps:,} steps at most"
-
 
 def columns_in(condition: str) -> list[str]:
     """Return the columns that a condition looks at, once each; of ``lowest(det)`` that is ``det``."""

@@ -194,7 +194,6 @@ class TrialSpec(BaseModel):
             yield from self.init.ineffective(self.factorization, self.shape)
         if self.optimizer is not None:
             yield from self.optimizer.ineffective(self.problem.observations(), steps)
-        yield from self.stop.ineffective(steps)
 
     @property
     def own(self) -> tuple[Section, ...]:

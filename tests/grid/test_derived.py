@@ -278,8 +278,8 @@ def test_no_comparison_with_a_key_that_a_trial_does_not_have_holds(condition, le
 
 def test_values_that_follow_from_values_are_computed_once():
     """Forty times forty times forty additions, and so on: minutes, if each is computed whenever it is asked for."""
-    chain = ["stop.steps", "problem.observed", "optimizer.batch", "problem.seed", "factorization.depth"]
-    sections = {"stop": {}, "problem": {}, "factorization": {}, "optimizer": {}}
+    chain = ["stop.steps", "stop.check_every", "stop.consecutive", "problem.seed", "factorization.depth"]
+    sections = {"stop": {"loss": 0.1}, "problem": {}, "factorization": {}}
     for key, after in pairwise(chain):
         part, _, name = key.partition(".")
         sections[part][name] = "= 2 + min(" + " + ".join([after] * 40) + ", 5)"

@@ -75,7 +75,6 @@ IN_ALL = "there are 10 at most; leave it out"
         (steps_by("schedule: {cosine: 5, floor: 1}"), "g.yaml:6:45: optimizer.schedule.cosine: has no effect: optimizer.schedule.floor is 1, from which nothing falls; leave it out"),
         (with_noise("std: 0, share: 0.1"), "g.yaml:3:101: problem.noise.share: has no effect: problem.noise.std is 0, which is no noise; leave it out"),
         (swapped("depth: 2", "depth: 1").replace("scale: 0.1", "scale: 0.1, balanced: true"), "g.yaml:5:38: init.balanced: has no effect: a single factor has none to be balanced with; leave it out"),
-        (swapped("steps: 10", "steps: 10, loss: 0.1, check_every: 20"), "g.yaml:7:21: stop.loss: has no effect: it is looked at from step 20 on, and there are 10 steps at most; leave it out"),
         (GOOD + "record: {steps: [11, 20]}\n", "g.yaml:8:10: record.steps: has no effect: the first of them is step 11, and no trial takes more than 10"),
         (GOOD + "record: {checkpoint_steps: [11]}\n", "g.yaml:8:10: record.checkpoint_steps: has no effect: the first of them is step 11, and no trial takes more than 10"),
         (GOOD + "record: {measures: [singular_values_4]}\n", "g.yaml:8:21: record.measures: singular_values_4 asks for more than there are: singular_values_3 has them all"),

@@ -24,7 +24,7 @@ from workloads.training.results import TrialResult
 OTHERS = [
     ("bulk", "?", lambda uri: f"{uri}?timeout=9"),
     pytest.param("server", "localhost", lambda uri: uri.replace("127.0.0.1", "localhost"), marks=pytest.mark.server),
-    pytest.param("database", "postgresql:", lambda uri: uri.replace("+psycopg2", ""), marks=NEEDS_POSTGRESQL),
+    pytest.param("database", "localhost", lambda uri: uri.replace("127.0.0.1", "localhost"), marks=NEEDS_POSTGRESQL),
 ]
 """Kinds of stores, with what is in another address of theirs, and that."""
 
