@@ -40,7 +40,7 @@ def _started(number: int) -> str:
 
     try:
         # The 22nd field; the second is a name in brackets that may hold anything.
-        return "#" + Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[19]
+        return "#" + Path(f"/proc/{number}/stat").read_bytes().rpartition(b")")[2].split()[19].decode()
     except (OSError, IndexError):
         return f"{psutil.Process(number).create_time():.0f}"
 
