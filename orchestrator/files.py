@@ -34,6 +34,23 @@ def read_file(path: Path, limit: int) -> bytes:
         raise OSError(errno.EINVAL, "no file can have this name") from error
 
 
+def is_file(path: Path) -> bool:
+    """Return whether a regular file is seen there: not in a folder that is closed to us, nor by a name that no file can have."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def of_home(text: str) -> Path:
+    """Return the path that is meant, with ``~`` as shells have it: where there is no such user, it stands for itself."""
+    path = Path(text)
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
+
+
 def state_folder() -> Path:
     """Return where this user's locks, and checkpoints of sweeps that are under way, are kept: never beside the user's files."""
     return user_state_path("orchestrate")
@@ -44,6 +61,8 @@ def write_file(path: Path, content: bytes, *, durable: bool = False) -> None:
 
     Raises `StorageUnavailable` if that cannot be; what was there before is then untouched.
     """
+    if not path.name:
+        raise StorageUnavailable(f"cannot write {path}: it is a folder")
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with partial.open("wb") as file:

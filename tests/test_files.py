@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
-from orchestrator.files import file_name, read_file
+from orchestrator.errors import StorageUnavailable
+from orchestrator.files import file_name, is_file, of_home, read_file, write_file
 
 
 @pytest.mark.parametrize(
@@ -29,3 +31,16 @@ def test_only_regular_files_are_read(tmp_path):
     for name in ("pipe", ".", "missing", "\0", "/dev/zero", "/dev/null"):
         with pytest.raises(OSError):  # noqa: PT011
             read_file(tmp_path / name, 5)
+
+
+def test_what_no_file_can_be_called_is_none(tmp_path):
+    (tmp_path / "file").touch()
+    assert [is_file(tmp_path / name) for name in ("file", ".", "missing", "x" * 300)] == [True, False, False, False]
+    for folder in (".", "/"):
+        with pytest.raises(StorageUnavailable, match="it is a folder"):
+            write_file(Path(folder), b"x")
+
+
+def test_a_home_is_that_of_a_user_who_is_there(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert [str(of_home(text)) for text in ("~/x", "~nobody-called-so/x", "x")] == ["/home/me/x", "~nobody-called-so/x", "x"]

@@ -9,6 +9,7 @@ from typing import Any
 
 from orchestrator.errors import CodeError
 from orchestrator.extensions import told
+from orchestrator.files import is_file
 from orchestrator.grid.quoting import shown
 from orchestrator.grid.source import Mistake
 from workloads import measures
@@ -32,7 +33,7 @@ def check_needs(data: Mapping[str, Any], folder: Path, mistakes: list[Mistake]) 
     for place, one in enumerate(wanted):
         if not _names(one) & there:
             path = folder / one
-            given = path if one.endswith(".py") and path.is_file() else one
+            given = path if one.endswith(".py") and is_file(path) else one
             key = ("needs",) if isinstance(needs, str) else ("needs", place)
             mistakes.append(Mistake(key, "needs", f"{one} is code, which a grid alone never runs: give it as --with {given}"))
     return not mistakes

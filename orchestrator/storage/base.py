@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from orchestrator.errors import StorageUnavailable, UsageError
-from orchestrator.files import make_folder, state_folder, write_file
+from orchestrator.files import make_folder, of_home, state_folder, write_file
 
 VARIABLE = "ORCHESTRATE_STORAGE"
 SHOWN_STORES = ("s3", "gs")
@@ -53,12 +53,13 @@ def open_storage(url: str | None = None) -> Storage:
     chosen = url or os.environ.get(VARIABLE) or str(state_folder() / "storage")
     found = _SCHEME.match(chosen)
     if found is None or found[1] == "file":
-        path = Path(chosen.removeprefix("file://")).expanduser()
+        path = of_home(chosen.removeprefix("file://"))
         if "\0" in chosen:
             raise UsageError(f"--storage {chosen!r} is not a folder")
-        if path.exists() and not path.is_dir():
-            # Perhaps it was one, and will be one again.
-            raise StorageUnavailable(f"the storage {path} is not a folder")
+        with _failing(f"the storage {path} cannot be used"):
+            if path.exists() and not path.is_dir():
+                # Perhaps it was one, and will be one again.
+                raise StorageUnavailable(f"the storage {path} is not a folder")
         return LocalStorage(path.resolve())
     if "@" in chosen.partition("://")[2].partition("/")[0]:
         raise UsageError(f"--storage: {CREDENTIALS}")

@@ -38,7 +38,11 @@ def check_place(uri: str, *, seconds: float = TIMEOUT) -> None:
     """
     path = sqlite_path(uri)
     if path is not None:
-        _check_sqlite(path, seconds)
+        try:
+            _check_sqlite(path, seconds)
+        except OSError as error:
+            # Of a folder that is closed to us, or a name that no file can have.
+            raise TrackingUnavailable(f"cannot look for {path}: {error.strerror}; choose another --tracking-uri") from None
     elif uri.startswith("sqlite:"):
         raise TrackingUnavailable(f"{uri} keeps nothing: give a file, such as sqlite:///mlflow.db")
     elif is_http(uri) and not getproxies():

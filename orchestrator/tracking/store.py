@@ -212,7 +212,11 @@ def _remove_unfinished(path: Path) -> None:
 def is_there(uri: str | None = None) -> bool:
     """Return whether there may be a store: any but a SQLite file that does not exist. Imports nothing of MLflow."""
     path = sqlite_path(resolve(uri))
-    return path is None or path.exists()
+    try:
+        return path is None or path.exists()
+    except OSError:
+        # Why it cannot be looked for is told to whoever opens it.
+        return True
 
 
 def open_existing(uri: str | None = None) -> Store:

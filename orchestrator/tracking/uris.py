@@ -6,6 +6,8 @@ import os
 import re
 from pathlib import Path
 
+from orchestrator.files import of_home
+
 DEFAULT_URI = "sqlite:///mlflow.db"
 _SQLITE = "sqlite:///"
 _USERINFO = re.compile(r"(:/{1,2})(?=[^/\n])([^:/@\n]*)(:(?:\S*|(?:(?!://)[^\n])*))?@")
@@ -35,7 +37,7 @@ def resolve(uri: str | None) -> str:
         options = chosen.partition("?")[1] + chosen.partition("?")[2]
         return f"{_SQLITE}{path}{options}"
     if "://" not in chosen and not chosen.startswith(("databricks", "file:")):
-        return Path(chosen).expanduser().resolve().as_uri()
+        return of_home(chosen).resolve().as_uri()
     return chosen.rstrip("/") if is_http(chosen) else chosen
 
 

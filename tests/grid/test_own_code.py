@@ -59,6 +59,7 @@ def test_a_grid_alone_runs_no_code(tmp_path):
         "g.yaml:2:9: needs: lab.models is code, which a grid alone never runs: give it as --with lab.models"
     ]
     assert errors(GRID.replace("models.py", "{a: b}"))[0].startswith("g.yaml:2:1: needs: must be the name of a file or module")
+    assert "is code" in errors(GRID.replace("models.py", "x" * 300 + ".py"))[0]
 
 
 def test_a_module_that_is_a_single_file_goes_by_its_name(tmp_path, monkeypatch):

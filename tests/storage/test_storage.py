@@ -119,6 +119,8 @@ def test_what_is_in_the_place_of_a_storage_is_no_mistake_of_the_command_line(mon
     monkeypatch.setenv("ORCHESTRATE_STORAGE", str(tmp_path / "storage"))
     with pytest.raises(StorageUnavailable, match="storage is not a folder"):
         open_storage()
+    with pytest.raises(StorageUnavailable, match="cannot be used: File name too long"):
+        open_storage("x" * 300)
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,9 @@ def test_reading_creates_no_database(local: Store, tmp_path: Path) -> None:
         open_existing(f"sqlite:///{missing}")
     assert not missing.parent.exists()
     assert open_existing(local.uri).uri == local.uri
+    # Whether it is there cannot be said, as of a file in a folder that is closed to us.
+    with pytest.raises(TrackingUnavailable, match=r"cannot look for .*: File name too long"):
+        open_existing(f"sqlite:///{'x' * 300}")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from orchestrator.cli.options import tracking_option
+from orchestrator.files import is_file
 from workloads.amounts import ended_of
 
 
@@ -28,7 +29,7 @@ def command(file: Path, tracking_uri: str | None) -> None:
     from orchestrator.sweeps.share import import_sweep
     from orchestrator.tracking.store import open_store
 
-    if not file.is_file():
+    if not is_file(file):
         raise click.UsageError(f"{file}: there is no such file")
     store = open_store(tracking_uri)
     with counted("importing") as advanced:

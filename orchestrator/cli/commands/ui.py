@@ -25,14 +25,16 @@ def command(tracking_uri: str | None, host: str, port: int) -> None:
       orchestrate ui
       orchestrate ui --port 5001
     """
+    from orchestrator.tracking.preflight import check_place
+    from orchestrator.tracking.store import is_there
     from orchestrator.tracking.uris import is_http, redact, resolve, sqlite_path
 
     uri = resolve(tracking_uri)
     if is_http(uri):
         raise UsageError(f"{redact(uri)} is a server already: open it in a browser")
-    path = sqlite_path(uri)
-    if path is not None and not path.exists():
-        raise UsageError(f"there are no runs yet: {path} does not exist. Submit a grid first, or give --tracking-uri")
+    if not is_there(tracking_uri):
+        raise UsageError(f"there are no runs yet: {sqlite_path(uri)} does not exist. Submit a grid first, or give --tracking-uri")
+    check_place(uri)
     click.echo(f"MLflow shows {redact(uri)} at http://{host}:{port} (Ctrl-C ends it)", err=True)
     # One worker serves one person; MLflow's default of four takes a gigabyte and seconds longer to start.
     # The store's address goes into the environment: arguments can be read by every user of the machine, and it may hold a password.
