@@ -45,6 +45,12 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def storable(text: str) -> str:
+    """``text`` as whatever keeps it takes it: databases have no place for a NUL, nor files for halves of surrogate pairs, as names of files
+    may hold that were quoted."""
+    return text.encode(errors="backslashreplace").decode().replace("\0", "\\0")
+
+
 class UsageError(OrchestratorError):
     """A command-line argument is wrong, or names a sweep or trial that does not exist."""
 

@@ -13,6 +13,7 @@ from orchestrator.cluster import warm
 from orchestrator.cluster.remote_worker import RemoteWorker
 from orchestrator.cluster.sharing import NAMESPACE, WorkerName
 from orchestrator.cluster.sizing import Allotment
+from orchestrator.errors import storable
 from orchestrator.execution.events import Cause
 from orchestrator.extensions import Carried
 from orchestrator.planning.pack import Pack
@@ -205,7 +206,7 @@ def cause_of(error: Exception) -> Cause:
 
 def words_of(error: Exception) -> str:
     """Return what Ray says of a worker's end, in `SAID` lines at most, and nothing of other processes."""
-    lines = [line.rstrip() for line in redact(str(error)).splitlines() if line.strip()]
+    lines = [line.rstrip() for line in redact(storable(str(error))).splitlines() if line.strip()]
     kept = list(itertools.takewhile(lambda line: not PROCESSES.match(line), lines))
     if len(kept) > SAID:
         # The first lines say whose end it is, the last ones of a traceback what has happened.

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import torch
 
-from orchestrator.errors import StorageUnavailable
+from orchestrator.errors import StorageUnavailable, storable
 from orchestrator.execution.events import Broken, Saved, WorkerEvent
 from orchestrator.planning.pack import PACK_BYTES, Pack
 from orchestrator.storage.checkpoints import Checkpointing, Pace
@@ -98,7 +98,7 @@ class Worker:
                     case _:
                         yield event
         except Exception as error:
-            yield Broken(traced(error))
+            yield Broken(storable(traced(error)))
         finally:
             # What was asked too late is not asked of the next pack.
             self._asked.clear()

@@ -41,3 +41,4 @@ def test_long_words_keep_their_beginning_and_their_end_and_no_passwords():
     assert "The actor died" in "\n".join(said[:3])
     assert said[-1] == "OSError: cannot reach http://me:***@host"
     assert words_of(ValueError()) == "ValueError: "
+    assert words_of(ValueError("no file d\udce9v\0")) == r"ValueError: no file d\udce9v\0"

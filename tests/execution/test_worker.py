@@ -20,7 +20,7 @@ class Breaks(BatchedEngine):
 
     def advance(self, lanes, until_step, until_loss, limit):
         if lanes.step.max(initial=0) >= 100:
-            raise RuntimeError("the device fell off")
+            raise RuntimeError("the device fell off, says d\udce9v\0")
         return super().advance(lanes, until_step, until_loss, limit)
 
 
@@ -36,5 +36,6 @@ def test_an_exception_ends_a_pack_with_its_traceback(monkeypatch):
     assert set(results) == {"t0"}
     (broken,) = (e for e in events if isinstance(e, Broken))
     assert broken is events[-1]
-    assert "RuntimeError: the device fell off" in broken.error
+    # As a file takes it, and a database.
+    assert r"RuntimeError: the device fell off, says d\udce9v\0" in broken.error
     assert "Traceback" in broken.error
