@@ -42,7 +42,14 @@ def one_line(text: str) -> str:
 
 def printable(text: str) -> str:
     """``text`` with whatever is no character to be read, such as what moves a cursor, written out."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def printable_lines(text: str) -> str:
+    """``text`` of several lines, such as a traceback, each as `printable` has it; tabs become spaces."""
+    return "\n".join(printable(line.expandtabs()) for line in text.splitlines())
 
 
 def storable(text: str) -> str:

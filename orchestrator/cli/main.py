@@ -21,7 +21,7 @@ from orchestrator.cli.client import delegated, end_like, run_here
 from orchestrator.cli.options import INTERRUPTED
 from orchestrator.cli.output import drop_unread
 from orchestrator.deadline import within
-from orchestrator.errors import CodeError, OrchestratorError, UnavailableError
+from orchestrator.errors import CodeError, OrchestratorError, UnavailableError, printable
 
 RARELY = 100_000
 """Objects made between two garbage collections. With Python's 700 they take a quarter of the time that imports take."""
@@ -89,7 +89,7 @@ def run_command(command: click.Command) -> int:
         code = command.main(prog_name="orchestrate", standalone_mode=False)
     except OrchestratorError as error:
         for line in str(error).splitlines():
-            click.echo(f"error: {line}", err=True)
+            click.echo(f"error: {printable(line)}", err=True)
         code = error.exit_code
     except click.exceptions.Exit as error:
         code = error.exit_code

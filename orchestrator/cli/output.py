@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from orchestrator.errors import one_line
+from orchestrator.errors import one_line, printable
 
 if TYPE_CHECKING:
     from orchestrator.tracking.read.queries import SweepSummary
@@ -44,6 +44,8 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, empty: 
     if not rows:
         click.echo(empty, err=True)
         return
+    # What a store or a file from elsewhere says moves no cursor.
+    header, rows = [*map(printable, header)], [[*map(printable, row)] for row in rows]
     widths = [max(len(row[n]) for row in (header, *rows)) for n in range(len(header))]
     edge = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for row in (header, *rows):

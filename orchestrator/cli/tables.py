@@ -13,6 +13,7 @@ import click
 from orchestrator.cli.options import output_option, write_content, write_frame
 from orchestrator.cli.output import print_fitting
 from orchestrator.cli.verdicts import print_left_out, print_lost
+from orchestrator.errors import printable
 
 if TYPE_CHECKING:
     from orchestrator.analysis.results import Results
@@ -120,4 +121,4 @@ def _write(table: Table, form: str, output: Path | None) -> None:
         digits = typesetting.DIGITS if table.caption else 6
         print_fitting([column.name for column in columns], typesetting.rows_of(table, columns, digits), empty="no trials")
         for text in typesetting.notes_of(table, lambda value: typesetting.plain_cell(value, 6)):
-            click.echo(text)
+            click.echo(printable(text))

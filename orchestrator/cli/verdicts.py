@@ -21,12 +21,12 @@ def print_verdicts(verdicts: Sequence[Verdict], *, err: bool = False) -> None:
         word = verdict.word if verdict.holds or not verdict.required else verdict.word.upper()
         word = "does not hold" if word == "broken" else word
         click.echo(f"{word:>13}  {verdict.name}: {one_line(verdict.says or '')}", err=err)
-        click.echo(f"{'':>13}  {verdict.found} (rests on {amount(verdict.trials, 'trial')})", err=err)
+        click.echo(f"{'':>13}  {one_line(verdict.found)} (rests on {amount(verdict.trials, 'trial')})", err=err)
         if verdict.worst is not None:
             step = f" at step {verdict.worst.step:,}" if verdict.worst.step is not None else ""
             nearest = "nearest to breaking it" if verdict.holds else "worst"
             run = f", run {verdict.worst.run_id}" if verdict.worst.run_id else ""
-            click.echo(f"{'':>13}  {nearest}: {verdict.worst.shows}{step}, trial {verdict.worst.trial_id}{run}", err=err)
+            click.echo(f"{'':>13}  {nearest}: {one_line(verdict.worst.shows)}{step}, trial {verdict.worst.trial_id}{run}", err=err)
 
 
 def print_figures(files: Sequence[Path], undrawn: Mapping[str, str], *, err: bool = False) -> None:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from orchestrator.errors import UsageError, one_line
 from orchestrator.storage.archive import Archive
@@ -49,7 +49,8 @@ MAX_TIME = 1 << 44
 _TEXTS = {"trial_id", "pack", "spec", "source", "run_id", "name", "tags", "params", "outcome", "trace", "factors", "error"}
 _WHOLE = {"attempt", "steps", "step", "started", "ended"}
 
-Id = Annotated[str, Field(pattern=r"^\w[\w-]{0,63}$")]
+_TRIAL = r"\w[\w-]{0,63}"
+Id = Annotated[str, Field(pattern=f"^{_TRIAL}$")]
 Time = Annotated[int, Field(ge=0, le=MAX_TIME)]
 Point = tuple[float, Time, Annotated[int, Field(ge=0, le=1 << 62)]]
 
@@ -75,6 +76,13 @@ _TAGS: Mapping[str, TypeAdapter[Any]] = {
 """What tags of a sweep are, as JSON, that are read as more than text."""
 
 
+def _seen(text: str) -> str:
+    """Return a text that can be read as it is. Raises `ValueError` for another."""
+    if not text.isprintable():
+        raise ValueError("has characters that cannot be seen")
+    return text
+
+
 class About(BaseModel):
     """A sweep's own run: times in milliseconds since the epoch, ``metrics`` by name as (value, time, step), and about how many ``points``
     of a trace its trials' runs have."""
@@ -82,7 +90,7 @@ class About(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
 
     sweep_id: Id
-    experiment: Annotated[str, Field(min_length=1, max_length=500)]
+    experiment: Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_seen)]
     run_id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
     name: Annotated[str, Field(max_length=250)]
     status: Literal["RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED"]
@@ -144,6 +152,8 @@ class SweepFile:
         missing |= (set(self.results["trace"].dropna()) | set(self.results["factors"].dropna())) - names
         if missing:
             raise self._wrong(f"{sorted(missing)[0]} is missing")
+        if not trials.str.fullmatch(_TRIAL).all():
+            raise self._wrong("the id of a trial is none")
         ended = self.results["trial_id"]
         if trials.duplicated().any() or ended.duplicated().any() or not ended.isin(trials).all():
             raise self._wrong("its trials are not those that it lists")

@@ -439,6 +439,8 @@ FORGERIES: dict[str, tuple[Callable[[dict[str, Any], dict[str, bytes]], Any], st
     "no table": (lambda _, files: files.update({"results.parquet": b"PAR1"}), r"results\.parquet: "),
     "no id": (lambda about, _: about.update(sweep_id="../x"), "sweep_id: "),
     "no run": (lambda about, _: about.update(run_id="'; DROP TABLE runs"), "run_id: "),
+    "no experiment": (lambda about, _: about.update(experiment="a\x1b[2J"), "experiment: .*cannot be seen"),
+    "no trial": (lambda _, files: table(files, "trials.parquet", lambda f: f.assign(trial_id="\x1b[2J")), "the id of a trial is none"),
     "no status": (lambda about, _: about.update(status="PENDING"), "status: "),
     "more": (lambda about, _: about.update(command="rm -rf /"), "command: "),
     "twice": (lambda _, files: table(files, "results.parquet", lambda f: pd.concat([f, f])), "its trials are not those that it lists"),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from orchestrator.cli.options import INTERRUPTED, address_option, sweep_argument, tracking_option
+from orchestrator.errors import printable, printable_lines
 from orchestrator.tracking.uris import is_http
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def _follow(store: Store, sweep: SweepSummary) -> None:
                 sweep = refreshed(store, sweep)
                 text = "".join(store.texts(sweep.parent_run_id, layout.LOGS_FOLDER))
                 for line in text.removeprefix(shown).splitlines():
-                    reporter.note(line)
+                    reporter.note(printable(line))
                 shown = text
                 if (state := progress_of(sweep)) is not None:
                     reporter.update(state)
@@ -98,7 +99,7 @@ def _follow(store: Store, sweep: SweepSummary) -> None:
 
 def _print_notes(texts: list[str], sweep_id: str, status: str) -> None:
     for text in texts:
-        click.echo(text, nl=False)
+        click.echo(printable_lines(text))
     if not texts:
         state = "it has just begun" if status == "RUNNING" else "it was killed before it could write any down"
         click.echo(f"sweep {sweep_id} has no notes: {state}", err=True)

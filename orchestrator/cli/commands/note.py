@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from orchestrator.cli.options import sweep_argument, tracking_option
-from orchestrator.errors import printable
+from orchestrator.errors import printable_lines
 
 
 @click.command("note")
@@ -36,6 +36,6 @@ def command(sweep: str, text: str | None, replace: bool, tracking_uri: str | Non
     if text is not None:
         annotate(store, found, text, replace=replace)
     elif found.note:
-        click.echo("\n".join(printable(line) for line in found.note.splitlines()))
+        click.echo(printable_lines(found.note))
     else:
         click.echo(f"sweep {found.sweep_id} has no note", err=True)

@@ -6,7 +6,7 @@ import click
 
 from orchestrator.cli.options import json_option, print_json, sweep_argument, tracking_option
 from orchestrator.cli.output import counts_text, started_text, summary_json, title
-from orchestrator.errors import one_line
+from orchestrator.errors import one_line, printable_lines
 from workloads.amounts import ended_of
 
 SHOWN_FAILURES = 5
@@ -44,7 +44,8 @@ def command(sweep: str, tracking_uri: str | None, as_json: bool, show_all: bool)
         return
     ended = sum(found.counts.values()) + found.reused
     name = f", {title(found)}," if title(found) else ""
-    click.echo(f"sweep {found.sweep_id}{name} of {found.experiment}: {found.status.lower()}, started {started_text(found.started)}")
+    group = one_line(found.experiment)
+    click.echo(f"sweep {found.sweep_id}{name} of {group}: {found.status.lower()}, started {started_text(found.started)}")
     click.echo(f"{ended_of(ended, found.trials)}: {counts_text(found) or 'none yet'}")
     if (state := progress_of(found)) is not None:
         click.echo(f"in training: {describe(state)}")
@@ -60,6 +61,6 @@ def command(sweep: str, tracking_uri: str | None, as_json: bool, show_all: bool)
         click.echo("\n".join(f"note: {one_line(line)}" for line in found.note.splitlines()))
     shown = failed if show_all else failed[:SHOWN_FAILURES]
     for trial, run, text in shown:
-        click.echo(f"\nfailed trial {trial} (MLflow run {run}):\n{text.rstrip()}")
+        click.echo(f"\nfailed trial {one_line(trial)} (MLflow run {run}):\n{printable_lines(text.rstrip())}")
     if len(shown) < len(failed):
         click.echo(f"\nand {len(failed) - len(shown)} more: --all shows them")
