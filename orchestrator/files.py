@@ -15,6 +15,7 @@ from orchestrator.errors import StorageUnavailable
 
 MAX_NAME = 200
 """Bytes of a name for files and folders."""
+FOLDER_TRIES = 5
 
 
 def read_file(path: Path, limit: int) -> bytes:
@@ -86,7 +87,12 @@ def file_name(title: str) -> str:
 
 def make_folder(path: Path) -> None:
     """Make a folder and those above it. Raises `StorageUnavailable` if that cannot be."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageUnavailable(f"cannot make the folder {path}: {error.strerror}") from error
+    for tries in range(1, FOLDER_TRIES + 1):
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            # Whoever is through with a folder beside it removes what is then empty above, which this may just have made.
+            if not isinstance(error, FileNotFoundError) or tries == FOLDER_TRIES:
+                raise StorageUnavailable(f"cannot make the folder {path}: {error.strerror}") from error
+        else:
+            return

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import StorageUnavailable
-from orchestrator.files import file_name, is_file, of_home, read_file, write_file
+from orchestrator.files import file_name, is_file, make_folder, of_home, read_file, write_file
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,21 @@ def test_what_no_file_can_be_called_is_none(tmp_path):
 def test_a_home_is_that_of_a_user_who_is_there(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     assert [str(of_home(text)) for text in ("~/x", "~nobody-called-so/x", "x")] == ["/home/me/x", "~nobody-called-so/x", "x"]
+
+
+def test_a_folder_that_goes_while_one_is_made_in_it_is_made_again(tmp_path, monkeypatch):
+    made, mkdir = [], os.mkdir
+
+    def made_and_removed(path, mode):
+        mkdir(path, mode)
+        made.append(path)
+        if len(made) == 1:
+            # By a sweep that has just come to its end.
+            Path(path).rmdir()
+
+    monkeypatch.setattr(os, "mkdir", made_and_removed)
+    make_folder(tmp_path / "root" / "x")
+    assert (tmp_path / "root" / "x").is_dir()
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageUnavailable, match="cannot make the folder"):
+        make_folder(tmp_path / "file" / "x")

@@ -119,12 +119,15 @@ class LocalStorage:
 
     def names(self, folder: str) -> list[str]:
         top = self._path(folder)
-        try:
-            # Files whose names begin with a dot are being written.
-            found = [p.relative_to(self.root).as_posix() for p in top.rglob("*") if not p.name.startswith(".") and p.is_file()]
-        except OSError as error:
-            raise StorageUnavailable(f"cannot list {top}: {error.strerror}") from error
-        return sorted(found)
+
+        def failed(error: OSError) -> None:
+            # One that goes meanwhile is a sweep's that is through.
+            if not isinstance(error, FileNotFoundError | NotADirectoryError):
+                raise StorageUnavailable(f"cannot list {top}: {error.strerror}") from error
+
+        # Files whose names begin with a dot are being written.
+        found = [Path(place, name) for place, _, names in os.walk(top, onerror=failed) for name in names if not name.startswith(".")]
+        return sorted(path.relative_to(self.root).as_posix() for path in found)
 
     def remove(self, name: str) -> None:
         with _failing(f"cannot remove {self._path(name)}"):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from orchestrator.errors import StorageUnavailable, UsageError
-from orchestrator.files import write_file
+from orchestrator.files import make_folder, write_file
 from orchestrator.storage.base import LocalStorage, ObjectStorage, open_storage
 from orchestrator.storage.checkpoints import Checkpoints
 from orchestrator.storage.folder import Description, SweepFolder, folders
@@ -52,6 +54,23 @@ def test_a_folder_that_has_become_empty_goes_with_what_was_in_it(tmp_path):
     storage.write("experiment/sweep/file", b"x")
     storage.remove_folder("experiment/sweep")
     assert not (tmp_path / "root").exists()
+
+
+def test_folders_that_come_and_go_beside_it_are_no_trouble(tmp_path):
+    storage, until = LocalStorage(tmp_path / "root"), time.monotonic() + 1.0
+
+    def use(name):
+        while time.monotonic() < until:
+            make_folder(tmp_path / "root" / name / "a")
+            storage.remove_folder(f"{name}/a")
+
+    def look():
+        while time.monotonic() < until:
+            assert storage.names("") == []
+
+    with ThreadPoolExecutor() as threads:
+        for one in [*(threads.submit(use, name) for name in "xyz"), threads.submit(look)]:
+            one.result()
 
 
 def test_a_file_that_is_being_written_is_not_there(tmp_path):
