@@ -58,7 +58,7 @@ def state_folder() -> Path:
 
 
 def write_file(path: Path, content: bytes, *, durable: bool = False) -> None:
-    """Write a file into a folder that exists; with ``durable`` it also outlives a loss of power.
+    """Write a file into a folder that exists; with ``durable`` it is whole after a loss of power, too: as it is now, or as it was before.
 
     Raises `StorageUnavailable` if that cannot be; what was there before is then untouched.
     """

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import TrackingUnavailable, UsageError
@@ -106,7 +106,9 @@ class Store:
     def texts(self, run_id: str, folder: str) -> list[str]:
         """Return the text files in a folder of a run's artifacts, in the order of their names."""
         with translated(self.display):
-            paths = sorted(file.path for file in self.client.list_artifacts(run_id, folder))
+            # One whose name begins with a dot is being written.
+            found = [file.path for file in self.client.list_artifacts(run_id, folder)]
+            paths = sorted(path for path in found if not PurePosixPath(path).name.startswith("."))
         return [self.read(run_id, path).decode(errors="replace") for path in paths]
 
     def measure(self, run_id: str, metrics: Mapping[str, float]) -> None:

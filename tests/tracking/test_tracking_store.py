@@ -96,6 +96,12 @@ def test_artifacts_lie_beside_the_database(local: Store, tmp_path: Path, monkeyp
     assert list(elsewhere.iterdir()) == []
 
 
+def test_a_text_that_is_being_written_is_not_there(local: Store, experiment: str) -> None:
+    run = local.client.create_run(local.experiment(experiment)).info.run_id
+    local.attach(run, {"logs/0001.txt": "one\n", "logs/.0002.txt.part": "tw"})
+    assert local.texts(run, "logs") == ["one\n"]
+
+
 def test_a_deleted_experiment(store: Store, experiment: str) -> None:
     store.client.delete_experiment(store.experiment(experiment))
     with pytest.raises(UsageError, match="mlflow experiments restore --experiment-id"):
