@@ -93,8 +93,9 @@ class SweepFolder:
         return self.storage.read(f"{self.name}/{_FILES}/{digest}")
 
     def remove(self) -> None:
-        """Remove the folder with all that is in it."""
-        self.storage.remove_folder(self.name)
+        """Remove the folder with all that is in it; not one of something else, to which whoever writes to MLflow may have led."""
+        if self.storage.read(f"{self.name}/{_DESCRIPTION}") is not None or not self.storage.names(self.name):
+            self.storage.remove_folder(self.name)
 
 
 def folder_of(storage: Storage, experiment: str, sweep_id: str, owner: Owner) -> SweepFolder:

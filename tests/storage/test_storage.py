@@ -110,6 +110,16 @@ def test_experiments_of_any_name_have_a_folder_inside(tmp_path, experiment):
     assert list(folders(storage, "another")) == []
 
 
+def test_what_is_no_folder_of_a_sweep_is_not_removed(storage):
+    storage.write("documents/taxes/2026.txt", b"x")
+    SweepFolder(storage, "documents", "taxes").remove()
+    assert storage.names("") == ["documents/taxes/2026.txt"]
+    folder = SweepFolder(storage, "documents", "12345678")
+    folder.describe(Description("12345678", "documents", "", "", "", {}), {"d1": b"data"})
+    folder.remove()
+    assert storage.names("") == ["documents/taxes/2026.txt"]
+
+
 def test_where_the_storage_is(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.delenv("ORCHESTRATE_STORAGE", raising=False)
