@@ -39,7 +39,8 @@ def _git(folder: Path, seconds: float, *arguments: str) -> str | None:
     with suppress(OSError, subprocess.SubprocessError):
         command = ["git", *_QUIET, *arguments]
         done = subprocess.run(
-            command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds, check=True
+            command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds, check=True
         )
-        return done.stdout.strip()
+        # Names of files may be of any encoding.
+        return done.stdout.decode(errors="replace").strip()
     return None

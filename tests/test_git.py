@@ -50,6 +50,15 @@ def test_a_grid_as_it_was_committed_is_clean_and_a_changed_one_is_not(tree: Path
     assert commit_of(tree / "grid.yaml", 60) == Commit(head, dirty=True)
 
 
+def test_names_of_any_encoding_are_no_trouble(tree: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    (tree / name).write_text("x")
+    git(tree, "add", ".")
+    git(tree, "config", "core.quotePath", "false")
+    assert commit_of(tree / "grid.yaml", 60) == Commit(git(tree, "rev-parse", "HEAD"), dirty=True)
+    assert commit_of(tree / name, 60) == Commit(git(tree, "rev-parse", "HEAD"), dirty=True)
+
+
 def test_where_there_is_no_commit_none_is_told(tmp_path: Path, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "empty").mkdir()
     assert commit_of(tmp_path / "empty" / "grid.yaml", 60) is None

@@ -67,7 +67,7 @@ class Order:
         """Put all that the job needs into ``folder``."""
         for name in ("files", CODE):
             (folder / name).mkdir()
-        (folder / "grid.yaml").write_text(grid.text)
+        (folder / "grid.yaml").write_bytes(grid.text.encode())
         for digest, content in grid.files.contents.items():
             (folder / "files" / digest).write_bytes(content)
         for name, content in packed(grid.extensions).items():
@@ -89,7 +89,7 @@ class Order:
         with told():
             activate(unpacked(lambda name: path.read_bytes() if (path := folder / CODE / name).is_file() else None))
         contents = {name: (lambda digest=digest: (folder / "files" / digest).read_bytes()) for name, digest in self.files.items()}
-        return parse_grid((folder / "grid.yaml").read_text(), self.grid_path, folder, self.overrides, contents)
+        return parse_grid((folder / "grid.yaml").read_bytes().decode(), self.grid_path, folder, self.overrides, contents)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import http.server
 import json
 import os
 import stat
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from orchestrator.sweeps.resume import is_alive
 from orchestrator.tracking import layout
 from orchestrator.tracking.read.queries import SweepSummary
 from tests.cli.commands import GRID
+from tests.processes import run
 
 TOKEN = "c3" * 32
 
@@ -144,6 +146,20 @@ def test_passwords_of_a_job_are_for_its_user_alone_and_gone_once_they_are_read(t
     assert (kept.name, stat.S_IMODE(kept.stat().st_mode)) == (JOB_FILE, 0o600)
     assert Order.read(tmp_path) == order
     assert not kept.exists()
+
+
+def test_a_grid_travels_as_it_is_whatever_the_locale(tmp_path):
+    code = """
+from pathlib import Path
+from orchestrator.cluster.jobs import Order
+from orchestrator.grid import parse_grid
+from tests.cli.commands import GRID
+Order("1", "", "g.yaml", [], {}, {}, {}).write(Path(), parse_grid(GRID + "# \\u00e9\\n"))
+"""
+    ascii_alone = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = run([sys.executable, "-c", code], cwd=tmp_path, env=os.environ | ascii_alone)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "grid.yaml").read_bytes() == f"{GRID}# \u00e9\n".encode()
 
 
 @pytest.mark.parametrize("bytes_sent", [b"", b"HTTP/1.1 200 OK\r\n\r\n{"], ids=["nothing", "drops"])

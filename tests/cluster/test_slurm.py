@@ -210,6 +210,8 @@ NODE = """
 import sys
 sys.path.insert(0, {root!r})
 from orchestrator.cluster.slurm.node import Word, _say
+# What sites write there is in whatever encoding.
+sys.stdout.buffer.write(b"Gr\\xfc\\xdfe\\n")
 for line in {said!r}:
     print(line, flush=True)
 told = sys.stdin.readline()

@@ -63,7 +63,8 @@ class Nodes:
 
     def __init__(self, count: int, command: Sequence[str], seconds: float = NODE_SECONDS) -> None:
         self._count, self._seconds = count, seconds
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        # Whatever else is started on a node may write there, in whatever encoding.
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, errors="replace")
         self._words: queue.SimpleQueue[Word | None] = queue.SimpleQueue()
         threading.Thread(target=self._listen, daemon=True).start()
 

@@ -47,7 +47,8 @@ def _ask(program: str, *arguments: str, script: str | None = None) -> subprocess
     if path is None:
         raise SlurmUnavailable(f"there is no {program} here{NOT_HERE if script else ''}")
     try:
-        return subprocess.run([path, *arguments], input=script, capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False)
+        command, options = [path, *arguments], {"text": True, "errors": "replace", "timeout": ANSWER_SECONDS}
+        return subprocess.run(command, input=script, capture_output=True, check=False, **options)
     except subprocess.TimeoutExpired as error:
         raise SlurmUnavailable(f"{program} has not answered for {ANSWER_SECONDS:g} s: `squeue --me` says what there is") from error
 
