@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from orchestrator import errors
 from orchestrator.options import CHECKPOINT_SECONDS, PATIENCE
 
 if TYPE_CHECKING:
@@ -37,7 +38,19 @@ if TYPE_CHECKING:
     from orchestrator.tracking.read.queries import SweepSummary
     from orchestrator.tracking.store import Store
 
-__all__ = ["figures", "load_factors", "load_history", "load_problem", "load_runs", "measure", "plan", "report", "submit", "verify"]
+__all__ = [
+    "errors",
+    "figures",
+    "load_factors",
+    "load_history",
+    "load_problem",
+    "load_runs",
+    "measure",
+    "plan",
+    "report",
+    "submit",
+    "verify",
+]
 
 
 def submit(

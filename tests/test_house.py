@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -59,3 +60,10 @@ def test_the_check_itself_finds_what_has_grown():
 @pytest.mark.parametrize("path", [p for p in SOURCES if p.name == "__init__.py"], ids=lambda p: str(p.parent.relative_to(ROOT)))
 def test_every_package_says_what_it_is_for(path):
     assert ast.get_docstring(ast.parse(path.read_text())), f"{path} has no docstring"
+
+
+def test_types_are_there_for_users():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+    for package in settings["mypy"]["packages"]:
+        assert (ROOT / package / "py.typed").exists()
+        assert "py.typed" in settings["setuptools"]["package-data"][package]

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.cluster.addresses import is_job_address
 from orchestrator.errors import UsageError
 from orchestrator.scripting.display import showing
+from orchestrator.storage.base import open_storage
 from orchestrator.sweeps.signals import stoppable
 from orchestrator.sweeps.submit import Summary
 from orchestrator.sweeps.submit import submit as run
+from orchestrator.tracking.uris import resolve
 from workloads.amounts import amount
 
 if TYPE_CHECKING:
@@ -76,12 +78,12 @@ class Sweep:
         options = self.options
         return orchestrator.measure(self.sweep_id, measures, **picked, tracking_uri=options.tracking_uri, storage=options.storage)
 
-    def problem(self, trial: str | None = None) -> GivenProblem:
+    def problem(self, trial: str | None = None, **picked: Any) -> GivenProblem:
         """Return what a trial was given: see `orchestrator.load_problem`."""
         import orchestrator
 
         options = self.options
-        return orchestrator.load_problem(self.sweep_id, trial, tracking_uri=options.tracking_uri, storage=options.storage)
+        return orchestrator.load_problem(self.sweep_id, trial, **picked, tracking_uri=options.tracking_uri, storage=options.storage)
 
     def figures(self) -> dict[str, Chart]:
         """Return the grid's figures: see `orchestrator.figures`."""
@@ -107,6 +109,8 @@ def submit(grid: Grid, options: Options, progress: bool) -> Sweep:
             f"a sweep that is sent to {options.address or os.environ['RAY_ADDRESS']} as a job is not waited for here: "
             "`orchestrate submit --address` sends it, and its results are loaded as all are"
         )
+    # As they are now: the way to what a sweep found leads from no other folder, and through no other environment.
+    options = replace(options, tracking_uri=resolve(options.tracking_uri), storage=open_storage(options.storage).url)
     with showing(progress) as reporter, stoppable() as stop:
         summary = run(grid, reporter, options, stop)
     if stop.interrupted and summary.cancelled:

@@ -126,9 +126,14 @@ def test_a_plan_says_what_would_run():
 
 
 SCRIPT = """
-import orchestrator, ray
+import orchestrator
+assert orchestrator.errors.RayUnavailable
+import os, ray
 sweep = orchestrator.submit('grid.yaml', address={address!r}, workers=1)
-print(sweep.counts['exhausted'], ray.is_initialized())
+here = os.getcwd()
+os.chdir('/')
+print(sweep.counts['exhausted'], ray.is_initialized(), len(sweep.runs()))
+os.chdir(here)
 ray.init({address!r}, log_to_driver=False, logging_level='ERROR')
 try:
     orchestrator.submit('grid.yaml', address={address!r}, fresh=True, progress=False)
@@ -146,6 +151,6 @@ def test_one_line_of_python_submits_and_leaves_others_rays_alone(tmp_path, templ
     done = processes.run([sys.executable, "-c", code], cwd=work, env=variables(work))
     assert done.returncode == 0, done.stderr
     first, second = done.stdout.splitlines()
-    assert first == "3 False"
+    assert first == "3 False 3"
     assert second == ("this process is connected to Ray already: call ray.shutdown() first, or submit from another process True")
     assert done.stderr.startswith("scripted: 3 trials to run in 1 pack, 1 at once")
