@@ -11,7 +11,7 @@ import scipy.integrate
 import torch
 
 from tests.contract.references import FACTORIZATIONS, loss_of
-from tests.specs import spec, trials
+from tests.specs import spec, trials, two_by_two
 from tests.workloads.test_engines import advance, lanes_of
 from workloads import measures
 from workloads.engines.base import create
@@ -122,6 +122,18 @@ def test_flow_keeps_what_descent_does_not():
     assert drifts[1] < 1e-10
     assert drifts[0] < 3e-7
     assert drifts[2] > 1e-3
+
+
+@pytest.mark.parametrize("scale", [1e-5, 1e-8])
+def test_the_determinants_sign_is_kept_from_balanced_starts_alone(scale):
+    """Theorem 1 of arXiv 2005.06398 assumes such. From others the flow itself leads across zero, whatever the size of the start."""
+    for balanced in (True, False):
+        init = {"kind": "gaussian", "product_scale": scale, "det_sign": "positive", "balanced": balanced}
+        one = two_by_two(init=init, optimizer=FLOW | {"rtol": 1e-10, "atol": 1e-16}, seed=3)
+        lanes = advance(create("batched"), lanes_of([one]), 120)
+        assert lanes.loss[0] > 0.9
+        for row in (rows(lanes)[0], integrated(one, times(lanes)[0])):
+            assert (np.linalg.det(row.reshape(-1, 2, 2)).prod() > 0) == balanced
 
 
 def test_descent_of_ever_smaller_steps_comes_to_it():
