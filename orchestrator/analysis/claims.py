@@ -120,7 +120,8 @@ def _keeps_sign(claim: KeepsSign, results: Results, trials: NDArray[np.intp]) ->
     first = pd.Series(values).groupby(owners).transform("first").to_numpy()
     largest = pd.Series(np.abs(values)).groupby(owners).transform("max").to_numpy()
     # How far the value is on its first side, relative to the trial's largest; zero is on no side.
-    margins = np.where(values == 0, -np.finfo(np.float64).tiny, values * np.sign(first) / np.where(largest > 0, largest, 1.0))
+    side, least = values * np.sign(first), np.finfo(np.float64).tiny
+    margins = np.where(side > 0, 1.0, -1.0) * np.maximum(np.abs(values) / np.where(largest > 0, largest, 1.0), least)
     shows = lambda n: f"{claim.of} = {number(values[n])} after {number(first[n])}"  # noqa: E731
     return _each_step(claim.share, results, rows, margins, results.is_measured(claim.of), shows)
 
@@ -168,8 +169,9 @@ def _each(
     place = int(known[np.argmin(margins[known])])
     text = "it diverged" if over[place] else shows(place)
     offender = _offender(results, int(owners[place]), text, None if steps is None else int(steps[place]))
-    wanted = "" if share == 1 else f", {share:.0%} are asked for"
-    return _Finding(held >= share * total, total, f"in {held:,} of {amount(total, 'trial')}{wanted}", offender)
+    wanted = "" if share == 1 else f", {100 * share:.4g}% are asked for"
+    # Not `share * total`, of which rounding may make a little more than so many trials: 0.56 * 100 is above 56.
+    return _Finding(held / total >= share, total, f"in {held:,} of {amount(total, 'trial')}{wanted}", offender)
 
 
 def _offender(results: Results, trial: int, shows: str, step: int | None = None) -> Offender:

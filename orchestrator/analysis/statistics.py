@@ -61,7 +61,7 @@ def typical(values: NDArray[np.float64], statistic: str, confidence: float) -> E
 def quantiles(values: NDArray[np.float64], groups: NDArray[np.intp], count: int, share: float) -> NDArray[np.float64]:
     """Return a quantile of each of ``count`` groups [G] of ``values`` [N], of which ``groups`` [N] says the group; NaN of none.
 
-    It is linear between two values, and infinite between a number and infinity. What is NaN is left out.
+    It is linear between two values, and between a number and an infinity it is that infinity. What is NaN is left out.
     """
     known = ~np.isnan(values)
     order = np.lexsort((values[known], groups[known]))
@@ -74,7 +74,8 @@ def quantiles(values: NDArray[np.float64], groups: NDArray[np.intp], count: int,
     some = sizes > 0
     low, high, part = ordered[below[some]], ordered[above[some]], (places - np.floor(places))[some]
     with np.errstate(invalid="ignore"):
-        found[some] = np.where(low == high, low, low + (high - low) * part)
+        between = np.where(np.isneginf(low) & ~np.isposinf(high), low, low + (high - low) * part)
+        found[some] = np.where(low == high, low, between)
     return found
 
 

@@ -205,6 +205,16 @@ def test_groups_with_trials_on_one_side_only_are_counted():
     assert check(made, **claim, by="seed").found == "median 1 against 2, difference -1 [-1, -1]; 4 more have trials on one side only"
 
 
+@pytest.mark.parametrize(("share", "total", "said"), [(0.56, 100, "56%"), (0.14, 50, "14%"), (0.475, 40, "47.5%")])
+def test_a_share_is_met_by_just_so_many(share, total, said):
+    """0.56 * 100 is 56.00000000000001."""
+    met = round(share * total)
+    made = results([{"seed": n, "error": float(n >= met)} for n in range(total)])
+    verdict = check(made, kind="bound", that="error < 0.5", at="end", share=share)
+    assert (verdict.holds, verdict.found) == (True, f"in {met} of {total} trials, {said} are asked for")
+    assert not check(made, kind="bound", that="error < 0.5", at="end", share=share, where="seed > 0").holds
+
+
 def test_keeps_sign():
     made = results([{"factor": 1.0, "end": 0.5}, {"factor": 1.0, "end": -0.2}, {"factor": 1.0, "end": 0.01}], decaying)
     verdict = check(made, kind="keeps_sign", of="det")
@@ -215,9 +225,12 @@ def test_keeps_sign():
     assert check(made, kind="keeps_sign", of="det", share=0.6).holds
 
 
-def test_zero_is_no_sign():
-    made = results([{}], lambda _: {"det": [1.0, 0.0, 1.0]})
+@pytest.mark.parametrize("other", [0.0, -1e-300])
+def test_zero_is_no_sign(other):
+    """And a sign is one however small beside the largest: the determinant of a small start is."""
+    made = results([{}], lambda _: {"det": [1.0, other, 1e30]})
     assert not check(made, kind="keeps_sign", of="det").holds
+    assert check(made, kind="keeps_sign", of="abs(det) + 1e-300").holds
 
 
 def test_monotone_along_the_trace():
