@@ -152,6 +152,30 @@ def test_measurements_that_depend_on_each_other_or_contradict():
     np.testing.assert_allclose((rows.T @ numbers).numpy(), np.linalg.lstsq(more, wanted, rcond=1e-9)[0], atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("shape", [(10, 20), (30, 20)])
+def test_nearly_dependent_measurements(shape, dtype):
+    """The largest singular value is 1e7 times the smallest, or, where numbers have half the digits, a thousand."""
+    rng, double = np.random.default_rng(0), dtype == torch.float64
+    left, right = (np.linalg.qr(rng.standard_normal((n, min(shape))))[0] for n in shape)
+    operator = torch.from_numpy((left * np.geomspace(1, 1e-7 if double else 1e-3, min(shape))) @ right.T).to(dtype)
+    values = operator @ torch.from_numpy(rng.standard_normal(shape[1])).to(dtype)
+    rows, numbers = (found.double().numpy() for found in orthonormal_rows(operator, values))
+    expected = np.linalg.pinv(operator.double().numpy(), rcond=1e-5 if not double else None) @ values.double().numpy()
+    close = 1e-8 if double else 1e-3
+    np.testing.assert_allclose(rows.T @ numbers, expected, atol=close * np.linalg.norm(expected))
+    np.testing.assert_allclose(rows @ rows.T @ rows, rows, atol=close / 100)
+    assert (rows.shape, round(np.linalg.norm(rows) ** 2)) == (shape, min(shape))
+
+
+def test_a_lane_with_fewer_measurements_is_as_it_is_alone():
+    operator = torch.from_numpy(np.random.default_rng(0).standard_normal((6, 12)))
+    padded, values = torch.cat([operator, torch.zeros(3, 12)]), torch.arange(9).double() * (torch.arange(9) < 6)
+    for alone, beside in zip(orthonormal_rows(operator, values[:6]), orthonormal_rows(padded, values), strict=True):
+        assert torch.equal(beside, torch.cat([alone, torch.zeros_like(beside[6:])]))
+    assert not any(found.any() for found in orthonormal_rows(torch.zeros(3, 12), torch.ones(3)))
+
+
 @pytest.mark.parametrize("shape", [(5, 5), (7, 3), (3, 7)])
 def test_threshold_lowers_singular_values(shape):
     rng = np.random.default_rng(1)

@@ -7,6 +7,9 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+APART = 64
+"""How far the rows of an operator have to be from depending on each other for the quick way, in roots of the machine epsilon."""
+
 
 class Fitting(ABC):
     """The set {w : A w = y} of each of R lanes."""
@@ -70,19 +73,43 @@ class MeasurementsFitting(Fitting):
 def orthonormal_rows(operator: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     """Return rows [N, D] that are orthonormal (or zero) and span what those of ``operator`` [N, D] do, and the ``values`` [N] for them.
 
-    By Cholesky decomposition of the Gram matrix, twice, since the first leaves errors of its condition number; where rows depend on each
-    other, by its eigenvectors, and a contradiction between them is settled by least squares.
+    By Cholesky decomposition of the Gram matrix, twice, since the first leaves errors of its condition number; where rows nearly depend on
+    each other, by singular values, and a contradiction between them is settled by least squares. Rows of zeros, such as a lane has that
+    measures less than those beside it, change nothing.
     """
-    rows, numbers = operator, values
+    seen = operator.any(1)
+    if not seen.any():
+        return torch.zeros_like(operator), torch.zeros_like(values)
+    rows, numbers = (operator, values) if seen.all() else (operator[seen], values[seen])
+    rows, numbers = _of_independent(rows, numbers) or _of_any(rows, numbers)
+    if len(rows) == len(operator):
+        return rows, numbers
+    padded = torch.zeros_like(operator), torch.zeros_like(values)
+    for whole, part in zip(padded, (rows, numbers), strict=True):
+        whole[: len(part)] = part
+    return padded
+
+
+def _of_independent(rows: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Return the rows and values of `orthonormal_rows`; ``None`` where rounding might show in them."""
+    least = APART * torch.finfo(rows.dtype).eps ** 0.5
     for _ in range(2):
-        gram = rows @ rows.mT
-        lower, failed = torch.linalg.cholesky_ex(gram)
-        smallest = lower.diagonal().abs().min() / lower.diagonal().abs().max().clamp_min(1e-300)
-        if int(failed) or smallest < 1e-6:
-            squares, vectors = torch.linalg.eigh(gram)
-            kept = squares > squares[-1].clamp_min(0) * 1e-12
-            scale = torch.where(kept, squares.clamp_min(1e-300).rsqrt(), 0.0)
-            return (vectors * scale).mT @ rows, (vectors * scale).mT @ numbers
+        lower, failed = torch.linalg.cholesky_ex(rows @ rows.mT)
+        lengths = lower.diagonal().abs()
+        if int(failed) or lengths.min() < least * lengths.max():
+            return None
         rows = torch.linalg.solve_triangular(lower, rows, upper=False)
         numbers = torch.linalg.solve_triangular(lower, numbers.unsqueeze(1), upper=False).squeeze(1)
     return rows, numbers
+
+
+def _of_any(rows: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the rows and values of `orthonormal_rows`, as many as there may be independent ones.
+
+    As numpy's pseudo-inverse has it, a singular value that is below the rounding of the largest is zero. The Gram matrix would not do: it
+    knows singular values to half of the digits alone.
+    """
+    left, lengths, right = torch.linalg.svd(rows.double(), full_matrices=False)
+    kept = lengths > lengths[0] * (max(rows.shape) * torch.finfo(rows.dtype).eps)
+    found = torch.where(kept, (left.mT @ numbers.double()) / lengths, 0.0)
+    return (right * kept.unsqueeze(1)).to(rows.dtype), found.to(numbers.dtype)
