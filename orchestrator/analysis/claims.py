@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from orchestrator.analysis.results import Results
-from orchestrator.analysis.statistics import Estimate, difference, number
+from orchestrator.analysis.statistics import Estimate, attainable, difference, number
 from orchestrator.grid.claims import Bound, Claim, Contrast, KeepsSign, Monotone, Within
 from workloads.amounts import amount
 
@@ -304,7 +304,17 @@ def _contrast(claim: Contrast, results: Results, trials: NDArray[np.intp]) -> _F
     where = f"in {held} of {len(shared)} groups of trials" if len(shared) > 1 else shows
     if apart := len(sides[0].keys() ^ sides[1].keys()):
         where += f"; {apart} more have trials on one side only"
+    where += _too_few(claim, [(len(sides[0][name].trials), len(sides[1][name].trials)) for name in shared])
     return _Finding(held == len(shared), total, where, _offender(results, sides[0][label].nearest(levels[0]), _at(label, shows)))
+
+
+def _too_few(claim: Contrast, sizes: Sequence[tuple[int, int]]) -> str:
+    """Return what is to be said of intervals that cannot have the confidence that the claim asks for, of groups of these sizes."""
+    few = min(sizes, key=lambda pair: attainable(*pair))
+    most = attainable(*few)
+    if not claim.interval or most >= claim.confidence:
+        return ""
+    return f"; an interval of {few[0]} against {few[1]} trials carries {100 * most:.3g}% at most"
 
 
 def _at(label: str, text: str) -> str:

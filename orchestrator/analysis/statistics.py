@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -51,6 +52,17 @@ def difference(one: NDArray[np.float64], other: NDArray[np.float64], statistic: 
         return np.asarray(of(a, axis=axis) - of(b, axis=axis))
 
     return _interval((one, other), gap, confidence)
+
+
+def attainable(one: int, other: int = 1) -> float:
+    """Return the largest confidence that an interval of a difference can have which lies on one side of zero, from so many values a side.
+
+    Values of one distribution lie apart, all of one side below all of the other, with a chance of 2 / C(N + M, N), and so many more than
+    the confidence promises are taken to differ. Beside one value, which is taken as given, or where they are differences of pairs, all
+    are on one side of it with a chance of 2 / 2^N.
+    """
+    few, many = sorted((one, other))
+    return 1 - 2 / (2**many if few == 1 else math.comb(few + many, few))
 
 
 def typical(values: NDArray[np.float64], statistic: str, confidence: float) -> Estimate:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import permutation_test
 
 from orchestrator.analysis.claims import verify
 from orchestrator.analysis.results import Results
-from orchestrator.analysis.statistics import difference, typical
+from orchestrator.analysis.statistics import attainable, difference, typical
 from orchestrator.errors import UsageError
 from orchestrator.grid.claims import CLAIMS
 from tests.analysis.made import results
@@ -202,7 +203,8 @@ def test_a_contrast_says_plainly_what_is_infinite():
 def test_groups_with_trials_on_one_side_only_are_counted():
     made = results([{"init.scale": side, "seed": s, "error": side} for side, seeds in ((1, 5), (2, 1)) for s in range(seeds)])
     claim = {"kind": "contrast", "of": "error", "group": "init.scale == 1", "against": "init.scale == 2", "direction": "lower"}
-    assert check(made, **claim, by="seed").found == "median 1 against 2, difference -1 [-1, -1]; 4 more have trials on one side only"
+    few = "; an interval of 1 against 1 trials carries 0% at most"
+    assert check(made, **claim, by="seed").found == f"median 1 against 2, difference -1 [-1, -1]; 4 more have trials on one side only{few}"
 
 
 @pytest.mark.parametrize(("share", "total", "said"), [(0.56, 100, "56%"), (0.14, 50, "14%"), (0.475, 40, "47.5%")])
@@ -310,6 +312,20 @@ def test_contrast_with_a_bootstrap_interval():
     assert check(made, **claim, direction="lower", where="seed == 0", interval=False).holds
     verdict = check(made, **claim, direction="lower", where="problem.observed == 50 and factorization.kind == 'cp'")
     assert (verdict.holds, verdict.found) == (False, "there are no trials of both groups to compare")
+
+
+@pytest.mark.parametrize(("few", "many", "most"), [(3, 3, 90), (5, 1, 93.8), (4, 4, None), (6, 1, None), (2, 8, None)])
+def test_contrasts_of_few_trials_say_what_their_intervals_carry(few, many, most):
+    """The chance with which equal groups come apart, as scipy's permutation test of them has it."""
+    sides = np.arange(float(few)), 10.0 + np.arange(many)
+    made = results([{"group.name": side, "error": value} for side in (0, 1) for value in sides[side]])
+    claim = {"kind": "contrast", "of": "error", "group": "group.name == 0", "against": "group.name == 1", "direction": "lower"}
+    said = check(made, **claim).found.partition("; ")[2]
+    assert said == ("" if most is None else f"an interval of {few} against {many} trials carries {most}% at most")
+    assert not check(made, **claim, interval=False).found.partition("; ")[2]
+    if many > 1:
+        test = permutation_test(sides, lambda a, b: a.mean() - b.mean(), n_resamples=np.inf)
+        assert attainable(few, many) == pytest.approx(1 - test.pvalue)
 
 
 def test_intervals_cover_what_is_known():

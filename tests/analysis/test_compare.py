@@ -10,7 +10,8 @@ import pytest
 from orchestrator.analysis.compare import compare, draw_comparison
 from orchestrator.analysis.figures import spec_of
 from orchestrator.analysis.rendering import rendered
-from orchestrator.cli.commands.compare import _print
+from orchestrator.analysis.statistics import attainable
+from orchestrator.cli.commands.compare import PAIRS, TRIALS, _notes, _print
 from orchestrator.errors import UsageError
 from tests.analysis.made import results
 
@@ -52,6 +53,15 @@ def test_without_pairs_groups_are_compared():
     assert all(not row["paired"] and row["trials"] == 6 and row["moved"] for row in rows)
     a, b = ([noise(2, s) + shift for s in seeds] for seeds, shift in ((range(8), 0), (range(4, 10), 5)))
     assert rows[0]["median"] == pytest.approx(np.median(b) - np.median(a))
+
+
+@pytest.mark.parametrize(("seeds", "few"), [((5, 5), 2), ((6, 6), 0), ((range(3), range(3, 6)), 2), ((range(4), range(4, 8)), 0)])
+def test_intervals_of_too_few_trials_are_told_of(seeds, few):
+    found = compare(sweep(0.1, noise, seeds=seeds[0]), sweep(0.1, lambda d, s: noise(d, s) + 9, seeds=seeds[1]))
+    said = [text for text in _notes(found, ("A", "B")) if text.startswith("too few")]
+    assert said == ([f"too few trials: {few} of 2 intervals carry less than 95 %: of fewer than 6 pairs, or 4 a side"] if few else [])
+    assert attainable(PAIRS) > 0.95 > attainable(PAIRS - 1)
+    assert attainable(TRIALS, TRIALS) > 0.95 > attainable(TRIALS - 1, TRIALS - 1)
 
 
 def test_trials_that_are_no_runs_are_compared_as_others_are():

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from orchestrator.analysis.compare import Comparison
 
 
+PAIRS, TRIALS = 6, 4
+"""The fewest pairs, or trials a side, of which an interval can have 95 % (`orchestrator.analysis.statistics.attainable`)."""
+
+
 @click.command("compare")
 @click.argument("a")
 @click.argument("b")
@@ -43,7 +47,8 @@ def command(
     Trials match if they agree in all keys but seeds; of the rest, those that agree in all but what differs between the rest of A and of B
     as a whole, which is what was changed. Runs that are in both sweeps are set aside if there is anything else to compare. The interval is
     a 95 % bootstrap interval of the median difference B - A, of pairs of the same seed where one side has all seeds of the other; a measure
-    has moved if it leaves out zero. What a diverged trial measured counts as infinite.
+    has moved if it leaves out zero. Each interval is one by itself: of many measures that did not change, one in twenty moves. What a
+    diverged trial measured counts as infinite.
 
     \b
     Example:
@@ -101,6 +106,9 @@ def _notes(found: Comparison, names: tuple[str, str]) -> Iterator[str]:
         are, those = agreeing(found.same, "is", "are"), agreeing(found.same, "in that", "between those")
         then = f", and {are} left out" if found.set_aside else f": {those} nothing can have moved"
         yield f"{amount(found.same, 'run')} {are} in both sweeps{then}"
+    rows = found.table[~found.table["same"].astype(bool)]
+    if few := sum(row.trials < (PAIRS if row.paired else TRIALS) for row in rows.itertuples()):
+        yield f"too few trials: {few} of {len(rows)} intervals carry less than 95 %: of fewer than {PAIRS} pairs, or {TRIALS} a side"
 
 
 def _text(value: object) -> str:
