@@ -59,6 +59,34 @@ def json_of(spec):
     return str([layer["encoding"].get("tooltip") for layer in spec["layer"]])
 
 
+BARRED = {"kind": "medians", "x": "problem.observed", "y": "error"}
+
+
+@pytest.mark.parametrize(
+    ("figure", "title"),
+    [
+        (BARRED, ["median of error", "with quartiles"]),
+        (BARRED | {"statistic": "mean", "bars": "sem"}, ["mean of error", "± standard error"]),
+        (BARRED | {"bars": "none"}, "median of error"),
+        (BARRED | {"where": "seed == 0"}, "median of error"),
+        (BARRED | {"labels": {"y": "reconstruction error"}}, "reconstruction error"),
+        (RATE | {"bars": "wilson"}, ["share of trials with error < 1e-2", "with a 95 % interval"]),
+    ],
+)
+def test_an_axis_says_of_what_statistic_it_is_unless_it_is_told(figure, title):
+    axes = [layer["encoding"]["y"]["title"] for layer in chart(MADE, **figure)["layer"]]
+    assert axes == [title] * len(axes)
+
+
+def test_a_map_and_curves_over_seeds_say_it_too():
+    heatmap = chart(MADE, kind="heatmap", x="problem.observed", y="seed", color="error", statistic="mean")
+    assert encoding(heatmap)["color"]["title"] == "mean of error"
+    traced = results([{"seed": s} for s in range(3)], lambda trial: {"loss": [1.0, 0.5 + trial["seed"]]})
+    bands = chart(traced, kind="trajectories", y="loss", band="range")
+    assert encoding(panels(bands)[0]["layer"][0])["y"]["title"] == ["median of loss", "with the range"]
+    assert encoding(chart(traced, kind="trajectories", y="loss"))["y"]["title"] == "loss"
+
+
 def test_a_map_of_rates_has_all_shares_in_its_colours():
     spec = chart(MADE, kind="heatmap", x="problem.observed", y="seed", color="rate(error < 1e-2)")
     found = {(row["x"], row["y"]): row["value"] for row in rows(spec, spec)}

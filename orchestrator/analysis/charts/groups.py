@@ -22,6 +22,16 @@ CONFIDENCE = 0.95
 RANGES = {"iqr": (0.25, 0.75), "range": (0.0, 1.0)}
 """Bars that are quantiles."""
 
+BARS = {
+    "iqr": "with quartiles",
+    "range": "with the range",
+    "std": "± standard deviation",
+    "sem": "± standard error",
+    "bootstrap": "with a 95 % interval",
+    "wilson": "with a 95 % interval",
+}
+"""How an axis names bars and bands."""
+
 Frame = pd.DataFrame
 Values = NDArray[np.float64]
 Statistic = Literal["median", "mean", "rate"]
@@ -42,10 +52,10 @@ def statistic_of(formula: str, wanted: Literal["median", "mean"]) -> Statistic:
     return wanted if rate_in(formula) is None else "rate"
 
 
-def spoken(formula: str) -> str:
-    """Return how an axis names a quantity."""
+def spoken(formula: str, statistic: Literal["median", "mean"]) -> str:
+    """Return how an axis names a statistic of a quantity."""
     condition = rate_in(formula)
-    return formula if condition is None else f"share of trials with {condition.strip()}"
+    return f"{statistic} of {formula}" if condition is None else f"share of trials with {condition.strip()}"
 
 
 def summarized(frame: Frame, keys: Sequence[str], statistic: Statistic, bars: str = "none", tips: Sequence[str] = ()) -> Frame:

@@ -55,10 +55,11 @@ def panels(figure: Heatmap, results: Results, trials: NDArray[np.intp]) -> Itera
         table = as_category(table, channel)
     legend = alt.Legend(format="~s" if large(table["value"].to_numpy()) else "~g")
     scale = continuous(figure, domain=[0, 1]) if statistic == "rate" else continuous(figure)
-    color = alt.Color("value:Q", title=title_of(figure, "color", spoken(figure.color)), scale=scale, legend=legend)
+    name = spoken(figure.color, figure.statistic)
+    color = alt.Color("value:Q", title=title_of(figure, "color", name), scale=scale, legend=legend)
     texts, sizes = partly(table, statistic, all_diverged(frame))
     table = table.assign(over=texts)
-    shown = {"x:O": figure.x, "y:O": figure.y, "value:Q": spoken(figure.color), "trials:Q": "trials"}
+    shown = {"x:O": figure.x, "y:O": figure.y, "value:Q": name, "trials:Q": "trials"}
     told = tips.tooltip(shown | ({"infinite:Q": "infinite"} if sizes else {}))
     for heading, panel in facets_of(figure, table):
         some = panel[["x", "y", "value", "trials", "infinite", "over", *tips.keys]]

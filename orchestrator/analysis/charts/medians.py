@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from orchestrator.analysis.charts.baselines import parts, placed
 from orchestrator.analysis.charts.common import MAX_PANELS, NothingToDraw, title_of
 from orchestrator.analysis.charts.edges import all_diverged, cross, edge, partly
-from orchestrator.analysis.charts.groups import quantity, spoken, statistic_of, summarized
+from orchestrator.analysis.charts.groups import BARS, quantity, spoken, statistic_of, summarized
 from orchestrator.analysis.charts.levels import Levels, level_panels
 from orchestrator.analysis.charts.tips import Tips
 from orchestrator.analysis.results import Results
@@ -53,7 +53,8 @@ def levels_of(figure: Medians | Spectrum, formula: str, frame: Frame, channels: 
     if not len(table):
         raise NothingToDraw(f"no trial has a value of {formula} that could be drawn")
     texts, sizes = partly(pd.concat([table, beside]), statistic, all_diverged(frame))
-    title = figure.labels.get(formula) or (spoken(formula) if len(figure.panels) > 1 else title_of(figure, "y", spoken(formula)))
+    name = spoken(formula, figure.statistic)
+    title = figure.labels.get(formula) or (name if len(figure.panels) > 1 else title_of(figure, "y", name))
     has_bars = figure.bars != "none" and bool((table["low"] != table["high"]).any())
     shown = {"x:N": title_of(figure, "x", figure.x), "color:N": title_of(figure, "color", figure.color) or "color", "y:Q": title}
     shown |= (
@@ -67,7 +68,8 @@ def levels_of(figure: Medians | Spectrum, formula: str, frame: Frame, channels: 
     return Levels(
         table.assign(over=texts[: len(table)]).rename(columns={"value": "y"}),
         beside.assign(over=texts[len(table) :]).rename(columns={"value": "y", "baseline": "line"}),
-        *(title, log, tips.tooltip(shown), marks),
+        # Whoever gives a label says there what bars are.
+        *([title, BARS[figure.bars]] if has_bars and title == name else title, log, tips.tooltip(shown), marks),
         span=(0, 1) if statistic == "rate" else None,
         bars=has_bars,
     )

@@ -14,6 +14,7 @@ from orchestrator.analysis.charts.baselines import dashes, in_panel
 from orchestrator.analysis.charts.common import axis_of, color_of, colored, data_of, facets_of, order_of, sized, title_of
 from orchestrator.analysis.charts.edges import crosses
 from orchestrator.analysis.charts.formulas import formula_curves
+from orchestrator.analysis.charts.groups import BARS, spoken
 from orchestrator.analysis.charts.traces import Traces, formulas_of, traces_of
 from orchestrator.analysis.results import Results
 from orchestrator.grid.figures import Trajectories
@@ -39,7 +40,7 @@ def panels(figure: Trajectories, results: Results, trials: NDArray[np.intp]) -> 
     heights = np.concatenate([column.to_numpy(np.float64) for column in (*ends, traces.levels["y"])])
     axes = {
         "x": alt.X("x:Q", **axis_of(figure, "x", "x" in figure.log, everything["x"].to_numpy(), title_of(figure, "x", figure.x))),
-        "y": alt.Y("y:Q", **axis_of(figure, "y", "y" in figure.log, heights, title_of(figure, "y", ", ".join(figure.y)))),
+        "y": alt.Y("y:Q", **axis_of(figure, "y", "y" in figure.log, heights, _heading(figure))),
     }
     shapes = []
     if figure.shape is not None:
@@ -48,6 +49,18 @@ def panels(figure: Trajectories, results: Results, trials: NDArray[np.intp]) -> 
     drawing = _Drawing(figure, traces, axes, color, shapes)
     for number, (heading, panel) in enumerate(facets_of(figure, everything[everything["baseline"] == ""])):
         yield sized(list(drawing.layers(panel)), figure, heading, number)
+
+
+def _spoken(figure: Trajectories) -> str:
+    """Return how the axis names what is drawn, unless told."""
+    names = ", ".join(figure.y)
+    return spoken(names, figure.statistic or "median") if figure.over_seeds else names
+
+
+def _heading(figure: Trajectories) -> str | list[str]:
+    """Return the title of the axis, which says what a band is unless somebody has given the title."""
+    title = title_of(figure, "y", _spoken(figure))
+    return [title, BARS[figure.band]] if figure.band in BARS and "y" not in figure.labels else title
 
 
 class _Drawing:
@@ -114,7 +127,7 @@ class _Drawing:
             yield rule.encode(y=self.axes["y"], strokeDash=self.dash, tooltip=tips, **colored(self.color if has_color else None))
 
     def _title(self, channel: str) -> str:
-        return title_of(self.figure, channel, self.figure.x if channel == "x" else ", ".join(self.figure.y))
+        return title_of(self.figure, channel, self.figure.x if channel == "x" else _spoken(self.figure))
 
     def _encoding(self, rows: Frame) -> dict[str, Any]:
         shown = {"line:N": "baseline"} if "line" in rows else {}
