@@ -116,7 +116,7 @@ def _bound(claim: Bound, results: Results, trials: NDArray[np.intp]) -> _Finding
 
 def _keeps_sign(claim: KeepsSign, results: Results, trials: NDArray[np.intp]) -> _Finding:
     rows = results.rows(trials, claim.when)
-    values, owners = np.asarray(results.traced(claim.of)[rows], dtype=np.float64), results.owners[rows]
+    values, owners = results.traced_numbers(claim.of)[rows], results.owners[rows]
     first = pd.Series(values).groupby(owners).transform("first").to_numpy()
     largest = pd.Series(np.abs(values)).groupby(owners).transform("max").to_numpy()
     # How far the value is on its first side, relative to the trial's largest; zero is on no side.
@@ -131,7 +131,7 @@ def _monotone(claim: Monotone, results: Results, trials: NDArray[np.intp]) -> _F
     if claim.along != "step":
         return _monotone_along_key(claim, sign, results, trials)
     rows = results.rows(trials, claim.when)
-    values, owners = np.asarray(results.traced(claim.of)[rows], dtype=np.float64), results.owners[rows]
+    values, owners = results.traced_numbers(claim.of)[rows], results.owners[rows]
     best = np.asarray(sign * pd.Series(sign * values).groupby(owners).cummax(), dtype=np.float64)
     margins = claim.tolerance - _back(sign, values, best)
     shows = lambda n: f"{claim.of} = {number(values[n], 4)} after {number(best[n], 4)}"  # noqa: E731
@@ -237,7 +237,7 @@ def _short(value: object) -> str:
 
 def _monotone_along_key(claim: Monotone, sign: float, results: Results, trials: NDArray[np.intp]) -> _Finding:
     statistic = STATISTICS[claim.statistic or "median"]
-    along = np.asarray(results.values(claim.along), dtype=np.float64)
+    along = results.numbers(claim.along)
     by = claim.by if claim.by is not None else results.varying(trials, [claim.along])
     total, broken, count, worst, least = 0, 0, 0, None, np.inf
     for group in _groups(results, trials, claim.of, by):
@@ -304,6 +304,8 @@ def _contrast(claim: Contrast, results: Results, trials: NDArray[np.intp]) -> _F
     where = f"in {held} of {len(shared)} groups of trials" if len(shared) > 1 else shows
     if apart := len(sides[0].keys() ^ sides[1].keys()):
         where += f"; {apart} more have trials on one side only"
+    if both := len(np.intersect1d(one, other)):
+        where += f"; {both} trials are on both sides"
     where += _too_few(claim, [(len(sides[0][name].trials), len(sides[1][name].trials)) for name in shared])
     return _Finding(held == len(shared), total, where, _offender(results, sides[0][label].nearest(levels[0]), _at(label, shows)))
 

@@ -141,12 +141,7 @@ class Results:
 
     def numbers(self, text: str) -> NDArray[np.float64]:
         """Return a number once a trial [R], as `values`. Raises `UsageError` for what is text."""
-        values = self.values(text)
-        try:
-            return np.asarray(values, dtype=np.float64)
-        except (ValueError, TypeError) as error:
-            example = next((value for value in values if isinstance(value, str)), "")
-            raise UsageError(f"{text} is text, such as {example}, where numbers are needed") from error
+        return _numbers(text, self.values(text))
 
     def finals(self, text: str) -> NDArray[np.float64]:
         """Return a number once a trial [R], as `values`: infinite where it is made of what a diverged trial measured and is undefined."""
@@ -175,6 +170,10 @@ class Results:
     def traced(self, text: str) -> NDArray[Any]:
         """Return an expression at every recorded step [K]; keys of the spec are those of the step's trial."""
         return np.broadcast_to(Expression(text).evaluate(_Rows(self)), len(self.history))
+
+    def traced_numbers(self, text: str) -> NDArray[np.float64]:
+        """Return a number at every recorded step [K], as `traced`. Raises `UsageError` for what is text."""
+        return _numbers(text, self.traced(text))
 
     def margins(self, text: str, traced: bool) -> NDArray[np.float64]:
         """By how much a condition holds (`Expression.margin`), once a trial [R] or at every recorded step [K]."""
@@ -286,6 +285,15 @@ def _missing(name: str, frame: pd.DataFrame) -> UsageError:
     )
     hint = f"did you mean {close[0]}?" if close else "`orchestrate runs` and `history` show what there is"
     return UsageError(f"the runs have no {name}; {hint}")
+
+
+def _numbers(text: str, values: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the values of an expression as numbers. Raises `UsageError` if they are text."""
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (ValueError, TypeError) as error:
+        example = next((value for value in values if isinstance(value, str)), "")
+        raise UsageError(f"{text} is text, such as {example}, where numbers are needed") from error
 
 
 def plain(column: pd.Series[Any]) -> NDArray[Any]:

@@ -99,7 +99,7 @@ class Monotone(Claim):
 
     over_trace: ClassVar[tuple[str, ...]] = ("of", "when")
 
-    numeric: ClassVar[tuple[str, ...]] = ("of",)
+    numeric: ClassVar[tuple[str, ...]] = ("of", "along")
 
     example: ClassVar[str] = "{kind: monotone, of: effective_rank, along: factorization.depth, direction: falling}"
 

@@ -200,6 +200,13 @@ def test_a_contrast_says_plainly_what_is_infinite():
     assert not any("inf " in text or "inf," in text or "inf]" in text for text in (verdict.found, verdict.worst.shows))
 
 
+def test_trials_on_both_sides_are_told_of():
+    made = results([{"init.scale": n % 2, "seed": n, "error": n} for n in range(20)])
+    claim = {"kind": "contrast", "of": "error", "group": "init.scale == 1", "against": "seed >= 0", "direction": "lower"}
+    assert check(made, **claim).found.endswith("; 10 trials are on both sides")
+    assert "both" not in check(made, **claim | {"against": "init.scale == 0"}).found
+
+
 def test_groups_with_trials_on_one_side_only_are_counted():
     made = results([{"init.scale": side, "seed": s, "error": side} for side, seeds in ((1, 5), (2, 1)) for s in range(seeds)])
     claim = {"kind": "contrast", "of": "error", "group": "init.scale == 1", "against": "init.scale == 2", "direction": "lower"}
@@ -363,3 +370,16 @@ def test_one_baseline_is_enough_for_an_interval():
 def test_a_column_that_is_not_there_is_the_users_to_mend():
     with pytest.raises(UsageError, match="the runs have no eror; did you mean error"):
         check(results(settings(lambda *_: 1.0)), kind="within", of="eror", range=[0, 1])
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        {"kind": "monotone", "of": "loss", "along": "group.name", "direction": "rising"},
+        {"kind": "monotone", "of": "group.name", "direction": "rising"},
+        {"kind": "keeps_sign", "of": "group.name"},
+    ],
+)
+def test_text_has_no_direction_and_no_sign(claim):
+    with pytest.raises(UsageError, match=r"group\.name is text, such as cp, where numbers are needed"):
+        check(results([{"group.name": "cp"}, {"group.name": "linear"}], lambda _: {"loss": [2.0, 1.0]}), **claim)

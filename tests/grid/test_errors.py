@@ -136,6 +136,7 @@ def test_the_good_one_is_good():
         (GOOD + "claims: {a: {kind: bound, that: error > 0, where: 2 < spec.loss}}\n", "g.yaml:8:44: claims.a.where: '2 < spec.loss': spec.loss is text, and 2 a number: they cannot be compared"),
         (GOOD + "figures: {a: {kind: medians, x: optimizer.kind == 3, y: error}}\n", "g.yaml:8:30: figures.a.x: 'optimizer.kind == 3': optimizer.kind is text, and 3 a number: they cannot be compared"),
         (GOOD + "figures: {a: {kind: medians, x: loss.kind, y: error}}\n", "g.yaml:8:30: figures.a.x: there is no loss.kind in the runs; did you mean spec.loss?"),
+        (GOOD + "claims: {a: {kind: monotone, of: error, along: factorization.kind, direction: rising}}\n", "g.yaml:8:41: claims.a.along: must be a number, and factorization.kind is text"),
         (GOOD + "claims: {a: {kind: within, of: outcome, range: [0, 1]}}\n", "g.yaml:8:28: claims.a.of: must be a number, and outcome is text"),
         (GOOD + "figures: {a: {kind: trajectories, y: det}}\n", "g.yaml:8:35: figures.a.y: there is no det in the runs: is it recorded?"),
         (GOOD + "figures: {a: {kind: trajectories, y: loss, lines: {loss: {a: 1}}}}\n", "g.yaml:8:44: figures.a.lines: has no effect with figures.a.kind trajectories"),
