@@ -24,7 +24,7 @@ class Target(Section):
     kind: Literal["hierarchical"] | None = None
     """`hierarchical` for a tensor of a hierarchical factorization whose factors are standard normal, rather than one of low rank."""
     rank: Count | None = None
-    """Of the ground truth, required unless it has a kind or is a vector; of a tensor, its CP rank."""
+    """Of the ground truth, required unless it has a kind or is a vector; of a tensor, its components: its CP rank, unless fewer suffice."""
     sparsity: Count | None = None
     """Of a vector: how many of its entries are not zero; all unless given."""
     domain: Literal["fourier"] | None = None
