@@ -106,8 +106,8 @@ def _notes(found: Comparison, names: tuple[str, str]) -> Iterator[str]:
         are, those = agreeing(found.same, "is", "are"), agreeing(found.same, "in that", "between those")
         then = f", and {are} left out" if found.set_aside else f": {those} nothing can have moved"
         yield f"{amount(found.same, 'run')} {are} in both sweeps{then}"
-    rows = found.table[~found.table["same"].astype(bool)]
-    if few := sum(row.trials < (PAIRS if row.paired else TRIALS) for row in rows.itertuples()):
+    rows = [row for row in found.table.to_dict("records") if not row["same"]]
+    if few := sum(row["trials"] < (PAIRS if row["paired"] else TRIALS) for row in rows):
         yield f"too few trials: {few} of {len(rows)} intervals carry less than 95 %: of fewer than {PAIRS} pairs, or {TRIALS} a side"
 
 
