@@ -158,13 +158,15 @@ def measure(
     trials: str | Collection[str] | None = None,
     where: str | None = None,
     modules: Modules = (),
+    references: Mapping[str, str] | None = None,
     tracking_uri: str | None = None,
     storage: str | None = None,
 ) -> pd.DataFrame:
     """Return measures that ``sweep`` did not record, computed from the final factors: ``trial_id``, then a column for each number.
 
-    ``measures`` are names as in a grid's ``record.measures``, ``modules`` files with measures of your own. Of trials that failed
-    or were deleted there are no factors, and no rows. ``trials`` and ``where`` pick trials, as in `load_history`. Raises what `load_runs`
+    ``measures`` are names as in a grid's ``record.measures``, ``modules`` files with measures of your own, and ``references``, as
+    ``{"found": "runs/w.npz:W"}``, arrays that measures are against beside those that the grid names. Of trials that failed or were
+    deleted there are no factors, and no rows. ``trials`` and ``where`` pick trials, as in `load_history`. Raises what `load_runs`
     raises, and `orchestrator.errors.UsageError` for a measure that is unknown, or defined for no trial.
     """
     from orchestrator.storage.base import open_storage
@@ -172,7 +174,7 @@ def measure(
 
     store, (found,) = _found(sweep, tracking_uri)
     names = [measures] if isinstance(measures, str) else measures
-    results, columns = measured_results(store, open_storage(storage), found, names, where, trials, _texts(modules))
+    results, columns = measured_results(store, open_storage(storage), found, names, where, trials, _texts(modules), references)
     return results.runs[["trial_id", *columns]]
 
 

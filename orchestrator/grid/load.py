@@ -21,6 +21,7 @@ from orchestrator.grid.own_code import check_needs, used
 from orchestrator.grid.questions import check_names, columns_of, read_questions
 from orchestrator.grid.quoting import nearest, shown
 from orchestrator.grid.recorded import check_measures, check_steps
+from orchestrator.grid.references import with_arrays
 from orchestrator.grid.sections import PARTS, Model, nested, validate
 from orchestrator.grid.sizes import too_many
 from orchestrator.grid.source import MAX_BYTES, MAX_KEY, Mistake, Mistakes, Source, parse, parse_value
@@ -123,6 +124,7 @@ def parse_grid(
         check_measures(record, trials, mistakes)
         if not shortened:
             check_steps(record, trials, mistakes)
+        record = with_arrays(record, [t.spec for t in trials], files, mistakes)
     names = record.measures if record is not None and record.measures is not None else DEFAULT_MEASURES
     if record is not None and trials and not mistakes and (figures or claims):
         check_names({"figures": figures, "claims": claims}, *columns_of((t.spec for t in trials), names), mistakes)
@@ -244,4 +246,7 @@ def _top(model: type[Model], part: str, data: Mapping[str, Any], mistakes: list[
         mistakes.append(Mistake((part,), part, f"must be a mapping of keys, not {shown(value)}"))
         return None
     placed = {f"{part}.{key}": Assignment(f"{part}.{key}", inner, (part, key)) for key, inner in value.items()}
+    for key, inner in value.items():
+        for name, one in inner.items() if isinstance(inner, Mapping) else ():
+            placed[f"{part}.{key}.{name}"] = Assignment(f"{part}.{key}.{name}", one, (part, key, name))
     return validate(model, part, nested(dict(value)), placed, mistakes)

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from workloads.section import LARGEST_COUNT, Finite, Section, Whole, as_tuple
+from workloads.training.references import References
 
 SMALLEST_SHARE = 1e-4
 """Of a core or GPU: Ray counts in these."""
@@ -37,6 +38,8 @@ class Record(Section):
     """Steps at which a trial's factors are kept."""
     checkpoint_losses: Annotated[tuple[Annotated[Finite, Field(gt=0)], ...], BeforeValidator(as_tuple), Field(max_length=100)] = ()
     """Losses at which, when they are first reached, a trial's factors are kept."""
+    references: Annotated[References, Field(max_length=20)] = Field(default_factory=dict)
+    """Arrays of data files, by names of your own: `{found: runs/w.npz:W}` is what the measure `distance_to_found` is against."""
 
 
 class Resources(Section):

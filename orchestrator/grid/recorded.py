@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from orchestrator.grid.model import Record
 from orchestrator.grid.own_code import try_measures
 from orchestrator.grid.quoting import nearest, shown
+from orchestrator.grid.references import undeclared
 from orchestrator.grid.source import Mistake
 from workloads import measures
 from workloads.trial import Trial, TrialSpec
@@ -35,6 +36,8 @@ def check_measures(record: Record, trials: Sequence[Trial], mistakes: list[Mista
         elif (most := _most(name, defined)) is not None:
             mend = f"{name.rpartition('_')[0]}_{most}"
             mistakes.append(Mistake(path, "record.measures", f"{name} asks for more than there are: {mend} has them all"))
+        elif missing := undeclared(name, record.references):
+            mistakes.append(Mistake(path, "record.measures", missing))
     mistakes += _covered(record.measures or (), columns)
 
 

@@ -202,7 +202,7 @@ def inlined(model: type[Section]) -> dict[str, Any]:
     """Return a model's own schema with its inner models written in place, what its fields are in words, and no titles and nulls."""
     schema = model.model_json_schema(ref_template="{model}")
     inner = schema.pop("$defs", {})
-    inner["FileRef"] = {"type": "string"}
+    inner |= {key: {"type": "string"} for key in ("FileRef", "Reference")}
     cleaned = _clean(schema, inner)
     assert isinstance(cleaned, dict)
     for name, words in field_words(model).items():

@@ -23,6 +23,8 @@ def _wrong(column: str, spec: TrialSpec) -> str:
     found = measures.find(column)
     if found is not None and (reason := measures.undefined(column, spec)):
         return f"{column} {reason}"
+    if measures.reference_of(column):
+        return f"{column} is against an array of record.references, and what is recorded decides nothing about when a trial ends"
     name = measures.of_column(column, spec)
     if name is None:
         if found is not None:

@@ -117,7 +117,7 @@ def measured(
         specs = {key: trials[key].spec for key in keys if key in history}
         kept = dict(_whole(load_factors(store, sweep, list(specs)), specs)) if specs else {}
         finals = {key: {name: factors[name] for name in specs[key].factor_shapes} for key, factors in kept.items()}
-        for key, values in measure_kept(names, finals.items(), specs, files):
+        for key, values in measure_kept(names, finals.items(), specs, files, recording.references):
             state = _state(trials[key], found[key], history[key], kept[key], values, recording)
             states |= {} if state is None else {key: state}
     return states

@@ -286,6 +286,7 @@ def grid_of(store: Store, storage: Storage, sweep: SweepSummary, modules: Sequen
     from orchestrator.grid import parse_grid
     from orchestrator.tracking import layout
     from orchestrator.tracking.write.parent import digest_of
+    from workloads.training.references import against
 
     use_code(store, sweep, modules, kept=for_work)
     kept = kept_files(store, storage, sweep)
@@ -300,5 +301,11 @@ def grid_of(store: Store, storage: Storage, sweep: SweepSummary, modules: Sequen
         raise UsageError(
             f"the grid of sweep {sweep.sweep_id} has other trials now: a data file has changed, and {storage.url} does not have it as it "
             "was; bring it back, or submit the grid anew"
+        )
+    recorded = json.loads(sweep.tags.get(layout.RECORD, layout.NOTHING)).get(layout.REFERENCES, {})
+    if changed := [name for name, array in against(recorded, grid.record.references).items() if array != recorded[name]]:
+        raise UsageError(
+            f"the file that {changed[0]} of sweep {sweep.sweep_id} is against has changed, and {storage.url} does not have it as it was; "
+            "bring it back, or submit the grid anew"
         )
     return grid

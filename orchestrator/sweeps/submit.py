@@ -74,7 +74,7 @@ def recording_of(grid: Grid) -> Recording:
     """Return what the grid's ``record`` asks for."""
     record = grid.record
     names = DEFAULT_MEASURES if record.measures is None else tuple(record.measures)
-    return Recording(names, record.points, record.steps, record.checkpoint_steps, record.checkpoint_losses)
+    return Recording(names, record.points, record.steps, record.checkpoint_steps, record.checkpoint_losses, record.references)
 
 
 def detail_of(grid: Grid) -> Detail:

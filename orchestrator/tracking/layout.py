@@ -162,7 +162,9 @@ TAG_LENGTH = 8000
 _SCHEDULE_LENGTH = 2000
 _CHECKPOINTS = ("checkpoint_steps", "checkpoint_losses")
 _CODE = "code"
-"""In a `RECORD` tag: the SHA-256 of the code of each measure that is a user's own."""
+REFERENCES = "references"
+"""In a `RECORD` tag: the SHA-256 of the code of each measure that is a user's own; of each that is against an array of a data file, that
+of the file's content, and the array."""
 
 
 NOTHING = '{"measures": [], "points": null, "steps": null}'
@@ -174,7 +176,7 @@ EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 def recording_tag(record: Mapping[str, Any]) -> str:
     """Return what was recorded, as JSON with sorted keys; an explicit list of steps too long for a tag is kept as its digest."""
     kept = {key: record.get(key) for key in ("points", "steps", "measures")}
-    kept |= {key: record[key] for key in (*_CHECKPOINTS, _CODE) if record.get(key)}
+    kept |= {key: record[key] for key in (*_CHECKPOINTS, _CODE, REFERENCES) if record.get(key)}
     steps = json.dumps(kept["steps"])
     if len(steps) > _SCHEDULE_LENGTH:
         kept["steps"] = digest(steps)
@@ -191,8 +193,10 @@ def lacking(recorded: str, asked: str) -> str | None:
     have, want = json.loads(recorded), json.loads(asked)
     if missing := _missing(have, want):
         return f"recorded without {', '.join(missing)}"
-    if other := _by_other_code(have, want):
+    if other := _with_other(_CODE, have, want):
         return f"recorded by other code of {', '.join(other)}"
+    if other := _with_other(REFERENCES, have, want):
+        return f"recorded against other arrays: {', '.join(other)}"
     if any(have.get(key) != want.get(key) for key in ("points", "steps")):
         return "recorded at other steps"
     return "recorded with other checkpoints" if any(have.get(key) != want.get(key) for key in _CHECKPOINTS) else None
@@ -203,16 +207,17 @@ def unrecorded(recorded: str, asked: str) -> list[str] | None:
     have, want = json.loads(recorded), json.loads(asked)
     if any(have.get(key) != want.get(key) for key in ("points", "steps", *_CHECKPOINTS)):
         return None
-    return list(dict.fromkeys([*_missing(have, want), *_by_other_code(have, want)]))
+    others = (name for key in (_CODE, REFERENCES) for name in _with_other(key, have, want))
+    return list(dict.fromkeys([*_missing(have, want), *others]))
 
 
 def _missing(have: Mapping[str, Any], want: Mapping[str, Any]) -> list[str]:
     return sorted(set(want["measures"] or ()) - set(have["measures"] or ()))
 
 
-def _by_other_code(have: Mapping[str, Any], want: Mapping[str, Any]) -> list[str]:
-    codes = [(name, have.get(_CODE, {}).get(name), want.get(_CODE, {}).get(name)) for name in want["measures"] or ()]
-    return [name for name, then, now in codes if then != now]
+def _with_other(key: str, have: Mapping[str, Any], want: Mapping[str, Any]) -> list[str]:
+    """Return the measures of which the tags have other digests under a ``key``."""
+    return [name for name in want["measures"] or () if have.get(key, {}).get(name) != want.get(key, {}).get(name)]
 
 
 def at_ends(tags: Mapping[str, str]) -> frozenset[str]:

@@ -64,6 +64,7 @@ class _Record(BaseModel):
     points: int | None
     steps: list[int] | str | None
     code: dict[str, str] = {}
+    references: dict[str, str] = {}
 
 
 _TAGS: Mapping[str, TypeAdapter[Any]] = {

@@ -83,12 +83,28 @@ def test_descent_from_zero_comes_to_the_least_frobenius_norm():
     assert ends[1][1] < 1e-4 < 1e-3 < ends[1][0]
 
 
+def test_distance_to_an_array_is_that_of_numpy():
+    rng = np.random.default_rng(1)
+    for shape in ([4], [3, 4], [2, 3, 4]):
+        kind = {1: "vector_sensing", 2: "matrix_sensing", 3: "tensor_sensing"}[len(shape)]
+        rank = {} if len(shape) == 1 else {"rank": 1}
+        problem = {"kind": kind, "shape": shape, "target": rank, "observed": 3}
+        lanes = snapshot(spec(problem=problem, factorization={"kind": "linear"}, init=None))
+        there = rng.standard_normal(shape)
+        lanes._references = {"found": there, "other": rng.standard_normal((5, 5)), "zero": np.zeros(shape)}
+        found = evaluate(["distance_to_found", "distance_to_other", "distance_to_zero"], lanes)
+        wanted = [np.linalg.norm(w - there) / np.linalg.norm(there) for w in lanes.product.numpy()]
+        np.testing.assert_allclose(found[:, 0], wanted, rtol=1e-12)
+        assert np.isnan(found[:, 1:]).all()
+
+
 def test_it_is_defined_where_the_problem_can_be_solved():
     tensor = spec(
         problem={"kind": "tensor_completion", "shape": [3, 2, 4], "target": {"rank": 1}, "observed": 9}, factorization={"kind": "cp"}
     )
     assert measures.undefined("distance_to_min_frobenius", tensor) is None
     assert "is for matrices" in measures.undefined("distance_to_nuclear_norm", tensor)
-    assert measures.find("distance_to_linear") is None
+    assert measures.reference_of("distance_to_nuclear_norm") is None
+    assert measures.reference_of("distance_to_linear") == "linear"
     zero = spec(problem={"kind": "matrix_completion", "shape": [2, 2], "entries": [[0, 0, 0.0], [1, 1, 0.0]]})
     assert np.isnan(evaluate(["distance_to_min_frobenius"], snapshot(zero))).all()

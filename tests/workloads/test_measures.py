@@ -494,6 +494,7 @@ TESTED_APART = {
     ),
     "cp_rank": (test_cp_rank_of_orthogonal_components,),  # and tests/workloads/test_cp_rank.py
     "distance_to_nuclear_norm": (test_distances.test_distance_to_the_least_nuclear_norm_is_the_error_where_that_recovers_the_truth,),
+    "distance_to_reference": (test_distances.test_distance_to_an_array_is_that_of_numpy,),
     "time": (test_gradient_flow.test_it_is_scipys_flow_to_its_tolerance,),
     "gradient_norm": (test_landscape.test_gradient_norm_and_sharpness_are_those_of_dense_hessians,),
     "sharpness": (

@@ -12,6 +12,7 @@ from workloads.measures.base import (
     is_state,
     measure,
     of_column,
+    reference_of,
     undefined,
     watched,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "is_state",
     "measure",
     "of_column",
+    "reference_of",
     "undefined",
     "watched",
 ]

@@ -42,7 +42,8 @@ class Measure:
     the measure is not defined for a trial, or ``None`` where it is. ``columns`` gives the names of the k columns. ``compute`` maps a
     snapshot and the arguments to [R] or [R, k]. ``final`` says that it is computed at the end of a trial only, because it costs more
     than training does; ``product``, that it needs an end-to-end matrix or tensor, so that it is not defined for functions of inputs;
-    ``state``, that it is of how training stands, of which factors alone say nothing, so that it cannot be computed afterwards.
+    ``state``, that it is of how training stands, of which factors alone say nothing, so that it cannot be computed afterwards;
+    ``against``, that its argument is the name of an array of a data file, which `record.references` has to give.
     """
 
     pattern: str
@@ -56,6 +57,7 @@ class Measure:
     state: bool = False
     counted: bool = False
     """True where its argument, if there is one, is how many columns it has at most."""
+    against: bool = False
     by_column: Callable[[str], str | None] | None = None
     """From a column to the measure's name, where what a name says after an underscore is in the names of its columns."""
     code: str = ""
@@ -124,6 +126,12 @@ def code_of(name: str) -> str:
 def is_final(name: str) -> bool:
     """Return whether measure ``name`` is computed at the end of a trial only. Raises `KeyError` for an unknown name."""
     return _known(name)[0].final
+
+
+def reference_of(name: str) -> str | None:
+    """Return what `record.references` has to name for a measure; ``None`` for one that is against no array, or unknown."""
+    found = find(name)
+    return found[1][0] if found is not None and found[0].against else None
 
 
 def is_state(name: str) -> bool:

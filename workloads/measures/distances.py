@@ -28,6 +28,22 @@ def _solvable(spec: TrialSpec, kind: str) -> str | None:
 )
 def distance_to(x: Snapshot, kind: str) -> Tensor:
     """Return the relative distance [R] to the solution of a convex problem with the same observations; NaN where that is zero."""
-    solution = x.solution(kind)
-    size = frobenius_norm(solution)
-    return (frobenius_norm(x.product - solution) / size).where(size > 0, float("nan"))
+    return _relative(x, x.solution(kind))
+
+
+@measure(
+    "‖W − V‖_F / ‖V‖_F, V being the array that `record.references` calls so; NaN where that has another shape",
+    r"distance_to_(?!(?:nuclear_norm|min_frobenius)$)([A-Za-z]\w*)",
+    shown="distance_to_reference",
+    against=True,
+)
+def distance_to_array(x: Snapshot, name: str) -> Tensor:
+    """Return the relative distance [R] to an array of a data file; NaN where that is zero, or of another shape."""
+    there = x.reference(name)
+    return x.loss.new_full(x.loss.shape, float("nan")) if there is None else _relative(x, there.expand_as(x.product))
+
+
+def _relative(x: Snapshot, there: Tensor) -> Tensor:
+    """Return distances [R] to matrices or tensors [R, *shape], relative to their norms; NaN where those are zero."""
+    size = frobenius_norm(there)
+    return (frobenius_norm(x.product - there) / size).where(size > 0, float("nan"))

@@ -16,6 +16,7 @@ from workloads.engines.lanes import DTYPES
 from workloads.measures.numerics.objective import Objective
 from workloads.measures.numerics.snapshot import Snapshot, evaluate
 from workloads.training.preparing import Preparer
+from workloads.training.references import Reference
 from workloads.trial import TrialSpec
 
 AT_ONCE = 1_000
@@ -28,11 +29,15 @@ Kept = tuple[str, Mapping[str, NDArray[Any]]]
 
 
 def measure_factors(
-    names: Sequence[str], specs: Sequence[TrialSpec], factors: Sequence[Sequence[NDArray[Any]]], preparer: Preparer
+    names: Sequence[str],
+    specs: Sequence[TrialSpec],
+    factors: Sequence[Sequence[NDArray[Any]]],
+    preparer: Preparer,
+    references: Mapping[str, Reference] | None = None,
 ) -> NDArray[np.float64]:
     """Return measures [R, C], in the columns of `workloads.measures.column_names`, of R trials with their final ``factors``.
 
-    Their specs share a `workloads.trial.TrialSpec.lane_key`.
+    Their specs share a `workloads.trial.TrialSpec.lane_key`. ``references`` are the arrays that measures are against, by their names.
 
     All but those of how training stands (`workloads.measures.is_state`) are what training would have recorded in its last step.
     """
@@ -43,15 +48,21 @@ def measure_factors(
         # A user's own measures may be of it.
         loss = Objective(spec.factorization, specs, problems, [p.double() for p in params]).losses().detach()
     epsilon = torch.finfo(DTYPES[spec.dtype]).eps
-    return evaluate(names, Snapshot(spec.factorization, params, loss, problems, epsilon, specs, preparer.start))
+    known = preparer.start, None, preparer.arrays(references or {})
+    return evaluate(names, Snapshot(spec.factorization, params, loss, problems, epsilon, specs, *known))
 
 
 def measure_kept(
-    names: Sequence[str], kept: Iterable[Kept], specs: Mapping[str, TrialSpec], files: Mapping[str, bytes]
+    names: Sequence[str],
+    kept: Iterable[Kept],
+    specs: Mapping[str, TrialSpec],
+    files: Mapping[str, bytes],
+    references: Mapping[str, Reference] | None = None,
 ) -> Iterator[tuple[str, dict[str, float]]]:
     """Yield the measures of trials with their final factors ``kept``, by column; none of those that are not defined for a trial.
 
-    ``specs`` are the trials', by id, and ``files`` the content of data files, by digest.
+    ``specs`` are the trials', by id, and ``files`` the content of data files, by digest; ``references`` the arrays of these that
+    measures are against, by their names.
     """
     preparer = Preparer(files)
     for defined, some in _batches(names, kept, specs):
@@ -60,7 +71,7 @@ def measure_kept(
             yield from ((trial_id, {}) for trial_id, _ in some)
             continue
         factors = [[arrays[name] for name in spec.factor_shapes] for _, arrays in some]
-        values = measure_factors(defined, [specs[trial_id] for trial_id, _ in some], factors, preparer)
+        values = measure_factors(defined, [specs[trial_id] for trial_id, _ in some], factors, preparer, references)
         columns = [column for name in defined for column in measures.column_names(name, spec)]
         yield from ((trial_id, dict(zip(columns, map(float, row), strict=True))) for (trial_id, _), row in zip(some, values, strict=True))
 

@@ -54,7 +54,7 @@ def train(
     if not trials:
         return
     preparer = Preparer(files or {})
-    recorder = Recorder(recording, trials[0].spec, preparer.start)
+    recorder = Recorder(recording, trials[0].spec, preparer)
     pool = LanePool(trials, recorder, engine, preparer, device or torch.device("cpu"))
     yield from _Loop(pool, min(width or len(trials), len(trials)), clock, asked, rates, policy or Policy()).run()
 

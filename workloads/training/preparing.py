@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from workloads.amounts import agreeing, amount
 from workloads.engines.lanes import Prepared
 from workloads.problems.data.realized import ProblemData
+from workloads.training.references import Reference
 from workloads.training.trial_state import Paused
 from workloads.trial import Trial, TrialSpec
 
@@ -20,6 +21,7 @@ class Preparer:
     def __init__(self, files: Mapping[str, bytes]) -> None:
         self._files = files
         self._problems: dict[str, ProblemData] = {}
+        self._arrays: dict[str, NDArray[np.float64]] = {}
 
     def prepare(self, trial: Trial) -> Prepared:
         """Return the problem and start of one trial. Raises what `Problem.realize` and `TrialSpec.initial_factors` raise.
@@ -41,6 +43,13 @@ class Preparer:
     def start(self, spec: TrialSpec) -> list[NDArray[np.float64]]:
         """Return the parameters of a trial at step 0. Raises what `TrialSpec.initial_factors` raises."""
         return spec.initial_factors(self._files)
+
+    def arrays(self, references: Mapping[str, Reference]) -> dict[str, NDArray[np.float64]]:
+        """Return the arrays that trials are measured against, by their names. Raises what `Reference.numbers` raises."""
+        for reference in references.values():
+            if reference.content not in self._arrays:
+                self._arrays[reference.content] = reference.numbers(self._files[reference.digest])
+        return {name: self._arrays[reference.content] for name, reference in references.items()}
 
     def problem(self, spec: TrialSpec) -> ProblemData:
         """Return the problem of a trial. Raises what `Problem.realize` raises."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from workloads.engines.lanes import DTYPES, Lanes
 from workloads.measures.numerics.snapshot import Snapshot, evaluate
 from workloads.problems.data.realized import ProblemData
 from workloads.training.policy import Policy
+from workloads.training.preparing import Preparer
 from workloads.training.recording import Recording
 from workloads.training.traces import TraceBuilder
 from workloads.training.trial_state import Trace
@@ -37,10 +38,10 @@ class _Rows:
 
 
 class Recorder:
-    """Records lanes of trials like ``spec``, by the keys of their trials; ``start`` returns where a trial began."""
+    """Records lanes of trials like ``spec``, by the keys of their trials; ``preparer`` knows where those began."""
 
-    def __init__(self, recording: Recording, spec: TrialSpec, start: Callable[[TrialSpec], Sequence[NDArray[Any]]]) -> None:
-        self.recording, self._start = recording, start
+    def __init__(self, recording: Recording, spec: TrialSpec, preparer: Preparer) -> None:
+        self.recording, self._preparer = recording, preparer
         self._spec = spec
         self._epsilon = torch.finfo(DTYPES[spec.dtype]).eps
         names, columns = recording.names(spec), recording.columns(spec)
@@ -115,7 +116,8 @@ class Recorder:
         specs: Sequence[TrialSpec],
         times: Tensor | None = None,
     ) -> NDArray[np.float64]:
-        return evaluate(names, Snapshot(self._spec.factorization, params, losses, problems, self._epsilon, specs, self._start, times))
+        known = self._preparer.start, times, self._preparer.arrays(self.recording.references)
+        return evaluate(names, Snapshot(self._spec.factorization, params, losses, problems, self._epsilon, specs, *known))
 
     def resume(self, key: int, trace: Trace) -> None:
         """Put what a trial has recorded elsewhere before what it will record here."""

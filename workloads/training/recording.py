@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from workloads import measures
+from workloads.training.references import Reference, against
 from workloads.trial import TrialSpec
 
 NEVER = np.iinfo(np.int64).max
@@ -38,7 +39,7 @@ class Recording:
 
     The first step (unless explicit ``steps`` leave it out) and the last are always recorded, and the loss is always a measure; so is what
     a trial's conditions to stop look at, where they do. Factors are kept at ``checkpoint_steps`` and when one of ``checkpoint_losses`` is
-    first reached; that is recorded, too.
+    first reached; that is recorded, too. ``references`` are the arrays that measures are against, by their names.
     """
 
     measures: tuple[str, ...] = DEFAULT_MEASURES
@@ -46,11 +47,15 @@ class Recording:
     steps: tuple[int, ...] | None = None
     checkpoint_steps: tuple[int, ...] = ()
     checkpoint_losses: tuple[float, ...] = ()
+    references: Mapping[str, Reference] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        """Return this as plain data: of measures that are a user's own with the SHA-256 of their code."""
+        """Return this as plain data: of measures that are a user's own with the SHA-256 of their code, and of those that are against an
+        array with that of its file."""
+        plain = asdict(self) | {"measures": list(self.measures)}
         code = {name: digest for name in self.measures if (digest := measures.code_of(name))}
-        return asdict(self) | {"measures": list(self.measures)} | ({"code": code} if code else {})
+        kept = {"code": code, "references": against(self.measures, self.references)}
+        return {key: value for key, value in plain.items() if key not in kept} | {key: value for key, value in kept.items() if value}
 
     def names(self, spec: TrialSpec) -> tuple[str, ...]:
         """Return the measures that are defined for trials of this spec, the loss first."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import click
@@ -9,16 +10,25 @@ import click
 from orchestrator.cli.options import storage_option, tracking_option, with_option
 from orchestrator.cli.tables import Asked, table_options
 
+REFERENCE = "An array of an .npz file that a measure distance_to_NAME is against, beside those of record.references; may be repeated."
+
 
 @click.command("measure")
 @click.argument("sweep")
 @click.argument("names", metavar="MEASURE...", nargs=-1, required=True)
 @table_options
 @with_option
+@click.option("--reference", "references", multiple=True, metavar="NAME=FILE:ARRAY", help=REFERENCE)
 @tracking_option
 @storage_option
 def command(
-    sweep: str, names: tuple[str, ...], asked: Asked, modules: tuple[str, ...], tracking_uri: str | None, storage: str | None
+    sweep: str,
+    names: tuple[str, ...],
+    asked: Asked,
+    modules: tuple[str, ...],
+    references: tuple[str, ...],
+    tracking_uri: str | None,
+    storage: str | None,
 ) -> None:
     """Compute measures that SWEEP did not record from the final factors of its trials, and print them.
 
@@ -30,6 +40,7 @@ def command(
     Example:
       orchestrate measure figure1 schatten_0.3 stable_rank
       orchestrate measure latest schatten_0.3 --by factorization.depth --columns "error,schatten_0.3" -o table.tex
+      orchestrate measure latest distance_to_found --reference found=runs/w.npz:W
     """
     import numpy as np
 
@@ -40,8 +51,18 @@ def command(
     from orchestrator.tracking.store import open_existing
 
     store = open_existing(tracking_uri)
-    results, measured = measured_results(store, open_storage(storage), find_sweep(store, sweep), names, asked.where, modules=modules)
+    where, found = open_storage(storage), find_sweep(store, sweep)
+    results, measured = measured_results(store, where, found, names, asked.where, modules=modules, references=_by_name(references))
     seeds = [key for key in SEEDS if key in results.runs and results.runs[key].nunique() > 1]
     told_apart = ["trial_id", *results.varying(np.arange(len(results))), *seeds]
     # Of which trials, has been looked at.
     replace(asked, where=None).show(results, columns=measured if asked.by else [*told_apart, *measured])
+
+
+def _by_name(texts: Sequence[str]) -> dict[str, str]:
+    """Return ``NAME=FILE:ARRAY`` texts as files and arrays by their names. Raises `click.UsageError`."""
+    pairs = [text.partition("=") for text in texts]
+    wrong = next((text for text, (name, _, file) in zip(texts, pairs, strict=True) if not (name and file)), None)
+    if wrong is not None:
+        raise click.UsageError(f"--reference {wrong}: must be NAME=FILE:ARRAY, such as found=runs/w.npz:W")
+    return {name: file for name, _, file in pairs}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -27,7 +27,7 @@ class Snapshot:
 
     ``loss`` [R] is the training loss; ``params`` are [R, ...]; ``problems`` one per lane; ``epsilon`` the machine epsilon of the dtype the
     lanes train in; ``specs`` one per lane, and ``start`` returns where a trial of such a spec began; ``times`` [R] are those of gradient
-    flow, NaN where they are not known.
+    flow, NaN where they are not known; ``references`` are the arrays that lanes are measured against, by their names.
     """
 
     def __init__(
@@ -40,6 +40,7 @@ class Snapshot:
         specs: Sequence[TrialSpec] = (),
         start: Callable[[TrialSpec], Sequence[NDArray[Any]]] | None = None,
         times: Tensor | None = None,
+        references: Mapping[str, NDArray[np.float64]] | None = None,
     ) -> None:
         self.factorization, self.shape = factorization, problems[0].shape
         self.params = [p.double() for p in params]
@@ -49,6 +50,7 @@ class Snapshot:
         self._matricizations: dict[tuple[int, ...], Tensor] = {}
         self.specs, self._start = specs, start
         self.times = torch.full_like(self.loss, float("nan")) if times is None else times
+        self._references = references or {}
 
     @cached_property
     def product(self) -> Tensor:
@@ -140,6 +142,11 @@ class Snapshot:
     def solution(self, kind: str) -> Tensor:
         """Return what a solved factorization of a ``kind`` comes to with the lanes' observations [R, *shape]; NaN if to nothing."""
         return solutions(kind, self.specs, self.problems).to(self.loss.device)
+
+    def reference(self, name: str) -> Tensor | None:
+        """Return the array [*shape] of a name; ``None`` for one of another shape than the lanes'."""
+        array = self._references[name]
+        return torch.from_numpy(array).to(self.loss.device) if array.shape == self.shape else None
 
     @cached_property
     def observed(self) -> Tensor:
