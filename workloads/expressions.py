@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import math
 import operator
 import re
 from collections.abc import Callable, Container, Iterator, Mapping
@@ -115,6 +116,29 @@ class Expression:
 
         with np.errstate(all="ignore"):
             return self._sides(self._parsed.tree, columns, known)[0]
+
+    def holds_from(self, column: str) -> float:
+        """Return from which value of a column on a condition holds, whatever all others are; infinity where there is none."""
+        import numpy as np
+
+        with np.errstate(all="ignore"):
+            return self._holds_from(self._parsed.tree, column)
+
+    def _holds_from(self, node: ast.expr, column: str) -> float:
+        match node:
+            case ast.BoolOp(op=op, values=parts):
+                return (min if isinstance(op, ast.Or) else max)(self._holds_from(part, column) for part in parts)
+            case ast.Compare(left=left, ops=[ast.Gt() | ast.GtE() as op], comparators=[right]):
+                pass
+            case ast.Compare(left=right, ops=[ast.Lt() | ast.LtE() as op], comparators=[left]):
+                pass
+            case _:
+                return math.inf
+        is_it = isinstance(left, ast.Name) and self._parsed.columns.get(left.id) == column
+        if not is_it or any(isinstance(part, ast.Name) and part.id in self._parsed.columns for part in ast.walk(right)):
+            return math.inf
+        bound = float(number(self._value(right, {})))
+        return math.inf if math.isnan(bound) else math.nextafter(bound, math.inf) if isinstance(op, ast.Gt | ast.Lt) else bound
 
     def margin(self, columns: Mapping[str, Any]) -> Any:
         """By how much a condition holds [K], relative to the size of what is compared; negative where it does not, NaN where undefined."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
@@ -65,6 +66,12 @@ class Stop(Section):
             for key in ("check_every", "consecutive"):
                 if key in self.model_fields_set:
                     yield f"stop.{key}", "has no effect without stop.loss"
+
+
+@lru_cache(maxsize=1000)
+def holds_from(condition: str, column: str) -> float:
+    """Return from which value of a column on a condition holds, whatever all others are; infinity where there is none."""
+    return Expression(condition).holds_from(column)
 
 
 def columns_in(condition: str) -> list[str]:

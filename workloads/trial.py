@@ -240,7 +240,7 @@ class TrialSpec(BaseModel):
         Of kinds that are a user's own their code is part of it, of others' it is not.
         """
         init = self.init.canonical if self.init is not None else "null"
-        optimizer = self.optimizer.canonical if self.optimizer is not None else "null"
+        optimizer = self.optimizer.canonical_with(self.stop) if self.optimizer is not None else "null"
         factorization = self.factorization.canonical_in(self.shape)
         seed = self.seed if self.seeded else 0
         code = sorted({digest for part in self.own for digest in part.codes()})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import pickle
 
 import numpy as np
@@ -17,6 +18,7 @@ from workloads import measures
 from workloads.engines.base import create
 from workloads.engines.choice import why_not_fused
 from workloads.optimizers.numerics.dormand_prince import DormandPrince
+from workloads.stop import holds_from
 from workloads.training.loop import train
 from workloads.training.policy import Policy
 from workloads.training.recording import Recording
@@ -85,6 +87,7 @@ def test_a_gradient_of_zero_leaves_time_finite():
     size, time = (torch.zeros(1, dtype=torch.float64) for _ in range(2))
     state = {"size": [size], "time": [time], "refused": [torch.zeros_like(size)]}
     hyper = {name: torch.full_like(size, FLOW[name]) for name in ("lr", "rtol", "atol")}
+    hyper["until"] = torch.full_like(size, math.inf)
     params, grads = [torch.ones(1, 3, dtype=torch.float64)], [torch.zeros(1, 3, dtype=torch.float64)]
     step = DormandPrince(params, grads, state, hyper, lambda: None).step
     for _ in range(400):
@@ -183,6 +186,58 @@ def test_time_ends_trials_and_is_known_of_descent_too():
             reason
             == "is known with optimizer gradient_flow, and with gd of plain steps: not with schedule, clip, weight_decay, batch or label_noise"
         )
+
+
+@pytest.mark.parametrize("engine", ["autograd", "batched"])
+def test_a_trial_that_ends_by_time_ends_at_that_time_as_scipy_has_it(engine):
+    """Each lane at its own, one of them by one step alone; one that ends otherwise goes on."""
+    stops = [
+        {"when": "time > 1.5"},
+        {"when": "loss < 0 or 2 * 0.4 <= time"},
+        {"abort": "time >= 1e-3", "when": "error < 0"},
+        {"when": "time > 1 and loss < 0", "steps": 60},
+    ]
+    specs = [flow(seed=n, stop={"steps": 10_000} | stop) for n, stop in enumerate(stops)]
+    done = ended(train(trials(specs), Recording(("time", "error"), points=5), create(engine)))
+    for key, until in (("t0", 1.5), ("t1", 0.8), ("t2", 1e-3)):
+        result, one = done[key], specs[int(key[1])]
+        assert result.trace.final()["time"] == pytest.approx(until, rel=1e-15)
+        row = np.concatenate([factor.ravel() for factor in result.factors.values()])
+        np.testing.assert_allclose(row, integrated(one, until), rtol=0, atol=2e-7 * np.abs(row).max())
+    assert [done[key].outcome for key in sorted(done)] == [Outcome.CONVERGED, Outcome.CONVERGED, Outcome.ABORTED, Outcome.EXHAUSTED]
+    # Nothing that others end by changes a bit of this one.
+    (alone,) = ended(
+        train(trials([specs[3].model_copy(update={"stop": flow(stop={"steps": 60}).stop})]), Recording(("time",)), create(engine))
+    ).values()
+    for name, factor in alone.factors.items():
+        np.testing.assert_array_equal(done["t3"].factors[name], factor)
+
+
+def test_where_a_flow_ends_is_part_of_its_id_and_of_no_others():
+    ends = [flow(stop={"steps": 9} | stop) for stop in ({}, {"when": "time > 2"}, {"when": "time > 2 and loss < 1"})]
+    assert ['"until":' in one.canonical() for one in ends] == [False, True, False]
+    assert "until" not in flow(optimizer={"kind": "gd", "lr": 0.1}, stop={"when": "time > 2", "steps": 9}).canonical()
+
+
+@pytest.mark.parametrize(
+    ("condition", "bound"),
+    [
+        ("time > 2", math.nextafter(2, 3)),
+        ("time >= 2", 2),
+        ("1 + 2 ** 2 <= time", 5),
+        ("time > 3 or error < 1 or time >= 2", 2),
+        ("time >= 3 and time >= 4", 4),
+        ("time > 3 and error < 1", math.inf),
+        ("time < 3", math.inf),
+        ("2 * time > 3", math.inf),
+        ("time > error", math.inf),
+        ("not time < 3", math.inf),
+        ("1 < time < 3", math.inf),
+        ("time >= log(-1)", math.inf),
+    ],
+)
+def test_a_condition_holds_from_a_time_on_whatever_else_is_true(condition, bound):
+    assert holds_from(condition, "time") == bound
 
 
 @pytest.mark.parametrize(

@@ -48,12 +48,12 @@ class Lanes:
         self.device = device
         self.dtype = DTYPES[prepared[0].spec.dtype]
         self.prepared = list(prepared)
-        count, optimizer = len(prepared), self.spec.optimizer
+        count = len(prepared)
         self.params = [
             torch.from_numpy(np.stack([p.factors[n] for p in prepared])).to(device, self.dtype) for n in range(len(self.spec.factor_shapes))
         ]
-        names = () if optimizer is None else (*optimizer.hyper(), *(name for name in optimizer.given if name != "schedule"))
-        self.hyper = {name: self._per_lane([getattr(p.spec.optimizer, name) for p in prepared]) for name in names}
+        numbers = [{} if p.spec.optimizer is None else p.spec.optimizer.numbers(p.spec.stop) for p in prepared]
+        self.hyper = {name: self._per_lane([own[name] for own in numbers]) for name in numbers[0]}
         stepping = self.spec.method.stepping
         self.state = {name: [torch.zeros_like(p) for p in self.params] for name in stepping.like_params}
         self.state |= {name: [torch.full((count,), start, dtype=self.dtype, device=device)] for name, start in stepping.per_lane.items()}

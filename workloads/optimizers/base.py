@@ -14,6 +14,7 @@ from workloads.kinds import Kind, Registry
 from workloads.optimizers.schedule import RateSchedule
 from workloads.section import Conflict, Count, Finite, Positive
 from workloads.stepping import Stepping
+from workloads.stop import Stop
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -97,6 +98,14 @@ class Optimizer(Kind):
     def given(self) -> tuple[str, ...]:
         """Which of `OPTIONS` are used."""
         return tuple(name for name in OPTIONS if getattr(self, name) is not None)
+
+    def numbers(self, stop: Stop) -> dict[str, float]:
+        """Return the hyperparameters of a lane that ends as ``stop`` says, by their names, those of the options that are used included."""
+        return {name: getattr(self, name) for name in (*self.hyper(), *self.given) if name != "schedule"}
+
+    def canonical_with(self, stop: Stop) -> str:
+        """Return `canonical` of a trial that ends as ``stop`` says, with what steps make of that."""
+        return self.canonical
 
     @property
     def structure(self) -> tuple[str, ...]:

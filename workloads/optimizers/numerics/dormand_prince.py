@@ -32,11 +32,12 @@ class DormandPrince:
 
     Hairer, Norsett and Wanner 1993, section II.4, with the norm and the bounds of SciPy's RK45. ``params``, ``grads`` are [R, ...];
     ``state`` has ``size``, 0 before the first step, ``time`` and whether the last step was ``refused``; ``gradient`` fills ``grads``.
+    At the time ``until`` [R], which a step is cut short to meet, a lane stays.
     """
 
     def __init__(self, params: Params, grads: Params, state: State, hyper: Hyper, gradient: Step) -> None:
         (self._size,), (self._time,), (self._refused,) = state["size"], state["time"], state["refused"]
-        self._first, self._gradient = hyper["lr"], gradient
+        self._hyper, self._gradient = hyper, gradient
         self._tolerance = hyper["rtol"].unsqueeze(1), hyper["atol"].unsqueeze(1)
         ends = list(accumulate(p[0].numel() for p in params))
         count, width = len(self._size), -(-ends[-1] // LINE) * LINE
@@ -49,7 +50,11 @@ class DormandPrince:
 
     def step(self) -> None:
         """Take a step, for which ``grads`` are those of the present parameters."""
-        torch.where(self._size == 0, self._first, self._size, out=self._size)
+        torch.where(self._size == 0, self._hyper["lr"], self._size, out=self._size)
+        until = self._hyper["until"]
+        left = (until - self._time).clamp_(min=0.0)
+        last = self._size >= left
+        torch.minimum(self._size, left, out=self._size)
         for w, _, place in self._parts:
             self._start[:, place].view(w.shape).copy_(w)
         self._keep(self._slopes[0])
@@ -67,7 +72,8 @@ class DormandPrince:
         factor = torch.where(accepted & (self._refused == 0), factor, factor.clamp(max=1.0))
         self._end.copy_(torch.where(accepted.unsqueeze(1), self._end, self._start))
         self._move(self._end)
-        self._time.add_(torch.where(accepted, self._size, 0.0))
+        reached = torch.where(last, torch.maximum(self._time, until), self._time + self._size)
+        self._time.copy_(torch.where(accepted, reached, self._time))
         self._refused.copy_(~accepted)
         # Where gradients vanish no error ever ends the growth, and a size that is infinite would stay so.
         self._size.mul_(factor).clamp_(SMALLEST, LARGEST)
