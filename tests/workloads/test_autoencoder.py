@@ -22,6 +22,7 @@ from tests.workloads.test_memory import held
 from workloads import measures
 from workloads.engines.base import create
 from workloads.engines.choice import chosen, why_not_fused
+from workloads.measures.numerics import objective
 from workloads.measures.numerics.snapshot import Snapshot, evaluate
 from workloads.problems.data.images import draw_shapes
 from workloads.training.loop import train
@@ -343,6 +344,36 @@ def test_codes_and_held_out_images_are_measured_as_numpy_measures_them():
             apart / math.sqrt(images.size),
         ]
         np.testing.assert_allclose(found[lane], expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("case", ["mini-batches", "sums", "huber", "no hidden layers"])
+def test_gradient_norms_and_sharpness_are_those_of_dense_hessians_of_pytorchs_layers(case, monkeypatch):
+    """Of two problems, and of all inputs at once or some after others."""
+    narrow = {} if case == "no hidden layers" else {"factorization__hidden": [3], "factorization__code_size": 2}
+    one = small(**CASES[case] | narrow, problem__observed=8, problem__held_out=None)
+    specs = [one.model_copy(update={"seed": n, "problem": one.problem.model_copy(update={"seed": n})}) for n in range(2)]
+    problems, starts = [each.problem.realize({}) for each in specs], [each.initial_factors({}) for each in specs]
+    params = [torch.from_numpy(np.stack(arrays)) for arrays in zip(*starts, strict=True)]
+    known = [landscape(each, data.inputs, start) for each, data, start in zip(specs, problems, starts, strict=True)]
+    for numbers in (objective.NUMBERS, 4 * objective.held_of_function(one.factorization, one.shape)):
+        monkeypatch.setattr(objective, "NUMBERS", numbers)
+        found = Snapshot(one.factorization, params, torch.zeros(2), problems, 1e-16, specs)
+        np.testing.assert_allclose(found.gradient_norms, [np.linalg.norm(gradient) for gradient, _ in known], rtol=1e-10)
+        np.testing.assert_allclose(found.sharpness, [np.linalg.eigvalsh(hessian)[-1] for _, hessian in known], rtol=1e-8)
+
+
+def landscape(one, images, factors):
+    """The gradient [P] and Hessian [P, P] of the loss of all images, as PyTorch has them of its own layers."""
+    whole, images = network(one, factors), torch.from_numpy(images)
+    names, sizes = zip(*((name, p.shape) for name, p in whole.named_parameters()), strict=True)
+    row = torch.cat([p.detach().flatten() for p in whole.parameters()])
+
+    def loss(row):
+        parts = row.split([size.numel() for size in sizes])
+        factors = {name: part.view(size) for name, part, size in zip(names, parts, sizes, strict=True)}
+        return LOSSES[one.loss.kind].of(torch.func.functional_call(whole, factors, (images,)), images, one.loss)
+
+    return torch.func.grad(loss)(row).numpy(), torch.func.hessian(loss)(row).numpy()
 
 
 def test_starts_are_those_of_pytorchs_layers():

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from workloads.factorizations import Factorization
-from workloads.problems.data.realized import ProblemData
+from workloads.losses import Loss
+from workloads.problems.data.realized import ProblemData, unique
 from workloads.rng import Stream, generator
 from workloads.trial import TrialSpec
 
@@ -18,57 +20,116 @@ ITERATIONS = 300
 PRECISE = 1e-10
 """Residual, relative to the eigenvalue, at which it has converged; the eigenvalue's own error is of the order of its square."""
 NUMBERS = 1 << 24
-"""Numbers that the vectors of Lanczos' method may be at once."""
+"""Numbers that the vectors of Lanczos' method, or the values of functions with their derivatives, may be at once."""
+INPUTS = 64
+"""Inputs of a function that are worth a pass over its parameters."""
+TWICE = 8
+"""How many numbers of each kind a second derivative holds, for one of a step."""
 
 
 class Objective:
-    """The losses of lanes with ``params`` [R, ...], whose specs and problems are one each. No lane's depends on another's parameters."""
+    """The losses of lanes with ``params`` [R, ...], whose specs and problems are one each. No lane's depends on another's parameters.
+
+    Of a function of inputs they are those of all inputs, whatever a step sees, some of these at once.
+    """
 
     def __init__(
         self, factorization: Factorization, specs: Sequence[TrialSpec], problems: Sequence[ProblemData], params: Sequence[Tensor]
     ) -> None:
-        self._products = factorization.products
         self._params = [p.detach().clone().requires_grad_() for p in params]
         like = params[0]
-        observations = specs[0].problem.observe(problems, like.dtype, like.device)
-        self._values, masks = observations.tables()
-        size = math.prod(problems[0].shape)
-        self._operators = masks.view(len(masks), -1, size) if specs[0].problem.sensing else None
-        self._seen, self._loss = observations.seen, specs[0].loss
+        made = _of_functions if factorization.maps else _of_products
+        self._parts = made(factorization, specs[0], problems, like)
         scales = [spec.loss.factor(problem.count) for spec, problem in zip(specs, problems, strict=True)]
         self._scales = torch.tensor(scales, dtype=like.dtype, device=like.device)
         self._gradients: list[Tensor] | None = None
 
     def losses(self) -> Tensor:
         """Return the losses [R]."""
-        product = self._products(self._params).flatten(1)
-        if self._operators is not None:
-            product = torch.einsum("rnd,rd->rn", self._operators.expand(len(product), -1, -1), product)
-        return self._each(product).sum(1) * self._scales
+        first, *others = (part(self._params) * self._scales for part in self._parts)
+        return sum(others, first)
+
+    def gradients(self) -> list[Tensor]:
+        """Return the gradients [R, ...]."""
+        first, *others = self._by_part()
+        return [sum((g.detach() for g in rest), one.detach()) for one, *rest in zip(first, *others, strict=True)]
 
     @torch.enable_grad()
-    def gradients(self) -> list[Tensor]:
-        """Return the gradients [R, ...]. They can be differentiated once more."""
-        if self._gradients is None:
-            self._gradients = list(torch.autograd.grad(self.losses().sum(), self._params, create_graph=True))
-        return self._gradients
-
-    def _each(self, predictions: Tensor) -> Tensor:
-        """Return the losses [R, N] of observations, but for their scale; zero where a lane has none."""
-        values = self._values.expand_as(predictions)
-        if self._loss.squares is not None:
-            return (predictions - values).masked_fill(~self._seen, 0.0).square()
-        # Of what is not observed not even a derivative is taken, which might be no number.
-        seen = self._seen.expand_as(predictions)
-        return torch.zeros_like(predictions).masked_scatter(seen, self._loss.pointwise(predictions[seen], values[seen]))
+    def _by_part(self) -> Iterator[list[Tensor]]:
+        """Yield the gradients [R, ...] of each part, which can be differentiated once more. Of several none is kept."""
+        if self._gradients is not None:
+            yield self._gradients
+            return
+        for part in self._parts:
+            loss = (part(self._params) * self._scales).sum()
+            found = list(torch.autograd.grad(loss, self._params, create_graph=True))
+            if len(self._parts) == 1:
+                self._gradients = found
+            yield found
 
     def curved(self, directions: Tensor) -> Tensor:
         """Return the Hessians times ``directions`` [R, P], over all P parameters of a lane."""
         sizes = [p[0].numel() for p in self._params]
-        parts = [d.view_as(p) for d, p in zip(torch.split(directions, sizes, 1), self._params, strict=True)]
-        # Where nothing depends on a parameter any more, its row of the Hessian is zero.
-        found = torch.autograd.grad(self.gradients(), self._params, parts, retain_graph=True, allow_unused=True, materialize_grads=True)
-        return torch.cat([f.flatten(1) for f in found], 1)
+        along = [d.view_as(p) for d, p in zip(torch.split(directions, sizes, 1), self._params, strict=True)]
+        kept = len(self._parts) == 1
+        products = []
+        for gradients in self._by_part():
+            # Where nothing depends on a parameter any more, its row of the Hessian is zero.
+            found = torch.autograd.grad(gradients, self._params, along, retain_graph=kept, allow_unused=True, materialize_grads=True)
+            products.append(torch.cat([f.flatten(1) for f in found], 1))
+        return sum(products[1:], products[0])
+
+
+Part = Callable[[Sequence[Tensor]], Tensor]
+"""From parameters [R, ...] to the losses [R] of some of what is observed, but for their scale."""
+
+
+def _of_products(factorization: Factorization, spec: TrialSpec, problems: Sequence[ProblemData], like: Tensor) -> list[Part]:
+    observations = spec.problem.observe(problems, like.dtype, like.device)
+    values, masks = observations.tables()
+    operators = masks.view(len(masks), -1, math.prod(problems[0].shape)) if spec.problem.sensing else None
+
+    def losses(params: Sequence[Tensor]) -> Tensor:
+        product = factorization.products(params).flatten(1)
+        if operators is not None:
+            product = torch.einsum("rnd,rd->rn", operators.expand(len(product), -1, -1), product)
+        return _each(spec.loss, product, values.expand_as(product), observations.seen).sum(1)
+
+    return [losses]
+
+
+def _each(loss: Loss, predictions: Tensor, values: Tensor, seen: Tensor) -> Tensor:
+    """Return the losses [R, N] of observations, but for their scale; zero where a lane has none."""
+    if loss.squares is not None:
+        return (predictions - values).masked_fill(~seen, 0.0).square()
+    # Of what is not observed not even a derivative is taken, which might be no number.
+    seen = seen.expand_as(predictions)
+    return torch.zeros_like(predictions).masked_scatter(seen, loss.pointwise(predictions[seen], values[seen]))
+
+
+def _of_functions(factorization: Factorization, spec: TrialSpec, problems: Sequence[ProblemData], like: Tensor) -> list[Part]:
+    """Return a part for some inputs at a time of each distinct problem: what a function makes of all may not fit into memory."""
+    parts: list[Part] = []
+    distinct, which = unique(problems)
+    for place, problem in enumerate(distinct):
+        assert problem.inputs is not None, "a function is of inputs"
+        lanes = torch.tensor([lane for lane, own in enumerate(which) if own == place], device=like.device)
+        inputs = torch.from_numpy(problem.inputs).to(like.device, like.dtype)
+        at_once = max(1, NUMBERS // (len(lanes) * held_of_function(factorization, spec.shape)))
+        parts += [partial(_values, factorization, spec.loss, lanes, some) for some in torch.split(inputs, at_once)]
+    return parts
+
+
+def held_of_function(factorization: Factorization, shape: tuple[int, ...]) -> int:
+    """Return about how many numbers it takes to differentiate a function twice, for each of its inputs."""
+    return TWICE * (factorization.cost(shape).buffers + math.prod(shape))
+
+
+def _values(factorization: Factorization, loss: Loss, lanes: Tensor, inputs: Tensor, params: Sequence[Tensor]) -> Tensor:
+    factors = params if len(lanes) == len(params[0]) else [p.index_select(0, lanes) for p in params]
+    values = factorization.decoded(factors, factorization.encoded(factors, inputs.unsqueeze(0))).flatten(1)
+    each = _each(loss, values, inputs.flatten().expand_as(values), torch.ones(1, 1, dtype=torch.bool, device=inputs.device)).sum(1)
+    return each if factors is params else params[0].new_zeros(len(params[0])).index_add(0, lanes, each)
 
 
 def largest_eigenvalue(times: Callable[[Tensor], Tensor], lanes: int, size: int, like: Tensor) -> Tensor:

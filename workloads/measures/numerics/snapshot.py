@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from workloads import measures
 from workloads.factorizations import Factorization
 from workloads.measures.numerics.coding import Reconstruction
-from workloads.measures.numerics.objective import ITERATIONS, NUMBERS, Objective, largest_eigenvalue
+from workloads.measures.numerics.objective import INPUTS, ITERATIONS, NUMBERS, Objective, held_of_function, largest_eigenvalue
 from workloads.measures.numerics.solutions import solutions
 from workloads.problems.data.fitting import orthonormal_rows
 from workloads.problems.data.realized import ProblemData, unique
@@ -80,21 +80,28 @@ class Snapshot:
     @cached_property
     def gradient_norms(self) -> Tensor:
         """Norms [R] of the loss's gradients by all parameters."""
-        squares = [g.detach().flatten(1).square().sum(1) for g in self._objective(slice(None)).gradients()]
-        return torch.stack(squares).sum(0).sqrt()
+        found = []
+        for some in self._some(len(self.loss)):
+            squares = [g.flatten(1).square().sum(1) for g in self._objective(some).gradients()]
+            found.append(torch.stack(squares).sum(0).sqrt())
+        return torch.cat(found)
 
     @cached_property
     def sharpness(self) -> Tensor:
         """Largest eigenvalues [R] of the loss's Hessians by all parameters; NaN for a lane that is not finite."""
         size = sum(p[0].numel() for p in self.params)
         finite = torch.stack([p.flatten(1).isfinite().all(1) for p in self.params]).all(0)
-        at_once = max(1, NUMBERS // (size * min(size, ITERATIONS)))
         found = []
-        for first in range(0, len(self.loss), at_once):
-            some = slice(first, first + at_once)
+        for some in self._some(max(1, NUMBERS // (size * min(size, ITERATIONS)))):
             objective = self._objective(some, finite[some])
             found.append(largest_eigenvalue(objective.curved, len(self.loss[some]), size, self.loss))
         return torch.cat(found).masked_fill(~finite, float("nan"))
+
+    def _some(self, most: int) -> Iterator[slice]:
+        """Yield lanes that are differentiated side by side: at most so many, and of functions so few that some inputs of each have room."""
+        if self.factorization.maps:
+            most = min(most, max(1, NUMBERS // (INPUTS * held_of_function(self.factorization, self.shape))))
+        return (slice(first, first + most) for first in range(0, len(self.loss), most))
 
     def _objective(self, some: slice, kept: Tensor | None = None) -> Objective:
         """Return the losses of some of the lanes as functions of parameters, which are zero for lanes that are not ``kept``."""
