@@ -89,5 +89,5 @@ def _unused(measure: str) -> str:
 
 
 def _measure(name: str) -> str:
-    row = next(row for row in measures.MEASURES if row.against)
+    row = next(row for row in measures.MEASURES if measures.reference_of(row.shown))
     return f"{row.shown.rpartition('_')[0]}_{name}"

@@ -6,6 +6,7 @@ Imports neither torch nor Ray nor MLflow.
 from __future__ import annotations
 
 import heapq
+import math
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -14,11 +15,14 @@ from typing import Any
 
 from orchestrator.errors import UsageError
 from orchestrator.planning.pack import Crew, Pack, has_ended, steps_left
+from workloads import measures
 from workloads.amounts import amount
 from workloads.engines.choice import chosen, distinct, why_not_fused
 from workloads.engines.costs import engine_seconds
+from workloads.measures.work import Rows
+from workloads.training.policy import Policy
 from workloads.training.recording import Recording
-from workloads.trial import Trial, lane_cost, measurement_bytes
+from workloads.trial import ITEM_BYTES, Trial, lane_cost, measurement_bytes
 
 SHARED_MEASUREMENTS = 1 << 20
 """Sensing problems with measurement arrays from this size on are not mixed in one pack, so that the arrays are held once."""
@@ -113,7 +117,7 @@ def make_plan(trials: Sequence[Trial], recording: Recording, engine: str, crews:
     drafts = [min((_draft(engine, part, crew) for crew in crews), key=lambda d: d.seconds / d.crew.workers) for part in parts]
     drafts = [part for draft in drafts for part in draft.parts(PACK_TRIALS[draft.crew.device])]
     split = [d for crew in crews for d in _split([d for d in drafts if d.crew is crew], crew.workers)]
-    packs = tuple(_pack(f"pack-{place:04d}", draft) for place, draft in enumerate(sorted(split, key=lambda d: -d.seconds)))
+    packs = tuple(_pack(f"pack-{place:04d}", draft, recording) for place, draft in enumerate(sorted(split, key=lambda d: -d.seconds)))
     return Plan(packs, len(trials) + reused, reused, tuple(crews))
 
 
@@ -158,14 +162,30 @@ class _Draft:
         return [_Draft(self.engine, self.trials[n::2], self.crew) for n in range(2)]
 
 
-def _pack(name: str, draft: _Draft) -> Pack:
+def _pack(name: str, draft: _Draft, recording: Recording) -> Pack:
     trials = draft.trials
     measured = max(measurement_bytes(t.spec) for t in trials)
     shared = measured if measured >= SHARED_MEASUREMENTS else 0
     lane = lane_cost(trials[0].spec).bytes + (measured if not shared else 0)
     known = all(steps_left(t) is not None for t in trials)
     pack = Pack(name, draft.engine, draft.crew.device, tuple(trials), 1, lane, shared, draft.seconds if known else None)
+    pack = replace(pack, width=pack.lanes_in(draft.crew.memory))
+    measuring = _measuring(pack, recording)
+    if not measuring:
+        return pack
+    pack = replace(pack, shared_bytes=shared + measuring)
     return replace(pack, width=pack.lanes_in(draft.crew.memory))
+
+
+def _measuring(pack: Pack, recording: Recording) -> int:
+    """Return the bytes that measures of a pack hold while they are computed of what has been recorded."""
+    spec, policy = pack.trials[0].spec, Policy()
+    names = [
+        name for name in (*recording.measures, *measures.watched(spec)) if not (measures.is_final(name) or measures.undefined(name, spec))
+    ]
+    row_bytes = ITEM_BYTES[spec.dtype] * sum(math.prod(shape) for shape in spec.factor_shapes.values())
+    rows = min(policy.rows(row_bytes, pack.width), len(pack.trials) * recording.rows(spec))
+    return measures.held_meanwhile(names, Rows(spec, rows, len({trial.spec.problem.canonical for trial in pack.trials})))
 
 
 def _split(drafts: list[_Draft], workers: int) -> list[_Draft]:

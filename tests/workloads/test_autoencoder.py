@@ -24,6 +24,7 @@ from workloads.engines.base import create
 from workloads.engines.choice import chosen, why_not_fused
 from workloads.measures.numerics import objective
 from workloads.measures.numerics.snapshot import Snapshot, evaluate
+from workloads.measures.work import of_inputs
 from workloads.problems.data.images import draw_shapes
 from workloads.training.loop import train
 from workloads.training.policy import Policy
@@ -355,7 +356,7 @@ def test_gradient_norms_and_sharpness_are_those_of_dense_hessians_of_pytorchs_la
     problems, starts = [each.problem.realize({}) for each in specs], [each.initial_factors({}) for each in specs]
     params = [torch.from_numpy(np.stack(arrays)) for arrays in zip(*starts, strict=True)]
     known = [landscape(each, data.inputs, start) for each, data, start in zip(specs, problems, starts, strict=True)]
-    for numbers in (objective.NUMBERS, 4 * objective.held_of_function(one.factorization, one.shape)):
+    for numbers in (objective.NUMBERS, 4 * of_inputs(one)):
         monkeypatch.setattr(objective, "NUMBERS", numbers)
         found = Snapshot(one.factorization, params, torch.zeros(2), problems, 1e-16, specs)
         np.testing.assert_allclose(found.gradient_norms, [np.linalg.norm(gradient) for gradient, _ in known], rtol=1e-10)

@@ -21,6 +21,8 @@ from workloads.trial import TrialSpec
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from workloads.measures.work import Rows
+
 MAX_NAME = 100
 """Characters: an index of thousands of digits is none."""
 MOST_COLUMNS = 10
@@ -42,8 +44,7 @@ class Measure:
     the measure is not defined for a trial, or ``None`` where it is. ``columns`` gives the names of the k columns. ``compute`` maps a
     snapshot and the arguments to [R] or [R, k]. ``final`` says that it is computed at the end of a trial only, because it costs more
     than training does; ``product``, that it needs an end-to-end matrix or tensor, so that it is not defined for functions of inputs;
-    ``state``, that it is of how training stands, of which factors alone say nothing, so that it cannot be computed afterwards;
-    ``against``, that its argument is the name of an array of a data file, which `record.references` has to give.
+    ``state``, that it is of how training stands, of which factors alone say nothing, so that it cannot be computed afterwards.
     """
 
     pattern: str
@@ -55,9 +56,9 @@ class Measure:
     final: bool = False
     product: bool = True
     state: bool = False
-    counted: bool = False
-    """True where its argument, if there is one, is how many columns it has at most."""
-    against: bool = False
+    work: Callable[..., int] | None = None
+    """From the rows that are measured at once (`workloads.measures.work.Rows`) and the arguments to the bytes that it holds meanwhile,
+    where those are many."""
     by_column: Callable[[str], str | None] | None = None
     """From a column to the measure's name, where what a name says after an underscore is in the names of its columns."""
     code: str = ""
@@ -67,6 +68,14 @@ class Measure:
         """Return the arguments in ``name``, or ``None`` where it is another measure's."""
         found = re.fullmatch(self.pattern, name, re.ASCII) if len(name) <= MAX_NAME else None
         return found.groups() if found else None
+
+
+class Counted(Measure):
+    """One whose argument, if there is one, is how many columns it has at most."""
+
+
+class AgainstArray(Measure):
+    """One whose argument is the name of an array of a data file, which `record.references` has to give."""
 
 
 def withdraw(row: Measure) -> None:
@@ -87,15 +96,18 @@ def enter(row: Measure) -> None:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def measure(summary: str, pattern: str | None = None, *, shown: str | None = None, **fields: Any) -> Callable[[F], F]:
+def measure(
+    summary: str, pattern: str | None = None, *, shown: str | None = None, kind: type[Measure] = Measure, **fields: Any
+) -> Callable[[F], F]:
     """Register the function below as a measure: by its own name, or by all that match ``pattern``, such as the one ``shown``.
 
-    ``summary`` is what the guide says of it; ``fields`` are `Measure`'s. Raises `ValueError` if a name is taken.
+    ``summary`` is what the guide says of it; ``fields`` are `Measure`'s, or those of another ``kind``. Raises `ValueError` if a name is
+    taken.
     """
 
     def register(compute: F) -> F:
         name = shown or compute.__name__
-        enter(Measure(pattern or re.escape(name), name, compute, summary, **fields))
+        enter(kind(pattern or re.escape(name), name, compute, summary, **fields))
         return compute
 
     return register
@@ -131,7 +143,13 @@ def is_final(name: str) -> bool:
 def reference_of(name: str) -> str | None:
     """Return what `record.references` has to name for a measure; ``None`` for one that is against no array, or unknown."""
     found = find(name)
-    return found[1][0] if found is not None and found[0].against else None
+    return found[1][0] if found is not None and isinstance(found[0], AgainstArray) else None
+
+
+def held_meanwhile(names: Sequence[str], rows: Rows) -> int:
+    """Return the bytes that measures hold while they are computed, one after another, of ``rows`` at once: where those are many."""
+    found = [_known(name) for name in names]
+    return max((row.work(rows, *arguments) for row, arguments in found if row.work is not None), default=0)
 
 
 def is_state(name: str) -> bool:
@@ -156,7 +174,7 @@ def column_names(name: str, spec: TrialSpec) -> tuple[str, ...]:
 def beyond(name: str, spec: TrialSpec) -> int | None:
     """Return how many columns ``name`` has where it asks for more of them, or ``None`` where it has them all. Raises `KeyError`."""
     row, arguments = _known(name)
-    asked = arguments[0] if row.counted else None
+    asked = arguments[0] if isinstance(row, Counted) else None
     return there if asked is not None and (there := len(column_names(name, spec))) < int(asked) else None
 
 

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from workloads.factorizations import FACTORIZATIONS, Factorization
-from workloads.measures.base import MOST_COLUMNS, measure
+from workloads.measures.base import MOST_COLUMNS, Counted, measure
 from workloads.trial import TrialSpec
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def _columns(spec: TrialSpec, count: str | None) -> list[str]:
     shown="code_singular_values",
     needs=_some,
     columns=_columns,
-    counted=True,
+    kind=Counted,
     by_column=_as_many,
     product=False,
 )
@@ -66,7 +66,7 @@ def _spectrum_columns(spec: TrialSpec, count: str | None) -> list[str]:
     shown="code_spectrum",
     needs=_some,
     columns=_spectrum_columns,
-    counted=True,
+    kind=Counted,
     by_column=_as_many,
     product=False,
 )

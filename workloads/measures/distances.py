@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from workloads.factorizations import FACTORIZATIONS
-from workloads.measures.base import measure
+from workloads.measures.base import AgainstArray, measure
 from workloads.measures.spectra import frobenius_norm
+from workloads.measures.work import solved
 from workloads.trial import TrialSpec
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ def _solvable(spec: TrialSpec, kind: str) -> str | None:
     r"distance_to_(nuclear_norm|min_frobenius)",
     shown="distance_to_nuclear_norm",
     needs=_solvable,
+    work=solved,
 )
 def distance_to(x: Snapshot, kind: str) -> Tensor:
     """Return the relative distance [R] to the solution of a convex problem with the same observations; NaN where that is zero."""
@@ -35,7 +37,7 @@ def distance_to(x: Snapshot, kind: str) -> Tensor:
     "‖W − V‖_F / ‖V‖_F, V being the array that `record.references` calls so; NaN where that has another shape",
     r"distance_to_(?!(?:nuclear_norm|min_frobenius)$)([A-Za-z]\w*)",
     shown="distance_to_reference",
-    against=True,
+    kind=AgainstArray,
 )
 def distance_to_array(x: Snapshot, name: str) -> Tensor:
     """Return the relative distance [R] to an array of a data file; NaN where that is zero, or of another shape."""

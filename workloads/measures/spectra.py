@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from workloads.measures.base import MOST_COLUMNS, matrix, matrix_rank, measure
+from workloads.measures.base import MOST_COLUMNS, Counted, matrix, matrix_rank, measure
 from workloads.trial import TrialSpec
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def _as_many(column: str) -> str | None:
     shown="singular_values",
     needs=_leading,
     columns=_sv_columns,
-    counted=True,
+    kind=Counted,
     by_column=_as_many,
 )
 def singular_values(x: Snapshot, count: str | None) -> Tensor:

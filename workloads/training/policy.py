@@ -33,3 +33,7 @@ class Policy:
     report_seconds: float = 10.0
     gaps: Mapping[str, int] = field(default_factory=lambda: {"cpu": 8, "cuda": 2})
     splits: Splits = splits_well
+
+    def rows(self, row_bytes: int, lanes: int) -> int:
+        """Return how many recorded lanes, which take so many bytes each, are measured at once at most where so many ``lanes`` train."""
+        return min(self.pending_rows, self.pending_bytes // max(1, row_bytes)) + lanes

@@ -78,6 +78,10 @@ class Recording:
         looks = LOOKS[: np.searchsorted(LOOKS, last, side="right")] if spec.stop.conditions else np.empty(0)
         return np.unique(np.concatenate((chosen, looks, [step for step in self.checkpoint_steps if step <= last])).astype(np.int64))
 
+    def rows(self, spec: TrialSpec) -> int:
+        """Return how many rows a trace may have."""
+        return len(self.step_points(spec)) + (self.points if self.steps is None else 0) + len(self.checkpoint_losses) + 1
+
     def loss_levels(self, spec: TrialSpec, initial: float) -> NDArray[np.float64]:
         """Return the losses to record at when first reached, falling: from the initial one to the one that ends the trial.
 

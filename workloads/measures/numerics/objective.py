@@ -11,20 +11,13 @@ from torch import Tensor
 
 from workloads.factorizations import Factorization
 from workloads.losses import Loss
+from workloads.measures.work import ITERATIONS, NUMBERS, of_inputs
 from workloads.problems.data.realized import ProblemData, unique
 from workloads.rng import Stream, generator
 from workloads.trial import TrialSpec
 
-ITERATIONS = 300
-"""Steps of Lanczos' method at most."""
 PRECISE = 1e-10
 """Residual, relative to the eigenvalue, at which it has converged; the eigenvalue's own error is of the order of its square."""
-NUMBERS = 1 << 24
-"""Numbers that the vectors of Lanczos' method, or the values of functions with their derivatives, may be at once."""
-INPUTS = 64
-"""Inputs of a function that are worth a pass over its parameters."""
-TWICE = 8
-"""How many numbers of each kind a second derivative holds, for one of a step."""
 
 
 class Objective:
@@ -51,8 +44,12 @@ class Objective:
 
     def gradients(self) -> list[Tensor]:
         """Return the gradients [R, ...]."""
-        first, *others = self._by_part()
-        return [sum((g.detach() for g in rest), one.detach()) for one, *rest in zip(first, *others, strict=True)]
+        total: list[Tensor] = []
+        for found in self._by_part():
+            # Of one part after another: each has what leads to it.
+            detached = [g.detach() for g in found]
+            total = [t + g for t, g in zip(total, detached, strict=True)] if total else detached
+        return total
 
     @torch.enable_grad()
     def _by_part(self) -> Iterator[list[Tensor]]:
@@ -72,12 +69,14 @@ class Objective:
         sizes = [p[0].numel() for p in self._params]
         along = [d.view_as(p) for d, p in zip(torch.split(directions, sizes, 1), self._params, strict=True)]
         kept = len(self._parts) == 1
-        products = []
+        total: Tensor | None = None
         for gradients in self._by_part():
             # Where nothing depends on a parameter any more, its row of the Hessian is zero.
             found = torch.autograd.grad(gradients, self._params, along, retain_graph=kept, allow_unused=True, materialize_grads=True)
-            products.append(torch.cat([f.flatten(1) for f in found], 1))
-        return sum(products[1:], products[0])
+            product = torch.cat([f.flatten(1) for f in found], 1)
+            total = product if total is None else total.add_(product)
+        assert total is not None, "there is something to be observed"
+        return total
 
 
 Part = Callable[[Sequence[Tensor]], Tensor]
@@ -115,14 +114,9 @@ def _of_functions(factorization: Factorization, spec: TrialSpec, problems: Seque
         assert problem.inputs is not None, "a function is of inputs"
         lanes = torch.tensor([lane for lane, own in enumerate(which) if own == place], device=like.device)
         inputs = torch.from_numpy(problem.inputs).to(like.device, like.dtype)
-        at_once = max(1, NUMBERS // (len(lanes) * held_of_function(factorization, spec.shape)))
+        at_once = max(1, NUMBERS // (len(lanes) * of_inputs(spec)))
         parts += [partial(_values, factorization, spec.loss, lanes, some) for some in torch.split(inputs, at_once)]
     return parts
-
-
-def held_of_function(factorization: Factorization, shape: tuple[int, ...]) -> int:
-    """Return about how many numbers it takes to differentiate a function twice, for each of its inputs."""
-    return TWICE * (factorization.cost(shape).buffers + math.prod(shape))
 
 
 def _values(factorization: Factorization, loss: Loss, lanes: Tensor, inputs: Tensor, params: Sequence[Tensor]) -> Tensor:

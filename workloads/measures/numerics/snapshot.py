@@ -15,8 +15,9 @@ from torch import Tensor
 from workloads import measures
 from workloads.factorizations import Factorization
 from workloads.measures.numerics.coding import Reconstruction
-from workloads.measures.numerics.objective import INPUTS, ITERATIONS, NUMBERS, Objective, held_of_function, largest_eigenvalue
+from workloads.measures.numerics.objective import Objective, largest_eigenvalue
 from workloads.measures.numerics.solutions import solutions
+from workloads.measures.work import Rows, side_by_side
 from workloads.problems.data.fitting import orthonormal_rows
 from workloads.problems.data.realized import ProblemData, unique
 from workloads.trial import TrialSpec
@@ -81,7 +82,7 @@ class Snapshot:
     def gradient_norms(self) -> Tensor:
         """Norms [R] of the loss's gradients by all parameters."""
         found = []
-        for some in self._some(len(self.loss)):
+        for some in self._some(side_by_side(self._rows)):
             squares = [g.flatten(1).square().sum(1) for g in self._objective(some).gradients()]
             found.append(torch.stack(squares).sum(0).sqrt())
         return torch.cat(found)
@@ -92,16 +93,18 @@ class Snapshot:
         size = sum(p[0].numel() for p in self.params)
         finite = torch.stack([p.flatten(1).isfinite().all(1) for p in self.params]).all(0)
         found = []
-        for some in self._some(max(1, NUMBERS // (size * min(size, ITERATIONS)))):
+        for some in self._some(side_by_side(self._rows, vectors=True)):
             objective = self._objective(some, finite[some])
             found.append(largest_eigenvalue(objective.curved, len(self.loss[some]), size, self.loss))
         return torch.cat(found).masked_fill(~finite, float("nan"))
 
-    def _some(self, most: int) -> Iterator[slice]:
-        """Yield lanes that are differentiated side by side: at most so many, and of functions so few that some inputs of each have room."""
-        if self.factorization.maps:
-            most = min(most, max(1, NUMBERS // (INPUTS * held_of_function(self.factorization, self.shape))))
-        return (slice(first, first + most) for first in range(0, len(self.loss), most))
+    @property
+    def _rows(self) -> Rows:
+        return Rows(self.specs[0], len(self.loss), len(unique(self.problems)[0]))
+
+    def _some(self, at_once: int) -> Iterator[slice]:
+        """Yield lanes that are measured side by side: so many ``at_once``."""
+        return (slice(first, first + at_once) for first in range(0, len(self.loss), at_once))
 
     def _objective(self, some: slice, kept: Tensor | None = None) -> Objective:
         """Return the losses of some of the lanes as functions of parameters, which are zero for lanes that are not ``kept``."""

@@ -13,11 +13,10 @@ from torch import Tensor
 from workloads.engines.convex import ConvexEngine
 from workloads.engines.lanes import Lanes, Prepared
 from workloads.factorizations import FACTORIZATIONS
+from workloads.measures.work import SOLVED
 from workloads.problems.data.realized import ProblemData, unique
 from workloads.trial import DEFAULT_LOSS, TrialSpec
 
-AT_ONCE = 256
-"""Problems that are solved side by side."""
 STAGES = ((1e-9, 2_000), (1e-6, 10_000), (1e-4, 10_010))
 """Relative duality gaps at which a problem is taken to be solved, each until so many steps have been taken: closer than trials have to be
 where that is quick, as they have to be by default where it is slow, and in the end by a last certificate of what has been reached."""
@@ -28,8 +27,8 @@ def solutions(kind: str, specs: Sequence[TrialSpec], problems: Sequence[ProblemD
     """Return what a solved factorization of a ``kind`` comes to for R lanes' problems [R, *shape]; NaN where it comes to nothing."""
     distinct, which = unique(problems)
     missing = [n for n, problem in enumerate(distinct) if kind not in _known.get(problem, {})]
-    for first in range(0, len(missing), AT_ONCE):
-        some = missing[first : first + AT_ONCE]
+    for first in range(0, len(missing), SOLVED):
+        some = missing[first : first + SOLVED]
         found = _solved(kind, specs[0], [distinct[n] for n in some])
         for n, solution in zip(some, found, strict=True):
             _known.setdefault(distinct[n], {})[kind] = solution
