@@ -9,10 +9,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from workloads.factorizations.programs.listed import ListedProgram
 from workloads.factorizations.programs.room import room, starts_on_lines
 
 aten = torch.ops.aten
-Operation = Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,14 @@ def through(layers: Sequence[Layer], factors: Sequence[Tensor], inputs: Tensor) 
     return values
 
 
-class LayersProgram:
+class LayersProgram(ListedProgram):
     """See `workloads.factorizations.base.Program`, for ``inputs`` [R, B, n] that may change from step to step.
 
     All operands of a lane lie on lines of cache of their own, so that it has the same bits in any place.
     """
 
     def __init__(self, layers: Sequence[Layer], params: Sequence[Tensor], grads: Sequence[Tensor], inputs: Tensor, outer: Tensor) -> None:
-        self._forward: list[Operation] = []
-        self._backward: list[Operation] = []
+        super().__init__()
         lanes, shown = inputs.shape[:2]
         aligned = [self._aligned(p) for p in params]
         values = [self._aligned(inputs)]
@@ -77,14 +76,6 @@ class LayersProgram:
                 lower = room(len(values[place]), values[place].shape[1:], values[place])
                 self._backward.append(partial(torch.bmm, upper, aligned[layers[place].weights], out=lower))
                 upper = lower
-
-    def forward(self) -> None:
-        for operation in self._forward:
-            operation()
-
-    def backward(self) -> None:
-        for operation in self._backward:
-            operation()
 
     def _aligned(self, tensor: Tensor) -> Tensor:
         """Return a tensor [R, ...], or a copy that is made in each step, all lanes of which lie alike."""

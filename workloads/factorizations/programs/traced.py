@@ -16,18 +16,20 @@ from torch import Tensor
 
 from workloads.factorizations.graphs.graph import Call, Graph, Map, Move, Product, Reduce, Step
 from workloads.factorizations.graphs.views import View
-from workloads.factorizations.programs.maps import BOOLEAN, Operation, mapped
+from workloads.factorizations.programs.listed import ListedProgram
+from workloads.factorizations.programs.maps import BOOLEAN, mapped
 from workloads.factorizations.programs.room import room, starts_on_lines
 
 
-class TracedProgram:
+class TracedProgram(ListedProgram):
     """See `workloads.factorizations.base.Program`."""
 
     def __init__(self, graph: Graph, params: Sequence[Tensor], grads: Sequence[Tensor], outer: Tensor) -> None:
+        super().__init__()
         self._graph, self._like = graph, outer
         # A lone lane has a double: of a single product PyTorch may make another one than of several.
         self._own, self._lanes = len(outer), max(2, len(outer))
-        self._operations: list[Operation] = []
+        self._operations = self._forward
         constants = [torch.tensor(values, dtype=outer.dtype, device=outer.device) for values in graph.constants]
         given = [self._aligned(p.flatten(1)) for p in params]
         self._arrays = [*given, outer, *map(self._repeated, constants)]
@@ -47,15 +49,6 @@ class TracedProgram:
             found = self._tensor(view)
             if found.data_ptr() != grad.data_ptr():
                 self._copy(found[: self._own], grad)
-        self._backward = self._operations
-
-    def forward(self) -> None:
-        for operation in self._forward:
-            operation()
-
-    def backward(self) -> None:
-        for operation in self._backward:
-            operation()
 
     def _end_forward(self) -> None:
         view = self._graph.product
@@ -64,7 +57,7 @@ class TracedProgram:
         else:
             whole = self._copied(self._tensor(view))
             self.product = whole.flatten(1)[: self._own]
-        self._forward, self._operations = self._operations, []
+        self._operations = self._backward
         outer = self._graph.outer
         self._arrays[outer] = self._aligned(self._arrays[outer])
 
