@@ -46,9 +46,9 @@ def _ask(program: str, *arguments: str, script: str | None = None) -> subprocess
     path = shutil.which(program)
     if path is None:
         raise SlurmUnavailable(f"there is no {program} here{NOT_HERE if script else ''}")
+    command = [path, *arguments]
     try:
-        command, options = [path, *arguments], {"text": True, "errors": "replace", "timeout": ANSWER_SECONDS}
-        return subprocess.run(command, input=script, capture_output=True, check=False, **options)
+        return subprocess.run(command, input=script, capture_output=True, check=False, text=True, errors="replace", timeout=ANSWER_SECONDS)
     except subprocess.TimeoutExpired as error:
         raise SlurmUnavailable(f"{program} has not answered for {ANSWER_SECONDS:g} s: `squeue --me` says what there is") from error
 
