@@ -47,8 +47,7 @@ def command(
     Trials match if they agree in all keys but seeds; of the rest, those that agree in all but what differs between the rest of A and of B
     as a whole, which is what was changed. Runs that are in both sweeps are set aside if there is anything else to compare. The interval is
     a 95 % bootstrap interval of the median difference B - A, of pairs of the same seed where one side has all seeds of the other; a measure
-    has moved if it leaves out zero. Each interval is one by itself: of many measures that did not change, one in twenty moves. What a
-    diverged trial measured counts as infinite.
+    has moved if it leaves out zero, as one in twenty does by chance. What a diverged trial measured counts as infinite.
 
     \b
     Example:
