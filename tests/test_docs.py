@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+import runpy
+import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
+import orchestrator
 from orchestrator.cli.main import COMMANDS, cli
 from orchestrator.grid import load_grid, parse_grid
 from tests import ledger
@@ -80,3 +84,20 @@ def test_no_more_is_said_of_the_chaos_suite_than_its_ledger_has():
     assert schedules <= there.schedules
     assert disturbances <= there.kills.total()
     assert violations >= there.violations, "a violation that is in the ledger is in the document, too"
+
+
+def test_the_second_figure_has_each_start_of_its_sweep(tmp_path, monkeypatch):
+    """That of rank three at order 4 starts from 1e-2 and 3e-2, others from 1e-3 and 1e-2."""
+    trials = [{"trial_id": f"t{n}{s}", "init.scale": s, "problem.observed": n} for n in (100, 500) for s in (1e-2, 3e-2, None)]
+    traces = pd.DataFrame([{"trial_id": trial["trial_id"], "step": 0, "error": 0.5, "cp_rank": 3.0} for trial in trials])
+    monkeypatch.setattr(orchestrator, "load_runs", lambda _: pd.DataFrame(trials))
+    monkeypatch.setattr(orchestrator, "load_history", lambda _: traces)
+    monkeypatch.setattr(sys, "argv", ["figure2.py", "figure2-order4-rank3"])
+    monkeypatch.chdir(tmp_path)
+    left, _ = runpy.run_path(str(ROOT / "docs/figures/figure2.py"))["axes"]
+    assert [text.get_text() for text in left.get_legend().get_texts()] == [
+        "tensor factorization, init 0.01",
+        "tensor factorization, init 0.03",
+        "linear",
+    ]
+    assert (tmp_path / "figure2-order4-rank3.png").exists()

@@ -22,8 +22,9 @@ history = orchestrator.load_history(sweep)
 # The CP rank is taken at the end of a trial only: the last row of its trace.
 final = history.groupby("trial_id").last().join(orchestrator.load_runs(sweep).set_index("trial_id")[["problem.observed", "init.scale"]])
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-for label, scale in (("tensor factorization, init 1e-3", 1e-3), ("tensor factorization, init 1e-2", 1e-2), ("linear", None)):
-    some = final[final["init.scale"].isna() if scale is None else final["init.scale"] == scale].groupby("problem.observed")
+series = {f"tensor factorization, init {scale:g}": some for scale, some in final.groupby("init.scale")}
+for label, runs in (series | {"linear": final[final["init.scale"].isna()]}).items():
+    some = runs.groupby("problem.observed")
     for panel, measure in zip(axes, ("error", "cp_rank"), strict=True):
         middle = some[measure].median()
         bars = [middle - some[measure].quantile(0.25), some[measure].quantile(0.75) - middle]
