@@ -110,8 +110,16 @@ def up(workers: int | None, idle_seconds: float, beside: Sequence[str] = ()) -> 
     ``beside`` is a command that serves at a socket, ``{}`` in it, for as long as the cluster is there. It ends after ``idle_seconds``
     without a sweep. Raises `UsageError` if one is there, `RayUnavailable` if it does not come up.
     """
-    if (there := kept()) is not None:
-        raise UsageError(f"a local cluster is up at {there.address}: `orchestrate down` ends it")
+    from orchestrator.tracking.locks import machine_lock
+
+    # Of two at once the second waits for the first: there is one record of what is kept.
+    with machine_lock("cluster"):
+        if (there := kept()) is not None:
+            raise UsageError(f"a local cluster is up at {there.address}: `orchestrate down` ends it")
+        return _started(workers, idle_seconds, beside)
+
+
+def _started(workers: int | None, idle_seconds: float, beside: Sequence[str]) -> Kept:
     make_folder(state_folder())
     command = [
         sys.executable,

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from orchestrator.cluster.kept import address_of, is_here
 from orchestrator.cluster.sharing import WorkerName
 from orchestrator.cluster.sizing import Allotment
 from orchestrator.cluster.warm import WarmName
+from orchestrator.errors import UsageError
 from tests.cli.commands import GRID
 from tests.processes import communicate, eventually, popen, run
 
@@ -64,6 +66,34 @@ def test_names_say_which_program_it_is_and_no_sweep_takes_them_for_its_own():
     assert WorkerName.parse(name.name) is None
     for other in ("", "warm", "warm abc 1 x 7", WorkerName("01000000", CORE, 0).name):
         assert WarmName.parse(other) is None
+
+
+KEEPER = """#!{python}
+import sys, time
+sys.path.insert(0, {root!r})
+from orchestrator import liveness
+from orchestrator.cluster.build import build
+from orchestrator.cluster.kept import Kept, save
+time.sleep(0.3)
+save(Kept("127.0.0.1:1", liveness.process(), liveness.machine(), build(), 1, 0, 1, 0, time.time() + 60))
+time.sleep(600)
+"""
+"""What stands for a cluster and its process: it says that it is there, and ends at a signal."""
+
+
+def test_of_two_who_want_a_cluster_at_once_one_has_it_and_the_other_hears_of_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    stand_in = tmp_path / "python"
+    stand_in.write_text(KEEPER.format(python=sys.executable, root=str(Path(__file__).parents[2])))
+    stand_in.chmod(0o755)
+    monkeypatch.setattr(kept.sys, "executable", str(stand_in))
+    with ThreadPoolExecutor() as threads:
+        errors = [one.exception() for one in [threads.submit(kept.up, 1, 60.0) for _ in range(2)]]
+    try:
+        assert sorted(type(error) for error in errors if error is not None) == [UsageError]
+        assert (kept.down(now=True) is not None, kept.kept()) == (True, None)
+    finally:
+        kept.down(now=True)
 
 
 class Machine:
