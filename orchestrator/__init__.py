@@ -248,8 +248,11 @@ def _found(sweep: str | Sequence[str], tracking_uri: str | None) -> tuple[Store,
     from orchestrator.tracking.read.queries import find_sweep
     from orchestrator.tracking.store import open_existing
 
+    names = [sweep] if isinstance(sweep, str) else list(sweep)
+    if not names:
+        raise errors.UsageError("no sweep is named: give one or several, or leave them out for the latest")
     store = open_existing(tracking_uri)
-    return store, [find_sweep(store, one) for one in ([sweep] if isinstance(sweep, str) else sweep)]
+    return store, [find_sweep(store, one) for one in names]
 
 
 def _warn(lost: Iterable[str]) -> None:

@@ -6,6 +6,7 @@ import atexit
 import errno
 import gc
 import importlib
+import io
 import os
 import pkgutil
 import signal
@@ -142,6 +143,9 @@ def _open_streams() -> None:
                 os.fstat(number)
                 continue
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), "w" if number else "r"))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal whose encoding lacks a sign has it written out, as Python does it on standard error.
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001

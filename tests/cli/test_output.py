@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 from orchestrator.tracking.store import Store
 from orchestrator.tracking.write.parent import SweepInfo
 from orchestrator.tracking.write.writer import SweepWriter
-from tests.cli.commands import call
+from tests.cli.commands import call, variables
+from tests.processes import run
 from tests.stores import experiment, local, make_result, make_spec, make_sweep
 from workloads.training.results import TrialResult
 from workloads.training.trial_state import Outcome
@@ -18,6 +20,13 @@ __all__ = ["experiment", "local", "make_result", "make_spec", "make_sweep"]
 
 CLEARS = "\x1b[2J"
 """What terminals clear themselves at."""
+
+
+def test_a_sign_that_a_terminal_does_not_have_is_written_out(tmp_path: Path) -> None:
+    command, terminal = [sys.executable, "-m", "orchestrator.cli.main", "help"], {"PYTHONIOENCODING": "iso-8859-5"}
+    done = run(command, cwd=tmp_path, env=variables(tmp_path) | terminal | {"PYTHONPATH": str(Path(__file__).parents[2])})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r" \xb7 " in done.stdout
 
 
 def test_no_text_of_a_sweep_moves_the_cursor(

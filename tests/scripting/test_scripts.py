@@ -113,6 +113,7 @@ def test_figures_and_claims_on_the_spot(scripted):
         (lambda: orchestrator.submit(GRID, address="http://head:8265"), UsageError, "^a sweep that is sent to http://head:8265 as a job"),
         (lambda: orchestrator.submit(GRID, address="127.0.0.1:1", progress=False), RayUnavailable, "127.0.0.1:1"),
         (lambda: orchestrator.load_runs("x", tracking_uri="sqlite:///no/such/mlflow.db"), OrchestratorError, "there is no MLflow database"),
+        (lambda: orchestrator.load_runs([]), UsageError, "^no sweep is named"),
     ],
 )
 def test_errors_are_the_programs_own(ask, error, message):
