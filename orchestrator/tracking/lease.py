@@ -131,7 +131,9 @@ class Lease:
             elif self._clock() - self._renewed >= self._terms.beat:
                 self._beat()
         for key in set(entries) - set(living) - {self._key}:
-            self._delete(key)
+            # What one has left who is gone is in nobody's way; and one who was only silent may have taken it back by now.
+            with suppress(UnavailableError):
+                self._delete(key)
 
     def renew(self) -> None:
         """Say that we are there. Raises `LeaseLost` if we were taken for gone and another has the lease now."""

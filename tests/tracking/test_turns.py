@@ -207,6 +207,23 @@ def leases(store: Store, experiment: str, monkeypatch: pytest.MonkeyPatch) -> Ca
     return make
 
 
+def test_one_that_takes_its_place_back_just_before_it_is_taken_is_no_trouble(
+    local: Store, experiment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = leases(local, experiment, monkeypatch)
+    silent, other = make("a", Clock()), make("b", Clock(tick=0.02))
+    silent.acquire()
+    delete = other._delete
+
+    def too_late(key: str) -> None:
+        silent.release()
+        delete(key)
+
+    monkeypatch.setattr(other, "_delete", too_late)
+    other.acquire()
+    assert other.check() == 0
+
+
 def test_one_that_was_not_heard_of_goes_on_if_nobody_has_taken_over(local: Store, experiment: str, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
     lease = leases(local, experiment, monkeypatch)("a", clock)
