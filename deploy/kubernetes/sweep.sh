@@ -17,10 +17,14 @@ kubectl --namespace orchestrate delete rayjob sweep --ignore-not-found
 kubectl apply --kustomize "$overlay"
 
 echo "waiting for the sweep; what it says: kubectl --namespace orchestrate logs --follow --selector app.kubernetes.io/name=submitter" >&2
+missed=0
 while :; do
-    case $(ask jobDeploymentStatus) in
+    if state=$(ask jobDeploymentStatus); then missed=0; else missed=$((missed + 1)); fi
+    case $state in
         Complete | Failed | ValidationFailed) break ;;
     esac
+    # Somebody has deleted the job, or nobody answers any more.
+    [ "$missed" -lt 30 ] || exit 4
     sleep "${SWEEP_POLL_SECONDS:-10}"
 done
 

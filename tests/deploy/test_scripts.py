@@ -63,7 +63,7 @@ def test_secrets_are_made_once_are_nobody_elses_and_say_the_same_everywhere(tmp_
 KUBECTL = """#!/bin/sh
 # What `sweep.sh` asks of kubectl, answered as for a job that has ended.
 case "$*" in
-    *jobDeploymentStatus*) echo "$DEPLOYMENT" ;;
+    *jobDeploymentStatus*) [ "$DEPLOYMENT" != gone ] || exit 1; echo "$DEPLOYMENT" ;;
     *jobStatus*) echo "$STATUS" ;;
     *message*) echo "$MESSAGE" ;;
     *) echo "$*" >>"$SAID" ;;
@@ -79,6 +79,7 @@ esac
         ("Failed", "FAILED", "Job entrypoint command failed with exit code 3. No logs available.", 3),
         ("Failed", "", "the job did not come to run before its deadline", 4),
         ("ValidationFailed", "", "", 4),
+        ("gone", "", "", 4),
     ],
 )
 def test_a_sweep_on_kubernetes_exits_as_the_sweep_does(tmp_path, deployment, status, message, code):
