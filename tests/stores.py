@@ -102,9 +102,8 @@ def make_result() -> Callable[..., TrialResult]:
     return make
 
 
-@pytest.fixture
-def make_sweep(experiment: str, make_spec: Callable[..., TrialSpec]) -> Callable[..., SweepInfo]:
-    """A sweep of the given trials, one seed each, in the test's experiment; ``reused`` says where trials are, by id."""
+def sweeps_of(experiment: str, make_spec: Callable[..., TrialSpec]) -> Callable[..., SweepInfo]:
+    """Makes sweeps in an experiment, of the given trials, one seed each; ``reused`` says where trials are, by id."""
 
     def make(trials: str, reused: Mapping[str, Source] | None = None, **fields: Any) -> SweepInfo:
         earlier = reused or {}
@@ -113,6 +112,12 @@ def make_sweep(experiment: str, make_spec: Callable[..., TrialSpec]) -> Callable
         return SweepInfo(experiment, new_sweep_id(), "name: x\n", {layout.PLAN_FILE: b'{"packs": 1}'}, rows, **{"record": RECORD, **fields})
 
     return make
+
+
+@pytest.fixture
+def make_sweep(experiment: str, make_spec: Callable[..., TrialSpec]) -> Callable[..., SweepInfo]:
+    """Makes sweeps in the test's experiment."""
+    return sweeps_of(experiment, make_spec)
 
 
 def trial_runs(store: Store, parent_run_id: str) -> dict[str, Run]:

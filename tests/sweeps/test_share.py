@@ -6,7 +6,7 @@ import json
 import shutil
 import zipfile
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +37,11 @@ from orchestrator.tracking.write.bulk import BulkRunWriter
 from orchestrator.tracking.write.parent import SweepInfo, TrialRow
 from orchestrator.tracking.write.removal import reused_by_others
 from orchestrator.tracking.write.writer import SweepWriter
-from tests.stores import trial_runs
+from tests.stores import sweeps_of, trial_runs
 from workloads.extensions import activate
 from workloads.training.results import TrialResult
 from workloads.training.trial_state import Outcome, Trace
+from workloads.trial import TrialSpec
 
 MakeSweep = Callable[..., SweepInfo]
 MakeResult = Callable[..., TrialResult]
@@ -64,13 +65,12 @@ def write(store: Store, sweep: SweepInfo, *results: TrialResult, status: str = "
     return find_sweep(store, sweep.sweep_id)
 
 
-@pytest.fixture
-def shared(origin: Store, make_sweep: MakeSweep, make_result: MakeResult, experiment: str) -> tuple[SweepSummary, SweepSummary]:
+def two_sweeps(origin: Store, make_sweep: MakeSweep, make_result: MakeResult) -> tuple[SweepSummary, SweepSummary]:
     """Two sweeps at their origin, the second of which reuses trials of the first, with trials that ended in every way."""
     large = {"W1": np.random.default_rng(0).standard_normal((100, 100))}
     first = replace(make_sweep("a b x", history_points=20), grid_text=GRID)
     write(origin, first, *(make_result(name) for name in "abx"))
-    reused = find_finished(origin, experiment, {"a", "b"}, first.record)
+    reused = find_finished(origin, first.experiment, {"a", "b"}, first.record)
     tags = {layout.OVERRIDES: "[]", layout.VARIES: '["optimizer.lr", "seed"]'}
     second = replace(make_sweep("c a d e b f", reused=reused, history_points=20, tags=tags), grid_text=GRID)
     sweep = write(
@@ -85,6 +85,33 @@ def shared(origin: Store, make_sweep: MakeSweep, make_result: MakeResult, experi
     origin.tag(trial_runs(origin, sweep.parent_run_id)["d"].info.run_id, "mine", "yes")
     origin.attach(sweep.parent_run_id, {"figures/one.svg": "<svg/>", layout.CLAIMS_FILE: "[]"})
     return find_sweep(origin, first.sweep_id), find_sweep(origin, sweep.sweep_id)
+
+
+@pytest.fixture
+def shared(origin: Store, make_sweep: MakeSweep, make_result: MakeResult) -> tuple[SweepSummary, SweepSummary]:
+    """`two_sweeps` of the test's own: in stores that tests share they are known once they have been taken in."""
+    return two_sweeps(origin, make_sweep, make_result)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """`two_sweeps` and their files, made once and changed by no test."""
+
+    origin: Store
+    sweeps: tuple[SweepSummary, SweepSummary]
+    files: tuple[Path, Path]
+
+
+@pytest.fixture(scope="module")
+def kept(template: Path, make_spec: Callable[..., TrialSpec], make_result: MakeResult, tmp_path_factory: pytest.TempPathFactory) -> Kept:
+    folder = tmp_path_factory.mktemp("kept")
+    shutil.copy(template, folder / "mlflow.db")
+    origin = open_store(f"sqlite:///{folder / 'mlflow.db'}")
+    sweeps = two_sweeps(origin, sweeps_of("kept", make_spec), make_result)
+    files = (folder / "first.zip", folder / "second.zip")
+    for sweep, file in zip(sweeps, files, strict=True):
+        export_sweep(origin, sweep, file)
+    return Kept(origin, sweeps, files)
 
 
 def keeps_ids(store: Store) -> bool:
@@ -155,20 +182,19 @@ def test_what_is_taken_in_reads_as_where_it_came_from(origin: Store, store: Stor
     assert set(reusable) == set("abdef")
 
 
-def test_a_sweep_that_is_there_stays_as_it_is(origin: Store, local: Store, shared: Any, tmp_path: Path) -> None:
-    _, sweep = shared
-    export_sweep(origin, sweep, tmp_path / "x.zip")
-    import_sweep(local, tmp_path / "x.zip")
+def test_a_sweep_that_is_there_stays_as_it_is(local: Store, kept: Kept, tmp_path: Path) -> None:
+    (_, sweep), (_, file) = kept.sweeps, kept.files
+    import_sweep(local, file)
     here = find_sweep(local, sweep.sweep_id)
     local.tag(here.parent_run_id, layout.NOTE, "mine")
     before = read(local, sweep.sweep_id)
-    assert import_sweep(local, tmp_path / "x.zip") == Shared(sweep.sweep_id, sweep.experiment, 6, 6, known=True)
-    assert import_sweep(origin, tmp_path / "x.zip").known
+    assert import_sweep(local, file) == Shared(sweep.sweep_id, sweep.experiment, 6, 6, known=True)
+    assert import_sweep(kept.origin, file).known
     assert read(local, sweep.sweep_id) == before
     assert find_sweep(local, sweep.sweep_id).tags[layout.NOTE] == "mine"
     # And out of it comes the same file, but for the trials that are its own now.
     export_sweep(local, here, tmp_path / "y.zip")
-    with Archive(tmp_path / "x.zip") as one, Archive(tmp_path / "y.zip") as other:
+    with Archive(file) as one, Archive(tmp_path / "y.zip") as other:
         # The order of a safetensors' header is by chance.
         names = [name for name in one.names if not name.endswith(".safetensors")]
         assert one.names == other.names
@@ -198,21 +224,20 @@ def test_what_was_interrupted_looks_unfinished_and_can_be_done_again(origin: Sto
     assert import_sweep(store, tmp_path / "x.zip").known
 
 
-def test_one_that_was_begun_may_reuse_what_came_meanwhile(origin: Store, local: Store, shared: Any, tmp_path: Path) -> None:
-    first, sweep = shared
-    for name, one in (("x", sweep), ("y", first)):
-        export_sweep(origin, one, tmp_path / f"{name}.zip")
+def test_one_that_was_begun_may_reuse_what_came_meanwhile(local: Store, kept: Kept) -> None:
+    first, sweep = kept.sweeps
+    files = kept.files
 
     def interrupt(done: int, count: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        import_sweep(local, tmp_path / "x.zip", interrupt)
+        import_sweep(local, files[1], interrupt)
     begun = find_sweep(local, sweep.sweep_id)
     assert set(trial_runs(local, begun.parent_run_id)) == set("abcdef")
     local.tag(begun.parent_run_id, layout.PROCESS, "1 #1")
-    import_sweep(local, tmp_path / "y.zip")
-    assert import_sweep(local, tmp_path / "x.zip").reused == 2
+    import_sweep(local, files[0])
+    assert import_sweep(local, files[1]).reused == 2
     done = find_sweep(local, sweep.sweep_id)
     assert (done.reused, sum(done.counts.values()), done.tags[layout.PROCESS]) == (2, 4, liveness.process())
     assert set(trial_runs(local, done.parent_run_id)) == set("cdef")
@@ -224,28 +249,27 @@ def test_one_that_was_begun_may_reuse_what_came_meanwhile(origin: Store, local: 
 
 
 def test_one_that_was_begun_and_then_run_here_is_the_run_ones(
-    origin: Store, local: Store, shared: Any, tmp_path: Path, make_sweep: MakeSweep, make_result: MakeResult
+    local: Store, kept: Kept, make_sweep: MakeSweep, make_result: MakeResult
 ) -> None:
-    _, sweep = shared
-    export_sweep(origin, sweep, tmp_path / "x.zip")
+    (_, sweep), (_, file) = kept.sweeps, kept.files
 
     def interrupt(done: int, count: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        import_sweep(local, tmp_path / "x.zip", interrupt)
+        import_sweep(local, file, interrupt)
     begun = find_sweep(local, sweep.sweep_id)
-    again = replace(make_sweep("c a d e b f"), sweep_id=begun.sweep_id, parent_run_id=begun.parent_run_id, attempt=2)
+    own = {name: getattr(begun, name) for name in ("experiment", "sweep_id", "parent_run_id")}
+    again = replace(make_sweep("c a d e b f"), **own, attempt=2)
     write(local, again, *(make_result(name) for name in "cadebf"))
-    assert import_sweep(local, tmp_path / "x.zip").known
+    assert import_sweep(local, file).known
     assert load_runs(local, find_sweep(local, sweep.sweep_id))["outcome"].tolist() == ["converged"] * 6
 
 
-def test_trials_of_a_sweep_that_is_here_are_reused_from_it(origin: Store, local: Store, shared: Any, tmp_path: Path) -> None:
-    first, sweep = shared
-    for number, one in enumerate((first, sweep)):
-        export_sweep(origin, one, tmp_path / f"{number}.zip")
-        done = import_sweep(local, tmp_path / f"{number}.zip")
+def test_trials_of_a_sweep_that_is_here_are_reused_from_it(local: Store, kept: Kept) -> None:
+    origin, (_, sweep) = kept.origin, kept.sweeps
+    for file in kept.files:
+        done = import_sweep(local, file)
     assert done.reused == 2
     here = find_sweep(local, sweep.sweep_id)
     assert (here.reused, sum(here.counts.values())) == (2, 4)
@@ -255,15 +279,14 @@ def test_trials_of_a_sweep_that_is_here_are_reused_from_it(origin: Store, local:
     pd.testing.assert_frame_equal(one, other)
 
 
-def test_ids_of_runs_that_are_taken_are_chosen_anew(origin: Store, local: Store, shared: Any, tmp_path: Path) -> None:
-    _, sweep = shared
-    export_sweep(origin, sweep, tmp_path / "x.zip")
-    import_sweep(local, tmp_path / "x.zip")
+def test_ids_of_runs_that_are_taken_are_chosen_anew(local: Store, kept: Kept) -> None:
+    origin, (_, sweep), (_, file) = kept.origin, kept.sweeps, kept.files
+    import_sweep(local, file)
     before = find_sweep(local, sweep.sweep_id)
     assert before.parent_run_id == sweep.parent_run_id
     for run in (*trial_runs(local, before.parent_run_id).values(), local.client.get_run(before.parent_run_id)):
         local.client.delete_run(run.info.run_id)
-    assert not import_sweep(local, tmp_path / "x.zip").known
+    assert not import_sweep(local, file).known
     after = find_sweep(local, sweep.sweep_id)
     assert after.parent_run_id != before.parent_run_id
     one, other = (load_runs(*where) for where in ((local, after), (origin, sweep)))
@@ -272,13 +295,10 @@ def test_ids_of_runs_that_are_taken_are_chosen_anew(origin: Store, local: Store,
     assert load_history(local, after).equals(load_history(origin, sweep))
 
 
-def test_a_sweep_keeps_its_trials_when_one_that_had_reused_them_came_first(
-    origin: Store, local: Store, shared: Any, tmp_path: Path
-) -> None:
-    first, sweep = shared
-    for one in (sweep, first):
-        export_sweep(origin, one, tmp_path / "x.zip")
-        import_sweep(local, tmp_path / "x.zip")
+def test_a_sweep_keeps_its_trials_when_one_that_had_reused_them_came_first(local: Store, kept: Kept, tmp_path: Path) -> None:
+    origin, (first, sweep) = kept.origin, kept.sweeps
+    for file in reversed(kept.files):
+        import_sweep(local, file)
     remove(local, [find_sweep(local, sweep.sweep_id)], str(tmp_path), with_reused=False)
     here = find_sweep(local, first.sweep_id)
     one, other = (load_runs(*where).drop(columns="run_id") for where in ((local, here), (origin, first)))
@@ -414,16 +434,16 @@ def test_data_files_of_a_grid_that_needs_code_travel_without_it_being_run(
     assert told == [f"seen.csv is not as it was when the sweep was submitted: {UNRUNNABLE}"]
 
 
-def forged(path: Path, change: Callable[[dict[str, Any], dict[str, bytes]], None]) -> Path:
+def forged(path: Path, to: Path, change: Callable[[dict[str, Any], dict[str, bytes]], None]) -> Path:
     """A file with right digests and something else in it."""
     with Archive(path) as archive:
         about, files = archive.about, {name: archive.read(name) for name in archive.names}
     change(about, files)
-    with writing(path.with_name("forged.zip")) as other:
+    with writing(to) as other:
         for name, content in files.items():
             other.add(name, content)
         other.finish(about)
-    return path.with_name("forged.zip")
+    return to
 
 
 def table(files: dict[str, bytes], name: str, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
@@ -470,12 +490,11 @@ FORGERIES: dict[str, tuple[Callable[[dict[str, Any], dict[str, bytes]], Any], st
 
 
 @pytest.mark.parametrize("forgery", FORGERIES)
-def test_a_file_that_is_not_as_it_has_to_be_leaves_nothing(origin: Store, local: Store, shared: Any, tmp_path: Path, forgery: str) -> None:
-    _, sweep = shared
-    export_sweep(origin, sweep, tmp_path / "x.zip")
+def test_a_file_that_is_not_as_it_has_to_be_leaves_nothing(local: Store, kept: Kept, tmp_path: Path, forgery: str) -> None:
+    (_, sweep), (_, file) = kept.sweeps, kept.files
     change, message = FORGERIES[forgery]
     with pytest.raises(UsageError, match=f"forged.zip holds no sweep: .*{message}"):
-        import_sweep(local, forged(tmp_path / "x.zip", change))
+        import_sweep(local, forged(file, tmp_path / "forged.zip", change))
     assert list_sweeps(local) == []
     assert local.client.get_experiment_by_name(sweep.experiment) is None
 
@@ -485,7 +504,11 @@ def test_a_file_says_nothing_of_where_a_sweep_is(origin: Store, local: Store, sh
     for key in (layout.JOB, layout.STORAGE, layout.PROCESS, layout.MACHINE, layout.CANCEL, "mlflow.parentRunId", "mlflow.loggedModel"):
         origin.tag(sweep.parent_run_id, key, "elsewhere")
     export_sweep(origin, sweep, tmp_path / "x.zip")
-    path = forged(tmp_path / "x.zip", lambda about, _: about["tags"].update({layout.JOB: "elsewhere", layout.STORAGE: "elsewhere"}))
+    path = forged(
+        tmp_path / "x.zip",
+        tmp_path / "forged.zip",
+        lambda about, _: about["tags"].update({layout.JOB: "elsewhere", layout.STORAGE: "elsewhere"}),
+    )
     for one in (tmp_path / "x.zip", path):
         with zipfile.ZipFile(tmp_path / "x.zip") as archive:
             assert b"elsewhere" not in archive.read("manifest.json")
