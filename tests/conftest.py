@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from tests import processes
 from tests.forked import end_own_fork_server
 from tests.leavings import Run, use_own_folder
 from tests.servers import MlflowServer
-from tests.sharing import end_shared, shared
+from tests.sharing import end_shared, made_template, shared
 
 # Ray's workers give way to every other process of the machine. Beside a second process of tests they would get next to nothing.
 os.environ.setdefault("RAY_worker_niceness", "0")
@@ -30,6 +32,11 @@ processes.hear_interrupts()
 
 GRACE = 30.0
 """Seconds after its deadline in which a test has to be at its end; it may wait where no signal is heard, for something that never comes."""
+LONG = {
+    *("test_engines", "test_kinds", "test_share", "test_tracking_reading", "test_pausing", "test_traced", "test_remove", "test_fuzz"),
+    *("test_resume", "test_tracking_writer", "test_tracking_store", "test_hierarchical"),
+}
+"""Files that take a core for a quarter of a minute or more, without a cluster."""
 RUN = pytest.StashKey[Run]()
 BEGAN = pytest.StashKey[float]()
 TIMERS = pytest.StashKey[list[threading.Timer]]()
@@ -40,11 +47,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--leavings-seconds", type=float, default=30.0, help="how long what is ending may take to be gone")
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection(session: pytest.Session) -> Iterator[object]:
+    """Among modules and tests there is no garbage: it is neither looked for while they are made, nor by any test later."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Files whose tests start clusters and servers come first: they take longest, and nobody should wait for the last of them alone."""
+    """The longest files first, since nobody should wait for the last of them alone: those whose tests start clusters, then `LONG`."""
     heavy = {item.path for item in items if any(item.get_closest_marker(name) for name in ("cluster", "ray"))}
-    items.sort(key=lambda item: item.path not in heavy)
+    items.sort(key=lambda item: 0 if item.path in heavy else 1 if item.path.stem in LONG else 2)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -90,13 +108,13 @@ def _own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty MLflow database: making one takes seconds, copying it none."""
-    from orchestrator.tracking.store import open_store
+def template() -> Path:
+    """An empty MLflow database, in which nobody writes: stores of tests are copies of it."""
+    from mlflow.store.db import utils
 
-    path = tmp_path_factory.mktemp("template") / "mlflow.db"
-    open_store(f"sqlite:///{path}")
-    return path
+    # It reads all of its migrations whenever a database is opened, only to know which is the newest.
+    utils._get_latest_schema_revision = cache(utils._get_latest_schema_revision)
+    return made_template()
 
 
 @pytest.fixture(scope="session")

@@ -43,6 +43,18 @@ def shared(kind: str, *arguments: str) -> Any:
     return json.loads(said.read_text())
 
 
+def made_template() -> Path:
+    """An empty MLflow database, to be copied: making one takes seconds. Makes it if nobody has."""
+    from orchestrator.tracking.store import open_store
+
+    path = _folder() / "template" / "mlflow.db"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(_folder() / "template.lock"):
+        if not path.exists():
+            open_store(f"sqlite:///{path}")
+    return path
+
+
 def end_shared() -> None:
     """End what is shared, in the order opposite to that in which it was started."""
     pids = sorted(_folder().glob("*.pid"), key=lambda path: -path.stat().st_mtime_ns)

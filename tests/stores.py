@@ -18,6 +18,7 @@ from orchestrator.tracking.read.results import Source
 from orchestrator.tracking.read.runs import search, tag_is
 from orchestrator.tracking.store import Store, open_store
 from orchestrator.tracking.write.parent import SweepInfo, TrialRow, new_sweep_id
+from tests import unsynced  # noqa: F401, for what it does
 from tests.servers import MlflowServer, no_postgresql
 from workloads.training.results import TrialResult
 from workloads.training.trial_state import Outcome, Trace

@@ -77,4 +77,3 @@ def as_before():
         for number, handler in handlers.items():
             signal.signal(number, handler)
         gc.set_threshold(*threshold)
-        gc.unfreeze()
