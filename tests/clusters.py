@@ -28,6 +28,7 @@ from typing import Any
 import psutil
 import pytest
 
+from orchestrator.cluster.private import bare
 from orchestrator.cluster.scratch import scratch_folder
 from tests import processes
 from tests.certificates import certificate, tls
@@ -409,7 +410,7 @@ class LocalCluster:
 
     def start_node(self) -> None:
         """Start a further node. Its temporary files, and those of its workers, which are killed in the end, go with the cluster."""
-        with pytest.MonkeyPatch.context() as patch:
+        with pytest.MonkeyPatch.context() as patch, bare():
             patch.setenv("TMPDIR", self.options["temp_dir"])
             self.cluster.add_node(**self.options)
 

@@ -91,7 +91,7 @@ class Cluster:
                     # Ray's session and all that its processes leave behind is in there, and goes with it.
                     options["_temp_dir"] = str(folder)
                     stack.callback(_shut_down)
-                    with _environment("TMPDIR", str(folder)), private.own_signals():
+                    with _environment("TMPDIR", str(folder)), private.own_signals(), private.bare():
                         _start(options)
                 else:
                     stack.callback(_shut_down)

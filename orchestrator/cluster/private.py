@@ -81,3 +81,28 @@ def own_signals() -> Iterator[None]:
         yield
     finally:
         utils.set_sigterm_handler = install
+
+
+@contextmanager
+def bare() -> Iterator[None]:
+    """Let a Ray that is started meanwhile have only what workers need.
+
+    Ray itself also starts, and waits for, a dashboard (without pages, where none is wanted), and who starts further nodes or sends what
+    workers print to drivers, and has its nodes' agents gather statistics: a second and several processes, for what nobody here looks at.
+    """
+    from ray._private import utils
+    from ray._private.node import Node
+
+    owners = {"start_api_server": Node, "start_monitor": Node, "start_log_monitor": Node, "get_dashboard_dependency_error": utils}
+    before = {name: getattr(owner, name) for name, owner in owners.items() if hasattr(owner, name)}
+    for name in before:
+        setattr(owners[name], name, _left_out)
+    try:
+        yield
+    finally:
+        for name, function in before.items():
+            setattr(owners[name], name, function)
+
+
+def _left_out(*_: object, **__: object) -> str:
+    return "nobody here looks at it"
