@@ -127,7 +127,7 @@ def test_the_kernel_joins_halves_as_well():
         np.testing.assert_allclose(got, wanted, rtol=1e-8, atol=1e-10)
 
 
-def test_small_trees_are_trained_by_a_kernel_and_large_ones_by_matrix_products():
+def test_trees_are_trained_by_a_kernel_and_the_largest_by_matrix_products():
     def tree(width):
         one = spec(
             problem={"kind": "tensor_completion", "shape": [8] * 4, "target": {"rank": 1}, "observed": 0.5},
@@ -135,7 +135,7 @@ def test_small_trees_are_trained_by_a_kernel_and_large_ones_by_matrix_products()
         )
         return chosen("auto", [one] * 64)
 
-    assert [tree(width) for width in (4, 32, 512)] == ["fused", "fused", "batched"]
+    assert [tree(width) for width in (4, 32, 512, 2048)] == ["fused", "fused", "fused", "batched"]
 
 
 def test_one_level_is_a_sum_of_components_with_weights():

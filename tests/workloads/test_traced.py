@@ -18,6 +18,7 @@ from tests.workloads.test_engines import advance, lanes_of, product
 from workloads.engines.base import create
 from workloads.engines.choice import chosen, remark, why_not_fused
 from workloads.engines.fused import FusedEngine
+from workloads.engines.kernels.source import Registers
 from workloads.factorizations import FACTORIZATIONS, Factorization
 from workloads.factorizations.graphs.graph import Graph
 from workloads.factorizations.graphs.known import graph_of
@@ -356,3 +357,30 @@ def test_kernels_in_loops_and_in_a_straight_line_train_alike(own, name, monkeypa
         monkeypatch.setattr("workloads.engines.kernels.traced_key.STRAIGHT_FLOPS", most)
         found = advance(create("fused"), lanes_of([one] * 2), 50)
         np.testing.assert_allclose(product(found), product(truth), rtol=1e-11, atol=1e-13)
+
+
+ROWS = {
+    "halves": (lambda a, b, c, d: ((a @ b) * a.mean(0).sum()) @ (c @ d).T, [(19, 17), (17, 35), (21, 18), (18, 35)]),
+    "tensor": (lambda c, x, y, z: torch.einsum("abc,ia,jb,kc->ijk", c, x, y, z), [(3, 4, 18), (5, 3), (4, 4), (18, 18)]),
+}
+"""Products whose rows are longer than vectors and fill no whole number of them."""
+
+
+@pytest.mark.parametrize(("name", "optimizer"), [("halves", "gd"), ("halves", "group_rmsprop"), ("tensor", "adam")])
+def test_a_lane_by_itself_trains_like_lanes_side_by_side(own, name, optimizer, monkeypatch):
+    function, shapes = ROWS[name]
+    shape = function(*map(torch.zeros, shapes)).shape
+    kind = {2: "matrix_completion", 3: "tensor_completion"}[len(shape)]
+    problem = {"kind": kind, "shape": list(shape), "target": {"rank": 1}, "observed": 0.7}
+    given = OPTIMIZERS[optimizer] | {"lr": 1e-3, "clip": 0.1, "weight_decay": 0.1} if optimizer != "gd" else {"kind": "gd", "lr": 1e-3}
+    one = spec(problem=problem, factorization=own(f"rows_{name}", shapes, function), optimizer=given, init__scale=0.2)
+    specs = [one.model_copy(update={"seed": n}) for n in range(3)]
+    truth = advance(create("batched"), lanes_of(specs), 50)
+    monkeypatch.setattr("workloads.engines.kernels.traced_key.GROUP_BYTES", 0)
+    monkeypatch.setattr(Graph, "in_rows", True)
+    found, alone = (advance(create("fused"), lanes_of(some), 50) for some in (specs, specs[2:]))
+    np.testing.assert_allclose(product(found), product(truth), rtol=1e-11, atol=1e-13)
+    np.testing.assert_array_equal(product(alone)[0], product(found)[2])
+    monkeypatch.setattr("workloads.engines.kernels.traced_key.registers", lambda: Registers(32, 16))
+    narrower = advance(create("fused"), lanes_of(specs), 50)
+    np.testing.assert_array_equal(product(narrower), product(found))

@@ -1,9 +1,8 @@
 """What the generated kernels have in common: a writer of C++, and the vector type that all their arithmetic is in.
 
 Warp compiles the code: with its own Clang for the machine's CPU, with NVRTC for a GPU. On a CPU a ``vec`` is a SIMD vector of Clang's
-vector extension, on a GPU a single number; both know ``+ - * /``, so one source serves both. Contraction into fused multiply-adds is
-decided on the expressions, alike for every width, so a number has the same bits
-whatever the vectors' length.
+vector extension, on a GPU a single number; both know ``+ - * /``, so one source serves both. Products and sums are contracted into fused
+multiply-adds on a CPU only where a block says so, and that on the expressions: a number has the same bits whatever the vectors' length.
 """
 
 from __future__ import annotations

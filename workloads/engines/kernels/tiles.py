@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from functools import cache
 
 from workloads.engines.kernels.source import Writer
+from workloads.factorizations.graphs.views import Axis, View, refined
 
 Digits = Sequence[tuple[int, tuple[int, ...]]]
 """A size and a stride in each of several arrays, the most significant first (`workloads.factorizations.graphs.views.refined`)."""
@@ -49,3 +50,29 @@ def nest(write: Writer, digits: Digits, prefix: str) -> Iterator[list[str]]:
         for name, (size, _) in zip(names, digits, strict=True):
             stack.enter_context(write.loop(name, 0, size))
         yield names
+
+
+def refined_digits(*axes: Axis) -> Digits:
+    """Return axes of one size as the same digits."""
+    found = refined(axes)
+    assert found is not None, "a graph's views have digits in common"
+    return found
+
+
+def digits_of(*views: View) -> Digits:
+    """Return the digits that views of one shape have in common, all axes one number."""
+    return refined_digits(*(tuple(digit for axis in view.axes for digit in axis) for view in views))
+
+
+def longest(digits: Digits) -> tuple[Digits, tuple[int, tuple[int, ...]]]:
+    """Return all digits but the longest, and that."""
+    if not digits:
+        return [], (1, (0, 0))
+    found = max(digits, key=lambda digit: digit[0])
+    place = digits.index(found)
+    return [*digits[:place], *digits[place + 1 :]], found
+
+
+def terms(names: list[str], digits: Digits, which: int) -> list[tuple[str, int]]:
+    """Return the variables of loops over ``digits`` with their strides in one of the arrays."""
+    return [(name, strides[which]) for name, (_, strides) in zip(names, digits, strict=True)]

@@ -1,7 +1,8 @@
 """The training loop of factorizations of which only the product of one run is known, as a kernel written from its graph.
 
 As with deep matrices every number is a ``vec`` over the lanes of a group. What is small is straight-line code, the rest loops over a
-workspace in cache, its matrix products cut into register tiles.
+workspace in cache, its matrix products cut into register tiles. Of what is too large for a group's cache lanes go one after another,
+and vectors lie along the rows of their arrays.
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ from typing import TYPE_CHECKING
 from workloads.engines.kernels.base import KERNELS, Kernel, Layout
 from workloads.engines.kernels.deep_matrix import MEASUREMENT_ENTRIES, group_seconds
 from workloads.engines.kernels.functions import KNOWN
+from workloads.engines.kernels.source import SIMD_BYTES
+from workloads.engines.kernels.traced_key import GROUP_BYTES
 from workloads.engines.rates import Rates
 from workloads.factorizations.graphs.facts import facts_of
-from workloads.trial import TrialSpec, lane_cost
+from workloads.factorizations.graphs.graph import ROW
+from workloads.trial import ITEM_BYTES, TrialSpec, lane_cost
 
 if TYPE_CHECKING:
     from workloads.engines.lanes import Lanes
@@ -23,6 +27,8 @@ if TYPE_CHECKING:
 
 LARGEST = 1 << 17
 """Most numbers of a lane for which kernels win over batched matrix products: a group's are to stay in cache."""
+LARGEST_IN_ROWS = 1 << 21
+"""The same where a lane has long rows and a core to itself."""
 LONGEST = 400
 """Most steps of a graph that are worth a kernel: each is code that has to be compiled."""
 
@@ -30,7 +36,7 @@ LONGEST = 400
 class TracedKernel(Kernel):
     """See `Kernel`. For completion and sensing, on CPUs and GPUs."""
 
-    def why_not(self, spec: TrialSpec, *, cuda: bool) -> str:  # noqa: ARG002
+    def why_not(self, spec: TrialSpec, *, cuda: bool) -> str:
         facts = facts_of(spec.factorization, spec.shape, spec.dtype)
         if facts.why:
             return f"factorization {spec.factorization.kind} has no graph: {facts.why}"
@@ -40,18 +46,30 @@ class TracedKernel(Kernel):
             return f"factorization {spec.factorization.kind} has constants that are not finite"
         if facts.steps > LONGEST:
             return f"its kernels are for graphs of up to {LONGEST} steps, and factorization {spec.factorization.kind} has {facts.steps}"
-        return self._too_large(spec, facts.numbers)
+        return self._too_large(spec, cuda=cuda)
 
-    def _too_large(self, spec: TrialSpec, numbers: int) -> str:
-        """Return why a lane of so many ``numbers`` is too large; empty where it is not."""
-        if numbers > LARGEST:
-            return f"its kernels are for up to {LARGEST:,} numbers a lane"
+    def _lane(self, spec: TrialSpec) -> tuple[int, bool]:
+        """Return how many numbers a lane has, and whether it has long rows (`workloads.factorizations.graphs.graph.Graph.in_rows`)."""
+        facts = facts_of(spec.factorization, spec.shape, spec.dtype)
+        return facts.numbers, facts.in_rows
+
+    def _too_large(self, spec: TrialSpec, *, cuda: bool) -> str:
+        """Return why a lane is too large; empty where it is not."""
+        numbers, in_rows = self._lane(spec)
+        most = LARGEST_IN_ROWS if in_rows and not cuda else LARGEST
+        if numbers > most:
+            return f"its kernels are for up to {most:,} numbers a lane"
         if spec.problem.measurement_entries(spec.problem.observations() or 0) > MEASUREMENT_ENTRIES:
             return f"its kernels are for sensing operators of up to {MEASUREMENT_ENTRIES:,} entries"
         return ""
 
     def seconds(self, specs: Sequence[TrialSpec], steps: Sequence[int], rates: Rates) -> float:
-        return group_seconds(lane_cost(specs[0]).flops, specs, steps, rates)
+        spec, flops = specs[0], lane_cost(specs[0]).flops
+        numbers, in_rows = self._lane(spec)
+        if in_rows and not rates.latency and numbers * SIMD_BYTES > GROUP_BYTES:
+            # Lanes go one after another.
+            return sum(steps) * flops * rates.fused * ITEM_BYTES[spec.dtype] / 8
+        return group_seconds(flops, specs, steps, rates)
 
     def layout(self, lanes: Lanes, *, threads: bool) -> Layout:
         from workloads.engines.kernels.course import options_of
@@ -72,9 +90,13 @@ class TracedKernel(Kernel):
 class KnownKernel(TracedKernel):
     """Of a kind of ours that has a hand-written step for `batched`: its graph is known to have a kernel, and no plan traces it."""
 
-    def why_not(self, spec: TrialSpec, *, cuda: bool) -> str:  # noqa: ARG002
-        parameters = sum(map(math.prod, spec.factor_shapes.values()))
-        return self._too_large(spec, parameters + spec.factorization.cost(spec.shape).buffers)
+    def why_not(self, spec: TrialSpec, *, cuda: bool) -> str:
+        return self._too_large(spec, cuda=cuda)
+
+    def _lane(self, spec: TrialSpec) -> tuple[int, bool]:
+        shapes = spec.factor_shapes.values()
+        numbers = sum(map(math.prod, shapes)) + spec.factorization.cost(spec.shape).buffers
+        return numbers, min((shape[-1] for shape in shapes if shape[-1] > 1), default=0) >= ROW
 
 
 TRACED = TracedKernel()

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from workloads.engines.kernels.options import PLAIN, Options
 from workloads.engines.kernels.source import SIMD_BYTES, registers
 from workloads.engines.kernels.updates import Update
 from workloads.engines.pointwise import Pointwise
-from workloads.factorizations.graphs.graph import Graph
+from workloads.factorizations.graphs.graph import Graph, Product
 from workloads.trial import ITEM_BYTES
 
 STRAIGHT_FLOPS = 600
 """Up to this many operations a step a kernel is straight-line code."""
+GROUP_BYTES = 1 << 21
+"""What a group of lanes that have long rows may take: where a core's own cache has no room for more, lanes by themselves win."""
+PANEL = 6
+"""Most vectors of a row of a panel."""
 
 
 @dataclass(frozen=True)
 class TracedKey:
-    """See `workloads.engines.kernels.grouped_source.GroupKey`: of a ``graph``, as ``straight``-line code or in loops."""
+    """See `workloads.engines.kernels.grouped_source.GroupKey`: of a ``graph``, as ``straight``-line code or in loops.
+
+    ``rows``: a lane is by itself, and vectors of so many numbers lie along the rows of its arrays; 0 where lanes lie side by side.
+    """
 
     graph: Graph
     measurements: int
@@ -31,6 +38,7 @@ class TracedKey:
     registers: int = 32
     options: Options = PLAIN
     loss: Pointwise | None = None
+    rows: int = 0
 
     @property
     def size(self) -> int:
@@ -56,7 +64,13 @@ class TracedKey:
     def workspace(self) -> int:
         """Entries of scratch memory that a group needs."""
         room = self.options.room(self.measurements or self.size, self.dtype, threads=self.threads)
-        return room if self.straight else places(self.graph)[1] + self.measurements + room
+        return room if self.straight else self.panel + places(self.graph)[1] + self.measurements + room
+
+    @property
+    def panel(self) -> int:
+        """Entries of the largest part of an operand that is laid out anew (`workloads.engines.kernels.traced_rows`)."""
+        deepest = max((step.left.shape[2] for step in self.graph.steps if isinstance(step, Product)), default=0)
+        return deepest * PANEL * self.rows
 
 
 def cpu_key(
@@ -68,7 +82,10 @@ def cpu_key(
     # In straight-line code chains of products wait for each other: with two registers a vector there are two chains.
     wide = min(SIMD_BYTES, 2 * there.bytes) if straight else there.bytes
     lanes = wide // ITEM_BYTES[dtype]
-    return TracedKey(graph, measurements, optimizer, dtype, lanes, straight, registers=there.count, options=options, loss=loss)
+    key = TracedKey(graph, measurements, optimizer, dtype, lanes, straight, registers=there.count, options=options, loss=loss)
+    if straight or not graph.in_rows or (key.parameters + key.state + key.workspace) * SIMD_BYTES <= GROUP_BYTES:
+        return key
+    return replace(key, lanes=1, rows=lanes)
 
 
 @lru_cache(maxsize=256)

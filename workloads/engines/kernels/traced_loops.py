@@ -9,11 +9,11 @@ from functools import cached_property
 from workloads.engines.kernels.course_source import Course
 from workloads.engines.kernels.functions import applied, definitions, number
 from workloads.engines.kernels.source import Writer
-from workloads.engines.kernels.tiles import Digits, best_tile, cut, index, nest
+from workloads.engines.kernels.tiles import Digits, best_tile, cut, digits_of, index, longest, nest, refined_digits, terms
 from workloads.engines.kernels.traced_key import TracedKey, places
 from workloads.engines.kernels.updates import Gradient
 from workloads.factorizations.graphs.graph import Map, Move, Product, Reduce, Step
-from workloads.factorizations.graphs.views import Axis, View, refined
+from workloads.factorizations.graphs.views import Axis, View
 
 ENTRIES = 8
 """Entries of dL/dW that are added up side by side from measurements."""
@@ -42,7 +42,7 @@ class Loops:
         key, write, graph = self.key, self.write, self.graph
         for n, step in enumerate(graph.steps[: graph.forward]):
             self._take(step, graph.made + n)
-        digits = _digits(graph.product, View.whole(graph.outer, graph.shape))
+        digits = digits_of(graph.product, View.whole(graph.outer, graph.shape))
         if not key.measurements:
 
             def residual(product: str, place: str) -> str:
@@ -83,13 +83,13 @@ class Loops:
             write(*key.update.prepare("vec", key.lanes))
         for n, step in enumerate(graph.steps[graph.forward :], graph.forward):
             self._take(step, graph.made + n)
-        pairs = [(p, _digits(view, View.whole(p, graph.parameters[p])), view) for p, view in enumerate(graph.gradients)]
+        pairs = [(p, digits_of(view, View.whole(p, graph.parameters[p])), view) for p, view in enumerate(graph.gradients)]
         if key.update.whole:
             for name, slope, lines in key.update.norms("vec", key.lanes):
                 write(f"vec {name} = zero;")
                 for p, digits, view in pairs:
                     with write.block(""):
-                        self._sum("part", digits, [view.offset, 0], self._squared(p, view.array, slope))
+                        self._square(p, digits, view, slope)
                         write(f"{name} += part;")
                 write(*lines)
             write(*key.update.prepare("vec", key.lanes))
@@ -101,14 +101,14 @@ class Loops:
                         p, index(0, *zip(names, (strides[1] for _, strides in digits), strict=True)), self._at(view.array, gradient)
                     )
 
-    def _squared(self, parameter: int, array: int, slope: Gradient) -> Callable[[str, str], str]:
-        """Return what makes code of the square of an entry of a parameter's gradient, of its place and that in the parameter."""
+    def _square(self, parameter: int, digits: Digits, gradient: View, slope: Gradient) -> None:
+        """Write the variable ``part``: the sum of the squares of what a ``slope`` makes of a parameter's gradient."""
 
-        def term(gradient: str, place: str) -> str:
-            code = slope(f"w[{self.offsets[parameter]} + {place}]", self._at(array, gradient))
+        def term(entry: str, place: str) -> str:
+            code = slope(f"w[{self.offsets[parameter]} + {place}]", self._at(gradient.array, entry))
             return f"{code} * {code}"
 
-        return term
+        self._sum("part", digits, [gradient.offset, 0], term)
 
     def _update(self, parameter: int, place: str, gradient: str) -> None:
         """Write code that changes an entry of a parameter."""
@@ -176,7 +176,7 @@ class Loops:
 
     def _map(self, step: Map, array: int) -> None:
         views = step.operands
-        digits = _digits(View.whole(array, step.shape), *views)
+        digits = digits_of(View.whole(array, step.shape), *views)
         with nest(self.write, digits, "i") as names:
             where = [index(v.offset, *zip(names, (s[n] for _, s in digits), strict=True)) for n, v in enumerate(views, 1)]
             given = iter([self._at(v.array, place) for v, place in zip(views, where, strict=True)])
@@ -186,8 +186,8 @@ class Loops:
 
     def _reduce(self, step: Reduce, array: int) -> None:
         write, view = self.write, step.view
-        kept = _digits(View.whole(array, step.shape), View(view.array, 0, view.axes[: step.kept]))
-        gone = _digits(View(view.array, 0, view.axes[step.kept :]))
+        kept = digits_of(View.whole(array, step.shape), View(view.array, 0, view.axes[: step.kept]))
+        gone = digits_of(View(view.array, 0, view.axes[step.kept :]))
         with nest(write, kept, "i") as names:
             start = [(name, s[1]) for name, (_, s) in zip(names, kept, strict=True)]
             write("vec v = zero;" if step.name == "sum" else f"vec v = {self._at(view.array, index(view.offset, *start))};")
@@ -220,16 +220,16 @@ class Loops:
         """Write matrix products tile by tile."""
         write, left, right = self.write, step.left, step.right
         parameter, out = self._at_once.get(array, (-1, View.whole(array, step.shape)))
-        batch = _refined(left.axes[0], right.axes[0], out.axes[0])
-        rows, columns = _refined(left.axes[1], out.axes[1]), _refined(right.axes[2], out.axes[2])
-        inner = _refined(left.axes[2], right.axes[1])
-        rows, (height, (down, out_down)) = _longest(rows)
-        columns, (width, (across, out_across)) = _longest(columns)
+        batch = refined_digits(left.axes[0], right.axes[0], out.axes[0])
+        rows, columns = refined_digits(left.axes[1], out.axes[1]), refined_digits(right.axes[2], out.axes[2])
+        inner = refined_digits(left.axes[2], right.axes[1])
+        rows, (height, (down, out_down)) = longest(rows)
+        columns, (width, (across, out_across)) = longest(columns)
         tile = best_tile(height, width, min(self.key.registers, 16) if self.key.lanes == 1 else self.key.registers)
         with nest(write, batch, "b") as b, nest(write, rows, "m") as m, nest(write, columns, "n") as n:
-            one = _terms(b, batch, 0) + _terms(m, rows, 0)
-            other = _terms(b, batch, 1) + _terms(n, columns, 0)
-            result = _terms(b, batch, 2) + _terms(m, rows, 1) + _terms(n, columns, 1)
+            one = terms(b, batch, 0) + terms(m, rows, 0)
+            other = terms(b, batch, 1) + terms(n, columns, 0)
+            result = terms(b, batch, 2) + terms(m, rows, 1) + terms(n, columns, 1)
             for i0, i1, tall in cut(height, tile[0]):
                 for j0, j1, wide in cut(width, tile[1]):
                     with write.loop("i", i0, i1, tall), write.loop("j", j0, j1, wide):
@@ -237,10 +237,10 @@ class Loops:
                         write(*(f"vec c{a}_{e} = zero;" for a, e in cells))
                         with nest(write, inner, "q") as q:
                             for a in range(tall):
-                                place = index(left.offset + a * down, *one, ("i", down), *_terms(q, inner, 0))
+                                place = index(left.offset + a * down, *one, ("i", down), *terms(q, inner, 0))
                                 write(f"const vec a{a} = {self._at(left.array, place)};")
                             for e in range(wide):
-                                place = index(right.offset + e * across, *other, ("j", across), *_terms(q, inner, 1))
+                                place = index(right.offset + e * across, *other, ("j", across), *terms(q, inner, 1))
                                 write(f"const vec e{e} = {self._at(right.array, place)};")
                             write(*(f"c{a}_{e} += a{a} * e{e};" for a, e in cells))
                         for a, e in cells:
@@ -251,33 +251,9 @@ class Loops:
                                 write(f"{self._at(array, place)} = c{a}_{e};")
 
 
-def _refined(*axes: Axis) -> Digits:
-    found = refined(axes)
-    assert found is not None, "a graph's views have digits in common"
-    return found
-
-
-def _digits(*views: View) -> Digits:
-    """Return the digits that views of one shape have in common, all axes one number."""
-    return _refined(*(tuple(digit for axis in view.axes for digit in axis) for view in views))
-
-
-def _longest(digits: Digits) -> tuple[Digits, tuple[int, tuple[int, ...]]]:
-    """Return all digits but the longest, and that."""
-    if not digits:
-        return [], (1, (0, 0))
-    longest = max(digits, key=lambda digit: digit[0])
-    place = digits.index(longest)
-    return [*digits[:place], *digits[place + 1 :]], longest
-
-
-def _terms(names: list[str], digits: Digits, which: int) -> list[tuple[str, int]]:
-    return [(name, strides[which]) for name, (_, strides) in zip(names, digits, strict=True)]
-
-
 def _turned(gradient: View, parameter: View, shape: tuple[int, ...]) -> View | None:
     """Return the entries of an array of ``shape`` as places in the ``parameter`` of which it is the ``gradient``, if it is no more."""
-    digits = sorted(_digits(gradient, parameter), key=lambda digit: digit[1][0])
+    digits = sorted(digits_of(gradient, parameter), key=lambda digit: digit[1][0])
     expected = 1
     for size, (stride, _) in digits:
         if stride != expected:

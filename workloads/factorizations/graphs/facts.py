@@ -21,7 +21,7 @@ from workloads.caches import read_cache, write_cache
 from workloads.factorizations.graphs.graph import Graph, Map, Move, Product
 from workloads.factorizations.graphs.known import Traceable, graph_of
 
-VERSION = 4
+VERSION = 5
 """Raised whenever tracing finds something else."""
 MOST_KEPT = 1000
 LINE = 8
@@ -33,7 +33,8 @@ class Facts:
     """``why`` there is no graph, if there is none; else the operations of a step, the numbers held and PyTorch's calls for a lane.
 
     ``products`` of them are matrix products, ``functions`` those of single numbers; ``unknown`` are operations that no kernel has,
-    ``finite`` whether its constants are, ``elementwise`` whether all its steps are functions of numbers in one place.
+    ``finite`` whether its constants are, ``elementwise`` whether all its steps are functions of numbers in one place, ``in_rows`` is as
+    `workloads.factorizations.graphs.graph.Graph.in_rows`.
     """
 
     why: str = ""
@@ -45,6 +46,7 @@ class Facts:
     unknown: tuple[str, ...] = ()
     finite: bool = True
     elementwise: bool = True
+    in_rows: bool = False
 
     @classmethod
     def of(cls, graph: Graph | str) -> Facts:
@@ -66,6 +68,7 @@ class Facts:
             unknown=graph.calls,
             finite=all(map(math.isfinite, numbers)),
             elementwise=len(maps) == len(graph.steps),
+            in_rows=graph.in_rows,
         )
 
 

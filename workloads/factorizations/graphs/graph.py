@@ -13,6 +13,11 @@ from typing import Any
 
 from workloads.factorizations.graphs.views import View
 
+ROW = 16
+"""Entries that rows have at least to be worth vectors."""
+LONG_ROWS = 0.9
+"""Part of the arithmetic of matrix products that has to be in such rows."""
+
 
 @dataclass(frozen=True)
 class Product:
@@ -30,6 +35,11 @@ class Product:
     def shape(self) -> tuple[int, ...]:
         """Shape of what is made."""
         return (*self.left.shape[:2], self.right.shape[2])
+
+    @property
+    def row(self) -> int:
+        """Entries of what is made that lie side by side and belong to one row, by the digits of ``right``."""
+        return self.right.axes[2][-1][0] if self.right.axes[2] else 1
 
     @property
     def flops(self) -> int:
@@ -189,6 +199,13 @@ class Graph:
     def flops(self) -> int:
         """Operations of a step of training, but for the residual and the update."""
         return sum(step.flops for step in self.steps)
+
+    @property
+    def in_rows(self) -> bool:
+        """True where matrix products are most of the arithmetic, and nearly all of these make rows of at least `ROW` entries."""
+        products = [step for step in self.steps if isinstance(step, Product)]
+        long = sum(step.flops for step in products if step.row >= ROW)
+        return 2 * long >= self.flops and long >= LONG_ROWS * sum(step.flops for step in products)
 
     @property
     def calls(self) -> tuple[str, ...]:
