@@ -143,7 +143,8 @@ def test_as_json_is_plain_data_and_names_every_trial():
         (spec(problem=TENSOR, factorization={"kind": "cp"}), "fused"),
         (spec(problem={**TENSOR, "kind": "tensor_sensing"}, factorization={"kind": "cp"}), "batched"),
         (spec(factorization={"kind": "linear"}, init=None), "batched"),
-        (spec(problem__shape=[200, 200]), "batched"),
+        (spec(problem__shape=[200, 200]), "fused"),
+        (spec(problem__shape=[1200, 1200]), "batched"),
     ],
 )
 def test_the_fastest_engine_is_chosen(one, engine):

@@ -384,3 +384,13 @@ def test_a_lane_by_itself_trains_like_lanes_side_by_side(own, name, optimizer, m
     monkeypatch.setattr("workloads.engines.kernels.traced_key.registers", lambda: Registers(32, 16))
     narrower = advance(create("fused"), lanes_of(specs), 50)
     np.testing.assert_array_equal(product(narrower), product(found))
+
+
+def test_a_large_matrix_has_the_kernel_of_its_graph(monkeypatch):
+    one = spec(problem__shape=[20, 24], problem__observed=200, factorization__depth=3, optimizer__lr=1e-3)
+    by_hand = advance(create("fused"), lanes_of([one] * 2), 300)
+    for name, value in (("traced.ALONE", 20), ("traced_key.GROUP_BYTES", 0)):
+        monkeypatch.setattr(f"workloads.engines.kernels.{name}", value)
+    from_graph = advance(create("fused"), lanes_of([one] * 2), 300)
+    assert not np.array_equal(product(from_graph), product(by_hand))
+    np.testing.assert_allclose(product(from_graph), product(by_hand), rtol=1e-11, atol=1e-13)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from workloads.engines.kernels.base import KERNELS, Kernel, Layout
+from workloads.engines.kernels.base import Kernel, Layout
 from workloads.engines.rates import Rates
 from workloads.trial import ITEM_BYTES, TrialSpec, lane_cost
 
@@ -60,6 +60,3 @@ class DeepMatrixKernel(Kernel):
         shapes = tuple((s[0], s[1]) for s in spec.factor_shapes.values())
         key = cpu_key(shapes, measurements, spec.method.kind, spec.dtype, options_of(lanes), loss_of(lanes))
         return Groups(lanes, threads, key, deep_matrix_body)
-
-
-KERNELS["deep_matrix"] = DeepMatrixKernel()

@@ -33,6 +33,7 @@ class DeepMatrixKey:
     registers: int = 32
     options: Options = PLAIN
     loss: Pointwise | None = None
+    shared: bool = False
 
     @property
     def size(self) -> int:

@@ -14,7 +14,7 @@ class GroupKey(Protocol):
     ``size`` of the product, number of ``measurements`` (0: completion), of ``parameters``, of optimizer ``state``, of numbers in the
     ``workspace``; ``lanes`` V in a group. ``threads`` says that each group, of one lane, has a thread of a GPU: tables are then entry by
     entry, with all groups side by side, so that neighbouring threads read neighbouring numbers. ``loss`` is ``None`` where it is a
-    multiple of the sum of squares.
+    multiple of the sum of squares. Where measurements are ``shared``, all lanes have the same ones, which are numbers and no vectors.
     """
 
     @property
@@ -25,6 +25,8 @@ class GroupKey(Protocol):
     def lanes(self) -> int: ...
     @property
     def threads(self) -> bool: ...
+    @property
+    def shared(self) -> bool: ...
     @property
     def size(self) -> int: ...
     @property

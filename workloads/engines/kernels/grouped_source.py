@@ -78,6 +78,8 @@ def group_source(key: GroupKey, body: Callable[[Any, Writer], Body]) -> str:
     for name, (table, size) in tables.items():
         if key.threads:
             write(f"const Column {name} = {{(vec*){table}.data + group, across}};")
+        elif name == "m" and key.shared:
+            write(f"const real* __restrict__ m = (const real*){table}.data;")
         else:
             write(f"vec* __restrict__ {name} = (vec*){table}.data + (size_t)group * {size};")
     scheduled = "schedule" in key.update.options

@@ -65,17 +65,19 @@ class Groups:
         self.lanes, self.params = lanes, lanes.params
         self.count = len(lanes)
         # A lone lane would leave a group of eight nearly empty.
-        self.key: GroupKey = replace(key, lanes=1, threads=threads) if threads or self.count == 1 else key
+        targets, masks = lanes.observations.tables()
+        shared = key.measurements > 0 and len(masks) == 1 < self.count and not threads
+        self.key: GroupKey = replace(key, lanes=1, threads=threads) if threads or self.count == 1 else replace(key, shared=shared)
         width = self.key.lanes
         self.groups = -(-self.count // width)
-        targets, masks = (table.expand(self.count, -1) for table in lanes.observations.tables())
+        targets = targets.expand(self.count, -1)
         if self.key.loss is not None:
             targets = targets.masked_fill(~lanes.observations.seen, float("nan"))
         self.tables = _Tables(
             weights=self._pack(torch.cat([p.flatten(1) for p in lanes.params], 1)),
             state=self._pack(self._state()),
             targets=self._pack(targets),
-            masks=self._pack(masks),
+            masks=masks.clone() if shared else self._pack(masks.expand(self.count, -1)),
             scratch=self._table(max(1, self.key.workspace), lanes.params[0]),
             # Ones in the padding, like those of parked lanes: a step size of lr / (0 + eps) has to stay finite there.
             hyper=self._pack(hyper(lanes), fill=1.0),
@@ -115,7 +117,9 @@ class Groups:
             return
         for lane in np.flatnonzero(idle & ~self.parked):
             group, place = divmod(int(lane), self.key.lanes)
-            for table in (self.tables.weights, self.tables.state, self.tables.targets, self.tables.masks):
+            # What all lanes share stays: nobody looks at what it makes of zeros.
+            own = () if self.key.shared else (self.tables.masks,)
+            for table in (self.tables.weights, self.tables.state, self.tables.targets, *own):
                 table[group, :, place] = 0.0
             self.tables.hyper[group, :, place] = 1.0
             if self.key.update.options.course:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from workloads.engines.kernels.base import KERNELS, Kernel, Layout
-from workloads.engines.kernels.deep_matrix import MEASUREMENT_ENTRIES, group_seconds
+from workloads.engines.kernels.deep_matrix import MEASUREMENT_ENTRIES, DeepMatrixKernel, group_seconds
 from workloads.engines.kernels.functions import KNOWN
 from workloads.engines.kernels.source import SIMD_BYTES
 from workloads.engines.kernels.traced_key import GROUP_BYTES
@@ -29,6 +29,10 @@ LARGEST = 1 << 17
 """Most numbers of a lane for which kernels win over batched matrix products: a group's are to stay in cache."""
 LARGEST_IN_ROWS = 1 << 21
 """The same where a lane has long rows and a core to itself."""
+ALONE = 112
+"""From which dimension on a deep matrix is one of those: its lanes side by side leave the cache."""
+MOST_FACTORS = 50
+"""Most factors of such a matrix: its graph has seven steps for each."""
 LONGEST = 400
 """Most steps of a graph that are worth a kernel: each is code that has to be compiled."""
 
@@ -99,5 +103,28 @@ class KnownKernel(TracedKernel):
         return numbers, min((shape[-1] for shape in shapes if shape[-1] > 1), default=0) >= ROW
 
 
+class BySize(Kernel):
+    """A kernel for lanes ``side_by_side``, and the one from the graph for those of dimensions that it is not for."""
+
+    def __init__(self, side_by_side: Kernel) -> None:
+        self._small, self._large = side_by_side, KnownKernel()
+
+    def _of(self, spec: TrialSpec, *, cuda: bool) -> Kernel:
+        shapes = spec.factor_shapes.values()
+        sizes = [size for shape in shapes for size in shape]
+        alone = max(sizes) >= ALONE and min(sizes) >= ROW and len(shapes) <= MOST_FACTORS
+        return self._large if alone and not cuda else self._small
+
+    def why_not(self, spec: TrialSpec, *, cuda: bool) -> str:
+        return self._of(spec, cuda=cuda).why_not(spec, cuda=cuda)
+
+    def seconds(self, specs: Sequence[TrialSpec], steps: Sequence[int], rates: Rates) -> float:
+        return self._of(specs[0], cuda=bool(rates.latency)).seconds(specs, steps, rates)
+
+    def layout(self, lanes: Lanes, *, threads: bool) -> Layout:
+        return self._of(lanes.spec, cuda=threads).layout(lanes, threads=threads)
+
+
 TRACED = TracedKernel()
 KERNELS["hierarchical"] = KnownKernel()
+KERNELS["deep_matrix"] = BySize(DeepMatrixKernel())

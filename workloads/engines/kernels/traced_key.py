@@ -10,7 +10,8 @@ from workloads.engines.kernels.options import PLAIN, Options
 from workloads.engines.kernels.source import SIMD_BYTES, registers
 from workloads.engines.kernels.updates import Update
 from workloads.engines.pointwise import Pointwise
-from workloads.factorizations.graphs.graph import Graph, Product
+from workloads.factorizations.graphs.graph import Graph, Map, Product
+from workloads.factorizations.graphs.views import View, refined
 from workloads.trial import ITEM_BYTES
 
 STRAIGHT_FLOPS = 600
@@ -38,6 +39,7 @@ class TracedKey:
     registers: int = 32
     options: Options = PLAIN
     loss: Pointwise | None = None
+    shared: bool = False
     rows: int = 0
 
     @property
@@ -89,12 +91,38 @@ def cpu_key(
 
 
 @lru_cache(maxsize=256)
+def runs(graph: Graph) -> tuple[range, ...]:
+    """Return which steps are taken together: neighbouring functions of numbers that read each other's entries at the same places."""
+    found: list[range] = []
+    for n in range(len(graph.steps)):
+        longer = range(found[-1].start, n + 1) if found and n != graph.forward else range(n, n + 1)
+        if len(longer) > 1 and _together(graph, longer):
+            found[-1] = longer
+        else:
+            found.append(range(n, n + 1))
+    return tuple(found)
+
+
+def _together(graph: Graph, run: range) -> bool:
+    steps = [graph.steps[n] for n in run]
+    made, size = range(graph.made + run.start, graph.made + run.stop), math.prod(steps[0].shape)
+    if not all(isinstance(step, Map) and step.shape == steps[0].shape for step in steps):
+        return False
+    views = [view for step in steps for view in step.operands]
+    if not all(view.covers(size) for view in views if view.array in made):
+        return False
+    return refined([tuple(digit for axis in view.axes for digit in axis) for view in [View.whole(0, steps[0].shape), *views]]) is not None
+
+
+@lru_cache(maxsize=256)
 def places(graph: Graph) -> tuple[dict[int, int], int]:
     """Return where in the workspace each array lies that is in it, and how many entries that takes.
 
-    An array's room is another's once nobody reads it any more. dL/dW, the product and the gradients stay to the end.
+    An array's room is another's once nobody reads it any more; what is read in its own run alone has none. dL/dW, the product and the
+    gradients stay to the end.
     """
-    last = {view.array: graph.made + n for n, step in enumerate(graph.steps) for view in step.operands}
+    made = [[graph.made + n for n in run] for run in runs(graph)]
+    last = {view.array: place for place, run in enumerate(runs(graph)) for n in run for view in graph.steps[n].operands}
     kept = {graph.outer, graph.product.array, *(view.array for view in graph.gradients)}
     found: dict[int, int] = {}
     free: list[tuple[int, int]] = []
@@ -110,9 +138,10 @@ def places(graph: Graph) -> tuple[dict[int, int], int]:
         return end - size
 
     found[graph.outer] = room(graph.sizes[graph.outer])
-    for n, step in enumerate(graph.steps):
-        array = graph.made + n
-        found[array] = room(graph.sizes[array])
-        done = {read for read in (view.array for view in step.operands) if read >= graph.made and last[read] == array} - kept
-        free += [(found[read], graph.sizes[read]) for read in sorted(done)]
+    for place, arrays in enumerate(made):
+        for array in arrays:
+            if array in kept or last.get(array) != place:
+                found[array] = room(graph.sizes[array])
+        done = sorted(read for read in found if last.get(read) == place and read not in kept)
+        free += [(found[read], graph.sizes[read]) for read in done]
     return found, end

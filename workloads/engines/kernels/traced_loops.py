@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 from workloads.engines.kernels.course_source import Course
 from workloads.engines.kernels.functions import applied, definitions, number
 from workloads.engines.kernels.source import Writer
 from workloads.engines.kernels.tiles import Digits, best_tile, cut, digits_of, index, longest, nest, refined_digits, terms
-from workloads.engines.kernels.traced_key import TracedKey, places
+from workloads.engines.kernels.traced_key import TracedKey, places, runs
 from workloads.engines.kernels.updates import Gradient
-from workloads.factorizations.graphs.graph import Map, Move, Product, Reduce, Step
+from workloads.factorizations.graphs.graph import Map, Move, Product, Reduce
 from workloads.factorizations.graphs.views import Axis, View
 
 ENTRIES = 8
@@ -40,8 +40,9 @@ class Loops:
 
     def forward(self) -> None:
         key, write, graph = self.key, self.write, self.graph
-        for n, step in enumerate(graph.steps[: graph.forward]):
-            self._take(step, graph.made + n)
+        for run in runs(graph):
+            if run.stop <= graph.forward:
+                self._take(run)
         digits = digits_of(graph.product, View.whole(graph.outer, graph.shape))
         if not key.measurements:
 
@@ -57,18 +58,26 @@ class Loops:
             self._sum("total", digits, [graph.product.offset, 0], residual)
             return
         write("total = zero;")
-        with write.loop("n", 0, key.measurements):
-            self._sum(
-                "seen",
-                digits,
-                [graph.product.offset, 0],
-                lambda product, place: f"m[n * {key.size} + {place}] * {self._at(graph.product.array, product)}",
-            )
-            disturbed = self.course.disturbed("seen", "n")
-            if key.loss is None:
-                write("seen -= y[n];", f"x[{self.residual} + n] = {disturbed};", "total += seen * seen;")
-            else:
-                write("vec v;", "Loss::of(seen, y[n], v, seen);", f"x[{self.residual} + n] = {disturbed};", "total += v;")
+        for first, end, many in cut(key.measurements, SUMS):
+            with write.loop("n", first, end, many):
+                names = [f"seen{k}" for k in range(many)]
+                self._sums(names, digits, [graph.product.offset, 0], self._measured(many))
+                for k, seen in enumerate(names):
+                    disturbed = self.course.disturbed(seen, f"n + {k}")
+                    if key.loss is None:
+                        write(f"{seen} -= y[n + {k}];", f"x[{self.residual} + n + {k}] = {disturbed};", f"total += {seen} * {seen};")
+                    else:
+                        write(f"vec v{k};", f"Loss::of({seen}, y[n + {k}], v{k}, {seen});")
+                        write(f"x[{self.residual} + n + {k}] = {disturbed};", f"total += v{k};")
+
+    def _measured(self, many: int) -> Callable[[str, str], list[str]]:
+        """Return what makes code of an entry as several measurements, from ``n`` on, see it."""
+
+        def seen(product: str, place: str) -> list[str]:
+            entry = self._at(self.graph.product.array, product)
+            return [f"m[(n + {k}) * {self.key.size} + {place}] * {entry}" for k in range(many)]
+
+        return seen
 
     def backward(self) -> None:
         key, write, graph = self.key, self.write, self.graph
@@ -81,8 +90,9 @@ class Loops:
                     write(*(f"{self._at(graph.outer, f'q + {k}')} = a{k} * {key.update.outer};" for k in range(many)))
         if not key.update.whole:
             write(*key.update.prepare("vec", key.lanes))
-        for n, step in enumerate(graph.steps[graph.forward :], graph.forward):
-            self._take(step, graph.made + n)
+        for run in runs(graph):
+            if run.start >= graph.forward:
+                self._take(run)
         pairs = [(p, digits_of(view, View.whole(p, graph.parameters[p])), view) for p, view in enumerate(graph.gradients)]
         if key.update.whole:
             for name, slope, lines in key.update.norms("vec", key.lanes):
@@ -125,19 +135,25 @@ class Loops:
         return f"x[{self.places[array]} + {place}]"
 
     def _sum(self, name: str, digits: Digits, offsets: list[int], term: Callable[..., str]) -> None:
-        """Write a variable that is the sum of a ``term`` at each place; of what is a multiple, several sums side by side."""
+        """Write a variable that is the sum of a ``term`` at each place."""
+        self._sums([name], digits, offsets, lambda *where: [term(*where)])
+
+    def _sums(self, names: list[str], digits: Digits, offsets: list[int], of: Callable[..., list[str]]) -> None:
+        """Write variables that are sums of terms ``of`` each place; of what is a multiple, several sums side by side."""
         write = self.write
         *outer, (size, strides) = digits or [(1, (0,) * len(offsets))]
         many = SUMS if size % SUMS == 0 else 1
-        write(*([] if name == "total" else [f"vec {name};"]), f"{name} = zero;")
+        for name in names:
+            write(*([] if name == "total" else [f"vec {name};"]), f"{name} = zero;")
         with write.block(""):
-            write("vec r;" if self.key.loss is None else "vec r, v;", *(f"vec t{n} = zero;" for n in range(many)))
-            with nest(write, outer, "i") as names, write.loop("e", 0, size, many):
+            write("vec r;" if self.key.loss is None else "vec r, v;")
+            write(*(f"vec t{k}_{n} = zero;" for k in range(len(names)) for n in range(many)))
+            with nest(write, outer, "i") as i, write.loop("e", 0, size, many):
                 for n in range(many):
-                    steps = [[(i, s[1][a]) for i, s in zip(names, outer, strict=True)] for a in range(len(offsets))]
+                    steps = [[(name, s[1][a]) for name, s in zip(i, outer, strict=True)] for a in range(len(offsets))]
                     where = [index(o + n * strides[a], *steps[a], ("e", strides[a])) for a, o in enumerate(offsets)]
-                    write(f"t{n} += {term(*where)};")
-            write(f"{name} = {' + '.join(f't{n}' for n in range(many))};")
+                    write(*(f"t{k}_{n} += {term};" for k, term in enumerate(of(*where))))
+            write(*(f"{name} = {' + '.join(f't{k}_{n}' for n in range(many))};" for k, name in enumerate(names)))
 
     @cached_property
     def _at_once(self) -> dict[int, tuple[int, View]]:
@@ -159,14 +175,15 @@ class Loops:
                     found[array] = (p, mine)
         return found
 
-    def _take(self, step: Step, array: int) -> None:
-        """Write a step."""
+    def _take(self, run: range) -> None:
+        """Write a step, or several that are taken together."""
+        step, array = self.graph.steps[run.start], self.graph.made + run.start
         with self.write.block(""):
             match step:
                 case Product():
                     self._product(step, array)
                 case Map():
-                    self._map(step, array)
+                    self._maps([each for each in self.graph.steps[run.start : run.stop] if isinstance(each, Map)], array)
                 case Reduce():
                     self._reduce(step, array)
                 case Move():
@@ -174,15 +191,26 @@ class Loops:
                 case _:
                     raise NotImplementedError(f"no kernel calls {step.operation}")
 
-    def _map(self, step: Map, array: int) -> None:
-        views = step.operands
-        digits = digits_of(View.whole(array, step.shape), *views)
+    def _maps(self, steps: Sequence[Map], first: int) -> None:
+        """Write functions of numbers, the arrays from ``first`` on: what one has of another stays a variable."""
+        shape, made = steps[0].shape, range(first, first + len(steps))
+        views = [view for step in steps for view in step.operands if view.array not in made]
+        digits = digits_of(View.whole(first, shape), *views)
         with nest(self.write, digits, "i") as names:
-            where = [index(v.offset, *zip(names, (s[n] for _, s in digits), strict=True)) for n, v in enumerate(views, 1)]
-            given = iter([self._at(v.array, place) for v, place in zip(views, where, strict=True)])
-            self.write(*(f"const vec v{n} = {next(given) if isinstance(v, View) else number(v)};" for n, v in enumerate(step.inputs)))
-            out = self._at(array, index(0, *zip(names, (s[0] for _, s in digits), strict=True)))
-            self.write(f"{out} = {applied(step.name, [f'v{n}' for n in range(len(step.inputs))], self.key.lanes)};")
+            places = iter([index(v.offset, *terms(names, digits, n)) for n, v in enumerate(views, 1)])
+            out = index(0, *terms(names, digits, 0))
+            for array, step in zip(made, steps, strict=True):
+                inputs = []
+                for n, given in enumerate(step.inputs):
+                    if isinstance(given, View) and given.array in made:
+                        inputs.append(f"a{given.array}")
+                        continue
+                    inputs.append(f"v{array}_{n}")
+                    code = self._at(given.array, next(places)) if isinstance(given, View) else number(given)
+                    self.write(f"const vec {inputs[-1]} = {code};")
+                self.write(f"const vec a{array} = {applied(step.name, inputs, self.key.lanes)};")
+                if array in self.places:
+                    self.write(f"{self._at(array, out)} = a{array};")
 
     def _reduce(self, step: Reduce, array: int) -> None:
         write, view = self.write, step.view
