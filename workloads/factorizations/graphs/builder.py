@@ -23,7 +23,7 @@ class Builder:
     """The steps so far. Constants are arrays as soon as a step reads them."""
 
     def __init__(self, sizes: Sequence[int], dtype: torch.dtype) -> None:
-        self.given, self.dtype = len(sizes), dtype
+        self.given, self.dtype, self._sizes = len(sizes), dtype, tuple(sizes)
         self.constants: list[tuple[float, ...]] = []
         self.steps: list[Step] = []
         self._known: dict[Step, View] = {}
@@ -97,14 +97,16 @@ class Builder:
             whole = source if source.covers(self.size(source.array)) else self.copied(source)
             views.append(View.whole(whole.array, (source.size,)))
         flat = tuple(int(n) for n in table.flatten().tolist())
+        if len(views) == 1 and size is None and flat == tuple(range(views[0].size)):
+            return self.reshaped(views[0], table.shape)
         out = self.add(Move(tuple(views), flat, len(flat) if size is None else size, adds=size is not None))
         return self.reshaped(out, table.shape) if size is None else out
 
     def size(self, array: int) -> int:
-        """Return the entries of an array; of one that was given, nobody asks here."""
+        """Return the entries of an array."""
         if array < 0:
             return len(self.constants[-1 - array])
-        return math.prod(self.steps[array - self.given].shape) if array >= self.given else -1
+        return self._sizes[array] if array < self.given else math.prod(self.steps[array - self.given].shape)
 
 
 def _number(value: Value) -> Value:
