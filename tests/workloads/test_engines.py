@@ -410,3 +410,32 @@ def test_that_there_is_no_gpu_is_no_news(capfd):
     assert capfd.readouterr().err == "Warp CUDA error: old driver\nother\n"
     code = "from workloads.engines.kernels.launching import start_warp; start_warp().init()"
     assert "could not find" not in run([sys.executable, "-c", code]).stderr.lower()
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        spec(problem={"kind": "matrix_sensing", "shape": [2, 2], "target": {"rank": 1}, "observed": 3}, optimizer__lr=0.01),
+        spec(problem={"kind": "matrix_sensing", "shape": [4, 5], "target": {"rank": 1}, "observed": 11}, optimizer__lr=0.01),
+        spec(
+            problem={"kind": "vector_sensing", "shape": [24], "target": {"sparsity": 2}, "observed": 11},
+            factorization={"kind": "diagonal", "depth": 3},
+            optimizer__lr=1e-3,
+        ),
+    ],
+    ids=["unrolled", "looped", "traced"],
+)
+def test_fused_gives_the_same_bits_whether_all_lanes_share_their_measurements(one):
+    alike = [one.model_copy(update={"seed": n}) for n in range(9)]
+    other = one.model_copy(update={"problem": one.problem.model_copy(update={"seed": 7})})
+    found = []
+    for specs in (alike, [*alike[:8], other]):
+        machine, lanes = create("fused"), lanes_of(specs)
+        advance(machine, lanes, 50)
+        # What has ended stays as it is, and disturbs nobody.
+        lanes.active[3] = False
+        machine.advance(lanes, np.full(9, 99), np.full(9, -np.inf), 1000)
+        found.append((product(lanes)[:8], lanes.loss[:8].copy(), lanes.step.copy()))
+    assert found[0][2].tolist() == [99] * 3 + [50] + [99] * 5
+    for mine, theirs in zip(*found, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
