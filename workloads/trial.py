@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from workloads.factorizations.graphs.opened import Opened
+
 SPEC_VERSION = 1
 """Part of every trial id. Raise it whenever the same spec would give other numbers."""
 
@@ -214,13 +216,21 @@ class TrialSpec(BaseModel):
         return (self.problem.alike, id(self.factorization), steps, self.dtype, self.stop.when, self.stop.abort)
 
     @property
+    def open_loss(self) -> Loss | Opened:
+        """The loss, with the numbers as inputs that lanes of one program may differ in."""
+        from workloads.factorizations.graphs.facts import opened
+
+        return opened(self.loss, self.dtype)
+
+    @property
     def lane_key(self) -> tuple[object, ...]:
-        """Trials with equal keys can be lanes of one program: same arithmetic, whatever their data, seeds, starts and step sizes."""
+        """Trials with equal keys can be lanes of one program: same arithmetic, whatever their data, seeds, starts, step sizes and
+        their losses' numbers."""
         shapes = tuple(self.factor_shapes.values())
         program = self.factorization.program_key(self.shape)
         own = tuple(type(part) for part in self.own)
         observed = (self.problem.sensing, self.problem.inputs, self.shown)
-        steps = (self.method.structure, self.loss.structure)
+        steps = (self.method.structure, self.open_loss.structure)
         return (observed, self.shape, self.factorization.kind, program, shapes, *steps, self.dtype, own)
 
     def initial_factors(self, files: Mapping[str, bytes]) -> list[NDArray[np.float64]]:
@@ -296,7 +306,7 @@ def lane_cost(spec: TrialSpec, observations: int | None = None) -> LaneCost:
     if spec.loss.squares is None:
         from workloads.factorizations.graphs.facts import facts_of
 
-        of_each = facts_of(spec.loss, (1,), spec.dtype)
+        of_each = facts_of(spec.open_loss, (1,), spec.dtype)
         buffers += width * (of_each.steps + 1)
         flops += width * (of_each.flops or UNTRACED)
     flops = flops + program.flops * shown

@@ -10,6 +10,8 @@ import torch
 
 from orchestrator.errors import GridError
 from orchestrator.grid import parse_grid
+from orchestrator.planning.pack import Crew
+from orchestrator.planning.plan import make_plan
 from tests.contract.references import spec as small
 from tests.specs import spec
 from tests.workloads import oracle
@@ -17,11 +19,14 @@ from tests.workloads.test_engines import advance, lanes_of
 from tests.workloads.test_extensions import use
 from tests.workloads.test_problems import problem
 from workloads.engines.base import create
-from workloads.engines.choice import remark, why_not_fused
+from workloads.engines.choice import numbers_apart, remark, why_not_fused
 from workloads.engines.pointwise import Pointwise, pointwise
 from workloads.extensions.loading import activate
+from workloads.factorizations.graphs.facts import why_closed
 from workloads.losses import LOSSES
 from workloads.measures import undefined
+from workloads.measures.numerics.objective import Objective
+from workloads.training.recording import Recording
 
 OWN = """
 import torch
@@ -31,6 +36,24 @@ class LogCosh(Loss):
     kind = "log_cosh"
     def pointwise(self, prediction, observation):
         return torch.log(torch.cosh(prediction - observation))
+
+class Cauchy(Loss):
+    kind = "cauchy"
+    reduction = "mean"
+    width: float = 1.0
+    share: float = 0.5
+    def pointwise(self, prediction, observation):
+        residual = prediction - observation
+        smooth = self.width ** 2 / 2 * torch.log1p((residual / self.width) ** 2)
+        return self.share * smooth + (1 - self.share) * residual.abs()
+
+class Deciding(Loss):
+    kind = "deciding"
+    power: float = 2.0
+    weight: float = 1.0
+    def pointwise(self, prediction, observation):
+        residual = (prediction - observation).abs()
+        return self.weight * (residual * residual if self.power == 2 else residual)
 
 class Branching(LogCosh):
     kind = "branching"
@@ -85,7 +108,105 @@ def test_lanes_have_the_same_bits_alone_and_beside_others(engine, loss, kind):
 
 def test_lanes_of_other_losses_are_no_lanes_of_one_program():
     keys = {spec(loss=loss).lane_key for loss in ("half_sse", "mse", "absolute", {"kind": "huber", "delta": 0.1}, {"kind": "huber"})}
-    assert len(keys) == 4
+    assert len(keys) == 3
+
+
+@pytest.mark.parametrize(
+    ("engine", "kind", "factorization"),
+    [
+        ("batched", "matrix_completion", "deep_matrix"),
+        ("fused", "matrix_sensing", "deep_matrix"),
+        ("fused", "tensor_completion", "cp"),
+        ("fused", "tensor_completion", "tucker"),
+    ],
+)
+@pytest.mark.parametrize("loss", ["huber", "cauchy"])
+def test_lanes_differ_in_their_losses_numbers(own, engine, kind, factorization, loss):
+    """In one program, with the bits that each has alone, which are near those of the plain loop with these numbers."""
+    first = small(kind, factorization, "gd", "half_sse")
+    numbers = [{"delta": 10.0**-n} if loss == "huber" else {"width": 3.0**-n, "share": n / 10} for n in range(9)]
+    specs = [first.model_copy(update={"loss": LOSSES.read({"kind": loss, **given})}) for given in numbers]
+    assert len({one.lane_key for one in specs}) == 1
+    together = advance(create(engine), lanes_of(specs), 40)
+    assert len({float(value) for value in together.loss}) == 9
+    for n in (0, 1, 8):
+        alone = advance(create(engine), lanes_of([specs[n]]), 40)
+        for one, all_of_them in zip(alone.params, together.params, strict=True):
+            np.testing.assert_array_equal(one[0], all_of_them[n])
+        plain = advance(create("autograd"), lanes_of([specs[n]]), 40)
+        assert alone.loss[0] == pytest.approx(plain.loss[0], rel=1e-9)
+
+
+def test_numbers_by_which_a_loss_decides_are_constants_and_the_plan_says_so(own):
+    given = [{"power": 2.0}, {"power": 2.0, "weight": 3.0}, {"power": 1.0, "weight": 3.0}]
+    specs = [spec(loss={"kind": "deciding", **one}) for one in given]
+    assert len({one.lane_key for one in specs[:2]}) == 1
+    assert len({one.lane_key for one in specs}) == 2
+    (line,) = numbers_apart(specs)
+    assert line.startswith("loss deciding has a program of its own for each value of power: what it does depends on the numbers")
+    assert not [*numbers_apart(specs[:2])]
+    for one in specs[1:]:
+        found, plain = (advance(create(engine), lanes_of([one]), 20) for engine in ("batched", "autograd"))
+        assert found.loss[0] == pytest.approx(plain.loss[0], rel=1e-12)
+
+
+def test_what_a_loss_keeps_of_its_numbers_is_no_reason_to_compute_another(own):
+    use("""
+import torch
+from functools import cached_property
+from workloads import Loss
+
+class Kept(Loss):
+    kind = "kept"
+    scale: float = 1.0
+    _double: float = 0.0
+    def model_post_init(self, context):
+        self._double = 2 * self.scale
+    def pointwise(self, prediction, observation):
+        return self._double * (prediction - observation).abs()
+
+class Cached(Loss):
+    kind = "cached"
+    scale: float = 1.0
+    @cached_property
+    def double(self):
+        return 2 * self.scale
+    def pointwise(self, prediction, observation):
+        return self.double * (prediction - observation).abs()
+""")
+    kept, cached = ([spec(loss={"kind": kind, "scale": scale}) for scale in (1.0, 2.0)] for kind in ("kept", "cached"))
+    assert len({one.lane_key for one in kept}) == 2
+    assert why_closed(kept[0].loss, ("scale",)) == "its scale is not read whenever it is called"
+    assert cached[0].loss.double == 2
+    assert len({one.lane_key for one in cached}) == 1
+
+
+def test_curvature_is_that_of_each_lanes_own_loss():
+    """Of a lone entry, the Hessian of Huber's loss is that of squares within delta, and zero beyond."""
+    specs = [spec(loss={"kind": "huber", "delta": delta}) for delta in (1e-3, 1e3)]
+    found = []
+    for some in (specs, specs[:1], specs[1:]):
+        lanes = lanes_of(some)
+        objective = Objective(lanes.factorization, some, lanes.problems, lanes.params)
+        found.append(objective.losses().detach())
+    np.testing.assert_array_equal(found[0], torch.cat(found[1:]))
+    assert found[0][1] > 10 * found[0][0]
+
+
+def test_a_grid_over_a_number_of_a_loss_is_one_pack():
+    text = """
+name: deltas
+fixed:
+  problem: {kind: matrix_completion, shape: [4, 4], target: {rank: 1}, observed: 9}
+  factorization: {kind: deep_matrix, depth: 2}
+  init: {kind: gaussian, scale: 0.1}
+  optimizer: {kind: gd, lr: 0.1}
+  stop: {steps: 10}
+  loss.kind: huber
+grid: {loss.delta: {logspace: [1e-3, 1, 20]}}
+"""
+    (pack,) = make_plan(parse_grid(text).trials, Recording(()), "fused", [Crew(1)]).packs
+    assert len(pack.trials) == 20
 
 
 @pytest.mark.parametrize("engine", ["autograd", "batched", "fused"])

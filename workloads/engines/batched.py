@@ -87,7 +87,7 @@ class _Steps:
         self.params = [p[where] for p in lanes.params]
         self.observations = lanes.observations.part(where)
         grads = [room(len(p), p.shape[1:], p) for p in self.params]
-        self.fit = fit(lanes.spec.loss, self.observations, lanes.loss_scale[where], self.params[0])
+        self.fit = fit(lanes.spec.open_loss, self.observations, lanes.loss_scale[where], lanes.loss_numbers[where], self.params[0])
         # dL/dW is the slope itself where entries are observed and nothing scales it.
         same = self.observations.in_place and self.fit.factor is None
         self.outer = self.fit.slope if same else room(len(self.params[0]), (self.observations.size,), self.params[0])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 
 from workloads.engines.costs import engine_seconds
 from workloads.engines.kernels import kernel_of, losses
 from workloads.engines.rates import CORE, Rates
-from workloads.factorizations.graphs.facts import facts_of
+from workloads.factorizations.graphs.facts import closed, facts_of, why_closed
+from workloads.losses import Loss
 from workloads.trial import TrialSpec
 
 
@@ -40,6 +41,23 @@ def remark(spec: TrialSpec, engine: str) -> str:
         return f"factorization {spec.factorization.kind} runs lane by lane, at some thousand steps a second: {why}"
     reason = why_not_fused(spec)
     return f"factorization {spec.factorization.kind} has no fused kernel: {reason}" if reason else ""
+
+
+def remarks(packs: Sequence[tuple[TrialSpec, str]]) -> list[str]:
+    """Return why packs, of each a spec and the engine, are slower or more than they might be; each reason once."""
+    slower = (remark(spec, engine) for spec, engine in packs)
+    return [*filter(None, dict.fromkeys([*slower, *numbers_apart(spec for spec, _ in packs)]))]
+
+
+def numbers_apart(specs: Iterable[TrialSpec]) -> Iterator[str]:
+    """Yield which losses of ``specs`` have several values of a number that is a constant of their programs, and why it is."""
+    values: dict[tuple[type[Loss], str], dict[float, TrialSpec]] = {}
+    for spec in specs:
+        for name in closed(spec.loss, spec.dtype):
+            values.setdefault((type(spec.loss), name), {})[getattr(spec.loss, name)] = spec
+    for (kind, name), (spec, *others) in ((key, found.values()) for key, found in values.items()):
+        if others:
+            yield f"loss {kind.kind} has a program of its own for each value of {name}: {why_closed(spec.loss, (name,), spec.dtype)}"
 
 
 @cache

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from workloads.engines.pointwise import Operand, Pointwise, pointwise
+from workloads.factorizations.graphs.opened import Opened
 from workloads.factorizations.programs.maps import BOOLEAN, Operation, mapped
 from workloads.factorizations.programs.room import room
 from workloads.losses import Loss
@@ -33,9 +34,12 @@ class Fit(Protocol):
         """Make the slope that of observations with ``noise`` [R, N]."""
 
 
-def fit(loss: Loss, observations: Observations, scale: Tensor, like: Tensor) -> Fit:
-    """Return what lanes of a ``loss`` need: of sums over observations times ``scale`` [R]; ``like`` is a parameter [R, ...]."""
-    return Squares(observations, scale, like) if loss.squares is not None else Losses(loss, observations, scale, like)
+def fit(loss: Loss | Opened, observations: Observations, scale: Tensor, numbers: Tensor, like: Tensor) -> Fit:
+    """Return what lanes of a ``loss`` need: of sums over observations times ``scale`` [R], with ``numbers`` [R, K] of their own; ``like``
+    is a parameter [R, ...]."""
+    if isinstance(loss, Loss) and loss.squares is not None:
+        return Squares(observations, scale, like)
+    return Losses(loss, observations, scale, numbers, like)
 
 
 class _Total:
@@ -74,7 +78,7 @@ class Squares:
 class Losses:
     """See `Fit`: of a loss that is any function of prediction and observation."""
 
-    def __init__(self, loss: Loss, observations: Observations, scale: Tensor, like: Tensor) -> None:
+    def __init__(self, loss: Loss | Opened, observations: Observations, scale: Tensor, numbers: Tensor, like: Tensor) -> None:
         count, width = len(scale), observations.width
         self._observations = observations
         self._prediction, self._observed, self.slope = (room(count, (width,), like) for _ in range(3))
@@ -90,9 +94,12 @@ class Losses:
         found = pointwise(loss, like.dtype)
         self.replayed = not isinstance(found, str)
         if isinstance(found, str):
+            assert isinstance(loss, Loss), "what is opened has been traced"
             self._operations: list[Operation] = [partial(_one_by_one, loss, self._prediction, self._observed, ~unseen, values, slopes)]
         else:
-            self._operations = _operations(found, self._prediction, self._observed, values, slopes)
+            own = (column.unsqueeze(1) for column in numbers.unbind(1))
+            known = {"p": self._prediction, "y": self._observed, **dict(zip(found.numbers, own, strict=True))}
+            self._operations = _operations(found, known, values, slopes)
         # Where nothing is observed there may be no number.
         self._operations += [partial(values.masked_fill_, unseen, 0.0), partial(slopes.masked_fill_, unseen, 0.0)]
 
@@ -114,9 +121,9 @@ class Losses:
             operation()
 
 
-def _operations(steps: Pointwise, prediction: Tensor, observed: Tensor, values: Tensor, slopes: Tensor) -> list[Operation]:
-    """Return the calls that take the ``steps`` of a loss, into ``values`` and ``slopes``, all [R, N]."""
-    known = {"p": prediction, "y": observed}
+def _operations(steps: Pointwise, known: dict[str, Tensor], values: Tensor, slopes: Tensor) -> list[Operation]:
+    """Return the calls that take the ``steps`` of a loss from what is ``known``, into ``values`` and ``slopes``, all [R, N], or [R, 1]."""
+    prediction = known["p"]
     operations: list[Operation] = []
 
     def made(like: Tensor, dtype: torch.dtype) -> Tensor:
@@ -129,7 +136,11 @@ def _operations(steps: Pointwise, prediction: Tensor, observed: Tensor, values: 
         # Both may be asked for by one name.
         ends = [out for end, out in ((steps.value, values), (steps.slope, slopes)) if end == name and function not in BOOLEAN]
         known[name] = ends[0] if ends else made(prediction, torch.bool if function in BOOLEAN else prediction.dtype)
-        operations += mapped(function, [of(i) for i in inputs], known[name], prediction.dtype, made)
+        given = [of(i) for i in inputs]
+        if function == "pow":
+            # Where it is repeated along the way PyTorch may compute it by another function, with other bits.
+            given = [made(prediction, g.dtype).copy_(g) if g.dim() and g.shape != prediction.shape else g for g in given]
+        operations += mapped(function, given, known[name], prediction.dtype, made)
     for end, out in ((steps.value, values), (steps.slope, slopes)):
         if of(end) is not out:
             operations.append(partial(out.copy_, of(end)))

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from workloads.engines.loss_numbers import loss_numbers
 from workloads.factorizations import Factorization
 from workloads.problems.data.observations import Observations
 from workloads.problems.data.realized import ProblemData
@@ -103,6 +104,11 @@ class Lanes:
         """c [R] in loss = c * sum over the observations (`workloads.losses.Loss.factor`); of a mini-batch of inputs, over what it shows."""
         return self._per_lane([p.spec.loss.factor(p.problem.count) * p.spec.share for p in self.prepared])
 
+    @cached_property
+    def loss_numbers(self) -> Tensor:
+        """The numbers [R, K] of which each lane has its own in its loss (`workloads.engines.pointwise.Pointwise.numbers`)."""
+        return loss_numbers([p.spec for p in self.prepared], self.dtype).to(self.device)
+
     def times(self, index: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return how far along gradient flow the lanes at ``index`` [K] are [K]; NaN where their optimizer keeps no time."""
         optimizer = self.spec.optimizer
@@ -145,5 +151,5 @@ class Lanes:
 
     def _replace(self, prepared: list[Prepared], params: list[Tensor], state: dict[str, list[Tensor]], hyper: dict[str, Tensor]) -> None:
         self.prepared, self.params, self.state, self.hyper = prepared, params, state, hyper
-        for derived in ("observations", "loss_scale"):
+        for derived in ("observations", "loss_scale", "loss_numbers"):
             self.__dict__.pop(derived, None)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
 from workloads.factorizations.graphs.graph import Graph, Map, Step
 from workloads.factorizations.graphs.known import graph_of
+from workloads.factorizations.graphs.opened import Opened
 from workloads.factorizations.graphs.views import View
 from workloads.losses import Loss
 
@@ -16,18 +17,27 @@ if TYPE_CHECKING:
     import torch
 
 Operand = str | float
-"""A number, or the name of one that is known: the prediction ``p``, the observation ``y``, or what a step made."""
+"""A number, or the name of one that is known: the prediction ``p``, the observation ``y``, a number of the lane, or what a step made."""
+Steps = tuple[tuple[str, str, tuple[Operand, ...]], ...]
+"""Each a name, an elementwise function and what that is of."""
 TRIED = 5
 """Observations on which it is tried that no loss of one depends on another."""
 
 
 @dataclass(frozen=True)
 class Pointwise:
-    """``steps``, each a name, an elementwise function and what that is of, to the ``value`` of the loss and its ``slope``."""
+    """``steps`` to the ``value`` of the loss and its ``slope``.
 
-    steps: tuple[tuple[str, str, tuple[Operand, ...]], ...]
+    ``numbers`` are operands of which each lane has its own: fields of the loss, ``n0`` and so on for those that are ``given``, or what the
+    steps that come ``first`` make of these alone.
+    """
+
+    steps: Steps
     value: Operand
     slope: Operand
+    numbers: tuple[str, ...] = ()
+    given: tuple[str, ...] = ()
+    first: Steps = ()
 
     @property
     def functions(self) -> frozenset[str]:
@@ -36,16 +46,18 @@ class Pointwise:
 
 
 @cache
-def pointwise(loss: Loss, dtype: torch.dtype) -> Pointwise | str:
+def pointwise(loss: Loss | Opened, dtype: torch.dtype) -> Pointwise | str:
     """Return a loss as steps on numbers, or why it is none. Raises `ValueError` if it mixes observations."""
     import torch
 
-    if mixes(loss):
-        raise ValueError(f"loss {loss.kind}: pointwise mixes observations: the loss of one must not depend on another")
+    given = loss.numbers if isinstance(loss, Opened) else ()
+    one = loss.loss if isinstance(loss, Opened) else loss
+    if mixes(one):
+        raise ValueError(f"loss {one.kind}: pointwise mixes observations: the loss of one must not depend on another")
     # Whoever trains remembers nothing, which is what gradients are made of.
     with torch.inference_mode(False), torch.enable_grad():
         graph = graph_of(loss, list(loss.shapes((1,)).values()), dtype)
-    return graph if isinstance(graph, str) else _numbers(graph)
+    return graph if isinstance(graph, str) else _numbers(graph, given)
 
 
 def mixes(loss: Loss) -> bool:
@@ -61,11 +73,14 @@ def mixes(loss: Loss) -> bool:
     return not fits or not torch.allclose(together, torch.cat(alone), rtol=1e-9, atol=1e-12, equal_nan=True)
 
 
-def _numbers(graph: Graph) -> Pointwise | str:
+def _numbers(graph: Graph, given: tuple[str, ...]) -> Pointwise | str:
     """Return the graph of a loss of one observation as steps on numbers, without what only its derivative by the observation needs."""
-    # Array 2 is what the gradient of the whole by this loss is: here there is nothing above.
-    known: list[Operand] = ["p", "y", 1.0, *(values[0] for values in graph.constants)]
+    own = [f"n{n}" for n in range(len(given))]
+    # What follows the inputs is what the gradient of the whole by this loss is: here there is nothing above.
+    known: list[Operand] = ["p", "y", *own, 1.0, *(values[0] for values in graph.constants)]
     steps: dict[str, tuple[str, tuple[Operand, ...]]] = {}
+    # What is made of a lane's numbers alone is made once, before all else.
+    of_lane = {*own}
     for n, step in enumerate(graph.steps):
         if not isinstance(step, Map):
             return f"it uses {_called(step)}, which is no function of single numbers"
@@ -73,15 +88,27 @@ def _numbers(graph: Graph) -> Pointwise | str:
         same = _same(step.name, inputs)
         if same is None:
             steps[f"t{n}"] = (step.name, inputs)
+            named = {i for i in inputs if isinstance(i, str)}
+            of_lane |= {f"t{n}"} if named and named <= of_lane else set()
         known.append(f"t{n}" if same is None else same)
     value, slope = known[graph.product.array], known[graph.gradients[0].array]
-    needed, waiting = set(), [value, slope]
+    needed = _needed([value, slope], steps)
+    each = tuple((name, *step) for name, step in steps.items() if name in needed - of_lane)
+    read = {operand for _, _, inputs in each for operand in inputs} | {value, slope}
+    numbers = tuple(name for name in (*own, *steps) if name in read & of_lane)
+    first = tuple((name, *step) for name, step in steps.items() if name in needed & of_lane)
+    return Pointwise(each, value, slope, numbers, given, first)
+
+
+def _needed(ends: Sequence[Operand], steps: Mapping[str, tuple[str, tuple[Operand, ...]]]) -> set[str]:
+    """Return the names of the steps that lead to the ``ends``."""
+    needed, waiting = set(), [*ends]
     while waiting:
         name = waiting.pop()
         if isinstance(name, str) and name in steps and name not in needed:
             needed.add(name)
             waiting += steps[name][1]
-    return Pointwise(tuple((name, *step) for name, step in steps.items() if name in needed), value, slope)
+    return needed
 
 
 def _same(function: str, inputs: Sequence[Operand]) -> Operand | None:

@@ -27,6 +27,7 @@ from workloads.extensions.trying import (
     try_loss,
 )
 from workloads.factorizations import Factorization
+from workloads.factorizations.graphs.facts import closed, why_closed
 from workloads.factorizations.graphs.known import graph_of
 from workloads.kinds import Kind
 from workloads.measures import Measure
@@ -288,6 +289,8 @@ def _loss(spec: TrialSpec, seconds: float) -> Iterator[Finding]:
         yield Finding(f"{over}; its derivative is as finite differences have it, to {error:.0e}")
         if isinstance(reason := pointwise(loss, torch.float64), str):
             yield Finding(f"  lanes: one after another, not side by side: {reason}")
+        for name in closed(loss) if not isinstance(reason, str) else ():
+            yield Finding(f"  lanes: each value of {name} is a program of its own: {why_closed(loss, (name,))}")
     yield from _speed(spec, seconds)
 
 

@@ -125,7 +125,7 @@ def _left(grid: Grid, reuse: Reuse) -> Iterator[Trial]:
 
 def _described(plan: Plan) -> Iterator[str]:
     """Yield in words the packs of a plan, and what they take."""
-    from workloads.engines.choice import remark
+    from workloads.engines.choice import remarks
 
     yield f"{amount(len(plan.packs), 'pack')}, {plan.workers} at once:"
     alike: dict[tuple[str, str, tuple[int, ...], str], list[Pack]] = {}
@@ -138,7 +138,7 @@ def _described(plan: Plan) -> Iterator[str]:
             f"{amount(sum(len(p.trials) for p in same), 'trial')}, "
             f"up to {amount(max(p.width for p in same), 'lane')} and {_size(max(p.bytes for p in same))} a pack"
         )
-    yield from filter(None, dict.fromkeys(remark(p.trials[0].spec, p.engine) for p in plan.packs))
+    yield from remarks([(p.trials[0].spec, p.engine) for p in plan.packs])
     time = (
         "not known: some trials have only a time budget"
         if plan.seconds is None

@@ -9,7 +9,7 @@ from typing import Any
 
 from workloads.engines.kernels.cp_key import CpKey
 from workloads.engines.kernels.leaf_course import LeafCourse
-from workloads.engines.kernels.losses import TWICE, defined
+from workloads.engines.kernels.losses import TWICE, defined, made
 from workloads.engines.kernels.source import GOING, Writer, sums, vector_type
 
 LEAVES = 8
@@ -23,9 +23,9 @@ def cp_kernel(key: CpKey) -> Any:
     """Return the Warp kernel for ``key``, for a CPU. Compiled at first launch, and cached on disk by Warp.
 
     One thread is one lane; they run one after another. Arguments, all flat: parameters and state like them, lane by lane, rows of
-    ``vectors`` vec; numbers of state; workspace; hyperparameters followed by the loss's scale; losses to stop at; steps to do and done (a
-    lane to be left alone has -1); losses; the trees of `workloads.engines.kernels.trees.entry_tree`; what depends on the steps done, in
-    words of 64 bits (`workloads.engines.kernels.options.Options.course`).
+    ``vectors`` vec; numbers of state; workspace; hyperparameters followed by the loss's scale and numbers; losses to stop at; steps to do
+    and done (a lane to be left alone has -1); losses; the trees of `workloads.engines.kernels.trees.entry_tree`; what depends on the
+    steps done, in words of 64 bits (`workloads.engines.kernels.options.Options.course`).
     """
     import warp as wp
 
@@ -85,11 +85,12 @@ def _tables(key: CpKey, write: Writer) -> None:
             f"vec* __restrict__ tb{name} = (vec*)scratch.data + {place + row};",
         )
         place += 2 * row
-    write(f"const real* __restrict__ h = hyper.data + (size_t)lane * {len(update.hyper) + 1};")
+    write(f"const real* __restrict__ h = hyper.data + (size_t)lane * {len(update.hyper) + 1 + len(key.loss.numbers if key.loss else ())};")
     scheduled = "schedule" in update.options
     write(*(f"const real {'full_' if scheduled and name == 'lr' else name} = h[{n}];" for n, name in enumerate(update.hyper)))
     rate = "" if scheduled else ", rate = lr * twice"
     write(f"const real scale = h[{len(update.hyper)}], twice = {TWICE[key.loss is not None]}{rate};")
+    write(*made(key.loss, len(update.hyper) + 1))
     write(
         "const real low = until.data[lane], one = 1;",
         "const int last = steps.data[lane];",
@@ -205,7 +206,7 @@ def _leaves(key: CpKey, write: Writer, level: int, count: int, marks: list[str])
         if key.loss is None:
             write(f"real {residual} = {value} - {seen};", f"total += {residual} * {residual};")
         else:
-            write(f"real v{f}{mark}, {residual};", f"Loss::of({value}, {seen}, v{f}{mark}, {residual});", f"total += v{f}{mark};")
+            write(f"real v{f}{mark}, {residual};", f"loss_.of({value}, {seen}, v{f}{mark}, {residual});", f"total += v{f}{mark};")
         disturbed = course_of(key).disturbed(residual, f"e{mark} + {f} - first_")
         write(*([] if disturbed == residual else [f"{residual} = {disturbed};"]), f"{residual} *= {key.update.outer};")
     with write.loop("q", 0, row):

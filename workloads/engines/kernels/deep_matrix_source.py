@@ -73,7 +73,7 @@ class _Unrolled(_Body):
             write("total = " + _sum(f"r{at} * r{at}" for at in seen))
             return
         for at, prediction in seen.items():
-            write(f"vec v{at};", *([] if key.measurements else [f"vec r{at};"]), f"Loss::of({prediction}, y{at}, v{at}, r{at});")
+            write(f"vec v{at};", *([] if key.measurements else [f"vec r{at};"]), f"loss_.of({prediction}, y{at}, v{at}, r{at});")
         write("total = " + _sum(f"v{at}" for at in seen))
 
     def backward(self) -> None:
@@ -175,14 +175,14 @@ class _Looped(_Body):
                 if key.loss is None:
                     write("r -= y[n];", f"x[{self.residual} + n] = {disturbed};", "total += r * r;")
                 else:
-                    write("vec v;", "Loss::of(r, y[n], v, r);", f"x[{self.residual} + n] = {disturbed};", "total += v;")
+                    write("vec v;", "loss_.of(r, y[n], v, r);", f"x[{self.residual} + n] = {disturbed};", "total += v;")
         else:
             disturbed = self.course.disturbed("r", "q")
             with write.loop("q", 0, size):
                 if key.loss is None:
                     write(f"vec r = ({top('0', 'q')} - y[q]) * m[q];", f"{upper('0', 'q')} = {disturbed};", "total += r * r;")
                 else:
-                    write("vec v, r;", f"Loss::of({top('0', 'q')}, y[q], v, r);", f"{upper('0', 'q')} = {disturbed};", "total += v;")
+                    write("vec v, r;", f"loss_.of({top('0', 'q')}, y[q], v, r);", f"{upper('0', 'q')} = {disturbed};", "total += v;")
 
     def backward(self) -> None:
         key, write = self.key, self.write

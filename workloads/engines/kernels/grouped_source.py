@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from workloads.engines.kernels.course_source import Course
 from workloads.engines.kernels.group_key import GroupKey
-from workloads.engines.kernels.losses import TWICE, defined
+from workloads.engines.kernels.losses import TWICE, defined, made
 from workloads.engines.kernels.source import GOING, Writer, everywhere, vector_type
 
 
@@ -35,8 +35,8 @@ def group_kernel(key: GroupKey, body: Callable[[Any, Writer], Body]) -> Any:
     """Return the Warp kernel for ``key``. Compiled at first launch, and cached on disk by Warp.
 
     One thread is one group of V lanes. Arguments, all flat, tables [groups, entries] of ``vec`` (with ``threads`` [entries, groups]):
-    parameters, optimizer state, observed values, masks or measurements, workspace, hyperparameters followed by the loss's scale; losses
-    to stop at [groups]; steps to do and done [groups]; losses [groups]; what depends on the steps done, in words of 64 bits
+    parameters, optimizer state, observed values, masks or measurements, workspace, hyperparameters followed by the loss's scale and
+    numbers; losses to stop at [groups]; steps to do and done [groups]; losses [groups]; what depends on the steps done, in words of 64 bits
     (`workloads.engines.kernels.options.Options.course`).
     """
     import warp as wp
@@ -68,7 +68,7 @@ def group_source(key: GroupKey, body: Callable[[Any, Writer], Body]) -> str:
         "y": ("seen", observed),
         "m": ("operators", operators),
         "x": ("scratch", max(1, key.workspace)),
-        "h": ("hyper", len(key.update.hyper) + 1),
+        "h": ("hyper", len(key.update.hyper) + 1 + len(key.loss.numbers if key.loss else ())),
     }
     if key.threads:
         with write.block("struct Column"):
@@ -86,6 +86,7 @@ def group_source(key: GroupKey, body: Callable[[Any, Writer], Body]) -> str:
     write(*(f"const vec {'full_' if scheduled and name == 'lr' else name} = h[{n}];" for n, name in enumerate(key.update.hyper)))
     rate = "" if scheduled else ", rate = lr * twice"
     write(f"const vec scale = h[{len(key.update.hyper)}], twice = {TWICE[key.loss is not None]}{rate};")
+    write(*made(key.loss, len(key.update.hyper) + 1))
     write("const vec low = ((vec*)until.data)[group];", "const vec zero = {}, one = zero + (real)1;", "vec total;")
     write("const int last = steps.data[group];", "int done = 0;")
     numbers = len(key.update.arrays) * key.parameters

@@ -56,5 +56,5 @@ def arguments(tables: list[Tensor]) -> list[Any]:
 
 
 def hyper(lanes: Lanes) -> Tensor:
-    """Return the hyperparameters and the loss's scale [R, n]."""
-    return torch.stack([*lanes.hyper.values(), lanes.loss_scale], 1)
+    """Return the hyperparameters, the loss's scale and its numbers [R, n]."""
+    return torch.stack([*lanes.hyper.values(), lanes.loss_scale, *lanes.loss_numbers.unbind(1)], 1)

@@ -19,7 +19,7 @@ TWICE = ("scale + scale", "scale")
 
 def facts(spec: TrialSpec) -> Facts:
     """Return what is known of the graph of the loss of ``spec``."""
-    return facts_of(spec.loss, (1,), spec.dtype)
+    return facts_of(spec.open_loss, (1,), spec.dtype)
 
 
 def why_not(spec: TrialSpec) -> str:
@@ -41,7 +41,7 @@ def loss_of(lanes: Lanes) -> Pointwise | None:
     """Return the loss of lanes, or ``None`` where it is a multiple of the sum of squares."""
     if lanes.spec.loss.squares is not None:
         return None
-    found = pointwise(lanes.spec.loss, lanes.dtype)
+    found = pointwise(lanes.spec.open_loss, lanes.dtype)
     assert not isinstance(found, str), "asked of what kernels can have"
     return found
 
@@ -49,7 +49,7 @@ def loss_of(lanes: Lanes) -> Pointwise | None:
 def defined(loss: Pointwise, kind: str, width: int) -> list[str]:
     """Return a ``struct Loss`` whose function ``of(prediction, observation, value, slope)`` is of a ``kind`` of so many numbers.
 
-    Where nothing is observed, which an observation that is no number says, both are zero.
+    What it has of a lane's own are its members. Where nothing is observed, which an observation that is no number says, both are zero.
     """
 
     def code(operand: Operand) -> str:
@@ -61,8 +61,9 @@ def defined(loss: Pointwise, kind: str, width: int) -> list[str]:
     skipped = [f"if (!{somewhere('y == y', width)}) {{ value = zero; slope = zero; return; }}"] * called
     return [
         "struct Loss {",
+        *(f"{kind} {name};" for name in loss.numbers),
         *definitions(loss.functions, width, kind),
-        f"static inline CUDA_CALLABLE void of({kind} p, {kind} y, {kind}& value, {kind}& slope) {{",
+        f"inline CUDA_CALLABLE void of({kind} p, {kind} y, {kind}& value, {kind}& slope) const {{",
         f"const {kind} zero = {{}}, one = zero + (real)1;",
         *skipped,
         *steps,
@@ -71,3 +72,8 @@ def defined(loss: Pointwise, kind: str, width: int) -> list[str]:
         "}",
         "};",
     ]
+
+
+def made(loss: Pointwise | None, first: int) -> list[str]:
+    """Return the code of a lane's ``loss_``, with its numbers from ``h``, where they begin at ``first``."""
+    return [] if loss is None else [f"const Loss loss_ = {{{', '.join(f'h[{first + n}]' for n in range(len(loss.numbers)))}}};"]

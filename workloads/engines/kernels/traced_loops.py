@@ -51,7 +51,7 @@ class Loops:
                 if key.loss is None:
                     write(f"r = ({seen} - y[{place}]) * m[{place}];")
                 else:
-                    write(f"Loss::of({seen}, y[{place}], v, r);")
+                    write(f"loss_.of({seen}, y[{place}], v, r);")
                 write(f"{self._at(graph.outer, place)} = {self.course.disturbed('r', place)} * {key.update.outer};")
                 return "r * r" if key.loss is None else "v"
 
@@ -67,7 +67,7 @@ class Loops:
                     if key.loss is None:
                         write(f"{seen} -= y[n + {k}];", f"x[{self.residual} + n + {k}] = {disturbed};", f"total += {seen} * {seen};")
                     else:
-                        write(f"vec v{k};", f"Loss::of({seen}, y[n + {k}], v{k}, {seen});")
+                        write(f"vec v{k};", f"loss_.of({seen}, y[n + {k}], v{k}, {seen});")
                         write(f"x[{self.residual} + n + {k}] = {disturbed};", f"total += v{k};")
 
     def _measured(self, many: int) -> Callable[[str, str], list[str]]:

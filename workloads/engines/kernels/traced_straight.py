@@ -47,11 +47,11 @@ class Straight:
             for n in range(key.measurements):
                 terms = (f"m[{n * key.size + q}] * {name}" for q, name in enumerate(product))
                 write(f"vec r_{n} = {_sum(terms)};")
-                write(f"r_{n} -= y[{n}];" if key.loss is None else f"vec v_{n}; Loss::of(r_{n}, y[{n}], v_{n}, r_{n});")
+                write(f"r_{n} -= y[{n}];" if key.loss is None else f"vec v_{n}; loss_.of(r_{n}, y[{n}], v_{n}, r_{n});")
         elif key.loss is None:
             write(*(f"const vec r_{q} = ({name} - y[{q}]) * m[{q}];" for q, name in enumerate(product)))
         else:
-            write(*(f"vec v_{q}, r_{q}; Loss::of({name}, y[{q}], v_{q}, r_{q});" for q, name in enumerate(product)))
+            write(*(f"vec v_{q}, r_{q}; loss_.of({name}, y[{q}], v_{q}, r_{q});" for q, name in enumerate(product)))
         if key.loss is not None:
             write(f"total = {_sum(f'v_{n}' for n in range(key.measurements or key.size))};")
             return

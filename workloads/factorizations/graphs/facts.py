@@ -19,7 +19,10 @@ from typing import Any
 from workloads import caches
 from workloads.caches import read_cache, write_cache
 from workloads.factorizations.graphs.graph import Graph, Map, Move, Product
-from workloads.factorizations.graphs.known import Traceable, graph_of
+from workloads.factorizations.graphs.known import Traceable, graph_of, model_of
+from workloads.factorizations.graphs.opened import Opened, numbers_in
+from workloads.losses import Loss
+from workloads.section import MADE
 
 VERSION = 5
 """Raised whenever tracing finds something else."""
@@ -78,12 +81,42 @@ _KNOWN: dict[tuple[object, ...], Facts] = {}
 def facts_of(factorization: Traceable, shape: tuple[int, ...], dtype: str = "float64") -> Facts:
     """Return the facts of a factorization of ``shape`` with factors of ``dtype``."""
     shapes = [tuple(s) for s in factorization.shapes(shape).values()]
-    key = (type(factorization), factorization.canonical, shape, dtype)
+    key = (model_of(factorization), factorization.canonical, shape, dtype)
     if key not in _KNOWN:
         name = _name(factorization, shape, dtype)
         kept = None if name is None or "torch" in sys.modules else read_cache(cache_file()).get(name)
         _KNOWN[key] = _facts(kept) or _traced(factorization, shape, shapes, dtype, name)
     return _KNOWN[key]
+
+
+def opened(loss: Loss, dtype: str = "float64") -> Opened | Loss:
+    """Return a ``loss`` with those of its numbers as inputs in which lanes of one program may differ, or as it is where there are none."""
+    known: dict[str, tuple[str, ...]] = vars(loss).setdefault(MADE, {})
+    if dtype not in known:
+        known[dtype] = _open_numbers(loss, dtype)
+    return Opened(loss, known[dtype]) if known[dtype] else loss
+
+
+def _open_numbers(loss: Loss, dtype: str) -> tuple[str, ...]:
+    """Return all numbers of a ``loss`` or, if the trace cannot have them all, those that it can: of others each value is a program."""
+    names = () if loss.squares is not None else numbers_in(loss)
+    if not names or not why_closed(loss, names, dtype):
+        return names
+    some = tuple(name for name in names if len(names) > 1 and not why_closed(loss, (name,), dtype))
+    return some if some and not why_closed(loss, some, dtype) else ()
+
+
+def closed(loss: Loss, dtype: str = "float64") -> tuple[str, ...]:
+    """Return the numbers of a ``loss`` that are constants of its programs."""
+    one = opened(loss, dtype)
+    known = one.numbers if isinstance(one, Opened) else ()
+    return () if loss.squares is not None else tuple(name for name in numbers_in(loss) if name not in known)
+
+
+def why_closed(loss: Loss, names: tuple[str, ...], dtype: str = "float64") -> str:
+    """Return why lanes of one program cannot differ in these numbers of a ``loss``; empty where they can."""
+    facts = facts_of(Opened(loss, names), (1,), dtype)
+    return facts.why or ("" if facts.elementwise else "it has steps that are no functions of single numbers")
 
 
 def cache_file() -> Path:
@@ -109,13 +142,13 @@ def _name(factorization: Traceable, shape: tuple[int, ...], dtype: str) -> str |
     """Return what facts are kept by: the class's source, its keys, the shape; ``None`` where nobody knows the source."""
     digest = hashlib.sha256()
     try:
-        for kind in type(factorization).__mro__[:-1]:
+        for kind in model_of(factorization).__mro__[:-1]:
             if kind.__module__.partition(".")[0] not in ("pydantic", "builtins", "typing", "abc"):
                 digest.update(Path(inspect.getfile(kind)).read_bytes())
         torch_version = importlib.metadata.version("torch")
     except (OSError, TypeError, importlib.metadata.PackageNotFoundError):
         return None
-    kind = type(factorization)
+    kind = model_of(factorization)
     code = getattr(kind, "code", "")
     said = (VERSION, torch_version, code, kind.__module__, kind.__qualname__, factorization.canonical, shape, dtype)
     digest.update(repr(said).encode())

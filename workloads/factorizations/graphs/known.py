@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from workloads.factorizations.graphs.graph import Graph
+from workloads.factorizations.graphs.opened import Opened
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +28,11 @@ class Traceable(Protocol):
         """Return the factors' shapes by name."""
 
 
+def model_of(traceable: Traceable) -> type:
+    """Return the class whose code it is."""
+    return traceable.model if isinstance(traceable, Opened) else type(traceable)
+
+
 LANES = 3
 """Lanes on which a graph is tried."""
 _KNOWN: dict[tuple[object, ...], Graph | str] = {}
@@ -36,10 +42,12 @@ def graph_of(factorization: Traceable, shapes: Sequence[tuple[int, ...]], dtype:
     """Return the graph of a factorization with factors of ``shapes``, or why it has none."""
     from workloads.factorizations.graphs.tracing import traced
 
-    key = (type(factorization), factorization.canonical, tuple(shapes), dtype)
+    key = (model_of(factorization), factorization.canonical, tuple(shapes), dtype)
     if key not in _KNOWN:
         found = traced(factorization.product, shapes, dtype)
-        _KNOWN[key] = found if isinstance(found, str) else _tried(found, factorization.product, dtype)
+        found = found if isinstance(found, str) else _tried(found, factorization.product, dtype)
+        stray = factorization.strays(dtype) if isinstance(factorization, Opened) and not isinstance(found, str) else ""
+        _KNOWN[key] = stray or found
     return _KNOWN[key]
 
 

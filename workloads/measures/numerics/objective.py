@@ -32,7 +32,7 @@ class Objective:
         self._params = [p.detach().clone().requires_grad_() for p in params]
         like = params[0]
         made = _of_functions if factorization.maps else _of_products
-        self._parts = made(factorization, specs[0], problems, like)
+        self._parts = made(factorization, specs, problems, like)
         scales = [spec.loss.factor(problem.count) for spec, problem in zip(specs, problems, strict=True)]
         self._scales = torch.tensor(scales, dtype=like.dtype, device=like.device)
         self._gradients: list[Tensor] | None = None
@@ -83,46 +83,51 @@ Part = Callable[[Sequence[Tensor]], Tensor]
 """From parameters [R, ...] to the losses [R] of some of what is observed, but for their scale."""
 
 
-def _of_products(factorization: Factorization, spec: TrialSpec, problems: Sequence[ProblemData], like: Tensor) -> list[Part]:
-    observations = spec.problem.observe(problems, like.dtype, like.device)
+def _of_products(factorization: Factorization, specs: Sequence[TrialSpec], problems: Sequence[ProblemData], like: Tensor) -> list[Part]:
+    problem, own = specs[0].problem, [spec.loss for spec in specs]
+    observations = problem.observe(problems, like.dtype, like.device)
     values, masks = observations.tables()
-    operators = masks.view(len(masks), -1, math.prod(problems[0].shape)) if spec.problem.sensing else None
+    operators = masks.view(len(masks), -1, math.prod(problems[0].shape)) if problem.sensing else None
 
     def losses(params: Sequence[Tensor]) -> Tensor:
         product = factorization.products(params).flatten(1)
         if operators is not None:
             product = torch.einsum("rnd,rd->rn", operators.expand(len(product), -1, -1), product)
-        return _each(spec.loss, product, values.expand_as(product), observations.seen).sum(1)
+        return _each(own, product, values.expand_as(product), observations.seen).sum(1)
 
     return [losses]
 
 
-def _each(loss: Loss, predictions: Tensor, values: Tensor, seen: Tensor) -> Tensor:
-    """Return the losses [R, N] of observations, but for their scale; zero where a lane has none."""
-    if loss.squares is not None:
+def _each(losses: Sequence[Loss], predictions: Tensor, values: Tensor, seen: Tensor) -> Tensor:
+    """Return the losses [R, N] of observations, each lane by its own, but for their scale; zero where a lane has none."""
+    if losses[0].squares is not None:
         return (predictions - values).masked_fill(~seen, 0.0).square()
     # Of what is not observed not even a derivative is taken, which might be no number.
-    seen = seen.expand_as(predictions)
-    return torch.zeros_like(predictions).masked_scatter(seen, loss.pointwise(predictions[seen], values[seen]))
+    seen, found = seen.expand_as(predictions), torch.zeros_like(predictions)
+    for loss in dict.fromkeys(losses):
+        mine = torch.tensor([other == loss for other in losses], device=seen.device).unsqueeze(1) & seen
+        found = found.masked_scatter(mine, loss.pointwise(predictions[mine], values[mine]))
+    return found
 
 
-def _of_functions(factorization: Factorization, spec: TrialSpec, problems: Sequence[ProblemData], like: Tensor) -> list[Part]:
+def _of_functions(factorization: Factorization, specs: Sequence[TrialSpec], problems: Sequence[ProblemData], like: Tensor) -> list[Part]:
     """Return a part for some inputs at a time of each distinct problem: what a function makes of all may not fit into memory."""
     parts: list[Part] = []
     distinct, which = unique(problems)
     for place, problem in enumerate(distinct):
         assert problem.inputs is not None, "a function is of inputs"
-        lanes = torch.tensor([lane for lane, own in enumerate(which) if own == place], device=like.device)
+        mine = [lane for lane, own in enumerate(which) if own == place]
+        lanes, losses = torch.tensor(mine, device=like.device), [specs[lane].loss for lane in mine]
         inputs = torch.from_numpy(problem.inputs).to(like.device, like.dtype)
-        at_once = max(1, NUMBERS // (len(lanes) * of_inputs(spec)))
-        parts += [partial(_values, factorization, spec.loss, lanes, some) for some in torch.split(inputs, at_once)]
+        at_once = max(1, NUMBERS // (len(lanes) * of_inputs(specs[0])))
+        parts += [partial(_values, factorization, losses, lanes, some) for some in torch.split(inputs, at_once)]
     return parts
 
 
-def _values(factorization: Factorization, loss: Loss, lanes: Tensor, inputs: Tensor, params: Sequence[Tensor]) -> Tensor:
+def _values(factorization: Factorization, losses: Sequence[Loss], lanes: Tensor, inputs: Tensor, params: Sequence[Tensor]) -> Tensor:
     factors = params if len(lanes) == len(params[0]) else [p.index_select(0, lanes) for p in params]
     values = factorization.decoded(factors, factorization.encoded(factors, inputs.unsqueeze(0))).flatten(1)
-    each = _each(loss, values, inputs.flatten().expand_as(values), torch.ones(1, 1, dtype=torch.bool, device=inputs.device)).sum(1)
+    each = _each(losses, values, inputs.flatten().expand_as(values), torch.ones(1, 1, dtype=torch.bool, device=inputs.device)).sum(1)
     return each if factors is params else params[0].new_zeros(len(params[0])).index_add(0, lanes, each)
 
 
