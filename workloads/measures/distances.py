@@ -39,7 +39,7 @@ def distance_to(x: Snapshot, kind: str) -> Tensor:
     shown="distance_to_reference",
     kind=AgainstArray,
 )
-def distance_to_array(x: Snapshot, name: str) -> Tensor:
+def distance_to_reference(x: Snapshot, name: str) -> Tensor:
     """Return the relative distance [R] to an array of a data file; NaN where that is zero, or of another shape."""
     there = x.reference(name)
     return x.loss.new_full(x.loss.shape, float("nan")) if there is None else _relative(x, there.expand_as(x.product))
