@@ -216,7 +216,8 @@ def sync(store: Store, storage: Storage, sweep_id: str | None) -> Iterator[Synce
         if sweep is None or not here:
             # Of a sweep that is in another store there may be a copy here, from a file.
             waiting = len(folder.spool.names()) if here or sweep is not None else 0
-            state = "its run is not there, restore it" if here else f"they are for {description.tracking}"
+            they_are = agreeing(waiting, "it is", "they are")
+            state = "its run is not there, restore it" if here else f"{they_are} for {description.tracking}"
             if waiting:
                 yield Synced(
                     description.sweep_id,

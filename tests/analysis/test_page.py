@@ -157,7 +157,7 @@ def test_a_sweep_that_runs_says_so_and_needs_no_questions(local: Store, make_swe
         writer.add("pack-0", [make_result("a")])
         writer.close("KILLED")
     page = page_of(local, sweep)
-    assert page.texts["state"] == "interrupted: 1 of 2 trials have an outcome"
+    assert page.texts["state"] == "interrupted: 1 of 2 trials has an outcome"
     assert {"figures", "verdicts", "failures", "note"}.isdisjoint(page.texts)
     assert [kind for kind, _ in page.scripts] == [""]
 

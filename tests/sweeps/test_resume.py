@@ -208,7 +208,7 @@ def test_a_sweep_that_another_store_has_too_has_a_folder_of_its_own(died: Died, 
     grid = SimpleNamespace(name=sweep.experiment, files=SimpleNamespace(names={}, contents={}))
     with _Beginning(grid, Options(), store, died.storage, RECORD, found).folder() as own:  # type: ignore[arg-type]
         assert own.name == folder.name
-    theirs = replace(folder.description(), tracking="http://another")  # type: ignore[type-var]
+    theirs = replace(folder.description(), tracking="http://another", identity="another")  # type: ignore[type-var]
     folder.describe(theirs, {})
     for _ in range(2):
         with _Beginning(grid, Options(), store, died.storage, RECORD, found).folder() as own:  # type: ignore[arg-type]

@@ -320,7 +320,7 @@ def test_a_copy_leaves_the_folder_of_the_sweep_that_it_came_from(
     import_sweep(local, tmp_path / "x.zip")
     copy = find_sweep(local, sweep.sweep_id)
     assert settle(local, storage, sweep.experiment, ALONE) == ([], [])
-    assert [done.state for done in sync(local, storage, None)] == [f"1 batches wait: they are for {origin.display}"]
+    assert [done.state for done in sync(local, storage, None)] == [f"1 batch waits: it is for {origin.display}"]
     own = folder_of(storage, sweep.experiment, sweep.sweep_id, local.owner(sweep.experiment))
     own.describe(replace(theirs, tracking=local.display), {})
     assert [one.name for one in settle(local, storage, sweep.experiment, ALONE)[0]] == [own.name]

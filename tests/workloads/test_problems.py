@@ -211,7 +211,7 @@ def test_a_tensor_of_one_component_has_its_norm():
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ({"rank": 2, "spectrum": [1.0]}, "has 1 values, but rank is 2"),
+        ({"rank": 2, "spectrum": [1.0]}, "has 1 value, but rank is 2"),
         ({"rank": 2, "spectrum": [1.0, 0.5], "frobenius": 2.0}, "frobenius: has no effect beside problem.target.spectrum"),
         ({"rank": 2, "spectrum": [1.0, 0.5], "condition": 2.0}, "condition: has no effect beside problem.target.spectrum"),
         ({"rank": 1, "condition": 2.0}, "condition: has no effect with rank 1"),
@@ -275,7 +275,7 @@ def test_a_vector_has_the_frequencies_asked_for(size, sparsity):
         ({"target": {"sparsity": 13}}, "problem.target.sparsity: is 13, but a vector of 12 entries has 12 entries"),
         ({"target": {"sparsity": 8, "domain": "fourier"}}, "is 8, but a vector of 12 entries has 7 frequencies"),
         ({"target": {"domain": "fourier"}}, "problem.target.domain: has no effect without problem.target.sparsity"),
-        ({"target": {"sparsity": 2, "spectrum": [1.0]}}, "problem.target.spectrum: has 1 values, but sparsity is 2"),
+        ({"target": {"sparsity": 2, "spectrum": [1.0]}}, "problem.target.spectrum: has 1 value, but sparsity is 2"),
         ({"shape": [3, 4]}, "problem.shape: vector_sensing is about vectors: one dimension, not 2"),
         ({"kind": "matrix_sensing", "target": {"rank": 1}}, "problem.shape: matrix_sensing is about matrices: two dimensions, not 1"),
         ({"kind": "tensor_sensing", "target": {"rank": 1}}, "problem.shape: tensor_sensing needs three dimensions or more, not 1"),
