@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator import liveness
-from orchestrator.errors import StorageUnavailable, TrackingUnavailable
+from orchestrator.errors import StorageUnavailable, TrackingUnavailable, UsageError
 from orchestrator.execution.progress import Logged, Reporter, State
 from orchestrator.execution.recovery import Recovery
 from orchestrator.execution.scheduler import Board
@@ -85,14 +85,15 @@ def detail_of(grid: Grid) -> Detail:
 def submit(grid: Grid, reporter: Reporter, options: Options | None = None, stop: StopRequest | None = None) -> Summary:
     """Run what is missing of ``grid`` and wait for it.
 
-    A sweep of the same trials that stopped short is taken up; trials that any sweep of the experiment had begun go on from their
-    checkpoints. Raises `orchestrator.errors.UnavailableError` if Ray, MLflow or the storage cannot be used; if that is so at the start,
-    nothing has been created. When ``stop`` is wanted, or KeyboardInterrupt comes, what has ended is logged and the sweep's run is
-    marked as killed; with ``stop`` the others are saved, too, and counted as cancelled.
+    A sweep of the same trials that stopped short is taken up; trials that any sweep of the experiment had begun go on from checkpoints.
+    Raises `orchestrator.errors.UnavailableError` if Ray, MLflow or the storage cannot be used; at the start there is nothing then, or an
+    empty MLflow database. When ``stop`` is wanted, or KeyboardInterrupt comes, what has ended is logged and the sweep's run is marked as
+    killed; with ``stop`` the others are saved, too, and counted as cancelled. Raises `UsageError` if more is set than MLflow keeps.
     """
     from orchestrator.tracking.turns import experiment_turn
 
     began = time.monotonic()
+    _check_overrides(grid)
     activate(grid.extensions)
     options, stop, logged = options or Options(), stop or StopRequest(), Logged(reporter)
     recording = recording_of(grid)
@@ -133,6 +134,13 @@ def submit(grid: Grid, reporter: Reporter, options: Options | None = None, stop:
             folder.remove()
         seconds = round(time.monotonic() - began, 3)
         return Summary(writer.sweep_id, grid.name, len(trials), len(found.reused), seconds, store.display, writer.parent_run_id, **counts)
+
+
+def _check_overrides(grid: Grid) -> None:
+    """Raise `UsageError` for more than a tag takes: MLflow would cut off the rest, and nobody could read the grid again."""
+    length, most = len(json.dumps(grid.overrides)), layout.TAG_LENGTH
+    if length > most:
+        raise UsageError(f"what is set beside the grid has {length:,} characters, and MLflow keeps {most:,}: put it into the grid")
 
 
 def _found(store: Store, storage: Storage, grid: Grid, turn: Turn, recording: Recording, options: Options) -> Found:

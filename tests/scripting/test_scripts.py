@@ -34,6 +34,8 @@ GRID = {
     "claims": {"falls": {"kind": "monotone", "of": "loss", "direction": "falling"}},
 }
 
+LONG = {"stop.steps": 2000, "record": {"steps": list(range(2000)), "measures": ["error"]}}
+
 
 @pytest.fixture(scope="module")
 def scripted(tmp_path_factory, template, cluster_address):
@@ -113,6 +115,11 @@ def test_figures_and_claims_on_the_spot(scripted):
         (lambda: orchestrator.submit(GRID, address="http://head:8265"), UsageError, "^a sweep that is sent to http://head:8265 as a job"),
         (lambda: orchestrator.submit(GRID, address="127.0.0.1:1", progress=False), RayUnavailable, "127.0.0.1:1"),
         (lambda: orchestrator.load_runs("x", tracking_uri="sqlite:///no/such/mlflow.db"), OrchestratorError, "there is no MLflow database"),
+        (
+            lambda: orchestrator.submit(GRID, overrides=LONG),
+            UsageError,
+            "^what is set beside the grid has 10,",
+        ),
         (lambda: orchestrator.load_runs([]), UsageError, "^no sweep is named"),
     ],
 )
