@@ -8,12 +8,11 @@ others. A driver that wants more than it has keeps one worker waiting, which is 
 from __future__ import annotations
 
 import heapq
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from orchestrator.cluster.sizing import Allotment
+from orchestrator.cluster.sizing import Allotment, fitting
 
 NAMESPACE = "orchestrate"
 """Ray's namespace for the names of workers."""
@@ -103,7 +102,7 @@ def _fair(
                 cpus -= count * claimant[1].cpus
             if claimant[0] == driver:
                 allowed[claimant[1]] = count
-                free[claimant[1]] = math.floor(left / size[claimant] + 1e-9) // len({name for name, _ in wanted})
+                free[claimant[1]] = fitting(left, size[claimant]) // len({name for name, _ in wanted})
     return allowed, free
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,6 +24,11 @@ class Allotment:
 
     cpus: float
     gpus: float
+
+
+def fitting(room: float, size: float) -> int:
+    """Return how many of a ``size`` there is room for: 0.07 goes into 7 a hundred times, as Ray counts and floating point does not."""
+    return math.floor(room / size + 1e-9)
 
 
 def crews_for(
@@ -52,8 +58,8 @@ def crews_for(
             )
     with_gpu, without = 0, 0
     for node in cluster.nodes:
-        room = int(node.cpus / cpus)
-        here = min(room, int(node.gpus / share)) if share else 0
+        room = fitting(node.cpus, cpus)
+        here = min(room, fitting(node.gpus, share)) if share else 0
         with_gpu += here
         without += room - here
     if share and gpus != "auto":

@@ -206,6 +206,9 @@ def test_logical_gpus_are_shared_and_the_cores_that_are_left_work_too(embedded):
 
 def test_workers_of_a_mixed_cluster_are_counted_node_by_node():
     mixed = Cluster("somewhere", [Node(16, 2), Node(8, 0), Node(1, 4)])
+    # Of floating point 0.07 goes into 7 only 99 times, and 1.1 into 33 only 29 times.
+    assert crews_for(Cluster("x", [Node(33, 7)]), 0.1, 0.07, 1000) == [(Allotment(0.1, 0.07), 100)]
+    assert crews_for(Cluster("x", [Node(33, 0)]), 1.1, 0, 1000) == [(Allotment(1.1, 0), 30)]
     assert crews_for(mixed, 1, "auto", 1000) == [(Allotment(1, 0.25), 9), (Allotment(1, 0), 16)]
     assert crews_for(mixed, 1, "auto", 1000, large=True) == [(Allotment(1, 1), 3), (Allotment(1, 0), 22)]
     assert crews_for(mixed, 4, 1, 1000) == [(Allotment(4, 1), 2)], "the third node has GPUs but too few cores"
