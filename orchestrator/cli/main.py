@@ -144,8 +144,10 @@ def _open_streams() -> None:
                 continue
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), "w" if number else "r"))
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # A terminal whose encoding lacks a sign has it written out, as Python does it on standard error.
-        sys.stdout.reconfigure(errors="backslashreplace")
+        # A terminal whose encoding lacks a sign has it written out, as Python does it on standard error. Not in a process that was forked
+        # from one that wrote to a file: Python would look for the place in it.
+        with suppress(OSError):
+            sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
