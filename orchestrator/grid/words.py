@@ -63,6 +63,7 @@ SAMPLES = {
     "steps": "[0, 10, 100]",
     "checkpoint_steps": "[1000, 10_000]",
     "checkpoint_losses": "[1e-2, 1e-4]",
+    "references": "{published: paper.npz:W}",
     "condition": "100",
     "spectrum": "[4, 2, 0.5]",
     "noise": "{std: 0.1}",

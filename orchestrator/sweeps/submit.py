@@ -117,13 +117,11 @@ def submit(grid: Grid, reporter: Reporter, options: Options | None = None, stop:
         if (found := job.settled(writer, logged)) is not job.found:
             missing = found.missing(trials)
             plan = make_plan(missing, recording, engine, crew, reused=len(found.finished))
-        logged.note(_announcement(grid, plan, cluster))
-        if (detail := detail_of(grid)).runs != "all":
-            logged.note(str(detail))
+        for text in _announced(grid, plan, cluster):
+            logged.note(text)
         state = State(len(trials), len(found.finished), _budget(missing))
         board: Board[Any] = Board(plan.packs, time.monotonic)
-        recovery = Recovery(board, folder.checkpoints(job.tag))
-        run = Run(grid, recording, workers, connection.close, board, recovery, writer, state, logged)
+        run = Run(grid, recording, workers, connection.close, board, Recovery(board, folder.checkpoints(job.tag)), writer, state, logged)
         with stop.listening(), watched(store, writer, state, stop):
             run.go(folder.checkpointing(job.tag, options.every), stop)
         counts = _counts(state, found, len(missing))
@@ -301,12 +299,15 @@ class _Beginning:
         }
 
 
-def _announcement(grid: Grid, plan: Plan, cluster: Cluster) -> str:
+def _announced(grid: Grid, plan: Plan, cluster: Cluster) -> Iterator[str]:
+    """Yield what is to run, where, and which trials become runs of MLflow where not all do."""
     gpus = f", {amount(cluster.gpus, 'GPU')}" if cluster.gpus else ""
     ended = plan.ended
     kept = f" and {ended:,} that {agreeing(ended, 'has', 'have')} ended to hand on" if ended else ""
-    return (
+    yield (
         f"{grid.name}: {amount(plan.trials - plan.reused - ended, 'trial')} to run{kept} "
         f"in {amount(len(plan.packs), 'pack')}, {plan.workers} at once "
         f"({amount(cluster.cpus, 'core')}{gpus} on {amount(len(cluster.nodes), 'node')})"
     )
+    if (detail := detail_of(grid)).runs != "all":
+        yield str(detail)

@@ -123,7 +123,7 @@ def test_the_good_one_is_good():
         (GOOD + "record: {measures: [components]}\n", "g.yaml:8:21: record.measures: components is defined for factorization.kind cp only"),
         (GOOD + "record: {measures: [entry_3_0]}\n", "g.yaml:8:21: record.measures: entry_3_0 needs an index inside shape [3, 3] (counting from 0)"),
         (GOOD + "record: {points: 5, steps: [1]}\n", "g.yaml:8:10: record.points: has no effect beside record.steps: give one of them"),
-        (GOOD + "record: {every: 5}\n", "g.yaml:8:10: record.every: unknown key: known are points, steps, measures, checkpoint_steps, checkpoint_losses"),
+        (GOOD + "record: {every: 5}\n", "g.yaml:8:10: record.every: unknown key: known are points, steps, measures, checkpoint_steps, checkpoint_losses, references"),
         (GOOD + "resources: {gpus: some}\n", "g.yaml:8:13: resources.gpus: must be auto or a number, not 'some'"),
         (GOOD + "resources: {cpus: 0}\n", "g.yaml:8:13: resources.cpus: must be above 0.0, not 0"),
         (GOOD + "figures: {a: {y: loss}}\n", "g.yaml:8:11: figures.a.kind: is missing: one of trajectories, medians, heatmap, points, threshold, spectrum"),

@@ -60,28 +60,7 @@ def group_source(key: GroupKey, body: Callable[[Any, Writer], Body]) -> str:
     write(*vector_type(key.dtype, key.lanes))
     if key.loss is not None:
         write(*defined(key.loss, "vec", key.lanes))
-    observed = key.measurements or key.size
-    operators = max(1, key.measurements) * key.size
-    tables = {
-        "w": ("weights", key.parameters),
-        "s": ("state", max(1, key.state)),
-        "y": ("seen", observed),
-        "m": ("operators", operators),
-        "x": ("scratch", max(1, key.workspace)),
-        "h": ("hyper", len(key.update.hyper) + 1 + len(key.loss.numbers if key.loss else ())),
-    }
-    if key.threads:
-        with write.block("struct Column"):
-            write("vec* __restrict__ top;", "size_t across;")
-            write("inline CUDA_CALLABLE vec& operator[](int entry) const { return top[entry * across]; }")
-        write(";", "const size_t across = steps.shape[0];")
-    for name, (table, size) in tables.items():
-        if key.threads:
-            write(f"const Column {name} = {{(vec*){table}.data + group, across}};")
-        elif name == "m" and key.shared:
-            write(f"const real* __restrict__ m = (const real*){table}.data;")
-        else:
-            write(f"vec* __restrict__ {name} = (vec*){table}.data + (size_t)group * {size};")
+    _open_tables(key, write)
     scheduled = "schedule" in key.update.options
     write(*(f"const vec {'full_' if scheduled and name == 'lr' else name} = h[{n}];" for n, name in enumerate(key.update.hyper)))
     rate = "" if scheduled else ", rate = lr * twice"
@@ -106,3 +85,27 @@ def group_source(key: GroupKey, body: Callable[[Any, Writer], Body]) -> str:
     write(*(f"s[{numbers + n}] = {name};" for n, name in enumerate(key.update.numbers)))
     write("steps.data[group] = done;", "((vec*)losses.data)[group] = total;")
     return write.text
+
+
+def _open_tables(key: GroupKey, write: Writer) -> None:
+    """Write what a group of lanes has of each array, by the name by which it goes in a kernel."""
+    tables = {
+        "w": ("weights", key.parameters),
+        "s": ("state", max(1, key.state)),
+        "y": ("seen", key.measurements or key.size),
+        "m": ("operators", max(1, key.measurements) * key.size),
+        "x": ("scratch", max(1, key.workspace)),
+        "h": ("hyper", len(key.update.hyper) + 1 + len(key.loss.numbers if key.loss else ())),
+    }
+    if key.threads:
+        with write.block("struct Column"):
+            write("vec* __restrict__ top;", "size_t across;")
+            write("inline CUDA_CALLABLE vec& operator[](int entry) const { return top[entry * across]; }")
+        write(";", "const size_t across = steps.shape[0];")
+    for name, (table, size) in tables.items():
+        if key.threads:
+            write(f"const Column {name} = {{(vec*){table}.data + group, across}};")
+        elif name == "m" and key.shared:
+            write(f"const real* __restrict__ m = (const real*){table}.data;")
+        else:
+            write(f"vec* __restrict__ {name} = (vec*){table}.data + (size_t)group * {size};")
