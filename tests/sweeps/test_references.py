@@ -185,8 +185,9 @@ def test_arrays_go_with_a_sweep_that_is_shared_and_with_trials_that_are_run_agai
     local: Store, template: Path, make_sweep: Callable[..., SweepInfo], experiment: str, tmp_path: Path
 ) -> None:
     path = written(tmp_path, name=experiment)
-    shutil.copy(template, tmp_path / "elsewhere.db")
-    store = open_store(f"sqlite:///{tmp_path / 'elsewhere.db'}")
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copy(template, tmp_path / "elsewhere" / "mlflow.db")
+    store = open_store(f"sqlite:///{tmp_path / 'elsewhere' / 'mlflow.db'}")
     grid = load_grid(path)
     sweep, storage = swept(local, make_sweep, path), LocalStorage(tmp_path / "storage")
     told: list[str] = []
