@@ -120,7 +120,7 @@ def template() -> Path:
 @pytest.fixture(scope="session")
 def cluster_address() -> str:
     """Of a cluster that is there for the whole run, on which sweeps begin sooner than on a Ray of their own."""
-    return str(shared("cluster"))
+    return str(shared("warm", shared("cluster")))
 
 
 @pytest.fixture(scope="session")

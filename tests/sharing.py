@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -70,14 +71,45 @@ def _folder() -> Path:
     return Path(os.environ["TMPDIR"], "_shared")
 
 
+WARM = 3
+"""Workers that wait for sweeps on the cluster: about as many as processes of the tests start some at the same time."""
+
+
 @contextmanager
 def cluster() -> Iterator[str]:
     """The address of a Ray cluster of one node with many cores."""
     from tests.clusters import SOON, local_cluster
 
     # Ray would start a process for each of the cores, which nobody needs.
-    with local_cluster(nodes=1, cpus=16, settings={**SOON, "prestart_worker_first_driver": False}) as started:
+    with local_cluster(nodes=1, cpus=16 + WARM, settings={**SOON, "prestart_worker_first_driver": False}) as started:
         yield started.gcs_address
+
+
+@contextmanager
+def warm(address: str) -> Iterator[str]:
+    """The address of a Ray cluster, on which workers are kept warm from now on as on one that `orchestrate up` keeps.
+
+    One that starts takes a core for some 3 s to import PyTorch. How sweeps start their own is for tests with a Ray of theirs.
+    """
+    from orchestrator.cluster.connection import Cluster
+    from orchestrator.cluster.keeper import ROUND_SECONDS, Keeper
+    from orchestrator.cluster.sizing import Allotment
+
+    with Cluster.connect(address) as joined:
+        keeper, over = Keeper(joined, {Allotment(1.0, 0.0): WARM}), threading.Event()
+
+        def keep() -> None:
+            while not over.wait(ROUND_SECONDS):
+                keeper.look()
+
+        keeper.look()
+        keeping = threading.Thread(target=keep)
+        keeping.start()
+        try:
+            yield address
+        finally:
+            over.set()
+            keeping.join()
 
 
 @contextmanager
@@ -109,7 +141,7 @@ def secured(uri: str) -> Iterator[dict[str, Any]]:
         yield asdict(started)
 
 
-KINDS = {"cluster": cluster, "server": server, "database": database, "secured": secured}
+KINDS = {"cluster": cluster, "warm": warm, "server": server, "database": database, "secured": secured}
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())

@@ -19,7 +19,6 @@ from orchestrator.sweeps.remove import remove
 from orchestrator.sweeps.submit import submit
 from orchestrator.tracking.read.queries import list_sweeps
 from orchestrator.tracking.store import open_existing
-from tests import sharing
 from tests.cli.commands import run
 from tests.sweeps.test_submit import Quiet, uri
 from workloads.training.trial_state import Paused
@@ -41,8 +40,8 @@ MORE = "stop.steps=5000"
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    return sharing.shared("cluster")
+def cluster(cluster_address):
+    return cluster_address
 
 
 def go(folder, cluster, overrides=(), text=GRID, **options):
