@@ -61,7 +61,9 @@ def test_what_is_wrong_on_one_node_is_said_of_it_alone(change, name, words):
 
 def test_a_node_that_does_not_see_the_folder_is_served_by_the_driver():
     apart = replace(GOOD, found=FOUND | {"shared": False})
-    assert ("storage", True) in [(name, ok) for name, ok, found in told(GOOD, apart) if found.startswith("1 of 2 nodes does not see /shared")]
+    assert ("storage", True) in [
+        (name, ok) for name, ok, found in told(GOOD, apart) if found.startswith("1 of 2 nodes does not see /shared")
+    ]
 
 
 def test_of_many_nodes_some_are_named():
