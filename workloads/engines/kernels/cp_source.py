@@ -48,7 +48,7 @@ def _source(key: CpKey) -> str:
     write, update, course = Writer(), key.update, course_of(key)
     write(*vector_type(key.dtype, key.width))
     if key.loss is not None:
-        write(*defined(key.loss, "real", 1))
+        write(*defined(key.loss, "vec", key.width, key.dtype))
     _tables(key, write)
     course.define(write)
     if update.options.draws:
@@ -90,7 +90,7 @@ def _tables(key: CpKey, write: Writer) -> None:
     write(*(f"const real {'full_' if scheduled and name == 'lr' else name} = h[{n}];" for n, name in enumerate(update.hyper)))
     rate = "" if scheduled else ", rate = lr * twice"
     write(f"const real scale = h[{len(update.hyper)}], twice = {TWICE[key.loss is not None]}{rate};")
-    write(*made(key.loss, len(update.hyper) + 1))
+    write(*made(key.loss, len(update.hyper) + 1, "vec{} + "))
     write(
         "const real low = until.data[lane], one = 1;",
         "const int last = steps.data[lane];",
@@ -181,6 +181,14 @@ def _fibers(key: CpKey, write: Writer, level: int, count: int) -> None:
         _tail(key, write, level, mark)
 
 
+def _losses(key: CpKey, write: Writer, predictions: list[str], observed: list[str]) -> None:
+    """Write the losses of entries and their slopes, side by side: a vector of functions takes hardly longer than one."""
+    for n, start in enumerate(range(0, len(predictions), key.width)):
+        some = slice(start, start + key.width)
+        write(f"const vec p_{n} = {{{', '.join(predictions[some])}}}, y_{n} = {{{', '.join(observed[some])}}};")
+        write(f"vec loss{n}, slope{n};", f"loss_.of(p_{n}, y_{n}, loss{n}, slope{n});")
+
+
 def _leaves(key: CpKey, write: Writer, level: int, count: int, marks: list[str]) -> None:
     """Write what ``count`` observed entries of each fiber do: residuals, then gradients."""
     row, offset = key.vectors, sum(key.shape[:-1])
@@ -201,12 +209,16 @@ def _leaves(key: CpKey, write: Writer, level: int, count: int, marks: list[str])
         write(f"const vec s{cell} = {' + '.join(f's{cell}c{c}' for c in range(chains))};")
     lines, found = sums([f"s{cell}" for cell in cells], key.width, "f")
     write(*lines)
-    for (mark, f), value in zip(((mark, f) for mark in marks for f in range(count)), found, strict=True):
-        seen, residual = f"values.data[e{mark} + {f}]", f"r{f}{mark}"
+    places = [(f, mark, f"values.data[e{mark} + {f}]") for mark in marks for f in range(count)]
+    if key.loss is not None:
+        _losses(key, write, found, [seen for _, _, seen in places])
+    for n, ((f, mark, seen), value) in enumerate(zip(places, found, strict=True)):
+        residual = f"r{f}{mark}"
         if key.loss is None:
             write(f"real {residual} = {value} - {seen};", f"total += {residual} * {residual};")
         else:
-            write(f"real v{f}{mark}, {residual};", f"loss_.of({value}, {seen}, v{f}{mark}, {residual});", f"total += v{f}{mark};")
+            some, place = divmod(n, key.width)
+            write(f"real {residual} = slope{some}[{place}];", f"total += loss{some}[{place}];")
         disturbed = course_of(key).disturbed(residual, f"e{mark} + {f} - first_")
         write(*([] if disturbed == residual else [f"{residual} = {disturbed};"]), f"{residual} *= {key.update.outer};")
     with write.loop("q", 0, row):

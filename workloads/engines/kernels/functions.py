@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Set
 
+from workloads.engines.kernels.elementary import FUNCTIONS, written
 from workloads.engines.kernels.source import root
 
 TRUTH = "(({condition}) ? one : zero)"
@@ -30,31 +31,26 @@ ARITHMETIC = {
     "logical_or": TRUTH.format(condition="({0} != zero) | ({1} != zero)"),
     "logical_not": TRUTH.format(condition="{0} == zero"),
 }
-CALLED = ("exp", "log", "log1p", "sin", "cos", "tan", "tanh", "sinh", "cosh", "atan", "asin", "acos", "erf", "pow")
+CALLED = ("sin", "cos", "tan", "atan", "asin", "acos", "erf", "pow")
 """Functions of the C library, number by number: a vector of them would have other bits than a lone number."""
-WRITTEN = {"log1p": "real u = 1 + a; return u == 1 ? a : u == a ? log(u) : log(u) * (a / (u - 1));"}
-"""Those that are written by others: `log1p` by the rounding of 1 + a (Kahan; Goldberg 1991, theorem 4)."""
-KNOWN = frozenset({*ARITHMETIC, *CALLED, "sqrt", "rsqrt", "sigmoid"})
+KNOWN = frozenset({*ARITHMETIC, *CALLED, *FUNCTIONS, "sqrt", "rsqrt", "sigmoid"})
 
 
-def definitions(names: Set[str], width: int, kind: str = "vec") -> list[str]:
+def definitions(names: Set[str], width: int, dtype: str, kind: str = "vec") -> list[str]:
     """Return a ``struct Each`` with those of ``names`` that are functions of numbers, as functions of a ``kind`` of so many."""
-    called = sorted({"exp" if name == "sigmoid" else name for name in names} & {*CALLED})
-    if not called:
+    named = {"exp" if name == "sigmoid" else name for name in names}
+    called = sorted(named & {*CALLED})
+    if not named & {*CALLED, *FUNCTIONS}:
         return []
-    lines = ["struct Each {"]
+    lines = ["struct Each {", *written(named, dtype, width, kind)]
     for name in called:
         given = ("a", "b") if name == "pow" else ("a",)
-        of_number = name
-        if name in WRITTEN:
-            of_number = f"{name}_number"
-            lines.append(f"    static inline CUDA_CALLABLE real {of_number}(real a) {{ {WRITTEN[name]} }}")
         head = f"    static inline CUDA_CALLABLE {kind} {name}_of({', '.join(f'{kind} {g}' for g in given)}) {{"
         if width == 1:
-            lines.append(f"{head} return real({of_number}({', '.join(given)})); }}")
+            lines.append(f"{head} return real({name}({', '.join(given)})); }}")
         else:
             numbers = ", ".join(f"{g}[n]" for g in given)
-            lines.append(f"{head} {kind} o; for (int n = 0; n < {width}; ++n) o[n] = real({of_number}({numbers})); return o; }}")
+            lines.append(f"{head} {kind} o; for (int n = 0; n < {width}; ++n) o[n] = real({name}({numbers})); return o; }}")
     return [*lines, "};"]
 
 
@@ -62,7 +58,7 @@ def applied(name: str, inputs: list[str], width: int) -> str:
     """Return the code of a function of expressions, which are variables or numbers."""
     if name in ARITHMETIC:
         return ARITHMETIC[name].format(*inputs)
-    if name in CALLED:
+    if name in CALLED or name in FUNCTIONS:
         return f"Each::{name}_of({', '.join(inputs)})"
     if name == "sigmoid":
         return f"(one / (one + Each::exp_of(-{inputs[0]})))"

@@ -59,7 +59,7 @@ def group_source(key: GroupKey, body: Callable[[Any, Writer], Body]) -> str:
     write = Writer()
     write(*vector_type(key.dtype, key.lanes))
     if key.loss is not None:
-        write(*defined(key.loss, "vec", key.lanes))
+        write(*defined(key.loss, "vec", key.lanes, key.dtype))
     _open_tables(key, write)
     scheduled = "schedule" in key.update.options
     write(*(f"const vec {'full_' if scheduled and name == 'lr' else name} = h[{n}];" for n, name in enumerate(key.update.hyper)))

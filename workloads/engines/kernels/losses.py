@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from workloads.engines.kernels.elementary import FUNCTIONS
 from workloads.engines.kernels.functions import CALLED, KNOWN, applied, definitions, number
 from workloads.engines.kernels.source import somewhere
 from workloads.engines.pointwise import Operand, Pointwise, pointwise
@@ -46,7 +47,7 @@ def loss_of(lanes: Lanes) -> Pointwise | None:
     return found
 
 
-def defined(loss: Pointwise, kind: str, width: int) -> list[str]:
+def defined(loss: Pointwise, kind: str, width: int, dtype: str) -> list[str]:
     """Return a ``struct Loss`` whose function ``of(prediction, observation, value, slope)`` is of a ``kind`` of so many numbers.
 
     What it has of a lane's own are its members. Where nothing is observed, which an observation that is no number says, both are zero.
@@ -56,13 +57,13 @@ def defined(loss: Pointwise, kind: str, width: int) -> list[str]:
         return operand if isinstance(operand, str) else number(operand)
 
     steps = [f"const {kind} {name} = {applied(function, [code(i) for i in inputs], width)};" for name, function, inputs in loss.steps]
-    # What is called number by number takes longer than all else: not where no lane observes anything.
-    called = bool(loss.functions & {*CALLED, "sigmoid"})
+    # Functions take longer than all else: not where no lane observes anything.
+    called = bool(loss.functions & {*CALLED, *FUNCTIONS, "sigmoid"})
     skipped = [f"if (!{somewhere('y == y', width)}) {{ value = zero; slope = zero; return; }}"] * called
     return [
         "struct Loss {",
         *(f"{kind} {name};" for name in loss.numbers),
-        *definitions(loss.functions, width, kind),
+        *definitions(loss.functions, width, dtype, kind),
         f"inline CUDA_CALLABLE void of({kind} p, {kind} y, {kind}& value, {kind}& slope) const {{",
         f"const {kind} zero = {{}}, one = zero + (real)1;",
         *skipped,
@@ -74,6 +75,6 @@ def defined(loss: Pointwise, kind: str, width: int) -> list[str]:
     ]
 
 
-def made(loss: Pointwise | None, first: int) -> list[str]:
-    """Return the code of a lane's ``loss_``, with its numbers from ``h``, where they begin at ``first``."""
-    return [] if loss is None else [f"const Loss loss_ = {{{', '.join(f'h[{first + n}]' for n in range(len(loss.numbers)))}}};"]
+def made(loss: Pointwise | None, first: int, spread: str = "") -> list[str]:
+    """Return the code of a lane's ``loss_``, with its numbers from ``h``, from ``first`` on; ``spread`` makes vectors of them."""
+    return [] if loss is None else [f"const Loss loss_ = {{{', '.join(f'{spread}h[{first + n}]' for n in range(len(loss.numbers)))}}};"]

@@ -32,7 +32,7 @@ class Loops:
         self.offsets = [sum(map(math.prod, shapes[:n])) for n in range(len(shapes))]
 
     def load(self) -> None:
-        self.write(*definitions({step.name for step in self.graph.steps if isinstance(step, Map)}, self.key.lanes))
+        self.write(*definitions({step.name for step in self.graph.steps if isinstance(step, Map)}, self.key.lanes, self.key.dtype))
         for n, values in enumerate(self.graph.constants):
             self.write(f"static const real k{n}[] = {{{', '.join(map(repr, values))}}};")
 

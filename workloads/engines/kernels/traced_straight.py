@@ -32,7 +32,7 @@ class Straight:
 
     def load(self) -> None:
         key = self.key
-        self.write(*definitions({step.name for step in self.graph.steps if isinstance(step, Map)}, key.lanes))
+        self.write(*definitions({step.name for step in self.graph.steps if isinstance(step, Map)}, key.lanes, key.dtype))
         for place in range(key.parameters):
             self.write(f"vec w_{place} = w[{place}];")
             self.write(*(f"vec s{n}_{place} = s[{n * key.parameters + place}];" for n in range(len(key.update.arrays))))
