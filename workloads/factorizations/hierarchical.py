@@ -70,7 +70,7 @@ class Hierarchical(Factorization):
         yield from super().conflicts(shape)
 
     def ineffective(self, shape: tuple[int, ...]) -> Iterator[Conflict]:
-        if "pattern" in self.model_fields_set and self.arity == len(shape):
+        if self.pattern != "adjacent" and self.arity == len(shape):
             yield "factorization.pattern", ONE_NODE
 
     def resolved(self, shape: tuple[int, ...]) -> dict[str, Any]:

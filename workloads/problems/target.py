@@ -97,7 +97,7 @@ class Target(Section):
 
     def ineffective(self, shape: tuple[int, ...]) -> Iterator[Conflict]:
         """Yield the keys that make no difference to a truth of ``shape``."""
-        if self.pattern is not None and self.arity == len(shape):
+        if self.pattern == "half" and self.arity == len(shape):
             yield "problem.target.pattern", ONE_NODE
 
     def _vector_conflicts(self, size: int) -> Iterator[Conflict]:
