@@ -5,6 +5,8 @@ The cases are those of the contract tests (`tests.contract.references`), so that
 
 from __future__ import annotations
 
+import io
+import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 
@@ -17,9 +19,10 @@ from tests.contract.references import TRAINED, beside, pairs, spec
 from tests.workloads import oracle
 from workloads.engines.base import create
 from workloads.engines.choice import chosen, why_not_fused
-from workloads.measures import MEASURES, is_final
+from workloads.measures import MEASURES, is_final, reference_of
 from workloads.training.loop import train
 from workloads.training.recording import Recording
+from workloads.training.references import Reference
 from workloads.training.results import Finished
 from workloads.training.trial_state import Trace
 from workloads.trial import Trial, TrialSpec
@@ -102,9 +105,13 @@ def _measures(one: TrialSpec, device: torch.device) -> Finding:
 
 
 def _trace(one: TrialSpec, names: tuple[str, ...], device: torch.device) -> Trace:
-    recording = Recording(names, steps=(0, 1, 10, STEPS))
+    file = io.BytesIO()
+    np.savez(file, W=np.linspace(-1.0, 1.0, math.prod(one.shape)).reshape(one.shape))
+    content = file.getvalue()
+    array = Reference.model_validate("reference.npz:W").read(content, "reference")
+    recording = Recording(names, steps=(0, 1, 10, STEPS), references=dict.fromkeys(filter(None, map(reference_of, names)), array))
     pack = [Trial("t", one.model_copy(update={"stop": one.stop.model_copy(update={"steps": STEPS})}))]
-    events = train(pack, recording, create(chosen("batched", [one])), device=device)
+    events = train(pack, recording, create(chosen("batched", [one])), files={"reference": content}, device=device)
     (result,) = [r for event in events if isinstance(event, Finished) for r in event.results]
     return result.trace
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from orchestrator.analysis.results import Results
 from orchestrator.analysis.statistics import Estimate, attainable, difference, number
 from orchestrator.grid.claims import Bound, Claim, Contrast, KeepsSign, Monotone, Within
-from workloads.amounts import amount
+from workloads.amounts import agreeing, amount
 
 STATISTICS: dict[str, Callable[[NDArray[np.float64]], float]] = {
     "median": lambda x: float(np.median(x)),
@@ -305,7 +305,7 @@ def _contrast(claim: Contrast, results: Results, trials: NDArray[np.intp]) -> _F
     if apart := len(sides[0].keys() ^ sides[1].keys()):
         where += f"; {apart} more have trials on one side only"
     if both := len(np.intersect1d(one, other)):
-        where += f"; {both} trials are on both sides"
+        where += f"; {amount(both, 'trial')} {agreeing(both, 'is', 'are')} on both sides"
     where += _too_few(claim, [(len(sides[0][name].trials), len(sides[1][name].trials)) for name in shared])
     return _Finding(held == len(shared), total, where, _offender(results, sides[0][label].nearest(levels[0]), _at(label, shows)))
 
@@ -316,7 +316,7 @@ def _too_few(claim: Contrast, sizes: Sequence[tuple[int, int]]) -> str:
     most = attainable(*few)
     if not claim.interval or most >= claim.confidence:
         return ""
-    return f"; an interval of {few[0]} against {few[1]} trials carries {100 * most:.3g}% at most"
+    return f"; an interval of {few[0]} against {amount(few[1], 'trial')} carries {100 * most:.3g}% at most"
 
 
 def _at(label: str, text: str) -> str:
