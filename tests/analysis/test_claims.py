@@ -12,6 +12,7 @@ from orchestrator.analysis.statistics import attainable, difference, typical
 from orchestrator.errors import UsageError
 from orchestrator.grid.claims import CLAIMS
 from tests.analysis.made import results
+from workloads.amounts import amount
 
 
 def check(made, **claim):
@@ -210,7 +211,7 @@ def test_trials_on_both_sides_are_told_of():
 def test_groups_with_trials_on_one_side_only_are_counted():
     made = results([{"init.scale": side, "seed": s, "error": side} for side, seeds in ((1, 5), (2, 1)) for s in range(seeds)])
     claim = {"kind": "contrast", "of": "error", "group": "init.scale == 1", "against": "init.scale == 2", "direction": "lower"}
-    few = "; an interval of 1 against 1 trials carries 0% at most"
+    few = "; an interval of 1 against 1 trial carries 0% at most"
     assert check(made, **claim, by="seed").found == f"median 1 against 2, difference -1 [-1, -1]; 4 more have trials on one side only{few}"
 
 
@@ -328,7 +329,7 @@ def test_contrasts_of_few_trials_say_what_their_intervals_carry(few, many, most)
     made = results([{"group.name": side, "error": value} for side in (0, 1) for value in sides[side]])
     claim = {"kind": "contrast", "of": "error", "group": "group.name == 0", "against": "group.name == 1", "direction": "lower"}
     said = check(made, **claim).found.partition("; ")[2]
-    assert said == ("" if most is None else f"an interval of {few} against {many} trials carries {most}% at most")
+    assert said == ("" if most is None else f"an interval of {few} against {amount(many, 'trial')} carries {most}% at most")
     assert not check(made, **claim, interval=False).found.partition("; ")[2]
     if many > 1:
         test = permutation_test(sides, lambda a, b: a.mean() - b.mean(), n_resamples=np.inf)
