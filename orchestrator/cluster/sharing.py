@@ -12,7 +12,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from orchestrator.cluster.sizing import Allotment, fitting
+from orchestrator.cluster.sizing import Allotment
+from orchestrator.planning.pack import fitting
 
 NAMESPACE = "orchestrate"
 """Ray's namespace for the names of workers."""

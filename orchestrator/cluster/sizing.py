@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from orchestrator.cluster.connection import Cluster
 from orchestrator.errors import RayUnavailable
+from orchestrator.planning.pack import fitting
 from workloads.amounts import agreeing, amount
 
 SMALL_GPU_SHARE = 0.25
@@ -24,11 +24,6 @@ class Allotment:
 
     cpus: float
     gpus: float
-
-
-def fitting(room: float, size: float) -> int:
-    """Return how many of a ``size`` there is room for: 0.07 goes into 7 a hundred times, as Ray counts and floating point does not."""
-    return math.floor(room / size + 1e-9)
 
 
 def crews_for(

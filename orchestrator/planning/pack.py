@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from dataclasses import dataclass, field
 
@@ -11,6 +12,11 @@ from workloads.trial import Trial
 
 PACK_BYTES = 1 << 30
 """Memory that one pack may take on a CPU; more lanes than fit wait for a place in it."""
+
+
+def fitting(room: float, size: float) -> int:
+    """Return how many of a ``size`` there is room for: 0.07 goes into 7 a hundred times, as Ray counts and floating point does not."""
+    return math.floor(room / size + 1e-9)
 
 
 @dataclass(frozen=True)

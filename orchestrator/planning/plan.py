@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from orchestrator.errors import UsageError
-from orchestrator.planning.pack import Crew, Pack, has_ended, steps_left
+from orchestrator.planning.pack import Crew, Pack, fitting, has_ended, steps_left
 from workloads import measures
 from workloads.amounts import amount
 from workloads.engines.choice import chosen, distinct, why_not_fused
@@ -101,7 +101,7 @@ class Plan:
 
 def default_workers(cpus: float) -> int:
     """Packs that this machine runs at once if each takes ``cpus`` cores."""
-    return max(1, int((os.cpu_count() or 1) / cpus))
+    return max(1, fitting(os.cpu_count() or 1, cpus))
 
 
 def make_plan(trials: Sequence[Trial], recording: Recording, engine: str, crews: Sequence[Crew], *, reused: int = 0) -> Plan:

@@ -10,7 +10,7 @@ import pytest
 from orchestrator.errors import UsageError
 from orchestrator.grid import parse_grid
 from orchestrator.planning.pack import PACK_BYTES, Crew, steps_left
-from orchestrator.planning.plan import make_plan
+from orchestrator.planning.plan import default_workers, make_plan
 from tests.cli.commands import GRID
 from tests.specs import OPTIMIZERS, spec, trials
 from workloads.engines.choice import on_device
@@ -209,3 +209,8 @@ def test_what_has_ended_takes_no_time():
     alone, both = (make_plan(some, Recording(()), "batched", [Crew(1)]) for some in ([one], [one, ended]))
     assert (both.ended, both.seconds) == (1, pytest.approx(alone.seconds))
     assert steps_left(ended) == 0
+
+
+def test_a_core_is_shared_by_as_many_packs_as_it_has_parts_for(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 7)
+    assert [default_workers(cpus) for cpus in (0.07, 0.7, 1.0, 2.0, 100.0)] == [100, 10, 7, 3, 1]

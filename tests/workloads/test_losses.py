@@ -28,6 +28,15 @@ from workloads.measures import undefined
 from workloads.measures.numerics.objective import Objective
 from workloads.training.recording import Recording
 
+GRID = """
+name: losses
+fixed:
+  problem: {kind: matrix_completion, shape: [4, 4], target: {rank: 1}, observed: 9}
+  factorization: {kind: deep_matrix, depth: 2}
+  init: {kind: gaussian, scale: 0.1}
+  optimizer: {kind: gd, lr: 0.1}
+  stop: {steps: 10}
+"""
 OWN = """
 import torch
 from workloads import Loss
@@ -194,17 +203,13 @@ def test_curvature_is_that_of_each_lanes_own_loss():
 
 
 def test_a_grid_over_a_number_of_a_loss_is_one_pack():
-    text = """
-name: deltas
-fixed:
-  problem: {kind: matrix_completion, shape: [4, 4], target: {rank: 1}, observed: 9}
-  factorization: {kind: deep_matrix, depth: 2}
-  init: {kind: gaussian, scale: 0.1}
-  optimizer: {kind: gd, lr: 0.1}
-  stop: {steps: 10}
+    text = (
+        GRID
+        + """\
   loss.kind: huber
 grid: {loss.delta: {logspace: [1e-3, 1, 20]}}
 """
+    )
     (pack,) = make_plan(parse_grid(text).trials, Recording(()), "fused", [Crew(1)]).packs
     assert len(pack.trials) == 20
 
@@ -256,33 +261,20 @@ def test_own_losses_are_traced_or_run_lane_by_lane(own):
     ],
 )  # fmt: skip
 def test_what_does_not_go_together_is_refused(changes, said):
-    text = f"""
-name: refused
-fixed:
-  problem: {{kind: matrix_completion, shape: [4, 4], target: {{rank: 1}}, observed: 9}}
-  factorization: {{kind: deep_matrix, depth: 2}}
-  init: {{kind: gaussian, scale: 0.1}}
-  optimizer: {{kind: gd, lr: 0.1}}
-  stop: {{steps: 10}}
-  {changes}
-"""
+    text = f"{GRID}  {changes}\n"
     with pytest.raises(GridError) as caught:
         parse_grid(text)
     assert said in str(caught.value)
 
 
 def test_a_loss_is_a_name_or_a_section_and_a_name_replaces_the_section():
-    text = """
-name: losses
-fixed:
-  problem: {kind: matrix_completion, shape: [4, 4], target: {rank: 1}, observed: 9}
-  factorization: {kind: deep_matrix, depth: 2}
-  init: {kind: gaussian, scale: 0.1}
-  optimizer: {kind: gd, lr: 0.1}
-  stop: {steps: 10}
+    text = (
+        GRID
+        + """\
   loss: {kind: huber, delta: 0.3}
 cases: [{loss: mse}, {loss.delta: 2.0}, {loss: absolute}, {loss: huber}, {loss.delta: 0.7, loss: huber}]
 """
+    )
     flat = [trial.spec.flat() for trial in parse_grid(text).trials]
     assert [(f["loss"], f.get("loss.delta")) for f in flat] == [
         ("mse", None),
