@@ -57,13 +57,16 @@ def made_template() -> Path:
 
 
 def end_shared() -> None:
-    """End what is shared, in the order opposite to that in which it was started."""
-    pids = sorted(_folder().glob("*.pid"), key=lambda path: -path.stat().st_mtime_ns)
-    for path in pids:
-        with suppress(psutil.Error):
-            process = psutil.Process(int(path.read_text()))
-            process.terminate()
-            process.wait(processes.PATIENCE)
+    """End what is shared: first, all at once, what nothing else needs."""
+    pids = {path.stem: int(path.read_text()) for path in _folder().glob("*.pid")}
+    for last in (False, True):
+        ending = []
+        for kind in pids:
+            with suppress(psutil.Error):
+                if (kind in NEEDED) == last:
+                    ending.append(psutil.Process(pids[kind]))
+                    ending[-1].terminate()
+        psutil.wait_procs(ending, processes.PATIENCE)
     shutil.rmtree(_folder(), ignore_errors=True)
 
 
@@ -141,6 +144,8 @@ def secured(uri: str) -> Iterator[dict[str, Any]]:
         yield asdict(started)
 
 
+NEEDED = {"cluster", "database"}
+"""Kinds that others are told of when they start."""
 KINDS = {"cluster": cluster, "warm": warm, "server": server, "database": database, "secured": secured}
 
 if __name__ == "__main__":

@@ -44,6 +44,8 @@ REFERENCES = {"problem": PROBLEMS, "factorization": FACTORIZATIONS, "init": INIT
 REGISTRIES = {**KINDS, "loss": LOSS_KINDS}
 ROWS = [(part, kind) for part, kinds in REGISTRIES.items() for kind in kinds]
 STEPS = 60
+FLOW_STEPS = 20
+"""Of what looks at a gradient seven times in a step. By then it has refused a step and made others longer."""
 # That it is what the models say is tested in tests/grid/test_schema.py.
 SCHEMA = jsonschema.Draft202012Validator(json.loads((ROOT / "configs" / "grid.schema.json").read_text()))
 
@@ -117,14 +119,18 @@ def test_every_reference_is_of_a_kind(references):
 @pytest.mark.parametrize(("problem", "factorization", "optimizer", "loss"), TRAINED)
 def test_every_engine_trains_as_the_plain_loop(problem, factorization, optimizer, loss):
     one = spec(problem, factorization, optimizer, loss)
-    truth = oracle.train(one, STEPS)
+    steps = FLOW_STEPS if optimizer == "gradient_flow" else STEPS
+    truth = oracle.train(one, steps)
     assert truth.losses[-1] < truth.losses[0]
     for engine in ("autograd", "batched", "fused"):
         if engine == "fused" and why_not_fused(one):
             continue
-        lanes = advance(create(engine), lanes_of([one, beside(one)]), STEPS)
-        assert lanes.loss[0] == pytest.approx(truth.losses[-1], rel=1e-9), engine
-        np.testing.assert_allclose(product(lanes)[0], truth.product, rtol=1e-8, atol=1e-12, err_msg=engine)
+        lanes = lanes_of([beside(one), one])
+        # It trains lanes one after the other, and nobody looks at the first.
+        lanes.active[0] = engine != "autograd"
+        advance(create(engine), lanes, steps)
+        assert lanes.loss[1] == pytest.approx(truth.losses[-1], rel=1e-9), engine
+        np.testing.assert_allclose(product(lanes)[1], truth.product, rtol=1e-8, atol=1e-12, err_msg=engine)
 
 
 def ended(events):

@@ -72,12 +72,12 @@ def lanes_of(specs, files=None):
 
 
 def advance(engine, lanes, steps, losses=None):
-    """Take every lane ``steps`` further, however many calls that needs."""
+    """Take every active lane ``steps`` further, however many calls that needs."""
     target = lanes.step + steps
     floor = np.full(len(lanes), -np.inf) if losses is None else losses
     for _ in range(10 * len(lanes)):
         engine.advance(lanes, target, floor, 10_000)
-        if (lanes.step >= target).all():
+        if (lanes.step >= target)[lanes.active].all():
             return lanes
     raise AssertionError("the lanes do not arrive")
 
