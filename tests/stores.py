@@ -35,10 +35,12 @@ def local(template: Path, tmp_path: Path) -> Store:
 
 
 NEEDS_POSTGRESQL = (pytest.mark.server, pytest.mark.skipif(bool(no_postgresql()), reason=no_postgresql() or "can run"))
+# A server with passwords on PostgreSQL does whatever one without does, and more.
+TOLD_BY_SECURED = () if no_postgresql() else (pytest.mark.slow,)
 STORES = [
     "bulk",
     "client",
-    pytest.param("server", marks=pytest.mark.server),
+    pytest.param("server", marks=(pytest.mark.server, *TOLD_BY_SECURED)),
     pytest.param("database", marks=NEEDS_POSTGRESQL),
     pytest.param("secured", marks=NEEDS_POSTGRESQL),
 ]

@@ -24,6 +24,7 @@ from orchestrator.tracking import preflight
 from orchestrator.tracking.bounded import RETRIES, TIMEOUT, BoundedClient, call_seconds
 from orchestrator.tracking.store import PROXIED, Store, open_existing, open_store, translated
 from orchestrator.tracking.uris import redact, resolve
+from tests.forked import Forked
 from tests.processes import communicate, popen
 
 ROOT = Path(__file__).parents[2]
@@ -371,10 +372,10 @@ def test_addresses_of_databases_that_are_none(uri: str) -> None:
 def test_two_processes_open_a_fresh_database_at_once(tmp_path: Path, users: str) -> None:
     work = tmp_path / "work"
     work.mkdir()
-    code = "from orchestrator.tracking.store import open_store; print(open_store(None).experiment('same'))"
     states = [tmp_path / f"state{n if users == 'two users' else ''}" for n in range(2)]
     # Users have their locks in folders of their own.
-    processes = [python(code, work, XDG_STATE_HOME=str(state)) for state in states]
+    environments = [os.environ | {"PYTHONPATH": str(ROOT), "XDG_STATE_HOME": str(state)} for state in states]
+    processes = [Forked([], cwd=work, env=environment, module="tests.tracking.opening") for environment in environments]
     answers = [communicate(process) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], answers
     assert answers[0] == answers[1] == ("1\n", "")

@@ -55,7 +55,10 @@ class Artifacts:
             return found.read_bytes() if found.is_file() else None
         try:
             with tempfile.TemporaryDirectory(prefix="orchestrate-") as folder:
-                return Path(within(TRANSFER_SECONDS, self._repository.download_artifacts, path, folder)).read_bytes()
+                # What every kind of repository implements. What is made of it for users, `download_artifacts`, first asks for a listing, in
+                # case it is a folder: a request more for each file.
+                within(TRANSFER_SECONDS, self._repository._download_file, path, f"{folder}/file")
+                return Path(folder, "file").read_bytes()
         except Exception:
             # Each kind of repository has an error of its own for what is not there.
             parent = PurePosixPath(path).parent
