@@ -17,7 +17,7 @@ from tests import processes
 from tests.forked import end_own_fork_server
 from tests.leavings import Run, use_own_folder
 from tests.servers import MlflowServer
-from tests.sharing import end_shared, made_template, shared
+from tests.sharing import end_shared, made_schema, made_template, shared
 
 # Ray's workers give way to every other process of the machine. Beside a second process of tests they would get next to nothing.
 os.environ.setdefault("RAY_worker_niceness", "0")
@@ -126,7 +126,7 @@ def cluster_address() -> str:
 @pytest.fixture(scope="session")
 def database() -> str:
     """The URI of a database on PostgreSQL, in which all tests of a run write."""
-    return str(shared("database"))
+    return made_schema(str(shared("database")))
 
 
 @pytest.fixture(scope="session")

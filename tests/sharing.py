@@ -56,6 +56,18 @@ def made_template() -> Path:
     return path
 
 
+def made_schema(uri: str) -> str:
+    """The ``uri`` of a database, with MLflow's tables in it. Makes them if nobody has: a server that starts meanwhile would fail."""
+    from orchestrator.tracking.store import open_store
+
+    made = _folder() / "schema"
+    with FileLock(_folder() / "schema.lock"):
+        if not made.exists():
+            open_store(uri)
+            made.touch()
+    return uri
+
+
 def end_shared() -> None:
     """End what is shared: first, all at once, what nothing else needs."""
     pids = {path.stem: int(path.read_text()) for path in _folder().glob("*.pid")}

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 UNFINISHED = ".{}.{}.{}.unfinished"
 """The name of a database while it is made: its own, this machine's, and the process's number."""
+SCHEMA_SECONDS = 60.0
+"""How long a database that others are making is waited for."""
 PROXIED = dict.fromkeys(("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD"), "false")
 """Files go through a server, whose address was given to us: it would send us to its bucket, which may be where we cannot reach it."""
 
@@ -156,12 +158,32 @@ def open_store(uri: str | None = None) -> Store:
     preflight.check(resolved)
     path = sqlite_path(resolved)
     if path is None:
-        return _connected(resolved)
+        return _connected(resolved) if is_http(resolved) else _joined(resolved)
     # One process is enough to make a database. Another user's is not held up by this, and neither does harm to the other.
     with machine_lock(f"schema\0{resolved}"):
         if not path.exists():
             _create(path)
         return _connected(resolved)
+
+
+def _joined(uri: str) -> Store:
+    """Open a database, which others, on whatever machine, may be opening for the first time, too: MLflow makes its tables as if it were
+    alone, and fails where another was faster."""
+    until = time.monotonic() + SCHEMA_SECONDS
+    while True:
+        try:
+            return _connected(uri)
+        except TrackingUnavailable as error:
+            if not _says_of_another(error.__cause__) or time.monotonic() > until:
+                raise
+        time.sleep(0.2)
+
+
+def _says_of_another(error: BaseException | None) -> bool:
+    """Return whether what is said of a database's tables is that they are there, or being made."""
+    from sqlalchemy.exc import IntegrityError
+
+    return isinstance(error, IntegrityError) or any(words in str(error).lower() for words in ("already exists", "duplicate", "concurrent"))
 
 
 def _create(path: Path) -> None:

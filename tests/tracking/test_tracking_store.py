@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from sqlalchemy import create_engine, event, inspect, text
+from sqlalchemy.engine import make_url
 
 from orchestrator.errors import TrackingUnavailable, UsageError
 from orchestrator.tracking import preflight
@@ -26,6 +28,8 @@ from orchestrator.tracking.store import PROXIED, Store, open_existing, open_stor
 from orchestrator.tracking.uris import redact, resolve
 from tests.forked import Forked
 from tests.processes import communicate, popen
+from tests.sharing import shared
+from tests.stores import NEEDS_POSTGRESQL
 
 ROOT = Path(__file__).parents[2]
 
@@ -380,6 +384,31 @@ def test_two_processes_open_a_fresh_database_at_once(tmp_path: Path, users: str)
     assert [process.returncode for process in processes] == [0, 0], answers
     assert answers[0] == answers[1] == ("1\n", "")
     assert [path.name for path in work.iterdir()] == ["mlflow.db"]
+
+
+@NEEDS_POSTGRESQL[0]
+@NEEDS_POSTGRESQL[1]
+def test_a_database_that_another_makes_at_the_same_time(tmp_path: Path) -> None:
+    from mlflow.store.db.base_sql_model import Base
+    from mlflow.store.tracking.dbmodels.initial_models import Base as InitialBase
+
+    uri = make_url(shared("database"))
+    with create_engine(uri, isolation_level="AUTOCOMMIT").connect() as connection:
+        connection.execute(text("CREATE DATABASE contended"))
+    contended = uri.set(database="contended").render_as_string(hide_password=False)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": contended}
+    said: list[tuple[str, str]] = []
+
+    def be_faster(*_: object, **__: object) -> None:
+        # Whoever comes here has seen that there is no such table.
+        said.append(communicate(Forked([], cwd=tmp_path, env=environment, module="tests.tracking.opening")))
+
+    first = InitialBase.metadata.sorted_tables[0]
+    event.listen(first, "before_create", be_faster, once=True)
+    opened = open_store(contended)
+    assert said == [(f"{opened.experiment('same')}\n", "")]
+    with create_engine(contended).connect() as connection:
+        assert set(Base.metadata.tables) <= set(inspect(connection).get_table_names())
 
 
 def test_rows_beyond_those_of_one_statement_are_all_there(tmp_path):
