@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import threading
 import time
@@ -60,9 +61,14 @@ def pytest_collection(session: pytest.Session) -> Iterator[object]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The longest files first, since nobody should wait for the last of them alone: those whose tests start clusters, then `LONG`."""
-    heavy = {item.path for item in items if any(item.get_closest_marker(name) for name in ("cluster", "ray"))}
-    items.sort(key=lambda item: 0 if item.path in heavy else 1 if item.path.stem in LONG else 2)
+    """The longest files first, since nobody should wait for the last of them alone; those whose tests start clusters in turn with others,
+    since several clusters that start at the same time keep each other from it."""
+    files = dict.fromkeys(item.path for item in items)
+    starting = {item.path for item in items if any(item.get_closest_marker(name) for name in ("cluster", "ray"))}
+    others = sorted((path for path in files if path not in starting), key=lambda path: path.stem not in LONG)
+    pairs = itertools.zip_longest([path for path in files if path in starting], others)
+    turns = {path: number for number, path in enumerate(itertools.chain.from_iterable(pairs))}
+    items.sort(key=lambda item: turns[item.path])
 
 
 @pytest.hookimpl(tryfirst=True)

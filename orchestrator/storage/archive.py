@@ -78,7 +78,7 @@ def writing(path: Path) -> Iterator[ArchiveWriter]:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
     except OSError as error:
-        raise StorageUnavailable(f"cannot write {path}: {error.strerror}") from error
+        raise StorageUnavailable(f"cannot write {path}: {error.strerror or error}") from error
 
 
 class Archive:
@@ -89,7 +89,7 @@ class Archive:
         try:
             self._archive = zipfile.ZipFile(path)
         except OSError as error:
-            raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
+            raise UsageError(f"{path}: cannot be read: {error.strerror or error}") from error
         except _DAMAGED as error:
             raise UsageError(f"{path} is no file of `orchestrate export`") from error
         try:

@@ -46,13 +46,20 @@ claims:
 
 
 @pytest.fixture(scope="module")
-def asked(tmp_path_factory, template, cluster_address):
-    """A folder in which a sweep with figures and claims was submitted, and what that printed."""
+def submitted(tmp_path_factory, template, cluster_address):
+    """A folder in which a sweep with figures and claims was submitted, what that printed, and the files that it left in ``figures``."""
     work = tmp_path_factory.mktemp("asked") / "work"
     work.mkdir()
     (work / "grid.yaml").write_text(GRID)
     shutil.copy(template, work)
-    return work, run(work, "submit", "grid.yaml", "--json", "--address", cluster_address, "--workers", "1")
+    done = run(work, "submit", "grid.yaml", "--json", "--address", cluster_address, "--workers", "1")
+    return work, done, {str(path.relative_to(work / "figures")) for path in (work / "figures").rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def asked(submitted):
+    """The folder, and what was printed."""
+    return submitted[:2]
 
 
 def artifacts(work, run_id, path=""):
@@ -64,15 +71,14 @@ def files_of(work):
     return {str(path.relative_to(work)) for path in work.rglob("*") if path.is_file()}
 
 
-def test_submit_draws_and_checks(asked):
-    work, done = asked
+def test_submit_draws_and_checks(submitted):
+    work, done, drawn = submitted
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout.splitlines()[-1])
     assert "holds  falls: loss is falling along step" in done.stderr
     expected = {f"{name}.{form}" for name in ("losses", "errors", "enough") for form in ("html", "png", "svg", "pdf")}
     expected |= {"enough.csv", "enough.tex"}
-    assert [path.name for path in (work / "figures" / "asked").iterdir()] == [summary["sweep_id"]]
-    assert {path.name for path in (work / "figures" / "asked" / summary["sweep_id"]).iterdir()} == expected
+    assert drawn == {f"asked/{summary['sweep_id']}/{name}" for name in expected}
     assert artifacts(work, summary["parent_run_id"], "figures") == {f"figures/{name}" for name in expected}
     assert "claims.json" in artifacts(work, summary["parent_run_id"])
     metrics = mlflow.MlflowClient(f"sqlite:///{work}/mlflow.db").get_run(summary["parent_run_id"]).data.metrics

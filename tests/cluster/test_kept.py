@@ -158,13 +158,20 @@ class Machine:
 
 
 @pytest.fixture(scope="module")
-def machine(tmp_path_factory, template):
+def one_machine(tmp_path_factory, template):
     machine = Machine(tmp_path_factory.mktemp("machine"), template)
-    up = machine.run("up", "--workers", "2")
-    assert up.returncode == 0, up.stderr
-    assert "2 workers warm; ends in 60 min if no sweep comes" in up.stdout
     yield machine
     machine.run("down", "--now")
+
+
+@pytest.fixture
+def machine(one_machine):
+    """With a cluster that is up, whichever test ended the one before."""
+    if one_machine.kept() is None:
+        up = one_machine.run("up", "--workers", "2")
+        assert up.returncode == 0, up.stderr
+        assert "2 workers warm; ends in 60 min if no sweep comes" in up.stdout
+    return one_machine
 
 
 @pytest.mark.cluster

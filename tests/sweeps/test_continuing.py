@@ -62,6 +62,13 @@ def sweeps(tmp_path_factory, template, cluster):
     return go(folders[0], cluster), go(folders[0], cluster, [MORE]), go(folders[1], cluster, [MORE]), folders[0]
 
 
+@pytest.fixture
+def copied(sweeps, tmp_path):
+    """A store with what is in the first of ``sweeps``, in which no other test writes."""
+    shutil.copy(sweeps[-1] / "mlflow.db", tmp_path)
+    return tmp_path
+
+
 def test_what_was_exhausted_goes_on_and_what_had_ended_is_not_trained(sweeps):
     (few, _, before, *_), (more, notes, runs, *_), _, _ = sweeps
     assert (few.exhausted, few.converged, few.diverged) == (4, 2, 2)
@@ -182,11 +189,11 @@ def planned(folder, overrides, text=GRID):
     return list(reuse_of(parse_grid(text, "budgets.yaml", folder, overrides), (), uri(folder)).lines())
 
 
-def test_measures_that_are_added_are_computed_at_the_ends_of_trials(sweeps, cluster):
-    _, (_, _, before, history, factors, _), _, folder = sweeps
+def test_measures_that_are_added_are_computed_at_the_ends_of_trials(sweeps, copied, cluster):
+    _, (_, _, before, history, factors, _), *_ = sweeps
     said = "8 trials are not trained again: det, nuclear are computed from final factors, for the ends of traces"
-    assert planned(folder, ADDED) == [said]
-    summary, notes, runs, whole, *_ = go(folder, cluster, ADDED)
+    assert planned(copied, ADDED) == [said]
+    summary, notes, runs, whole, *_ = go(copied, cluster, ADDED)
     assert said in notes
     assert any(note.startswith("budgets: 0 trials to run and 8 that have ended to hand on in ") for note in notes)
     assert not any("run again" in note for note in notes)
@@ -202,27 +209,26 @@ def test_measures_that_are_added_are_computed_at_the_ends_of_trials(sweeps, clus
         trace = whole[whole["trial_id"] == run_["trial_id"]]["nuclear"]
         assert trace.iloc[:-1].isna().all()
         assert trace.iloc[-1] == run_["nuclear"]
-    assert go(folder, cluster, ADDED)[0].reused == 8
+    assert go(copied, cluster, ADDED)[0].reused == 8
 
 
-def test_trials_whose_whole_traces_are_needed_are_run_again(sweeps, cluster):
-    *_, folder = sweeps
-    least = go(folder, cluster, ADDED)[2]
+def test_trials_whose_whole_traces_are_needed_are_run_again(copied, cluster):
+    least = go(copied, cluster, ADDED)[2]
     text = GRID + FIGURE
     again = "8 are run again: has nuclear at its end only, and figures.curves is of whole traces"
-    assert planned(folder, ADDED, text) == [again]
+    assert planned(copied, ADDED, text) == [again]
     more = [MORE, "record.measures=[error, effective_rank, nuclear, det, schatten_0.5]"]
-    assert planned(folder, more, GRID + FIGURE.replace("nuclear}", "schatten_0.5}")) == [
+    assert planned(copied, more, GRID + FIGURE.replace("nuclear}", "schatten_0.5}")) == [
         "8 are run again: recorded without schatten_0.5, and figures.curves is of whole traces"
     ]
-    summary, notes, runs, history, *_ = go(folder, cluster, ADDED, text=text)
+    summary, notes, runs, history, *_ = go(copied, cluster, ADDED, text=text)
     assert again in notes
     assert summary.reused == 0
     assert runs["nuclear"].equals(least["nuclear"])
     ended = runs[runs["outcome"] != "diverged"]["trial_id"]
     assert history[history["trial_id"].isin(ended)]["nuclear"].notna().all()
     # These are whole, and those that they were run for do not have to be once more.
-    assert planned(folder, ADDED, text) == ["8 of 8 trials are in MLflow already and are reused"]
+    assert planned(copied, ADDED, text) == ["8 of 8 trials are in MLflow already and are reused"]
 
 
 def test_some_trials_are_run_again_to_see_more_of_them(sweeps, cluster):

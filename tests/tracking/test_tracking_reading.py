@@ -93,6 +93,15 @@ def test_trials_are_meant_by_the_beginnings_of_their_ids() -> None:
         match_trials([f"a{number}" for number in range(10)], "a")
 
 
+def test_a_sweep_whose_id_was_removed_hides_no_others(local: Store, make_sweep: MakeSweep, make_result: MakeResult) -> None:
+    sweeps = [make_sweep("a"), make_sweep("b")]
+    for sweep in sweeps:
+        write(local, sweep, make_result(sweep.trials[0].trial_id))
+    local.client.delete_tag(find_sweep(local, sweeps[1].sweep_id).parent_run_id, layout.SWEEP_ID)
+    assert [found.sweep_id for found in list_sweeps(local)] == [sweeps[0].sweep_id]
+    assert find_sweep(local, "latest").sweep_id == sweeps[0].sweep_id
+
+
 def test_of_several_sweeps_each_trial_is_there_once(store: Store, make_sweep: MakeSweep, make_result: MakeResult, experiment: str) -> None:
     first = make_sweep("a b")
     write(store, first, make_result("a"), make_result("b"))

@@ -201,7 +201,8 @@ def _parents(store: Store, experiments: Mapping[str, Experiment], *, deleted: bo
         return []
     kind = tag_is(layout.KIND, layout.SWEEP)
     runs = [run for view in ((False, True) if deleted else (False,)) for run in search(store, list(experiments), kind, deleted=view)]
-    return sorted(runs, key=lambda run: run.info.start_time, reverse=True)
+    # People may remove tags, and one without an id is called nothing by anybody.
+    return sorted((run for run in runs if layout.SWEEP_ID in run.data.tags), key=lambda run: run.info.start_time, reverse=True)
 
 
 def _summary(store: Store, run: Run, experiment: Experiment, *, count: bool = True) -> SweepSummary:
