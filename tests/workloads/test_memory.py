@@ -29,7 +29,7 @@ from workloads.training.recording import Recording
 from workloads.trial import lane_cost, measurement_bytes
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(autouse=True)
 def _nothing_old_is_looked_at():
     """Of all that other tests have made, nothing is looked at again."""
     gc.collect()
