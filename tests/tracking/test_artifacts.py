@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from mlflow.entities import Run
+from mlflow.entities import FileInfo, Run
 
+from orchestrator.errors import TrackingUnavailable
 from orchestrator.tracking.read.artifacts import Artifacts
-from orchestrator.tracking.store import Store
+from orchestrator.tracking.store import Store, translated
 
 ROOT = "/api/2.0/mlflow-artifacts/artifacts"
 
@@ -52,3 +53,30 @@ def test_a_file_that_cannot_be_read_is_not_taken_for_a_missing_one(local: Store,
         artifacts.table("results/there.parquet")
     assert artifacts.read("results/missing.parquet") is None
     assert artifacts.table("missing.parquet") is None
+
+
+class Bucket:
+    """A repository whose library has errors of its own: those of S3 are no kin of anybody's."""
+
+    def list_artifacts(self, folder: str) -> list[object]:
+        if folder == "results":
+            return [FileInfo("results/there.parquet", False, 1)]
+        raise LookupError("AccessDenied")
+
+    def _download_file(self, path: str, target: str) -> None:
+        raise LookupError(f"SlowDown: {path}, {target}")
+
+
+def test_what_the_library_of_a_storage_raises_is_a_line(local: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = local.client.create_run("0")
+    run.info._artifact_uri = "s3://bucket/run"
+    monkeypatch.setattr(Artifacts, "_repository", Bucket())
+    artifacts = Artifacts(local, run)
+    for call, said in (
+        (lambda: artifacts.read("results/there.parquet"), "SlowDown: results/there.parquet"),
+        (lambda: artifacts.table("results/there.parquet"), "SlowDown: results/there.parquet"),
+        (lambda: artifacts.names("elsewhere"), "AccessDenied"),
+    ):
+        with pytest.raises(TrackingUnavailable, match=f"cannot be used: LookupError: {said}"), translated(local.display):
+            call()
+    assert artifacts.read("results/missing.parquet") is None

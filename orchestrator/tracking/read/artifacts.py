@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Collection, Sequence
 from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from orchestrator.deadline import within
 from orchestrator.tracking import layout
@@ -24,8 +24,12 @@ if TYPE_CHECKING:
     from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
 class Artifacts:
-    """The artifacts of ``run``. All methods raise what MLflow's client raises."""
+    """The artifacts of ``run``. All methods raise `mlflow.exceptions.MlflowException` or `OSError`, whatever library reaches them."""
 
     def __init__(self, store: Store, run: Run) -> None:
         from mlflow.utils.file_utils import local_file_uri_to_path
@@ -46,7 +50,7 @@ class Artifacts:
             found = self._folder / folder
             names = [path.name for path in found.iterdir() if not path.name.startswith(".")] if found.is_dir() else []
             return sorted(f"{folder}/{name}" for name in names)
-        return sorted(file.path for file in within(call_seconds(), self._repository.list_artifacts, folder))
+        return sorted(file.path for file in _asked(call_seconds(), self._repository.list_artifacts, folder))
 
     def read(self, path: str) -> bytes | None:
         """Return a file; ``None`` if it is not there."""
@@ -57,7 +61,7 @@ class Artifacts:
             with tempfile.TemporaryDirectory(prefix="orchestrate-") as folder:
                 # What every kind of repository implements. What is made of it for users, `download_artifacts`, first asks for a listing, in
                 # case it is a folder: a request more for each file.
-                within(TRANSFER_SECONDS, self._repository._download_file, path, f"{folder}/file")
+                _asked(TRANSFER_SECONDS, self._repository._download_file, path, f"{folder}/file")
                 return Path(folder, "file").read_bytes()
         except Exception:
             # Each kind of repository has an error of its own for what is not there.
@@ -93,6 +97,18 @@ class Artifacts:
         place = table.schema.get_field_index("trial_id")
         table = table.set_column(place, "trial_id", table["trial_id"].cast(pa.string()))
         return table if trials is None else table.filter(pa.compute.is_in(table["trial_id"], pa.array(list(trials), pa.string())))
+
+
+def _asked(seconds: float, call: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+    """Return what a call of a repository's returns. The library of each kind of storage has errors of its own, which nobody here knows."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return within(seconds, call, *arguments, **named)
+    except (MlflowException, OSError):
+        raise
+    except Exception as error:
+        raise MlflowException(f"{type(error).__name__}: {error}") from error
 
 
 def code_reader(store: Store, run_id: str) -> Callable[[str], bytes | None]:
