@@ -35,7 +35,7 @@ def local(template: Path, tmp_path: Path) -> Store:
 
 
 NEEDS_POSTGRESQL = (pytest.mark.server, pytest.mark.skipif(bool(no_postgresql()), reason=no_postgresql() or "can run"))
-# A server with passwords on PostgreSQL does whatever one without does, and more.
+# Nearly all that is asked of a server without passwords, on SQLite, is asked of the one with them; the rest is tried before a release.
 TOLD_BY_SECURED = () if no_postgresql() else (pytest.mark.slow,)
 STORES = [
     "bulk",

@@ -29,8 +29,10 @@ if TYPE_CHECKING:
 
 UNFINISHED = ".{}.{}.{}.unfinished"
 """The name of a database while it is made: its own, this machine's, and the process's number."""
-SCHEMA_SECONDS = 60.0
-"""How long a database that others are making is waited for."""
+PAUSES = (0.2, 0.5, 1.0, 2.0)
+"""Seconds between attempts to open a database that others are making. An attempt waits itself until another's transaction is over."""
+FASTER = ("23505", "42P07", "42701", "42710", "40001", "40P01")
+"""PostgreSQL's codes for what is there twice (a key, a table, a column, an object), and for transactions that were in each other's way."""
 PROXIED = dict.fromkeys(("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD"), "false")
 """Files go through a server, whose address was given to us: it would send us to its bucket, which may be where we cannot reach it."""
 
@@ -158,7 +160,7 @@ def open_store(uri: str | None = None) -> Store:
     preflight.check(resolved)
     path = sqlite_path(resolved)
     if path is None:
-        return _connected(resolved) if is_http(resolved) else _joined(resolved)
+        return _joined(resolved) if resolved.startswith("postgresql") else _connected(resolved)
     # One process is enough to make a database. Another user's is not held up by this, and neither does harm to the other.
     with machine_lock(f"schema\0{resolved}"):
         if not path.exists():
@@ -167,23 +169,27 @@ def open_store(uri: str | None = None) -> Store:
 
 
 def _joined(uri: str) -> Store:
-    """Open a database, which others, on whatever machine, may be opening for the first time, too: MLflow makes its tables as if it were
-    alone, and fails where another was faster."""
-    until = time.monotonic() + SCHEMA_SECONDS
-    while True:
+    """Open a PostgreSQL database, which others, on whatever machine, may be opening for the first time, too: MLflow makes its tables as if
+    it were alone, and fails where another was faster. What it then finds is complete: all its migrations are one transaction."""
+    for pause in PAUSES:
         try:
             return _connected(uri)
         except TrackingUnavailable as error:
-            if not _says_of_another(error.__cause__) or time.monotonic() > until:
+            if not _another_was_faster(error):
                 raise
-        time.sleep(0.2)
+        time.sleep(pause)
+    return _connected(uri)
 
 
-def _says_of_another(error: BaseException | None) -> bool:
-    """Return whether what is said of a database's tables is that they are there, or being made."""
-    from sqlalchemy.exc import IntegrityError
-
-    return isinstance(error, IntegrityError) or any(words in str(error).lower() for words in ("already exists", "duplicate", "concurrent"))
+def _another_was_faster(error: BaseException | None) -> bool:
+    """Return whether an error, or what has led to it, is that of a database in which the same was made at the same time."""
+    while error is not None:
+        original = getattr(error, "orig", None)
+        # What psycopg 2 and psycopg 3 call it.
+        if (getattr(original, "pgcode", None) or getattr(original, "sqlstate", None)) in FASTER:
+            return True
+        error = error.__cause__
+    return False
 
 
 def _create(path: Path) -> None:

@@ -37,6 +37,7 @@ seeds: 2
 record: {points: 20, measures: [error, effective_rank]}
 """
 MORE = "stop.steps=5000"
+AS_MADE = "as_made.db"
 
 
 @pytest.fixture(scope="module")
@@ -59,13 +60,15 @@ def sweeps(tmp_path_factory, template, cluster):
     folders = [tmp_path_factory.mktemp(name) for name in ("raised", "fresh")]
     for folder in folders:
         shutil.copy(template, folder)
-    return go(folders[0], cluster), go(folders[0], cluster, [MORE]), go(folders[1], cluster, [MORE]), folders[0]
+    made = go(folders[0], cluster), go(folders[0], cluster, [MORE]), go(folders[1], cluster, [MORE])
+    shutil.copy(folders[0] / "mlflow.db", folders[0] / AS_MADE)
+    return *made, folders[0]
 
 
 @pytest.fixture
 def copied(sweeps, tmp_path):
-    """A store with what is in the first of ``sweeps``, in which no other test writes."""
-    shutil.copy(sweeps[-1] / "mlflow.db", tmp_path)
+    """A database as ``sweeps`` have left it, in which no other test writes. Files go where those of the original do."""
+    shutil.copy(sweeps[-1] / AS_MADE, tmp_path / "mlflow.db")
     return tmp_path
 
 

@@ -80,3 +80,15 @@ def test_what_the_library_of_a_storage_raises_is_a_line(local: Store, monkeypatc
         with pytest.raises(TrackingUnavailable, match=f"cannot be used: LookupError: {said}"), translated(local.display):
             call()
     assert artifacts.read("results/missing.parquet") is None
+
+
+def test_a_library_that_is_missing_is_a_line(local: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object, **__: object) -> None:
+        raise ImportError("No module named 'azure'")
+
+    monkeypatch.setattr("mlflow.store.artifact.artifact_repository_registry.get_artifact_repository", missing)
+    run = local.client.create_run("0")
+    run.info._artifact_uri = "wasbs://container/run"
+    for call in (lambda: Artifacts(local, run).read("results/there.parquet"), lambda: Artifacts(local, run).names("results")):
+        with pytest.raises(TrackingUnavailable, match="cannot be used: ImportError: No module named 'azure'"), translated(local.display):
+            call()

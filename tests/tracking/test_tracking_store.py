@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import os
+import secrets
 import shutil
 import socket
 import socketserver
@@ -18,13 +19,15 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
-from sqlalchemy import create_engine, event, inspect, text
+from mlflow.exceptions import MlflowException
+from sqlalchemy import NullPool, create_engine, event, inspect, text
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, ProgrammingError
 
 from orchestrator.errors import TrackingUnavailable, UsageError
 from orchestrator.tracking import preflight
 from orchestrator.tracking.bounded import RETRIES, TIMEOUT, BoundedClient, call_seconds
-from orchestrator.tracking.store import PROXIED, Store, open_existing, open_store, translated
+from orchestrator.tracking.store import PROXIED, Store, _joined, open_existing, open_store, translated
 from orchestrator.tracking.uris import redact, resolve
 from tests.forked import Forked
 from tests.processes import communicate, popen
@@ -392,10 +395,10 @@ def test_a_database_that_another_makes_at_the_same_time(tmp_path: Path) -> None:
     from mlflow.store.db.base_sql_model import Base
     from mlflow.store.tracking.dbmodels.initial_models import Base as InitialBase
 
-    uri = make_url(shared("database"))
-    with create_engine(uri, isolation_level="AUTOCOMMIT").connect() as connection:
-        connection.execute(text("CREATE DATABASE contended"))
-    contended = uri.set(database="contended").render_as_string(hide_password=False)
+    uri, name = make_url(shared("database")), f"contended_{secrets.token_hex(4)}"
+    with create_engine(uri, isolation_level="AUTOCOMMIT", poolclass=NullPool).connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    contended = uri.set(database=name).render_as_string(hide_password=False)
     environment = os.environ | {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": contended}
     said: list[tuple[str, str]] = []
 
@@ -407,8 +410,49 @@ def test_a_database_that_another_makes_at_the_same_time(tmp_path: Path) -> None:
     event.listen(first, "before_create", be_faster, once=True)
     opened = open_store(contended)
     assert said == [(f"{opened.experiment('same')}\n", "")]
-    with create_engine(contended).connect() as connection:
+    with create_engine(contended, poolclass=NullPool).connect() as connection:
         assert set(Base.metadata.tables) <= set(inspect(connection).get_table_names())
+
+
+def said_by(driver: str, code: str, kind: type[DBAPIError] = IntegrityError) -> DBAPIError:
+    """An error as SQLAlchemy has it from a driver."""
+    original = Exception("was gleichzeitig geschah")
+    setattr(original, {"psycopg2": "pgcode", "psycopg": "sqlstate"}[driver], code)
+    return kind("CREATE TABLE x", {}, original)
+
+
+@pytest.mark.parametrize(
+    ("raised", "attempts"),
+    [
+        ((said_by("psycopg2", "23505"),), 2),
+        ((said_by("psycopg", "42P07", ProgrammingError), said_by("psycopg2", "40P01", OperationalError)), 3),
+        # MLflow wraps what goes wrong in a session.
+        ((MlflowException("default experiment"),), 2),
+        ((said_by("psycopg2", "42501", ProgrammingError),), 1),
+        ((MlflowException("Detected out-of-date database schema"),), 1),
+        ((said_by("psycopg2", "42701", ProgrammingError),) * 99, 5),
+    ],
+)
+def test_what_another_did_is_waited_for_and_nothing_else(monkeypatch, raised, attempts):
+    waiting, opened, made = list(raised), object(), []
+
+    def connected(uri):
+        made.append(uri)
+        if not waiting:
+            return opened
+        error = waiting.pop(0)
+        if str(error) == "default experiment":
+            error.__cause__ = said_by("psycopg2", "23505")
+        raise TrackingUnavailable("no") from error
+
+    monkeypatch.setattr("orchestrator.tracking.store._connected", connected)
+    monkeypatch.setattr("orchestrator.tracking.store.time.sleep", lambda _: None)
+    if attempts == len(raised) + 1:
+        assert _joined("postgresql://x") is opened
+    else:
+        with pytest.raises(TrackingUnavailable):
+            _joined("postgresql://x")
+    assert len(made) == attempts
 
 
 def test_rows_beyond_those_of_one_statement_are_all_there(tmp_path):

@@ -30,8 +30,17 @@ from workloads.trial import lane_cost, measurement_bytes
 
 
 @pytest.fixture(autouse=True)
-def _nothing_old_is_looked_at():
+def _nothing_old_is_looked_at(_garbage):
     """Of all that other tests have made, nothing is looked at again."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="module")
+def _garbage():
+    """In the end, what was left alone is what it was."""
+    yield
+    gc.unfreeze()
     gc.collect()
     gc.freeze()
 

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Collection, Sequence
 from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from orchestrator.deadline import within
 from orchestrator.tracking import layout
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -50,7 +49,7 @@ class Artifacts:
             found = self._folder / folder
             names = [path.name for path in found.iterdir() if not path.name.startswith(".")] if found.is_dir() else []
             return sorted(f"{folder}/{name}" for name in names)
-        return sorted(file.path for file in _asked(call_seconds(), self._repository.list_artifacts, folder))
+        return sorted(file.path for file in _asked(call_seconds(), lambda: self._repository.list_artifacts(folder)))
 
     def read(self, path: str) -> bytes | None:
         """Return a file; ``None`` if it is not there."""
@@ -61,7 +60,7 @@ class Artifacts:
             with tempfile.TemporaryDirectory(prefix="orchestrate-") as folder:
                 # What every kind of repository implements. What is made of it for users, `download_artifacts`, first asks for a listing, in
                 # case it is a folder: a request more for each file.
-                _asked(TRANSFER_SECONDS, self._repository._download_file, path, f"{folder}/file")
+                _asked(TRANSFER_SECONDS, lambda: self._repository._download_file(path, f"{folder}/file"))
                 return Path(folder, "file").read_bytes()
         except Exception:
             # Each kind of repository has an error of its own for what is not there.
@@ -99,12 +98,12 @@ class Artifacts:
         return table if trials is None else table.filter(pa.compute.is_in(table["trial_id"], pa.array(list(trials), pa.string())))
 
 
-def _asked(seconds: float, call: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-    """Return what a call of a repository's returns. The library of each kind of storage has errors of its own, which nobody here knows."""
+def _asked(seconds: float, call: Callable[[], T]) -> T:
+    """Return what a call to a repository returns. The library of each kind of storage, which may be missing, has errors of its own."""
     from mlflow.exceptions import MlflowException
 
     try:
-        return within(seconds, call, *arguments, **named)
+        return within(seconds, call)
     except (MlflowException, OSError):
         raise
     except Exception as error:
