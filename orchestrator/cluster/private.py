@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -72,7 +74,8 @@ def scales() -> bool:
 
 @contextmanager
 def own_signals() -> Iterator[None]:
-    """Keep our signal handlers: Ray would put one in the place of ours, which on SIGTERM ends the process with its own exit code."""
+    """Keep our signal handlers. Ray puts two in the place of ours, of which one, on SIGTERM, ends the process with its own exit code; the
+    other, of its core, says where the process was, calls ours, and aborts the process three seconds later, whatever that is saving."""
     from ray._private import utils
 
     install = utils.set_sigterm_handler
@@ -81,6 +84,10 @@ def own_signals() -> Iterator[None]:
         yield
     finally:
         utils.set_sigterm_handler = install
+        handler = signal.getsignal(signal.SIGTERM)
+        # Of the core's Python knows nothing.
+        if handler is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 @contextmanager

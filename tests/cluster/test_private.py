@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import ray
 
 from orchestrator.cluster import private
 from orchestrator.cluster.connection import Cluster
+from tests import processes
 
 SOURCE = Path(inspect.getfile(private)).read_text()
 
@@ -49,6 +51,25 @@ def test_nobody_else_uses_what_is_private():
             text = path.read_text()
             assert "ray._private" not in text, path
             assert "_raylet" not in text, path
+
+
+SIGNALLED = """
+import signal, sys, time
+from orchestrator.cluster.connection import Cluster
+heard = []
+signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+with Cluster.connect(sys.argv[1]):
+    signal.raise_signal(signal.SIGTERM)
+    # What is saved may take longer than the three seconds that Ray's core gives a process.
+    time.sleep(4)
+print(heard == [signal.SIGTERM])
+"""
+
+
+@pytest.mark.cluster
+def test_a_signal_is_ours_alone(cluster_address):
+    done = processes.run([sys.executable, "-c", SIGNALLED, cluster_address])
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
 
 
 @pytest.mark.cluster
