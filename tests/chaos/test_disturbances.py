@@ -13,7 +13,7 @@ import pytest
 from tests.chaos.arena import KINDS, Arena
 from tests.chaos.disturbances import DISTURBANCES
 from tests.chaos.sweep import Size
-from tests.processes import eventually, popen
+from tests.processes import PATIENCE, eventually, popen
 
 NOW = "import sys, time\nfor _ in sys.stdin: print(time.time(), time.time_ns() // 10**9, time.monotonic(), flush=True)"
 
@@ -77,11 +77,20 @@ def test_a_storage_that_is_read_only_can_be_written_again(arena, monkeypatch):
 def test_who_sleeps_wakes_up_again(arena, monkeypatch):
     process = popen([sys.executable, "-c", "import time; time.sleep(600)", "RemoteWorker"], env=arena.environment)
     eventually(arena.workers)
-    states = []
-    monkeypatch.setattr(time, "sleep", lambda _: states.append(arena.workers()[0].status()))
-    assert any(DISTURBANCES["asleep"].act(arena, Random(seed)) for seed in range(20))
-    assert states[-1] == "stopped"
-    assert arena.workers()[0].status() != "stopped"
+    slept, wait = [], time.sleep
+
+    def sleep(_):
+        # A process on another core takes a moment to hear of it.
+        until = time.monotonic() + PATIENCE
+        while arena.workers()[0].status() != "stopped" and time.monotonic() < until:
+            wait(0.01)
+        slept.append(arena.workers()[0].status())
+
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "sleep", sleep)
+        assert any(DISTURBANCES["asleep"].act(arena, Random(seed)) for seed in range(20))
+    assert slept[-1] == "stopped"
+    eventually(lambda: arena.workers()[0].status() != "stopped")
     process.kill()
     process.wait()
 
