@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 
 import pytest
 from mlflow.entities import FileInfo, Run
@@ -18,10 +19,13 @@ ROOT = "/api/2.0/mlflow-artifacts/artifacts"
 
 
 class Refusing(BaseHTTPRequestHandler):
-    """An MLflow server that lists one file, and gives out none."""
+    """An MLflow server that lists one file, and gives out none. ``asked`` says for what it was asked, in order."""
+
+    asked: ClassVar[list[str]] = []
 
     def do_GET(self) -> None:
         listing = self.path.startswith(f"{ROOT}?")
+        self.asked.append("listing" if listing else self.path.rpartition("/")[2])
         content = json.dumps({"files": [{"path": "there.parquet", "is_dir": False, "file_size": 1}]} if listing else {}).encode()
         self.send_response(200 if listing else 403)
         self.send_header("Content-Length", str(len(content)))
@@ -47,8 +51,11 @@ def refused(local: Store) -> Iterator[Run]:
 def test_a_file_that_cannot_be_read_is_not_taken_for_a_missing_one(local: Store, refused: Run) -> None:
     artifacts = Artifacts(local, refused)
     assert artifacts.names("results") == ["results/there.parquet"]
+    Refusing.asked.clear()
     with pytest.raises(Exception, match="403"):
         artifacts.read("results/there.parquet")
+    # No listing before the file, which each that is there would cost a request more.
+    assert Refusing.asked == ["there.parquet", "listing"]
     with pytest.raises(Exception, match="403"):
         artifacts.table("results/there.parquet")
     assert artifacts.read("results/missing.parquet") is None
