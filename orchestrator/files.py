@@ -91,8 +91,9 @@ def make_folder(path: Path) -> None:
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            # Whoever is through with a folder beside it removes what is then empty above, which this may just have made.
-            if not isinstance(error, FileNotFoundError) or tries == FOLDER_TRIES:
+            # Whoever is through with a folder beside it removes what is then empty above: what this has just made is not there, or
+            # what was there is gone when it is looked at.
+            if not isinstance(error, FileNotFoundError | FileExistsError) or tries == FOLDER_TRIES:
                 raise StorageUnavailable(f"cannot make the folder {path}: {error.strerror}") from error
         else:
             return

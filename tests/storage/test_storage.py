@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 import uuid
@@ -71,6 +72,29 @@ def test_folders_that_come_and_go_beside_it_are_no_trouble(tmp_path):
     with ThreadPoolExecutor() as threads:
         for one in [*(threads.submit(use, name) for name in "xyz"), threads.submit(look)]:
             one.result()
+
+
+def test_a_folder_that_is_removed_between_the_making_and_a_look_is_made_again(tmp_path, monkeypatch):
+    folder, made = tmp_path / "root" / "a", []
+    make = os.mkdir
+
+    def faster(path, mode=0o777):
+        made.append(path)
+        if len(made) == 1:
+            # Another had made it, and has removed it since.
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+        make(path, mode)
+
+    monkeypatch.setattr(os, "mkdir", faster)
+    make_folder(folder)
+    assert folder.is_dir()
+
+
+def test_a_file_where_a_folder_is_to_be_is_said(tmp_path):
+    (tmp_path / "a").write_bytes(b"x")
+    with pytest.raises(StorageUnavailable, match=f"cannot make the folder {tmp_path}/a: File exists"):
+        make_folder(tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == b"x"
 
 
 def test_a_file_that_is_being_written_is_not_there(tmp_path):
