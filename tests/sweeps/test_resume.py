@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -126,6 +127,15 @@ def test_what_has_been_computed_outlives_a_sweep_that_was_deleted(died: Died, st
     (said,) = sync(store, died.storage, None)
     assert (said.delivered, said.state) == (1, f"1 to be run: `orchestrate resume {sweep.sweep_id}`")
     assert finished(store, sweep.experiment) == {"a": 1}
+
+
+def test_a_folder_that_was_deleted_by_hand_is_spoken_of_no_more(died: Died, store: Store) -> None:
+    sweep, writer, folder = died("a b", spooled="a")
+    store.client.delete_run(writer.parent_run_id)
+    shutil.rmtree(Path(died.storage.url) / folder.name)
+    found = find(store, died.storage, sweep.experiment, ALONE, names(sweep), RECORDING, fresh=False)
+    assert (found.sweep, found.unknown, list(found.notes(2))) == (None, [], [])
+    assert list(sync(store, died.storage, None)) == []
 
 
 def test_a_sweep_that_is_known_by_its_files_alone_is_no_sweep_of_another_store(died: Died, store: Store) -> None:
