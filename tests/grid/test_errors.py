@@ -386,9 +386,9 @@ def test_a_measure_with_an_index_of_thousands_of_digits_is_unknown(measure):
 
 
 def test_no_more_mistakes_are_looked_for_than_anybody_reads():
-    keys = "".join(f"k{n}: 1\n" for n in range(100_000))
-    axes = "grid: {" + ", ".join(f"problem.k{n}: [1]" for n in range(5000)) + "}\n"
-    for text in (GOOD + keys, GOOD + axes, GOOD + f"cases: [{', '.join(f'{{k{n}: 1}}' for n in range(5000))}]\n"):
+    keys = "".join(f"k{n}: 1\n" for n in range(20_000))
+    axes = "grid: {" + ", ".join(f"problem.k{n}: [1]" for n in range(2000)) + "}\n"
+    for text in (GOOD + keys, GOOD + axes, GOOD + f"cases: [{', '.join(f'{{k{n}: 1}}' for n in range(2000))}]\n"):
         found = errors(text)
         assert len(found) == 101
         assert found[-1] == "g.yaml: has more mistakes than these 100: mend them first"
