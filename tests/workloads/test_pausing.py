@@ -78,18 +78,18 @@ def scattered(specs, engine, seed):
 
 
 CASES = {
-    **{name: spec(factorization__depth=3, optimizer=o, stop={"steps": 200, "loss": 1e-3}) for name, o in OPTIMIZERS.items()},
-    "float32": spec(factorization__depth=3, optimizer=OPTIMIZERS["momentum"], dtype="float32", stop={"steps": 200}),
-    "streaks": two_by_two(2, optimizer__lr=0.05, stop={"steps": 200, "loss": 1e-2, "check_every": 5, "consecutive": 4}),
+    **{name: spec(factorization__depth=3, optimizer=o, stop={"steps": 100, "loss": 1e-3}) for name, o in OPTIMIZERS.items()},
+    "float32": spec(factorization__depth=3, optimizer=OPTIMIZERS["momentum"], dtype="float32", stop={"steps": 100}),
+    "streaks": two_by_two(2, optimizer__lr=0.05, stop={"steps": 100, "loss": 1e-2, "check_every": 5, "consecutive": 4}),
     "conditions": two_by_two(
         2,
         optimizer={"kind": "momentum", "lr": 0.05, "momentum": 0.9},
-        stop={"steps": 200, "when": "sv_1 < 0.01 and step > 9", "abort": "loss > 5 * lowest(loss)"},
+        stop={"steps": 100, "when": "sv_1 < 0.01 and step > 9", "abort": "loss > 5 * lowest(loss)"},
     ),
     "cp": spec(
-        problem=TENSOR, factorization={"kind": "cp", "components": 5}, loss="mse", optimizer=OPTIMIZERS["adam"], stop={"steps": 200}
+        problem=TENSOR, factorization={"kind": "cp", "components": 5}, loss="mse", optimizer=OPTIMIZERS["adam"], stop={"steps": 100}
     ),
-    "diverging": spec(optimizer__lr=3.0, stop={"steps": 200}),
+    "diverging": spec(optimizer__lr=3.0, stop={"steps": 100}),
 }
 
 
