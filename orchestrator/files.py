@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import stat
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -64,7 +65,8 @@ def write_file(path: Path, content: bytes, *, durable: bool = False) -> None:
     """
     if not path.name:
         raise StorageUnavailable(f"cannot write {path}: it is a folder")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # Of this thread: another may be writing the same file.
+    partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_native_id()}.part")
     try:
         with partial.open("wb") as file:
             file.write(content)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from orchestrator.errors import StorageUnavailable
 from orchestrator.files import file_name, is_file, make_folder, of_home, read_file, write_file
+from tests.processes import PATIENCE
 
 
 @pytest.mark.parametrize(
@@ -62,3 +65,18 @@ def test_a_folder_that_goes_while_one_is_made_in_it_is_made_again(tmp_path, monk
     (tmp_path / "file").touch()
     with pytest.raises(StorageUnavailable, match="cannot make the folder"):
         make_folder(tmp_path / "file" / "x")
+
+
+def test_two_threads_that_write_one_file_leave_it_whole(tmp_path, monkeypatch):
+    both, replace = threading.Barrier(2, timeout=PATIENCE), Path.replace
+
+    def at_once(partial, path):
+        both.wait()
+        return replace(partial, path)
+
+    monkeypatch.setattr(Path, "replace", at_once)
+    contents = [b"x" * 1000, b"y" * 2000]
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(lambda content: write_file(tmp_path / "file", content), contents))
+    assert (tmp_path / "file").read_bytes() in contents
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

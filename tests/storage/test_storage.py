@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -108,7 +109,7 @@ def test_a_disk_that_is_full_leaves_what_was_there(tmp_path):
     """/dev/full is a disk that is always full."""
     storage = LocalStorage(tmp_path)
     storage.write("a", b"before")
-    (tmp_path / f".a.{os.getpid()}.part").symlink_to("/dev/full")
+    (tmp_path / f".a.{os.getpid()}.{threading.get_native_id()}.part").symlink_to("/dev/full")
     with pytest.raises(StorageUnavailable, match=r"cannot write .*/a: No space left on device"):
         storage.write("a", b"after")
     assert storage.read("a") == b"before"
