@@ -136,11 +136,10 @@ def find_sweep(store: Store, reference: str) -> SweepSummary:
         return _summary(store, parents[chosen], experiments[parents[chosen].info.experiment_id])
 
 
-def sweep_of(store: Store, parent_run_id: str) -> SweepSummary:
+def sweep_of(store: Store, parent: Run) -> SweepSummary:
     """Return the sweep that has a run, with the counts of its trials."""
     with translated(store.display):
-        run = store.client.get_run(parent_run_id)
-        return _summary(store, run, store.client.get_experiment(run.info.experiment_id))
+        return _summary(store, parent, store.client.get_experiment(parent.info.experiment_id))
 
 
 def refreshed(store: Store, sweep: SweepSummary) -> SweepSummary:

@@ -32,7 +32,7 @@ def describe(store: Store, parent_run_id: str) -> None:
     convenience, and no reason for anything to fail."""
     with suppress(Exception):
         parent = store.client.get_run(parent_run_id)
-        summary = "\n".join(_lines(store, parent, sweep_of(store, parent_run_id)))
+        summary = "\n".join(_lines(store, parent, sweep_of(store, parent)))
         # As it is now: somebody may have written in the meantime.
         tags = store.client.get_run(parent_run_id).data.tags
         store.client.set_tag(parent_run_id, layout.NOTE, with_summary(tags.get(layout.NOTE, ""), summary))
