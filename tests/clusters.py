@@ -116,7 +116,8 @@ class Network:
     """Namespaces joined by a bridge. The bridge has a namespace too, so that neither addresses nor firewalls of the machine matter."""
 
     def __init__(self, name: str) -> None:
-        self._prefix = f"{PREFIX}-{os.getpid()}-{name}"
+        # By its mark a run of the tests knows which are its own.
+        self._prefix = f"{PREFIX}-{os.getpid()}-{processes.own_mark() or 'alone'}-{name}"
         self._hosts: dict[str, str] = {}
         self._switch = f"{self._prefix}-switch"
 

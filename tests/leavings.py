@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 import subprocess
@@ -21,6 +22,8 @@ OWN = "_"
 """And the folders of what the processes of pytest make themselves, rather than those that they start."""
 CACHE = "cache"
 """The user's cache, for a run of the tests."""
+MARKED = re.compile(r"/tmp/(ot|chaos)-|raytest-")
+"""What tests mount, and their network namespaces, have this in their names, with the mark of their run."""
 UNTIL_THE_END = ("wp_pch_", "torchinductor_")
 """Folders of Warp's and PyTorch's compilers, which stay as long as their process."""
 
@@ -59,7 +62,7 @@ class Run:
 
     def _left(self) -> list[str]:
         found = [f"process {line}" for line in _lines(self.mark)]
-        found += sorted({*_mounts(), *_namespaces()} - self._before)
+        found += [line for line in sorted({*_mounts(), *_namespaces()} - self._before) if not of_others(line, self.mark)]
         for path in (path for pattern in ("*", f"{OWN}*/*") for path in self.folder.glob(pattern)):
             sessions = list(path.glob("**/session_2*"))
             # Ray notes in a folder of its own which cluster of the machine is the newest.
@@ -71,6 +74,11 @@ class Run:
             if sessions or not passing:
                 found.append(f"{'Ray session' if sessions else 'temporary file'} {path}")
         return found
+
+
+def of_others(line: str, mark: str) -> bool:
+    """Whether a mount or a network namespace is of another run of the tests than that of a ``mark``, one that goes on beside it, say."""
+    return mark not in line and MARKED.search(line) is not None
 
 
 def use_own_folder(name: str) -> None:

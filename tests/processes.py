@@ -21,6 +21,11 @@ PATIENCE = 240.0
 """Seconds to wait for what must happen. Only a test that fails waits for as long: no machine is too slow for it."""
 
 
+def own_mark() -> str:
+    """The mark of the run of the tests that this process is of; empty if it is of none."""
+    return os.environ.get(MARK, "").partition("/")[0]
+
+
 def hear_interrupts() -> None:
     """Let the children of this process hear SIGINT, also where this process was started with it ignored (``nohup … &`` in a script).
 

@@ -11,6 +11,8 @@ import psutil
 import pytest
 
 from tests import processes
+from tests.clusters import Network, no_network_cluster
+from tests.leavings import of_others
 
 ROOT = Path(__file__).parents[1]
 HEARD = "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
@@ -107,3 +109,21 @@ def test_what_is_left_behind_fails_the_run_and_is_ended(tmp_path):
 
 def test_a_run_that_leaves_nothing_passes(tmp_path):
     assert nested(tmp_path, "shared").returncode == 0
+
+
+def test_what_others_mount_meanwhile_is_not_left_by_this_run(tmp_path):
+    own = processes.own_mark()
+    assert own
+    assert of_others("mount /tmp/ot-0f0f0f/pytest-of-root/disk", own)
+    assert of_others("mount /tmp/chaos-x1/40/disk", own)
+    for line in (f"mount {tmp_path}/disk", "mount /mnt/disk", "network namespace somebody"):
+        assert not of_others(line, own)
+
+
+@pytest.mark.skipif(bool(no_network_cluster()), reason=no_network_cluster() or "works")
+def test_network_namespaces_are_of_their_run():
+    with Network("marked") as network:
+        network.add("host")
+        line = f"network namespace {network.namespace('host')}"
+    assert not of_others(line, processes.own_mark())
+    assert of_others(line, "0f0f0f")
