@@ -34,7 +34,8 @@ class Run:
     def __init__(self) -> None:
         self.mark = secrets.token_hex(3)
         # Short: the path of a socket, which Ray makes deep in here, has 107 characters at most. Open: PostgreSQL has another user.
-        self.folder = Path("/tmp", f"ot-{self.mark}")
+        # A run that a test starts leaves nothing beside the run of that test.
+        self.folder = Path(os.environ["TMPDIR"] if processes.own_mark() else "/tmp", f"ot-{self.mark}")
         self.folder.mkdir(mode=0o711)
         os.environ[processes.MARK] = self.mark
         os.environ["TMPDIR"] = os.environ["PYTEST_DEBUG_TEMPROOT"] = str(self.folder)

@@ -81,7 +81,7 @@ def nested(folder, name):
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     options = ["-p", "tests.conftest", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(folder), "--leavings-seconds", "1"]
     command = [sys.executable, "-m", "pytest", *options, "-rA", "-k", name, "test_it.py"]
-    return processes.run(command, cwd=folder, env=kept | {"PYTHONPATH": str(ROOT)})
+    return processes.run(command, cwd=folder, env=kept | {"PYTHONPATH": str(ROOT), "TMPDIR": str(folder)})
 
 
 def is_gone(pid):
@@ -104,6 +104,9 @@ def test_what_is_left_behind_fails_the_run_and_is_ended(tmp_path):
     assert f"process {(tmp_path / 'left').read_text()}: " in left[0]
     assert "wp_pch_left" in left[1]
     assert done.returncode == 1
+    # What a run that failed keeps, to be looked at, goes with the folder of this test.
+    (folder,) = tmp_path.glob("ot-*")
+    assert [path.name.startswith("pytest-of-") for path in folder.iterdir()] == [True]
     processes.eventually(lambda: is_gone(int((tmp_path / "left").read_text())))
 
 
