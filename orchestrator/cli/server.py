@@ -107,12 +107,18 @@ class _Server(socketserver.ForkingMixIn, socketserver.UnixStreamServer):
     block_on_close = False
 
     def server_bind(self) -> None:
+        # Whoever finds the socket can connect: between being bound and listening it refuses.
+        self._found, self.server_address = str(self.server_address), f"{self.server_address}.part"
         # Nobody else's to connect to.
         before = os.umask(0o177)
         try:
             super().server_bind()
         finally:
             os.umask(before)
+
+    def server_activate(self) -> None:
+        super().server_activate()
+        Path(str(self.server_address)).rename(self._found)
 
     def service_actions(self) -> None:
         super().service_actions()

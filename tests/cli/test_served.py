@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -194,3 +195,14 @@ def test_an_order_that_nobody_waits_for_is_not_carried_out(forks, tmp_path):
         order.send(connection, [nothing.fileno()] * 3)
         pid = server.told(connection)
     eventually(lambda: not psutil.pid_exists(pid))
+
+
+def test_a_socket_that_is_found_can_be_connected_to(tmp_path):
+    path = tmp_path / "s"
+    with server._Server(str(path), server._Request, bind_and_activate=False) as asked:
+        asked.server_bind()
+        assert not path.exists()
+        asked.server_activate()
+        assert [(one.name, stat.S_IMODE(one.stat().st_mode)) for one in tmp_path.iterdir()] == [("s", 0o600)]
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(path))
