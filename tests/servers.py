@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import secrets
 import shutil
 import signal
@@ -23,13 +24,17 @@ SERVER_ENVIRONMENT = {
     # Ten more processes, which take most of the time to start, for what we do not use.
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
 }
+PORTS = range(20_000, 32_768)
+"""Above those that Ray's workers listen on, and below those that systems give to whoever asks for any."""
 
 
 def free_port() -> int:
-    """A port on loopback on which nobody listens."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+    """A port on loopback on which nobody listens: one of `PORTS`, so that nobody is given it before the server has come so far."""
+    while True:
+        port = random.SystemRandom().choice(PORTS)
+        with suppress(OSError), socket.socket() as free:
+            free.bind(("127.0.0.1", port))
+            return port
 
 
 def await_port(port: int, process: subprocess.Popen[Any] | None = None, log: Path | None = None) -> None:
@@ -171,6 +176,9 @@ def postgresql() -> Iterator[str]:
             )
         try:
             await_port(port, process, folder / "log")
+            # It listens before it takes anybody.
+            ready = [binaries / "pg_isready", "--host=127.0.0.1", f"--port={port}", "--quiet"]
+            processes.eventually(lambda: subprocess.run(ready, check=False).returncode == 0, (folder / "log").read_text)
             run(
                 [binaries / "createdb", "--host=127.0.0.1", f"--port={port}", "--username=mlflow", "mlflow"],
                 cwd=folder,
