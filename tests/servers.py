@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import secrets
 import shutil
 import signal
@@ -17,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from orchestrator.cluster.slurm.node import free_port
 from tests import processes
 
 SERVER_ENVIRONMENT = {
@@ -24,17 +24,6 @@ SERVER_ENVIRONMENT = {
     # Ten more processes, which take most of the time to start, for what we do not use.
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
 }
-PORTS = range(20_000, 32_768)
-"""Above those that Ray's workers listen on, and below those that systems give to whoever asks for any."""
-
-
-def free_port() -> int:
-    """A port on loopback on which nobody listens: one of `PORTS`, so that nobody is given it before the server has come so far."""
-    while True:
-        port = random.SystemRandom().choice(PORTS)
-        with suppress(OSError), socket.socket() as free:
-            free.bind(("127.0.0.1", port))
-            return port
 
 
 def await_port(port: int, process: subprocess.Popen[Any] | None = None, log: Path | None = None) -> None:

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import psutil
 
+from orchestrator.cluster.slurm.node import free_port
 from tests import processes
-from tests.servers import free_port
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol")
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "BOOT_FAIL", "OUT_OF_MEMORY")

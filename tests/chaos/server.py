@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 
+from orchestrator.cluster.slurm.node import free_port
 from tests.chaos.proxy import Proxy
 from tests.processes import popen
-from tests.servers import SERVER_ENVIRONMENT, await_port, free_port, mlflow_command
+from tests.servers import SERVER_ENVIRONMENT, await_port, mlflow_command
 
 
 class Server:

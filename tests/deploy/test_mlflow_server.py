@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from deploy.mlflow_server import settings
+from orchestrator.cluster.slurm.node import free_port
 from tests import processes
 from tests.deploy.files import DEPLOY
-from tests.servers import await_port, free_port
+from tests.servers import await_port
 
 AWKWARD = "p%41@/:?#"
 """A password with all that has a meaning in a URL or a file of settings."""
