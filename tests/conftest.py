@@ -29,7 +29,7 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 # The workers of clusters, which are no children of the drivers that join them, find the tests.
 os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
-processes.hear_interrupts()
+processes.hear_signals()
 
 GRACE = 30.0
 """Seconds after its deadline in which a test has to be at its end; it may wait where no signal is heard, for something that never comes."""

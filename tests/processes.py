@@ -26,13 +26,15 @@ def own_mark() -> str:
     return os.environ.get(MARK, "").partition("/")[0]
 
 
-def hear_interrupts() -> None:
-    """Let the children of this process hear SIGINT, also where this process was started with it ignored (``nohup … &`` in a script).
+def hear_signals() -> None:
+    """Let the children of this process hear SIGINT, SIGHUP and SIGQUIT, also where it was started with them ignored (``nohup … &`` in a
+    script).
 
-    What is ignored stays so in all children, but a handler becomes the default in them. This process goes on ignoring it.
+    What is ignored stays so in all children, but a handler becomes the default in them. This process goes on ignoring them.
     """
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, lambda *_: None)
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
 
 
 def popen(command: Sequence[str], **options: Any) -> subprocess.Popen[str]:

@@ -15,25 +15,27 @@ from tests.clusters import Network, no_network_cluster
 from tests.leavings import of_others
 
 ROOT = Path(__file__).parents[1]
-HEARD = "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+HEARD = "import signal; print(*map(signal.getsignal, (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)))"
 NESTED = f"""
 import subprocess, sys
 from tests import processes
 
-processes.hear_interrupts()
+processes.hear_signals()
 print(subprocess.run([sys.executable, "-c", {HEARD!r}], capture_output=True, text=True).stdout)
 """
 
 
 @pytest.mark.parametrize("inherited", [signal.SIG_DFL, signal.SIG_IGN])
-def test_children_hear_interrupts_whatever_was_inherited(inherited):
-    before = signal.signal(signal.SIGINT, inherited)
+def test_children_hear_signals_whatever_was_inherited(inherited):
+    numbers = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+    before = {number: signal.signal(number, inherited) for number in numbers}
     try:
-        # Started with SIGINT as inherited, as a job in the background of a script would be.
+        # Started with them as inherited, as a job in the background of a script would be, or by nohup.
         done = processes.run([sys.executable, "-c", NESTED], cwd=ROOT)
     finally:
-        signal.signal(signal.SIGINT, before)
-    assert done.stdout.strip() == "True", done.stderr
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert done.stdout.split("\n")[0] == f"{signal.default_int_handler} {signal.SIG_DFL} {signal.SIG_DFL}", done.stderr
 
 
 def test_all_that_a_command_has_started_is_ended_with_it(tmp_path):

@@ -23,7 +23,7 @@ from tests.chaos.comparison import undisturbed
 from tests.chaos.record import LEDGER, UNDISTURBED, Line, entered, summary
 from tests.chaos.supervised import Order, supervised
 from tests.chaos.sweep import Size
-from tests.processes import hear_interrupts
+from tests.processes import hear_signals
 
 DEADLINE = 1200.0
 """Seconds that a schedule may take, where most take two minutes, on a machine that does nothing else."""
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(text)
         return 0
     # Also where this is a job in the background that ignores them.
-    hear_interrupts()
+    hear_signals()
     size = Size(chosen.seeds, chosen.longer, drawn=True)
     broken = 0
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:

@@ -25,7 +25,7 @@ from tests.chaos.arena import KINDS, ROOT, unmount
 from tests.chaos.disturbances import stacks
 from tests.chaos.schedule import Report, run_schedule
 from tests.chaos.sweep import Size
-from tests.processes import MARK, end, hear_interrupts, marked, popen
+from tests.processes import MARK, end, hear_signals, marked, popen
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def _clear(folder: Path) -> None:
 
 def main() -> None:
     """Run the schedule that the command line asks for."""
-    hear_interrupts()
+    hear_signals()
     order = Order(**json.loads(sys.argv[1]))
     with Path(order.expected).open("rb") as file:
         # Written by whoever has started us.
