@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -74,6 +75,11 @@ def test_leaves_something():
     process = subprocess.Popen(SLEEP, start_new_session=True)
     open("left", "w").write(str(process.pid))
     os.makedirs(os.path.join(os.environ["TMPDIR"], "wp_pch_left"))
+
+def test_adds_a_namespace():
+    from tests.processes import own_mark
+    # Of a process that outlives this one, so that nobody removes it as an orphan meanwhile.
+    subprocess.run(["ip", "netns", "add", f"raytest-{os.getppid()}-{os.environ.get('OTHER', own_mark())}-x"], check=True)
 """
 
 
@@ -125,10 +131,27 @@ def test_what_others_mount_meanwhile_is_not_left_by_this_run(tmp_path):
         assert not of_others(line, own)
 
 
-@pytest.mark.skipif(bool(no_network_cluster()), reason=no_network_cluster() or "works")
+NEEDS_NAMESPACES = pytest.mark.skipif(bool(no_network_cluster()), reason=no_network_cluster() or "works")
+
+
+@NEEDS_NAMESPACES
 def test_network_namespaces_are_of_their_run():
     with Network("marked") as network:
         network.add("host")
         line = f"network namespace {network.namespace('host')}"
     assert not of_others(line, processes.own_mark())
     assert of_others(line, "0f0f0f")
+
+
+@NEEDS_NAMESPACES
+@pytest.mark.parametrize("other", [True, False])
+def test_a_namespace_is_left_by_the_run_that_added_it_alone(tmp_path, monkeypatch, other):
+    if other:
+        monkeypatch.setenv("OTHER", "0f0f0f")
+    done = nested(tmp_path, "adds")
+    listed = processes.run(["ip", "netns", "list"]).stdout
+    for name in re.findall(rf"^raytest-\d+-{'0f0f0f' if other else '[0-9a-f]{6}'}-x", listed, re.MULTILINE):
+        processes.run(["ip", "netns", "del", name])
+    assert "PASSED test_it.py::test_adds_a_namespace" in done.stdout, done.stdout + done.stderr
+    assert ("LEFT network namespace raytest-" in done.stdout) != other
+    assert done.returncode == (0 if other else 1)

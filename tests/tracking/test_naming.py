@@ -48,7 +48,7 @@ def test_a_name_fits_into_the_table():
     assert len(run_name("4cf3", {"a.b": "x" * 400}, ("a.b",))) == LONGEST
 
 
-# PostgreSQL promises no order of rows: where some were deleted, new ones take their places.
+# PostgreSQL promises no order of rows.
 @pytest.mark.parametrize("store", ["bulk", "client"], indirect=True)
 def test_what_varies_stands_first_among_params(
     store: Store, make_sweep: Callable[..., SweepInfo], make_result: Callable[..., TrialResult]
