@@ -45,6 +45,9 @@ STORES = [
     pytest.param("secured", marks=NEEDS_POSTGRESQL),
 ]
 
+# PostgreSQL promises no order of rows: where some were deleted, new ones take their places.
+IN_ORDER = pytest.mark.parametrize("store", ["bulk", "client"], indirect=True)
+
 
 @pytest.fixture(params=STORES)
 def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Store:

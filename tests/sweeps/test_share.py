@@ -37,7 +37,7 @@ from orchestrator.tracking.write.bulk import BulkRunWriter
 from orchestrator.tracking.write.parent import SweepInfo, TrialRow
 from orchestrator.tracking.write.removal import reused_by_others
 from orchestrator.tracking.write.writer import SweepWriter
-from tests.stores import sweeps_of, trial_runs
+from tests.stores import IN_ORDER, sweeps_of, trial_runs
 from workloads.extensions import activate
 from workloads.training.results import TrialResult
 from workloads.training.trial_state import Outcome, Trace
@@ -177,9 +177,15 @@ def test_what_is_taken_in_reads_as_where_it_came_from(origin: Store, store: Stor
     assert set(ours) == set("abcdef")
     for trial, run in ours.items():
         assert of_trial(store, run) == of_trial(origin, theirs[trial]), trial
-        assert list(run.data.params)[:2] == ["optimizer.lr", "seed"]
     reusable = find_finished(store, experiment, set("abcdef"), {"points": 200, "steps": None, "measures": ["nuclear"]})
     assert set(reusable) == set("abdef")
+
+
+@IN_ORDER
+def test_what_varies_stands_first_in_what_was_taken_in(store: Store, kept: Kept) -> None:
+    import_sweep(store, kept.files[1])
+    here = find_sweep(store, kept.sweeps[1].sweep_id)
+    assert [list(run.data.params)[:2] for run in trial_runs(store, here.parent_run_id).values()] == [["optimizer.lr", "seed"]] * 6
 
 
 def test_a_sweep_that_is_there_stays_as_it_is(local: Store, kept: Kept, tmp_path: Path) -> None:

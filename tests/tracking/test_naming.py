@@ -12,7 +12,7 @@ from orchestrator.tracking.store import Store
 from orchestrator.tracking.write.naming import LONGEST, run_name
 from orchestrator.tracking.write.parent import SweepInfo
 from orchestrator.tracking.write.writer import SweepWriter
-from tests.stores import trial_runs
+from tests.stores import IN_ORDER, trial_runs
 from workloads.training.results import TrialResult
 
 SPEC = {
@@ -48,8 +48,7 @@ def test_a_name_fits_into_the_table():
     assert len(run_name("4cf3", {"a.b": "x" * 400}, ("a.b",))) == LONGEST
 
 
-# PostgreSQL promises no order of rows.
-@pytest.mark.parametrize("store", ["bulk", "client"], indirect=True)
+@IN_ORDER
 def test_what_varies_stands_first_among_params(
     store: Store, make_sweep: Callable[..., SweepInfo], make_result: Callable[..., TrialResult]
 ) -> None:
