@@ -36,7 +36,8 @@ class Run:
         # Short: the path of a socket, which Ray makes deep in here, has 107 characters at most. Open: PostgreSQL has another user.
         # A run that a test starts leaves nothing beside the run of that test.
         self.folder = Path(os.environ["TMPDIR"] if processes.own_mark() else "/tmp", f"ot-{self.mark}")
-        self.folder.mkdir(mode=0o711)
+        self.folder.mkdir()
+        self.folder.chmod(0o711)  # Whatever the umask.
         os.environ[processes.MARK] = self.mark
         os.environ["TMPDIR"] = os.environ["PYTEST_DEBUG_TEMPROOT"] = str(self.folder)
         # How fast the machine was while tests ran is nothing for its user to keep. Compiled kernels are as good as any.

@@ -137,7 +137,8 @@ def postgresql() -> Iterator[str]:
     who: dict[str, Any] = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}
 
     def run(command: Sequence[str | Path], **options: Any) -> None:
-        subprocess.run(command, check=True, capture_output=True, text=True, **who, **options)
+        done = processes.run([str(word) for word in command], **who, **options)
+        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
 
     with tempfile.TemporaryDirectory(prefix="postgresql-") as name:
         folder = Path(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import stat
 import sys
 from pathlib import Path
 
@@ -83,13 +84,13 @@ def test_adds_a_namespace():
 """
 
 
-def nested(folder, name):
+def nested(folder, name, **options):
     """What a run of one of `TESTS` under the rules of these tests says."""
     (folder / "test_it.py").write_text(TESTS)
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    options = ["-p", "tests.conftest", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(folder), "--leavings-seconds", "1"]
-    command = [sys.executable, "-m", "pytest", *options, "-rA", "-k", name, "test_it.py"]
-    return processes.run(command, cwd=folder, env=kept | {"PYTHONPATH": str(ROOT), "TMPDIR": str(folder)})
+    settings = ["-p", "tests.conftest", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(folder), "--leavings-seconds", "1"]
+    command = [sys.executable, "-m", "pytest", *settings, "-rA", "-k", name, "test_it.py"]
+    return processes.run(command, cwd=folder, env=kept | {"PYTHONPATH": str(ROOT), "TMPDIR": str(folder)}, **options)
 
 
 def is_gone(pid):
@@ -105,7 +106,7 @@ def test_a_deadline_ends_what_the_test_has_started_and_nothing_else(tmp_path):
 
 
 def test_what_is_left_behind_fails_the_run_and_is_ended(tmp_path):
-    done = nested(tmp_path, "leaves")
+    done = nested(tmp_path, "leaves", umask=0o077)
     left = [line for line in done.stdout.splitlines() if line.startswith("LEFT ")]
     assert "PASSED test_it.py::test_leaves_something" in done.stdout, done.stdout + done.stderr
     assert len(left) == 2, done.stdout
@@ -115,6 +116,8 @@ def test_what_is_left_behind_fails_the_run_and_is_ended(tmp_path):
     # What a run that failed keeps, to be looked at, goes with the folder of this test.
     (folder,) = tmp_path.glob("ot-*")
     assert [path.name.startswith("pytest-of-") for path in folder.iterdir()] == [True]
+    # Servers of other users are let into it.
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o711
     processes.eventually(lambda: is_gone(int((tmp_path / "left").read_text())))
 
 
