@@ -26,7 +26,7 @@ def code_files(grid: Grid) -> dict[str, bytes]:
 
 def code_of(store: Store, sweep: SweepSummary) -> Sequence[Extension]:
     """Return the code that a sweep was submitted with. None of it is run."""
-    from orchestrator.tracking.read.artifacts import code_reader
+    from orchestrator.tracking.read.inputs import code_reader
 
     with told():
         return unpacked(code_reader(store, sweep.parent_run_id))

@@ -260,7 +260,7 @@ def kept_files(store: Store, storage: Storage, sweep: SweepSummary) -> dict[str,
 
     It raises `ValueError` where one is not there any more.
     """
-    from orchestrator.tracking.read.artifacts import data_files
+    from orchestrator.tracking.read.inputs import data_files
 
     folder = SweepFolder(storage, sweep.experiment, sweep.sweep_id)
     description = folder.description()

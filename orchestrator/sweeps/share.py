@@ -85,7 +85,7 @@ def _listed_files(store: Store, storage: Storage, sweep: SweepSummary) -> Files:
     """Return the data files that a sweep lists. Raises `UsageError` where one is gone or has changed, or where it lists none yet."""
     from orchestrator.grid.data_files import Files
     from orchestrator.tracking import layout
-    from orchestrator.tracking.read.artifacts import data_digests
+    from orchestrator.tracking.read.inputs import data_digests
 
     names = data_digests(store, sweep.parent_run_id)
     if names is None:

@@ -21,7 +21,6 @@ SLOWEST = 64 << 10
 """Bytes a second that at least come or go."""
 TRANSFER_SECONDS = 3600.0
 """For files of which nobody knows how large they are."""
-TRANSFERS = ("download_artifacts", "log_artifacts")
 
 
 def call_seconds(size: int = 0) -> float:
@@ -31,20 +30,15 @@ def call_seconds(size: int = 0) -> float:
 
 
 class BoundedClient:
-    """`MlflowClient` whose methods raise `TimeoutError` after `call_seconds`, or ``seconds`` if given; of a ``local`` store only those that
-    transfer files, which may be anywhere. Signals are heard meanwhile."""
+    """`MlflowClient` whose methods raise `TimeoutError` after `call_seconds`, or ``seconds`` if given. Signals are heard meanwhile."""
 
-    def __init__(self, client: MlflowClient, *, local: bool = False, seconds: float | None = None) -> None:
-        self._client, self._local, self._seconds = client, local, seconds
+    def __init__(self, client: MlflowClient, seconds: float | None = None) -> None:
+        self._client, self._seconds = client, seconds
 
     def __getattr__(self, name: str) -> Any:
-        method = getattr(self._client, name)
-        if self._local and name not in TRANSFERS:
-            return method
-        seconds = TRANSFER_SECONDS if name in TRANSFERS else call_seconds()
-        return functools.partial(within, self._seconds or seconds, method)
+        return functools.partial(within, self._seconds or call_seconds(), getattr(self._client, name))
 
 
-def bounded(client: MlflowClient, *, local: bool) -> MlflowClient:
+def bounded(client: MlflowClient) -> MlflowClient:
     """Return the client with an end to each of its calls."""
-    return cast("MlflowClient", BoundedClient(client, local=local))
+    return cast("MlflowClient", BoundedClient(client))

@@ -6,7 +6,6 @@ import glob
 import logging
 import os
 import socket
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -17,11 +16,13 @@ from typing import TYPE_CHECKING
 from orchestrator.errors import TrackingUnavailable, UsageError
 from orchestrator.files import file_name
 from orchestrator.tracking import layout, preflight
+from orchestrator.tracking.artifacts import Artifacts
 from orchestrator.tracking.bounded import DEFAULTS, bounded
 from orchestrator.tracking.locks import machine_lock
 from orchestrator.tracking.uris import is_http, redact, resolve, sqlite_path
 
 if TYPE_CHECKING:
+    from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
     from orchestrator.storage.folder import Owner
@@ -93,27 +94,32 @@ class Store:
                 )
             return str(found.experiment_id)
 
+    def artifacts(self, run: Run) -> Artifacts:
+        """Return the artifacts of a run."""
+        return Artifacts(run.info.artifact_uri, self.uri)
+
+    def artifacts_of(self, run_id: str) -> Artifacts:
+        """Return the artifacts of the run of an id. Raises what MLflow does."""
+        return self.artifacts(self.client.get_run(run_id))
+
     def attach(self, run_id: str, files: Mapping[str, str | bytes]) -> None:
         """Add files to a run's artifacts, by their path among them."""
-        with translated(self.display), tempfile.TemporaryDirectory(prefix="orchestrate-") as folder:
-            for name, content in files.items():
-                path = Path(folder, name)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(content.encode() if isinstance(content, str) else content)
-            self.client.log_artifacts(run_id, folder)
+        with translated(self.display):
+            encoded = {name: content.encode() if isinstance(content, str) else content for name, content in files.items()}
+            self.artifacts_of(run_id).write(encoded)
 
     def read(self, run_id: str, path: str) -> bytes:
         """Return a file among a run's artifacts."""
-        with translated(self.display), tempfile.TemporaryDirectory(prefix="orchestrate-") as folder:
-            return Path(self.client.download_artifacts(run_id, path, folder)).read_bytes()
+        with translated(self.display):
+            return _there(self.artifacts_of(run_id), path)
 
     def texts(self, run_id: str, folder: str) -> list[str]:
         """Return the text files in a folder of a run's artifacts, in the order of their names."""
         with translated(self.display):
+            artifacts = self.artifacts_of(run_id)
             # One whose name begins with a dot is being written.
-            found = [file.path for file in self.client.list_artifacts(run_id, folder)]
-            paths = sorted(path for path in found if not PurePosixPath(path).name.startswith("."))
-        return [self.read(run_id, path).decode(errors="replace") for path in paths]
+            paths = [path for path in artifacts.names(folder) if not PurePosixPath(path).name.startswith(".")]
+            return [_there(artifacts, path).decode(errors="replace") for path in paths]
 
     def measure(self, run_id: str, metrics: Mapping[str, float]) -> None:
         """Log metrics to a run that may have ended."""
@@ -144,6 +150,13 @@ class Store:
         if path is None:
             return None
         return str(path.parent / "mlruns" / file_name(name))
+
+
+def _there(artifacts: Artifacts, path: str) -> bytes:
+    content = artifacts.read(path)
+    if content is None:
+        raise FileNotFoundError(f"there is no {path} among the artifacts of the run")
+    return content
 
 
 def open_store(uri: str | None = None) -> Store:
@@ -279,7 +292,9 @@ def _connected(uri: str, shown: str | None = None) -> Store:
     # It logs with a traceback what it then raises, which is told in a line.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     with translated(shown or redact(uri)):
-        client = bounded(MlflowClient(tracking_uri=uri), local=sqlite_path(uri) is not None)
+        client = MlflowClient(tracking_uri=uri)
+        if sqlite_path(uri) is None:
+            client = bounded(client)
         if not is_http(uri):
             # The first request is what opens a database and checks or creates its schema. A server has answered one already.
             client.search_experiments(max_results=1)

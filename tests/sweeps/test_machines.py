@@ -59,6 +59,8 @@ class Machine:
         command = [sys.executable, "-c", MACHINE, self._name, "submit", "grid.yaml", "--json", "--workers", "1", "--checkpoint-every", "1"]
         log = (self._folder / "log").open("w")
         environment = {**os.environ, "XDG_STATE_HOME": str(self._folder / "state"), "MLFLOW_TRACKING_URI": self._uri}
+        # What is killed leaves its temporary files.
+        environment["TMPDIR"] = str(self._folder)
         return popen([*command, "--address", self._address], cwd=self._folder, env=environment, stdout=-1, stderr=log)
 
     @property

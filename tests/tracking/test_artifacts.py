@@ -12,7 +12,7 @@ import pytest
 from mlflow.entities import FileInfo, Run
 
 from orchestrator.errors import TrackingUnavailable
-from orchestrator.tracking.read.artifacts import Artifacts
+from orchestrator.tracking.artifacts import Artifacts
 from orchestrator.tracking.store import Store, translated
 
 ROOT = "/api/2.0/mlflow-artifacts/artifacts"
@@ -49,7 +49,7 @@ def refused(local: Store) -> Iterator[Run]:
 
 
 def test_a_file_that_cannot_be_read_is_not_taken_for_a_missing_one(local: Store, refused: Run) -> None:
-    artifacts = Artifacts(local, refused)
+    artifacts = local.artifacts(refused)
     assert artifacts.names("results") == ["results/there.parquet"]
     Refusing.asked.clear()
     with pytest.raises(Exception, match="403"):
@@ -60,6 +60,21 @@ def test_a_file_that_cannot_be_read_is_not_taken_for_a_missing_one(local: Store,
         artifacts.table("results/there.parquet")
     assert artifacts.read("results/missing.parquet") is None
     assert artifacts.table("missing.parquet") is None
+
+
+def test_files_of_this_machine_are_written_and_read_in_place(local: Store, experiment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that is killed meanwhile would leave a temporary folder behind."""
+
+    def made(*_: object, **__: object) -> None:
+        raise AssertionError("a temporary folder")
+
+    run = local.client.create_run(local.experiment(experiment)).info.run_id
+    monkeypatch.setattr("tempfile.mkdtemp", made)
+    local.attach(run, {"logs/0001.txt": "one\n", "b.bin": b"\0"})
+    assert (local.read(run, "b.bin"), local.texts(run, "logs")) == (b"\0", ["one\n"])
+    with pytest.raises(TrackingUnavailable, match=r"cannot be used: there is no logs/0002\.txt among the artifacts of the run"):
+        local.read(run, "logs/0002.txt")
+    assert local.texts(run, "elsewhere") == []
 
 
 class Bucket:
@@ -73,16 +88,20 @@ class Bucket:
     def _download_file(self, path: str, target: str) -> None:
         raise LookupError(f"SlowDown: {path}, {target}")
 
+    def log_artifact(self, path: str, folder: str | None) -> None:
+        raise LookupError(f"SlowDown: {path}, {folder}")
+
 
 def test_what_the_library_of_a_storage_raises_is_a_line(local: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     run = local.client.create_run("0")
     run.info._artifact_uri = "s3://bucket/run"
     monkeypatch.setattr(Artifacts, "_repository", Bucket())
-    artifacts = Artifacts(local, run)
+    artifacts = local.artifacts(run)
     for call, said in (
         (lambda: artifacts.read("results/there.parquet"), "SlowDown: results/there.parquet"),
         (lambda: artifacts.table("results/there.parquet"), "SlowDown: results/there.parquet"),
         (lambda: artifacts.names("elsewhere"), "AccessDenied"),
+        (lambda: artifacts.write({"results/new.parquet": b""}), r"SlowDown: \S+/results/new\.parquet, results"),
     ):
         with pytest.raises(TrackingUnavailable, match=f"cannot be used: LookupError: {said}"), translated(local.display):
             call()
@@ -96,6 +115,11 @@ def test_a_library_that_is_missing_is_a_line(local: Store, monkeypatch: pytest.M
     monkeypatch.setattr("mlflow.store.artifact.artifact_repository_registry.get_artifact_repository", missing)
     run = local.client.create_run("0")
     run.info._artifact_uri = "wasbs://container/run"
-    for call in (lambda: Artifacts(local, run).read("results/there.parquet"), lambda: Artifacts(local, run).names("results")):
+    calls = (
+        lambda: local.artifacts(run).read("results/there.parquet"),
+        lambda: local.artifacts(run).names("results"),
+        lambda: local.artifacts(run).write({"new": b""}),
+    )
+    for call in calls:
         with pytest.raises(TrackingUnavailable, match="cannot be used: ImportError: No module named 'azure'"), translated(local.display):
             call()

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.storage.archive import ArchiveWriter
 from orchestrator.tracking import layout
 from orchestrator.tracking.gathering import Gathering
-from orchestrator.tracking.read.artifacts import Artifacts
 from orchestrator.tracking.read.queries import SweepSummary
 from orchestrator.tracking.read.runs import experiments_of, runs_by_id
 from orchestrator.tracking.read.tables import Found, find_trials
@@ -48,7 +47,7 @@ def export(
 
 
 def _own_files(store: Store, parent: Run) -> Iterator[tuple[str, bytes]]:
-    artifacts = Artifacts(store, parent)
+    artifacts = store.artifacts(parent)
     names = [*OWN_FILES, layout.DATA_DIGESTS]
     for folder in CARRIED:
         names += artifacts.names(folder)
@@ -90,7 +89,7 @@ def _export_runs(
         run = runs[run_id]
         listed.append({"trial_id": trial_id, **_described(run)})
         if not packed:
-            artifacts = Artifacts(store, run)
+            artifacts = store.artifacts(run)
             for name in (layout.FACTORS_FILE, *artifacts.names(layout.CHECKPOINTS_FOLDER)):
                 content = artifacts.read(name)
                 if content is not None:

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from orchestrator.errors import UsageError
 from orchestrator.tracking import layout
 from orchestrator.tracking.factors import decode_factors
-from orchestrator.tracking.read.artifacts import Artifacts
 from orchestrator.tracking.read.queries import SweepSummary
 from orchestrator.tracking.read.tables import find_trials, match_trials
 from orchestrator.tracking.store import Store, translated
@@ -52,7 +51,7 @@ def _of_runs(store: Store, trials: pd.DataFrame) -> Iterator[tuple[str, dict[str
     from safetensors.numpy import load
 
     for trial_id, run_id in zip(trials["trial_id"], trials["run_id"], strict=True):
-        artifacts = Artifacts(store, store.client.get_run(run_id))
+        artifacts = store.artifacts_of(run_id)
         content = artifacts.read(layout.FACTORS_FILE)
         factors: dict[str, NDArray[Any]] = {} if content is None else load(content)
         for path in artifacts.names(layout.CHECKPOINTS_FOLDER):

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from orchestrator.tracking import layout
-from orchestrator.tracking.read.artifacts import Artifacts
 from orchestrator.tracking.read.tables import run_of
 from orchestrator.tracking.store import Store, translated
 
@@ -30,7 +29,7 @@ class Origin:
 def origins(store: Store, parent: Run) -> list[Origin]:
     """Return the sweeps whose trials that of the run ``parent`` reuses, the one with most first."""
     with translated(store.display):
-        table = Artifacts(store, parent).table(layout.TRIALS_FILE, ["trial_id", "reused_from", "reused_run_id"])
+        table = store.artifacts(parent).table(layout.TRIALS_FILE, ["trial_id", "reused_from", "reused_run_id"])
         columns: Mapping[str, Sequence[str | None]] = {} if table is None else table.to_pydict()
         there = columns.get("reused_from") or [None] * len(columns.get("reused_run_id", ()))
         # What was written by an earlier version knows the runs of trials alone.

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from orchestrator.tracking import layout
-from orchestrator.tracking.read.artifacts import Artifacts
 from orchestrator.tracking.read.runs import experiments_of, search, tag_is
 from orchestrator.tracking.store import Store
 from orchestrator.tracking.uris import is_http
@@ -63,7 +62,7 @@ def finished(trials: pd.DataFrame) -> pd.DataFrame:
 
 def known_at_ends(store: Store, parent: Run, trials: pd.DataFrame, columns: Collection[str]) -> set[str]:
     """Return those of the rows of `ended_trials` whose traces have one of ``columns`` in no row but the last."""
-    artifacts = Artifacts(store, parent)
+    artifacts = store.artifacts(parent)
     found: set[str] = set()
     for path, some in trials[trials["trace"].notna()].groupby("trace", sort=False):
         table = artifacts.table(str(path), ["trial_id", *columns], list(some.index))
@@ -112,7 +111,7 @@ def from_runs(runs: Iterable[Run]) -> pd.DataFrame:
 def _written(store: Store, parent: Run, measures: bool) -> pd.DataFrame | None:
     import pyarrow as pa
 
-    artifacts = Artifacts(store, parent)
+    artifacts = store.artifacts(parent)
     names = artifacts.names(layout.RESULTS_FOLDER)
     if not names and int(parent.data.tags.get(layout.FORMAT, 1)) < layout.WITH_RESULTS:
         return None

@@ -14,7 +14,7 @@ import pandas as pd
 
 from orchestrator.errors import TrackingUnavailable, UsageError
 from orchestrator.tracking import layout
-from orchestrator.tracking.read.artifacts import Artifacts
+from orchestrator.tracking.artifacts import Artifacts
 from orchestrator.tracking.read.queries import SweepSummary
 from orchestrator.tracking.read.results import ended_trials, finished, from_runs, texts
 from orchestrator.tracking.read.runs import runs_by_id
@@ -136,7 +136,7 @@ def _traces(store: Store, found: Found, trials: Collection[str] | None) -> pd.Da
 def step_budgets(store: Store, sweep: SweepSummary) -> set[int]:
     """Return the values of ``stop.steps`` of a sweep's trials; none if its list is missing."""
     with translated(store.display):
-        table = Artifacts(store, store.client.get_run(sweep.parent_run_id)).table(layout.TRIALS_FILE, ["trial_id", "spec"])
+        table = store.artifacts_of(sweep.parent_run_id).table(layout.TRIALS_FILE, ["trial_id", "spec"])
     if table is None:
         return set()
     # Without reading all of every spec, of which there may be a hundred thousand.
@@ -164,7 +164,7 @@ def match_trials(known: Collection[str], references: str | Collection[str]) -> l
 def listed_specs(store: Store, sweep: SweepSummary) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the trials of a sweep, each with its spec by dotted keys; none if its list is missing."""
     with translated(store.display):
-        table = Artifacts(store, store.client.get_run(sweep.parent_run_id)).table(layout.TRIALS_FILE, ["trial_id", "spec"])
+        table = store.artifacts_of(sweep.parent_run_id).table(layout.TRIALS_FILE, ["trial_id", "spec"])
     if table is not None:
         specs = json.loads(f"[{','.join(map(str, table['spec'].to_pylist()))}]")
         yield from zip(table["trial_id"].to_pylist(), specs, strict=True)
@@ -173,14 +173,14 @@ def listed_specs(store: Store, sweep: SweepSummary) -> Iterator[tuple[str, dict[
 def trial_order(store: Store, parent_run_id: str) -> list[str]:
     """Return the ids of a sweep's trials in the order in which it lists them; none if its list is missing."""
     with translated(store.display):
-        table = Artifacts(store, store.client.get_run(parent_run_id)).table(layout.TRIALS_FILE, ["trial_id"])
+        table = store.artifacts_of(parent_run_id).table(layout.TRIALS_FILE, ["trial_id"])
     return [] if table is None else [str(trial_id) for trial_id in table["trial_id"].to_pylist()]
 
 
 def reused_trials(store: Store, parent_run_id: str) -> set[str]:
     """Return the ids of the trials of a sweep that it lists as other sweeps'; none if its list is missing."""
     with translated(store.display):
-        table = Artifacts(store, store.client.get_run(parent_run_id)).table(layout.TRIALS_FILE, REUSE)
+        table = store.artifacts_of(parent_run_id).table(layout.TRIALS_FILE, REUSE)
     if table is None:
         return set()
     trials = table.to_pandas()
@@ -232,7 +232,7 @@ def failures(store: Store, sweep: SweepSummary) -> list[tuple[str, str, str]]:
 
 def _trials(store: Store, parent: Run) -> pd.DataFrame:
     """Return the trials of a sweep as it lists them. Raises `TrackingUnavailable` if the list is missing."""
-    table = Artifacts(store, parent).table(layout.TRIALS_FILE)
+    table = store.artifacts(parent).table(layout.TRIALS_FILE)
     if table is None:
         raise TrackingUnavailable(f"{layout.TRIALS_FILE} of the sweep with the run {parent.info.run_id} is missing in {store.display}")
     frame: pd.DataFrame = table.to_pandas()
@@ -252,7 +252,7 @@ class Found:
 
     def artifacts(self, store: Store, parent: str) -> Artifacts:
         """Return the artifacts of one of ``parents``."""
-        return Artifacts(store, self.parents[parent])
+        return store.artifacts(self.parents[parent])
 
 
 def find_trials(store: Store, sweep: SweepSummary, *, measures: bool = True) -> Found:

@@ -18,8 +18,8 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.tracking import layout
+from orchestrator.tracking.artifacts import put_files
 from orchestrator.tracking.uris import sqlite_path
-from orchestrator.tracking.write.artifacts import put_files
 from orchestrator.tracking.write.run_record import RunRecord
 from orchestrator.tracking.write.tables import Columns, insert
 

@@ -12,10 +12,10 @@ from itertools import islice
 from typing import Protocol
 
 from orchestrator.tracking import layout
+from orchestrator.tracking.artifacts import put_files
 from orchestrator.tracking.read.runs import search, tag_is
 from orchestrator.tracking.store import Store
 from orchestrator.tracking.uris import is_http
-from orchestrator.tracking.write.artifacts import put_files
 from orchestrator.tracking.write.bulk import BulkRunWriter
 from orchestrator.tracking.write.run_record import RunRecord
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.storage.spool import Batch, Spool
 from orchestrator.tracking import layout
+from orchestrator.tracking.artifacts import put_files
 from orchestrator.tracking.factors import encode_factors, factors_of, is_small
 from orchestrator.tracking.read import queries
 from orchestrator.tracking.read.results import Source
@@ -16,7 +17,6 @@ from orchestrator.tracking.read.runs import search, tag_is
 from orchestrator.tracking.read.tables import reused_trials
 from orchestrator.tracking.store import Store, translated
 from orchestrator.tracking.turns import Turn
-from orchestrator.tracking.write.artifacts import put_files
 from orchestrator.tracking.write.client import RunWriter, run_writer
 from orchestrator.tracking.write.results import EndedTrial, encode_results
 from orchestrator.tracking.write.run_record import RunRecord, run_record

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from orchestrator.errors import one_line
 from orchestrator.tracking import layout
 from orchestrator.tracking.notes import with_summary
-from orchestrator.tracking.read.artifacts import Artifacts
 from orchestrator.tracking.read.origins import Origin, origins
 from orchestrator.tracking.read.queries import sweep_of
 from workloads.amounts import amount
@@ -46,7 +45,7 @@ def _lines(store: Store, parent: Run, sweep: SweepSummary) -> Iterator[str]:
     links = [f"[{name}]({layout.page(sweep.experiment_id, sweep.parent_run_id, path)})" for path, name in names.items() if path in there]
     if links:
         yield from ("", " · ".join(links))
-    content = Artifacts(store, parent).read(layout.CLAIMS_FILE) if layout.CLAIMS_FILE in there else None
+    content = store.artifacts(parent).read(layout.CLAIMS_FILE) if layout.CLAIMS_FILE in there else None
     if verdicts := json.loads(content or "[]"):
         yield from ("", "| claim | verdict | found |", "|---|---|---|")
         for verdict in verdicts:

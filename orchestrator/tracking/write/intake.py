@@ -13,12 +13,12 @@ import numpy as np
 
 from orchestrator import liveness
 from orchestrator.tracking import layout
+from orchestrator.tracking.artifacts import put_files
 from orchestrator.tracking.read.queries import SweepSummary, list_sweeps
 from orchestrator.tracking.read.results import Source, ended_trials, sources
 from orchestrator.tracking.read.runs import search, tag_is
 from orchestrator.tracking.store import Store, translated
 from orchestrator.tracking.sweep_file import RUNS_FOLDER, SweepFile, taken_along
-from orchestrator.tracking.write.artifacts import put_files
 from orchestrator.tracking.write.bulk import BulkRunWriter
 from orchestrator.tracking.write.client import run_writer
 from orchestrator.tracking.write.description import describe

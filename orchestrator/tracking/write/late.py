@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from orchestrator.tracking import layout
+from orchestrator.tracking.artifacts import put_files
 from orchestrator.tracking.read.queries import SweepSummary
 from orchestrator.tracking.read.tables import Found, find_trials, load_history
 from orchestrator.tracking.store import Store, translated
-from orchestrator.tracking.write.artifacts import put_files
 from orchestrator.tracking.write.client import run_writer
 from orchestrator.tracking.write.results import EndedTrial, encode_results
 from orchestrator.tracking.write.run_record import RunRecord, run_record

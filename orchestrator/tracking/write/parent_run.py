@@ -10,9 +10,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from orchestrator.tracking import layout
+from orchestrator.tracking.artifacts import put_files
 from orchestrator.tracking.read.results import Source
 from orchestrator.tracking.store import Store, translated
-from orchestrator.tracking.write.artifacts import put_files
 from orchestrator.tracking.write.delivery import remove_begun, take
 from orchestrator.tracking.write.parent import SweepInfo
 from orchestrator.tracking.write.traces import encode_trials

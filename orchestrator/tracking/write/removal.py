@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import TrackingUnavailable, UsageError
 from orchestrator.tracking import layout
+from orchestrator.tracking.artifacts import put_files
 from orchestrator.tracking.gathering import Gathering
-from orchestrator.tracking.read.artifacts import Artifacts
 from orchestrator.tracking.read.queries import SweepSummary, list_sweeps, own_trials
 from orchestrator.tracking.read.results import Source
 from orchestrator.tracking.read.runs import experiments_of
 from orchestrator.tracking.read.tables import REUSE, find_trials, is_reused
 from orchestrator.tracking.store import Store, translated
-from orchestrator.tracking.write.artifacts import put_files
 from orchestrator.tracking.write.delivery import take
 from orchestrator.tracking.write.edits import children, delete_runs, restore_runs, retag
 from orchestrator.tracking.write.results import encode_rows
@@ -52,7 +51,7 @@ def reused_by_others(store: Store, sweep: SweepSummary, but: Collection[str] = (
             continue
         try:
             with translated(store.display):
-                table = Artifacts(store, store.client.get_run(other.parent_run_id)).table(layout.TRIALS_FILE, REUSE)
+                table = store.artifacts_of(other.parent_run_id).table(layout.TRIALS_FILE, REUSE)
         except TrackingUnavailable:
             # Files of experiments that came by way of a server cannot be read from its database. What such a one reuses must not be lost.
             if other.reused:

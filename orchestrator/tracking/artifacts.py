@@ -1,4 +1,4 @@
-"""Reads the artifacts of a run: in place where they are files of this machine.
+"""The artifacts of a run, whose root is known: read and written in place where they are files of this machine.
 
 Not by MLflow's client, which asks for the run again and looks for models at each file, and says of all that goes wrong meanwhile that
 the file is not there.
@@ -6,21 +6,17 @@ the file is not there.
 
 from __future__ import annotations
 
-import json
 import tempfile
-from collections.abc import Callable, Collection, Sequence
-from functools import cached_property, partial
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, TypeVar
 
 from orchestrator.deadline import within
-from orchestrator.tracking import layout
 from orchestrator.tracking.bounded import TRANSFER_SECONDS, call_seconds
-from orchestrator.tracking.store import Store, translated
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from mlflow.entities import Run
     from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 
@@ -28,20 +24,23 @@ T = TypeVar("T")
 
 
 class Artifacts:
-    """The artifacts of ``run``. All methods raise `mlflow.exceptions.MlflowException` or `OSError`, whatever library reaches them."""
+    """What is at ``root``, an artifact URI of the store at ``tracking_uri``.
 
-    def __init__(self, store: Store, run: Run) -> None:
+    All methods raise `mlflow.exceptions.MlflowException` or `OSError`, whatever library reaches them.
+    """
+
+    def __init__(self, root: str, tracking_uri: str) -> None:
         from mlflow.utils.file_utils import local_file_uri_to_path
         from mlflow.utils.uri import is_local_uri
 
-        self._store, self._uri = store, run.info.artifact_uri
-        self._folder = Path(local_file_uri_to_path(self._uri)) if is_local_uri(self._uri) else None
+        self._root, self._tracking_uri = root, tracking_uri
+        self._folder = Path(local_file_uri_to_path(root)) if is_local_uri(root) else None
 
     @cached_property
     def _repository(self) -> ArtifactRepository:
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-        return get_artifact_repository(self._uri, tracking_uri=self._store.uri)
+        return get_artifact_repository(self._root, tracking_uri=self._tracking_uri)
 
     def names(self, folder: str) -> list[str]:
         """Return the paths of the files in a folder of them, in order."""
@@ -97,6 +96,20 @@ class Artifacts:
         table = table.set_column(place, "trial_id", table["trial_id"].cast(pa.string()))
         return table if trials is None else table.filter(pa.compute.is_in(table["trial_id"], pa.array(list(trials), pa.string())))
 
+    def write(self, files: Mapping[str, bytes]) -> None:
+        """Write ``files``, by their paths: whole or not at all, since whoever finds one reads it."""
+        if self._folder is not None:
+            _write(self._folder, files)
+            return
+        if not files:
+            return
+        with tempfile.TemporaryDirectory(prefix="orchestrate-") as folder:
+            _write(Path(folder), files)
+            for name, content in files.items():
+                parent = PurePosixPath(name).parent
+                place = None if parent == PurePosixPath() else str(parent)
+                _asked(call_seconds(len(content)), lambda: self._repository.log_artifact(str(Path(folder, name)), place))  # noqa: B023
+
 
 def _asked(seconds: float, call: Callable[[], T]) -> T:
     """Return what a call to a repository returns. The library of each kind of storage, which may be missing, has errors of its own."""
@@ -110,40 +123,15 @@ def _asked(seconds: float, call: Callable[[], T]) -> T:
         raise MlflowException(f"{type(error).__name__}: {error}") from error
 
 
-def code_reader(store: Store, run_id: str) -> Callable[[str], bytes | None]:
-    """Return what reads a file of the users' code that is among the artifacts of a sweep, by its name; ``None`` for one that is not."""
-    with translated(store.display):
-        artifacts = Artifacts(store, store.client.get_run(run_id))
-
-    def read(name: str) -> bytes | None:
-        with translated(store.display):
-            return artifacts.read(f"{layout.CODE_FOLDER}/{name}")
-
-    return read
+def put_files(root: str, files: Mapping[str, bytes], tracking_uri: str) -> None:
+    """Write ``files``, by their paths among the artifacts at ``root``."""
+    Artifacts(root, tracking_uri).write(files)
 
 
-def data_digests(store: Store, run_id: str) -> dict[str, str] | None:
-    """Return the digests of a grid's data files by their names there, where its sweep lists them; ``None`` where it does not."""
-    with translated(store.display):
-        listed = Artifacts(store, store.client.get_run(run_id)).read(layout.DATA_DIGESTS)
-    return None if listed is None else json.loads(listed)
-
-
-def data_files(store: Store, run_id: str) -> dict[str, Callable[[], bytes]]:
-    """Return the data files of a grid that are among the artifacts of its sweep, each by the name that the grid has for it.
-
-    There are some of a sweep that came from a file. One that is missing raises `ValueError` when it is read.
-    """
-    with translated(store.display):
-        artifacts = Artifacts(store, store.client.get_run(run_id))
-        names = artifacts.read(layout.DATA_NAMES)
-
-    def read(name: str, digest: str) -> bytes:
-        with translated(store.display):
-            content = artifacts.read(f"{layout.DATA_FOLDER}/{digest}")
-        if content is None:
-            raise ValueError(f"{name} is not among the sweep's artifacts any more")
-        return content
-
-    known: dict[str, str] = {} if names is None else json.loads(names)
-    return {name: partial(read, name, digest) for name, digest in known.items()}
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.part")
+        part.write_bytes(content)
+        part.replace(path)
