@@ -6,8 +6,11 @@ the file is not there.
 
 from __future__ import annotations
 
+import os
 import tempfile
+import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, TypeVar
@@ -96,15 +99,19 @@ class Artifacts:
         table = table.set_column(place, "trial_id", table["trial_id"].cast(pa.string()))
         return table if trials is None else table.filter(pa.compute.is_in(table["trial_id"], pa.array(list(trials), pa.string())))
 
-    def write(self, files: Mapping[str, bytes]) -> None:
-        """Write ``files``, by their paths: whole or not at all, since whoever finds one reads it."""
+    def write(self, files: Mapping[str, bytes], *, alone: bool = True) -> None:
+        """Write ``files``, by their paths: whole or not at all, since whoever finds one reads it.
+
+        What a process that was killed has left of a file is written over by the next, if nobody else may be writing it meanwhile: if we
+        are ``alone``.
+        """
         if self._folder is not None:
-            _write(self._folder, files)
+            _write(self._folder, files, "" if alone else f".{os.getpid()}.{threading.get_native_id()}")
             return
         if not files:
             return
         with tempfile.TemporaryDirectory(prefix="orchestrate-") as folder:
-            _write(Path(folder), files)
+            _write(Path(folder), files, "")
             for name, content in files.items():
                 parent = PurePosixPath(name).parent
                 place = None if parent == PurePosixPath() else str(parent)
@@ -124,14 +131,19 @@ def _asked(seconds: float, call: Callable[[], T]) -> T:
 
 
 def put_files(root: str, files: Mapping[str, bytes], tracking_uri: str) -> None:
-    """Write ``files``, by their paths among the artifacts at ``root``."""
+    """Write ``files``, by their paths among the artifacts at ``root``, which nobody else does meanwhile."""
     Artifacts(root, tracking_uri).write(files)
 
 
-def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+def _write(folder: Path, files: Mapping[str, bytes], writer: str) -> None:
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.part")
-        part.write_bytes(content)
-        part.replace(path)
+        part = path.with_name(f".{path.name}{writer}.part")
+        try:
+            part.write_bytes(content)
+            part.replace(path)
+        except OSError:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+            raise

@@ -103,10 +103,10 @@ class Store:
         return self.artifacts(self.client.get_run(run_id))
 
     def attach(self, run_id: str, files: Mapping[str, str | bytes]) -> None:
-        """Add files to a run's artifacts, by their path among them."""
+        """Add files to a run's artifacts, by their path among them. Others may do so at the same time."""
         with translated(self.display):
             encoded = {name: content.encode() if isinstance(content, str) else content for name, content in files.items()}
-            self.artifacts_of(run_id).write(encoded)
+            self.artifacts_of(run_id).write(encoded, alone=False)
 
     def read(self, run_id: str, path: str) -> bytes:
         """Return a file among a run's artifacts."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
 from mlflow.entities import FileInfo, Run
+from mlflow.utils.file_utils import local_file_uri_to_path
 
 from orchestrator.errors import TrackingUnavailable
 from orchestrator.tracking.artifacts import Artifacts
@@ -75,6 +78,51 @@ def test_files_of_this_machine_are_written_and_read_in_place(local: Store, exper
     with pytest.raises(TrackingUnavailable, match=r"cannot be used: there is no logs/0002\.txt among the artifacts of the run"):
         local.read(run, "logs/0002.txt")
     assert local.texts(run, "elsewhere") == []
+
+
+def test_two_who_attach_the_same_file_at_once_do_not_disturb_each_other(
+    local: Store, experiment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as a report that a sweep writes at its end, and one that its user asks for."""
+    run = local.client.create_run(local.experiment(experiment)).info.run_id
+    replace = Path.replace
+
+    def disturbed(part: Path, path: Path) -> Path:
+        monkeypatch.undo()
+        with ThreadPoolExecutor() as other:
+            other.submit(local.attach, run, {"report.html": "another"}).result()
+        assert local.read(run, "report.html") == b"another"
+        return replace(part, path)
+
+    monkeypatch.setattr(Path, "replace", disturbed)
+    local.attach(run, {"report.html": "one"})
+    assert local.read(run, "report.html") == b"one"
+
+
+def test_what_was_left_half_written_is_written_over(local: Store, experiment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = local.client.create_run(local.experiment(experiment))
+    folder = Path(local_file_uri_to_path(run.info.artifact_uri))
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            local.artifacts(run).write({"plan.json": b"old"})
+    assert [path.name for path in folder.iterdir()] == [".plan.json.part"]
+    local.artifacts(run).write({"plan.json": b"new"})
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {"plan.json": b"new"}
+
+
+def test_a_full_disk_leaves_nothing_half_written(local: Store, experiment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = local.client.create_run(local.experiment(experiment))
+    folder = Path(local_file_uri_to_path(run.info.artifact_uri))
+    folder.mkdir(parents=True)
+    (folder / ".plan.json.part").symlink_to("/dev/full")
+    with pytest.raises(TrackingUnavailable, match="No space left on device"), translated(local.display):
+        local.artifacts(run).write({"plan.json": b"new"})
+    assert list(folder.iterdir()) == []
 
 
 class Bucket:
