@@ -234,7 +234,7 @@ def sync(store: Store, storage: Storage, sweep_id: str | None) -> Iterator[Synce
                 left = complete(store, sweep)
                 if not left:
                     folder.remove()
-                elif sweep.status == "RUNNING":
+                elif store.status(sweep.parent_run_id) == "RUNNING":
                     store.end(sweep.parent_run_id, "KILLED")
         except BusyError as error:
             yield Synced(sweep.sweep_id, sweep.experiment, 0, f"{error}: try again later")

@@ -33,6 +33,7 @@ from orchestrator.tracking.write import parent_run
 from orchestrator.tracking.write.parent import SweepInfo
 from orchestrator.tracking.write.writer import SweepWriter
 from tests import forked
+from tests.cli.commands import call
 from tests.stores import RECORD, trial_runs
 from workloads.training.recording import Recording
 from workloads.training.results import TrialResult
@@ -144,6 +145,41 @@ def test_a_sweep_that_is_known_by_its_files_alone_is_no_sweep_of_another_store(d
     store.client.delete_run(writer.parent_run_id)
     assert settle(store, died.storage, sweep.experiment, ALONE) == ([], [])
     assert folder.spool.names()
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "said"),
+    [
+        ("status", "FINISHED", ": finished, started"),
+        ("cancel", "FINISHED", "is complete"),
+        ("logs --follow", "FINISHED", "is finished: `orchestrate status"),
+        ("sync", "FAILED", "0 trials brought to MLflow, 1 to be run"),
+    ],
+)
+def test_a_sweep_that_ends_while_it_is_looked_at_is_not_taken_for_a_killed_one(
+    local: Store,
+    make_sweep: MakeSweep,
+    make_result: MakeResult,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    status: str,
+    said: str,
+) -> None:
+    storage = LocalStorage(tmp_path / "storage")
+    sweep, writer, _ = Died(local, storage, make_sweep, make_result)("a b", written="a")
+    is_there = liveness.is_there
+
+    def ending(process: str) -> bool:
+        local.end(writer.parent_run_id, status)
+        return is_there(process)
+
+    monkeypatch.setattr(liveness, "is_there", ending)
+    monkeypatch.setenv("ORCHESTRATE_STORAGE", str(storage.url))
+    done = call(tmp_path, *command.split(), sweep.sweep_id, "--tracking-uri", local.uri)
+    assert said in done.stdout + done.stderr
+    assert "is gone" not in done.stdout + done.stderr
+    assert local.status(writer.parent_run_id) == status
 
 
 # --------------------------------------------------------------------------------------------------------- one run per trial

@@ -69,6 +69,9 @@ def command(sweep: str, tracking_uri: str | None, address: str | None, force: bo
             return
         if is_alive(found) is not False and not force:
             _see_gone(store, found)
+    if _has_ended(store, found):
+        # Since it was read.
+        return
     store.end(found.parent_run_id, "KILLED")
     click.echo(
         f"the process of sweep {found.sweep_id} is gone; it is marked as killed: `orchestrate resume {found.sweep_id}` goes on with it"

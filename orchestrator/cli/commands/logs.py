@@ -79,7 +79,9 @@ def _follow(store: Store, sweep: SweepSummary) -> None:
     with reporter_for(as_json=False) as reporter:
         try:
             while True:
-                # In this order: what is said before the end is there when the end is.
+                # In this order: of a process that is gone the run says how it ended, and what is said before the end is there when the
+                # end is.
+                gone = is_alive(sweep) is False
                 sweep = refreshed(store, sweep)
                 text = "".join(store.texts(sweep.parent_run_id, layout.LOGS_FOLDER))
                 for line in text.removeprefix(shown).splitlines():
@@ -87,7 +89,7 @@ def _follow(store: Store, sweep: SweepSummary) -> None:
                 shown = text
                 if (state := progress_of(sweep)) is not None:
                     reporter.update(state)
-                if sweep.status != "RUNNING" or is_alive(sweep) is False:
+                if sweep.status != "RUNNING" or gone:
                     break
                 time.sleep(wait)
         except KeyboardInterrupt:

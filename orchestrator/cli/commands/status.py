@@ -36,6 +36,10 @@ def command(sweep: str, tracking_uri: str | None, as_json: bool, show_all: bool)
 
     store = open_existing(tracking_uri)
     found = find_sweep(store, sweep)
+    gone = found.status == "RUNNING" and is_alive(found) is False
+    if gone:
+        # It may have come to its end since it was read.
+        found = find_sweep(store, found.sweep_id)
     failed = failures(store, found) if found.counts.get("failed") else []
     deleted = count_deleted(store, found)
     if as_json:
@@ -53,7 +57,7 @@ def command(sweep: str, tracking_uri: str | None, as_json: bool, show_all: bool)
         click.echo(lost_runs(deleted, found.trials))
     if found.ended is not None:
         click.echo(f"took {found.ended - found.started:.1f} s")
-    if found.status == "RUNNING" and is_alive(found) is False:
+    if found.status == "RUNNING" and gone:
         click.echo(f"its process is gone: `orchestrate resume {found.sweep_id}` goes on with it")
     elif found.status == "KILLED" or (found.ended is not None and ended < found.trials):
         click.echo(f"it was interrupted: `orchestrate resume {found.sweep_id}`, or submit the same grid again, to run what is missing")
