@@ -22,8 +22,9 @@ class Commit:
     dirty: bool | None
 
 
-def commit_of(path: Path, seconds: float = SECONDS) -> Commit | None:
-    """Return the commit that a file lies in; ``None`` if there is none, or no Git, or no answer within so many ``seconds``."""
+def commit_of(path: Path, seconds: float | None = None) -> Commit | None:
+    """Return the commit that a file lies in; ``None`` if there is none, or no Git, or no answer in ``seconds``, by default `SECONDS`."""
+    seconds = SECONDS if seconds is None else seconds
     name = _git(path.parent, seconds, "rev-parse", "--verify", "HEAD")
     if not name:
         return None

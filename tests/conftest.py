@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests import processes
+from tests import patient, processes  # noqa: F401, for what the first does
 from tests.forked import end_own_fork_server
 from tests.leavings import Run, use_own_folder
 from tests.servers import MlflowServer

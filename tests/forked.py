@@ -43,6 +43,7 @@ IMPORTS = (
     "orchestrator.sweeps.submit",
     "pyarrow.parquet",
     "safetensors.numpy",
+    "tests.patient",
     "tests.unsynced",
 )
 

@@ -24,6 +24,8 @@ CACHE = "cache"
 """The user's cache, for a run of the tests."""
 MARKED = re.compile(r"/tmp/(ot|chaos)-|raytest-")
 """What tests mount, and their network namespaces, have this in their names, with the mark of their run."""
+NAMESPACES = ("/run/netns", "/var/run/netns")
+"""The first network namespace since the machine was started leaves this folder mounted."""
 UNTIL_THE_END = ("wp_pch_", "torchinductor_")
 """Folders of Warp's and PyTorch's compilers, which stay as long as their process."""
 
@@ -49,7 +51,7 @@ class Run:
     def left(self, seconds: float) -> list[str]:
         """What the run has left behind, ``seconds`` after its end at the latest; empty if nothing. Processes are ended."""
         until = time.monotonic() + seconds
-        while (found := self._left()) and time.monotonic() < until:
+        while (found := self._seen()) and time.monotonic() < until:
             time.sleep(0.2)
         processes.end(list(processes.marked(self.mark)))
         return found
@@ -61,6 +63,13 @@ class Run:
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
         with suppress(OSError):
             self.folder.rmdir()
+
+    def _seen(self) -> list[str]:
+        try:
+            return self._left()
+        except FileNotFoundError as error:
+            # A folder has gone while it was looked into.
+            return [f"what is removing {error.filename}"]
 
     def _left(self) -> list[str]:
         found = [f"process {line}" for line in _lines(self.mark)]
@@ -101,9 +110,10 @@ def _lines(mark: str) -> list[str]:
 
 def _mounts() -> list[str]:
     try:
-        return [f"mount {line.split()[1]}" for line in Path("/proc/self/mounts").read_text().splitlines()]
+        mounted = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
     except OSError:
         return []
+    return [f"mount {path}" for path in mounted if path not in NAMESPACES]
 
 
 def _namespaces() -> list[str]:

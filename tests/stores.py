@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import uuid
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -98,7 +99,7 @@ def make_result() -> Callable[..., TrialResult]:
     """A trial's result with numbers that no shortened notation would keep."""
 
     def make(trial_id: str, outcome: Outcome = Outcome.CONVERGED, rows: int = 100, **fields: Any) -> TrialResult:
-        rng = np.random.default_rng(abs(hash(trial_id)) % 2**32)
+        rng = np.random.default_rng(zlib.crc32(trial_id.encode()))
         columns = fields.pop("columns", ("loss", "nuclear", "det"))
         trace = Trace(columns, np.cumsum(rng.integers(1, 9, rows)), rng.standard_normal((rows, len(columns))) / 3)
         steps = int(trace.steps[-1]) if rows else 0

@@ -13,7 +13,7 @@ import pytest
 
 from tests import processes
 from tests.clusters import Network, no_network_cluster
-from tests.leavings import of_others
+from tests.leavings import Run, _mounts, of_others
 
 ROOT = Path(__file__).parents[1]
 HEARD = "import signal; print(*map(signal.getsignal, (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)))"
@@ -42,9 +42,10 @@ def test_children_hear_signals_whatever_was_inherited(inherited):
 def test_all_that_a_command_has_started_is_ended_with_it(tmp_path):
     child = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(600)"
     parent = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {child!r}]).wait()"
+    process = processes.popen([sys.executable, "-c", parent], stdout=-1, stderr=-1)
+    pid = int(processes.eventually(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text()))
     with pytest.raises(AssertionError, match="goes on after"):
-        processes.run([sys.executable, "-c", parent], timeout=3)
-    pid = int(processes.eventually(lambda: (tmp_path / "pid").read_text()))
+        processes.communicate(process, timeout=0.1)
     processes.eventually(lambda: is_gone(pid))
 
 
@@ -62,7 +63,7 @@ def shared():
     process.kill()
     process.wait()
 
-@pytest.mark.timeout(3)
+@pytest.mark.timeout(3, func_only=True)
 def test_hangs(shared):
     # Detached from us and from its parent, as daemons are.
     subprocess.run(["sh", "-c", "setsid sleep 600 & echo $! > daemon"])
@@ -133,6 +134,26 @@ def test_what_others_mount_meanwhile_is_not_left_by_this_run(tmp_path):
     assert of_others("mount /tmp/chaos-x1/40/disk", own)
     for line in (f"mount {tmp_path}/disk", "mount /mnt/disk", "network namespace somebody"):
         assert not of_others(line, own)
+
+
+def test_a_folder_that_goes_while_it_is_looked_into_is_looked_for_again(monkeypatch):
+    looks = iter([FileNotFoundError(2, "gone", "/tmp/it"), []])
+
+    def left(run):
+        if isinstance(found := next(looks), Exception):
+            raise found
+        return found
+
+    monkeypatch.setattr(Run, "_left", left)
+    run = Run.__new__(Run)
+    run.mark = "0f0f0f"
+    assert run.left(processes.PATIENCE) == []
+    assert list(looks) == []
+
+
+def test_where_network_namespaces_are_mounted_is_left_by_nobody(monkeypatch):
+    monkeypatch.setattr(Path, "read_text", lambda _: "tmpfs /run/netns tmpfs rw 0 0\nnsfs /run/netns/raytest-1-x nsfs rw 0 0\n")
+    assert _mounts() == ["mount /run/netns/raytest-1-x"]
 
 
 NEEDS_NAMESPACES = pytest.mark.skipif(bool(no_network_cluster()), reason=no_network_cluster() or "works")

@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from orchestrator.cluster.slurm.node import free_port
 from tests.chaos.proxy import TROUBLES, Proxy
 from tests.processes import eventually
 
@@ -82,8 +83,6 @@ def test_in_trouble_nobody_gets_a_whole_answer_and_then_everybody_does(proxy, do
 
 
 def test_a_server_that_is_down_is_a_bad_gateway():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Echo)
-    server.server_close()
-    proxy = Proxy(server.server_address[1])
+    proxy = Proxy(free_port())
     assert ask(proxy)[0] == 502
     proxy.close()

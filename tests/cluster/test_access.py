@@ -64,7 +64,9 @@ def encrypted(folder):
     """A cluster with tokens and TLS. Yields its address."""
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     with scratch_folder() as scratch:
-        process = popen([sys.executable, "-c", SERVE, str(scratch)], env=environment(folder, tls(folder) | token(folder)), **pipes)
+        # Its workers are killed in the end, and leave their temporary files.
+        settings = tls(folder) | token(folder) | {"TMPDIR": str(scratch)}
+        process = popen([sys.executable, "-c", SERVE, str(scratch)], env=environment(folder, settings), **pipes)
         try:
             yield process.stdout.readline().strip()
         finally:

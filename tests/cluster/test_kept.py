@@ -151,9 +151,14 @@ class Machine:
         state, began = Path(self.environment["XDG_STATE_HOME"]), time.time()
         sweep = self.start("submit", "endless.yaml", "--checkpoint-every", "0.1")
         # Not those that an earlier sweep has left, from which it goes on.
-        eventually(
-            lambda: any(path.stat().st_mtime > began for path in state.rglob("checkpoints/*")), lambda: [sweep.poll(), *state.rglob("*")]
-        )
+
+        def saved() -> bool:
+            # What is being written or removed meanwhile may be gone when it is looked at.
+            with suppress(FileNotFoundError):
+                return any(path.stat().st_mtime > began for path in state.rglob("checkpoints/*.safetensors"))
+            return False
+
+        eventually(saved, lambda: sweep.poll())
         return sweep
 
 

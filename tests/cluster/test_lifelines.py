@@ -7,17 +7,18 @@ import socket
 import pytest
 
 from orchestrator.cluster.lifelines import Lifeline
+from orchestrator.cluster.slurm.node import free_port
 from orchestrator.errors import RayUnavailable
 
 
-def listening(port: int = 0) -> socket.socket:
+def listening(port: int) -> socket.socket:
     return socket.create_server(("127.0.0.1", port))
 
 
 def test_who_comes_back_in_time_is_there_and_who_does_not_is_given_up():
     clock = [0.0]
-    with listening() as there:
-        port = there.getsockname()[1]
+    port = free_port()
+    with listening(port):
         line = Lifeline("the head", f"127.0.0.1:{port}", 30.0, lambda: clock[0])
         assert line.holds()
     assert line.holds(), "nobody looks at every turn"

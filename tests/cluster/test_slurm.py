@@ -208,28 +208,27 @@ def test_what_nodes_say_is_told_from_what_others_write():
 
 NODE = """
 import sys
-sys.path.insert(0, {root!r})
-from orchestrator.cluster.slurm.node import Word, _say
 # What sites write there is in whatever encoding.
 sys.stdout.buffer.write(b"Gr\\xfc\\xdfe\\n")
 for line in {said!r}:
     print(line, flush=True)
 told = sys.stdin.readline()
-{then}
+for line in {then!r}:
+    print(line, flush=True)
 sys.stderr.write("told " + told)
 sys.stdin.read()
 """
 
 
-def stand_in(*said, then=""):
-    """A process that says the words of all nodes, and tells what it is told."""
-    lines = [word.line.strip() if isinstance(word, Word) else word for word in said]
-    return [sys.executable, "-c", NODE.format(root=str(ROOT), said=lines, then=then)]
+def stand_in(*said, then=()):
+    """A process that says the words of all nodes, tells what it is told, and ``then`` says more."""
+    said, then = ([word.line.strip() if isinstance(word, Word) else word for word in words] for words in (said, then))
+    return [sys.executable, "-c", NODE.format(said=said, then=then)]
 
 
 def test_the_head_is_where_the_others_see_it(capfd):
     words = (Word(0, launcher="127.0.0.1"), "Welcome to the cluster", Word(1, launcher="10.0.0.1"))
-    with Nodes(2, stand_in(*words, then="_say(Word(0, address='10.0.0.1:4711'))")) as nodes:
+    with Nodes(2, stand_in(*words, then=[Word(0, address="10.0.0.1:4711")])) as nodes:
         assert nodes.start_ray("hush") == "10.0.0.1:4711"
     said = capfd.readouterr().err
     assert "told hush 10.0.0.1" in said
@@ -238,7 +237,7 @@ def test_the_head_is_where_the_others_see_it(capfd):
 
 def test_a_first_node_that_does_not_start_ray_is_an_error_and_another_one_is_not(capfd):
     words = (Word(0, launcher="a"), Word(1, launcher="a"), Word(1, error="no room"))
-    command = stand_in(*words, then="_say(Word(0, error='no room either'))")
+    command = stand_in(*words, then=[Word(0, error="no room either")])
     with Nodes(2, command) as nodes, pytest.raises(RayUnavailable, match="Ray does not start on the first node: no room either"):
         nodes.start_ray("hush")
     assert "node 1: no room\n" in capfd.readouterr().err
@@ -247,7 +246,7 @@ def test_a_first_node_that_does_not_start_ray_is_an_error_and_another_one_is_not
 
 
 def test_nodes_that_do_not_come_up_are_done_without():
-    command = stand_in(Word(0, launcher="10.0.0.1"), then="_say(Word(0, address='10.0.0.1:1'))")
+    command = stand_in(Word(0, launcher="10.0.0.1"), then=[Word(0, address="10.0.0.1:1")])
     with Nodes(2, command, seconds=5.0) as nodes:
         assert nodes.start_ray("hush") == "10.0.0.1:1"
 

@@ -24,6 +24,7 @@ from sqlalchemy import NullPool, create_engine, event, inspect, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, ProgrammingError
 
+from orchestrator.cluster.slurm.node import free_port
 from orchestrator.errors import TrackingUnavailable, UsageError
 from orchestrator.tracking import preflight
 from orchestrator.tracking.bounded import RETRIES, TIMEOUT, BoundedClient, call_seconds
@@ -310,9 +311,7 @@ def test_files_come_from_the_server_and_not_from_its_bucket(answer: tuple[str, d
 
 
 def test_servers_that_are_not_there() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     refused(f"http://me:secret@127.0.0.1:{port}", "nothing answers")
     refused(f"postgresql://me:secret@127.0.0.1:{port}/db", "cannot reach the database")
     with socket.socket() as deaf:
