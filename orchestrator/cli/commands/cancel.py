@@ -61,21 +61,18 @@ def command(sweep: str, tracking_uri: str | None, address: str | None, force: bo
                 return
         if _has_ended(store, found):
             return
-        job = job_of(found)
-        if job is not None and not force:
+        if (job := job_of(found)) is not None and not force:
             check_known(job[1])
             Jobs(job[1]).stop(job[0])
             click.echo(f"it does not answer: its job {job[0]} is stopped", err=True)
             return
         if is_alive(found) is not False and not force:
             _see_gone(store, found)
-    if _has_ended(store, found):
-        # Since it was read.
-        return
-    store.end(found.parent_run_id, "KILLED")
-    click.echo(
-        f"the process of sweep {found.sweep_id} is gone; it is marked as killed: `orchestrate resume {found.sweep_id}` goes on with it"
-    )
+    # It may have since it was read.
+    if not _has_ended(store, found):
+        store.end(found.parent_run_id, "KILLED")
+        goes_on = f"`orchestrate resume {found.sweep_id}` goes on with it"
+        click.echo(f"the process of sweep {found.sweep_id} is gone; it is marked as killed: {goes_on}")
 
 
 def _see_gone(store: Store, sweep: SweepSummary) -> None:

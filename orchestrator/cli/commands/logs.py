@@ -81,7 +81,7 @@ def _follow(store: Store, sweep: SweepSummary) -> None:
             while True:
                 # In this order: of a process that is gone the run says how it ended, and what is said before the end is there when the
                 # end is.
-                gone = is_alive(sweep) is False
+                over = is_alive(sweep) is False
                 sweep = refreshed(store, sweep)
                 text = "".join(store.texts(sweep.parent_run_id, layout.LOGS_FOLDER))
                 for line in text.removeprefix(shown).splitlines():
@@ -89,7 +89,7 @@ def _follow(store: Store, sweep: SweepSummary) -> None:
                 shown = text
                 if (state := progress_of(sweep)) is not None:
                     reporter.update(state)
-                if sweep.status != "RUNNING" or gone:
+                if sweep.status != "RUNNING" or over:
                     break
                 time.sleep(wait)
         except KeyboardInterrupt:

@@ -36,9 +36,8 @@ def command(sweep: str, tracking_uri: str | None, as_json: bool, show_all: bool)
 
     store = open_existing(tracking_uri)
     found = find_sweep(store, sweep)
-    gone = found.status == "RUNNING" and is_alive(found) is False
-    if gone:
-        # It may have come to its end since it was read.
+    # It may come to its end after it is read.
+    if gone := found.status == "RUNNING" and is_alive(found) is False:
         found = find_sweep(store, found.sweep_id)
     failed = failures(store, found) if found.counts.get("failed") else []
     deleted = count_deleted(store, found)
