@@ -65,7 +65,7 @@ class Recovery:
         begun = sum(isinstance(trial, Paused) for trial in trials)
         count, they = amount(len(trials), "trial"), agreeing(begun, "it", "they")
         if event.cause is Cause.SHARED:
-            self._put_back(pack, [trials], pack.crashes, 0.0)
+            self.board.put(replace(pack, trials=tuple(trials)))
             return [], f"{event.cause.value}: {count} {agreeing(len(trials), 'waits', 'wait')}, {begun} of them where {they} stood"
         crashes = 1 if further else pack.crashes + 1
         if event.cause is Cause.EXCEPTION:
@@ -77,10 +77,11 @@ class Recovery:
         if not parts:
             return trials, ""
         wait = 0.0 if crashes == 1 or event.cause is Cause.EXCEPTION else min(LONGEST_WAIT, 2.0 ** (crashes - 2))
-        self._put_back(pack, parts, crashes, wait)
+        trouble = self._put_back(pack, parts, crashes, wait)
         how = f"in {len(parts)} parts" if len(parts) > 1 else "again"
         where = f"{begun} of them from where {they} stood" if begun else f"from {agreeing(len(trials), 'its', 'their')} start"
-        return [], f"{event.cause.value}: {count} {agreeing(len(trials), 'is', 'are')} tried {how}, {where}"
+        text = f"{event.cause.value}: {count} {agreeing(len(trials), 'is', 'are')} tried {how}, {where}"
+        return [], f"{text}; {trouble}" if trouble else text
 
     def _standing(self, pack: Pack, event: Lost) -> tuple[list[Trial], bool]:
         """Return the trials that were lost as their last checkpoint has them, and whether the pack had come further than it was."""
@@ -100,15 +101,21 @@ class Recovery:
         self._halvings[pack.name] += 1
         return [trials[0::2], trials[1::2]]
 
-    def _put_back(self, pack: Pack, parts: Sequence[Sequence[Trial]], crashes: int, wait: float) -> None:
+    def _put_back(self, pack: Pack, parts: Sequence[Sequence[Trial]], crashes: int, wait: float) -> str | None:
         if len(parts) == 1:
             self.board.put(replace(pack, trials=tuple(parts[0]), crashes=crashes), wait)
-            return
+            return None
+        troubles, kept = [], True
         for part in parts:
             half = replace(pack, trials=tuple(part), crashes=crashes, key=new_key(), width=max(1, min(pack.width, len(part))))
-            self._keep(half.key, [trial for trial in part if isinstance(trial, Paused)])
+            states = [trial for trial in part if isinstance(trial, Paused)]
+            troubles.append(self._keep(half.key, states))
+            kept = kept and (not states or half.key in self._saved)
             self.board.put(half, wait)
-        self.ended(pack)
+        if kept:
+            self.ended(pack)
+        # Else nothing but its own checkpoint has them as far as they have come.
+        return next((trouble for trouble in troubles if trouble), None)
 
     def _keep(self, key: str, states: Sequence[Paused]) -> str | None:
         return self._save(key, self.checkpoints.encoded(states)) if states else None

@@ -133,7 +133,7 @@ class _Checkpointer:
     """Makes the checkpoints of one pack."""
 
     def __init__(self, key: str, checkpointing: Checkpointing) -> None:
-        self._key, self._checkpoints = key, checkpointing.open()
+        self._key = key
         self._pace = Pace(checkpointing.every, time.monotonic())
         self._began = 0.0
         self._checkpointing = checkpointing
@@ -150,9 +150,9 @@ class _Checkpointer:
         try:
             if self._shared is None:
                 self._shared = self._checkpointing.shared()
-            content = self._checkpoints.encoded(event.trials)
+            content = self._checkpointing.encoded(event.trials)
             if self._shared:
-                self._checkpoints.save(self._key, content)
+                self._checkpointing.save(self._key, content)
             yield Saved(len(event.trials), None if self._shared else content)
             self._trouble = ""
         except StorageUnavailable as error:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.errors import StorageUnavailable, UsageError
 from orchestrator.options import CHECKPOINT_SECONDS
 from orchestrator.storage.base import Storage, open_storage
 from orchestrator.storage.trial_file import CorruptRows, Row, decode, encode
@@ -49,13 +50,25 @@ class Checkpointing:
     marker: str
     every: float = CHECKPOINT_SECONDS
 
-    def open(self) -> Checkpoints:
-        """Return the checkpoints of the sweep. Raises `orchestrator.errors.UsageError`."""
-        return Checkpoints(open_storage(self.url), self.folder, self.record)
+    def save(self, key: str, content: bytes) -> None:
+        """Replace the checkpoint of a pack by ``content``, from `encoded`. Raises `StorageUnavailable`."""
+        Checkpoints(open_storage(self.url), self.folder, self.record).save(key, content)
+
+    def encoded(self, trials: Sequence[Paused]) -> bytes:
+        """Return a checkpoint of ``trials``."""
+        return _encoded(trials, self.record)
 
     def shared(self) -> bool:
-        """Return whether this machine sees what the sweep's driver has written."""
-        return open_storage(self.url).read(f"{self.folder}/{self.marker}") is not None
+        """Return whether this machine sees what the sweep's driver has written: not where it has no library for such a storage, or where
+        Ray is another user's, whom the folder is closed to. Raises `StorageUnavailable`."""
+        try:
+            return open_storage(self.url).read(f"{self.folder}/{self.marker}") is not None
+        except UsageError:
+            return False
+        except StorageUnavailable as error:
+            if isinstance(error.__cause__, PermissionError):
+                return False
+            raise
 
 
 class Checkpoints:
@@ -70,7 +83,7 @@ class Checkpoints:
 
     def encoded(self, trials: Sequence[Paused]) -> bytes:
         """Return a checkpoint of ``trials``."""
-        return encode([_row(trial) for trial in trials], {"record": self.record})
+        return _encoded(trials, self.record)
 
     def load(self, key: str, trials: Mapping[str, Trial]) -> dict[str, Paused]:
         """Where those of ``trials``, by id, stand that the checkpoint of a pack has. Nothing of one that is missing or damaged."""
@@ -137,6 +150,10 @@ def furthest(states: dict[str, Paused], more: Iterable[Paused]) -> None:
         known = states.get(state.trial_id)
         if known is None or _progress(state) > _progress(known):
             states[state.trial_id] = state
+
+
+def _encoded(trials: Sequence[Paused], record: str) -> bytes:
+    return encode([_row(trial) for trial in trials], {"record": record})
 
 
 def _progress(state: Paused) -> tuple[int, bool]:

@@ -234,6 +234,27 @@ def test_a_storage_that_is_full_does_not_stop_anything(clock, checkpoints, monke
     assert crash(board, recovery, taken)[0] == []
 
 
+def test_a_checkpoint_stays_where_those_of_its_halves_cannot_be_written(clock, checkpoints, monkeypatch):
+    board, recovery = setup(4, clock, checkpoints)
+    taken = board.take("w", "cpu")
+    by_id = {trial.trial_id: trial for trial in taken.trials}
+    recovery.saved(taken, Saved(4, checkpoints.encoded([paused(trial, 70) for trial in taken.trials])))
+    write = checkpoints.storage.write
+
+    def full(*_):
+        raise StorageUnavailable("cannot write x: No space left on device")
+
+    monkeypatch.setattr(checkpoints.storage, "write", full)
+    _, text = crash(board, recovery, taken, Cause.MEMORY)
+    assert text.endswith("; going on without this checkpoint: cannot write x: No space left on device")
+    assert {state.step for state in checkpoints.load_all(by_id).values()} == {70}, "whoever takes the sweep up finds it"
+    monkeypatch.setattr(checkpoints.storage, "write", write)
+    again = board.take("w", "cpu")
+    assert [trial.step for trial in again.trials] == [70, 70]
+    crash(board, recovery, again, Cause.MEMORY)
+    assert len(checkpoints.load_all(by_id)) == 4
+
+
 def test_checkpoints_cost_two_percent_at_most():
     for cost, every, gap in ((0.001, 30, 2.0), (0.05, 30, 10.0), (0.2, 30, 30.0), (1.0, 30, 50.0), (0.001, 0.5, 0.5)):
         pace = Pace(every, 0.0)
