@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from orchestrator.errors import StorageUnavailable, TrackingUnavailable
 from orchestrator.storage.base import LocalStorage
 from orchestrator.storage.spool import Batch, Spool
 from orchestrator.tracking import layout
+from orchestrator.tracking.artifacts import put_files
 from orchestrator.tracking.read import queries
 from orchestrator.tracking.read.factors import load_factors
 from orchestrator.tracking.read.runs import search, tag_is
@@ -246,7 +247,7 @@ class Faulty:
 
     def __getattr__(self, name: str) -> object:
         method = getattr(self._client, name)
-        if name not in ("create_run", "log_batch", "set_terminated"):
+        if name not in ("create_run", "log_batch", "set_terminated", "log_metric"):
             return method
 
         def call(*arguments: object, **named: object) -> object:
@@ -288,7 +289,19 @@ def test_whatever_is_lost_on_the_way_every_trial_has_one_run(
                 raise OSError("disk I/O error")
         return run_ids
 
+    def faulty_files(root: str, files: Mapping[str, bytes], uri: str) -> None:
+        if any(path.startswith("results/") for path in files):
+            faulty.calls += 1
+        for moment in (False, True):
+            if moment:
+                put_files(root, files, uri)
+            if after == moment and faulty.calls % 3 == 1:
+                faulty.calls += 1
+                faulty.faults += 1
+                raise OSError("connection reset")
+
     monkeypatch.setattr(BulkRunWriter, "write", faulty_write)
+    monkeypatch.setattr(delivery, "put_files", faulty_files)
     for start in (0, 2, 4):
         writer.add("p", [results[name] for name in names.split()[start : start + 2]])
     writer.close()

@@ -70,6 +70,7 @@ class ClientRunWriter:
             raise
 
     def _look(self, parent_id: str) -> None:
+        self._begun.clear()
         for run in search(self._store, [self._experiment_id], tag_is(layout.PARENT, parent_id)):
             tags = run.data.tags
             key = (parent_id, tags.get(layout.TRIAL_ID, ""), tags.get(layout.ATTEMPT, ""))
@@ -100,7 +101,8 @@ class ClientRunWriter:
                 break
             client.log_batch(run_id, metrics=more, params=some)
         client.set_terminated(run_id, record.status, record.ended)
-        self._begun.pop(key, None)
+        # It comes again if anything fails that its batch has to have besides.
+        self._begun[key] = (run_id, True)
         return run_id
 
 
