@@ -15,13 +15,14 @@ from orchestrator.analysis.claims import Verdict, verify
 from orchestrator.analysis.figures import draw, spec_of, tabulate
 from orchestrator.analysis.rendering import FORMATS, rendering
 from orchestrator.analysis.results import Results
-from orchestrator.errors import UsageError
+from orchestrator.errors import BusyError, UsageError
 from orchestrator.files import file_name, make_folder, write_file
 from orchestrator.grid.claims import Claim
 from orchestrator.grid.figures import Figure
 from orchestrator.grid.load import parse_questions, parse_tracking
 from orchestrator.tracking import layout
 from orchestrator.tracking.read.tables import lost
+from orchestrator.tracking.turns import experiment_turn
 from orchestrator.tracking.write.description import describe
 from orchestrator.tracking.write.late import add_runs
 
@@ -129,7 +130,12 @@ def _with_runs(store: Store, sweep: SweepSummary, verdicts: Sequence[Verdict]) -
     if not worst or sweep.tags.get(layout.DETAIL) != "sampled":
         return tuple(verdicts)
     points = parse_tracking(store.read(sweep.parent_run_id, layout.GRID_FILE).decode()).points
-    made = add_runs(store, sweep, worst, points)
+    try:
+        with experiment_turn(store, sweep.experiment, patient=False):
+            made = add_runs(store, sweep, worst, points)
+    except BusyError:
+        # Verdicts wait for nobody; the next ones may find it their turn.
+        return tuple(verdicts)
     return tuple(
         replace(verdict, worst=replace(verdict.worst, run_id=made[verdict.worst.trial_id]))
         if verdict.worst is not None and verdict.worst.trial_id in made

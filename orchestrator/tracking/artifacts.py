@@ -46,11 +46,11 @@ class Artifacts:
         return get_artifact_repository(self._root, tracking_uri=self._tracking_uri)
 
     def names(self, folder: str) -> list[str]:
-        """Return the paths of the files in a folder of them, in order."""
+        """Return the paths of the files and folders in a folder of them, or, of ``""``, at their root, in order."""
         if self._folder is not None:
             found = self._folder / folder
             names = [path.name for path in found.iterdir() if not path.name.startswith(".")] if found.is_dir() else []
-            return sorted(f"{folder}/{name}" for name in names)
+            return sorted(str(PurePosixPath(folder, name)) for name in names)
         return sorted(file.path for file in _asked(call_seconds(), lambda: self._repository.list_artifacts(folder)))
 
     def read(self, path: str) -> bytes | None:
@@ -102,16 +102,19 @@ class Artifacts:
     def write(self, files: Mapping[str, bytes], *, alone: bool = True) -> None:
         """Write ``files``, by their paths: whole or not at all, since whoever finds one reads it.
 
+        Files of this machine outlive a loss of power: what they were made from is removed once they are there.
         What a process that was killed has left of a file is written over by the next, if nobody else may be writing it meanwhile: if we
         are ``alone``.
         """
-        if self._folder is not None:
-            _write(self._folder, files, "" if alone else f".{os.getpid()}.{threading.get_native_id()}")
-            return
         if not files:
             return
+        if self._folder is not None:
+            _write(self._folder, files, "" if alone else f".{os.getpid()}.{threading.get_native_id()}", durable=True)
+            for written in {self._folder, *(Path(self._folder, name).parent for name in files)}:
+                _sync(written)
+            return
         with tempfile.TemporaryDirectory(prefix="orchestrate-") as folder:
-            _write(Path(folder), files, "")
+            _write(Path(folder), files, "", durable=False)
             for name, content in files.items():
                 parent = PurePosixPath(name).parent
                 place = None if parent == PurePosixPath() else str(parent)
@@ -135,15 +138,29 @@ def put_files(root: str, files: Mapping[str, bytes], tracking_uri: str) -> None:
     Artifacts(root, tracking_uri).write(files)
 
 
-def _write(folder: Path, files: Mapping[str, bytes], writer: str) -> None:
+def _write(folder: Path, files: Mapping[str, bytes], writer: str, *, durable: bool) -> None:
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}{writer}.part")
         try:
-            part.write_bytes(content)
+            with part.open("wb") as file:
+                file.write(content)
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
             part.replace(path)
         except OSError:
             with suppress(OSError):
                 part.unlink(missing_ok=True)
             raise
+
+
+def _sync(folder: Path) -> None:
+    """Let the names in a folder outlive a loss of power, where its file system can do that."""
+    with suppress(OSError):
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)

@@ -99,6 +99,31 @@ def test_two_who_attach_the_same_file_at_once_do_not_disturb_each_other(
     assert local.read(run, "report.html") == b"one"
 
 
+def test_what_is_written_outlives_a_loss_of_power(local: Store, experiment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it was made from is removed as soon as it is there."""
+    run = local.client.create_run(local.experiment(experiment))
+    folder = Path(local_file_uri_to_path(run.info.artifact_uri))
+    synced: list[tuple[str, bool]] = []
+
+    def fsync(number: int) -> None:
+        path = Path(f"/proc/self/fd/{number}").readlink()
+        synced.append((path.name, path.is_dir() or path.stat().st_size == 4))
+
+    monkeypatch.setattr("os.fsync", fsync)
+    local.artifacts(run).write({"results/a.parquet": b"rows", "plan.json": b"plan"})
+    assert synced[:2] == [(".a.parquet.part", True), (".plan.json.part", True)]
+    assert sorted(synced[2:]) == sorted([(folder.name, True), ("results", True)])
+
+
+def test_the_root_is_listed_as_any_folder(local: Store, experiment: str) -> None:
+    run = local.client.create_run(local.experiment(experiment))
+    artifacts = local.artifacts(run)
+    assert artifacts.names("") == []
+    artifacts.write({"plan.json": b"", "results/a.parquet": b""})
+    assert artifacts.names("") == ["plan.json", "results"]
+    assert artifacts.names("results") == ["results/a.parquet"]
+
+
 def test_what_was_left_half_written_is_written_over(local: Store, experiment: str, monkeypatch: pytest.MonkeyPatch) -> None:
     run = local.client.create_run(local.experiment(experiment))
     folder = Path(local_file_uri_to_path(run.info.artifact_uri))

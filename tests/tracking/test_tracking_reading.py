@@ -6,11 +6,16 @@ import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from mlflow.tracking._tracking_service.utils import _get_store
+from mlflow.utils.file_utils import local_file_uri_to_path
 
+from orchestrator.analysis import report
+from orchestrator.analysis.claims import Offender, Verdict
 from orchestrator.errors import UsageError
 from orchestrator.storage.detail import Detail
 from orchestrator.tracking import layout
@@ -27,6 +32,7 @@ from orchestrator.tracking.read.tables import (
     match_trials,
 )
 from orchestrator.tracking.store import Store
+from orchestrator.tracking.turns import experiment_turn
 from orchestrator.tracking.write.late import add_runs
 from orchestrator.tracking.write.parent import SweepInfo
 from orchestrator.tracking.write.writer import SweepWriter
@@ -366,6 +372,38 @@ def test_a_trial_is_given_a_run_afterwards_like_those_that_had_one_at_once(
     assert table.loc[["b", "d"], "run_id"].to_dict() == made
     assert table["outcome"].tolist() == ["converged"] * 6
     assert len(load_history(store, sweeps["sampled"])) == len(load_history(store, sweeps["all"]))
+
+
+def test_verdicts_give_runs_in_their_turn_or_do_without(
+    local: Store, make_sweep: MakeSweep, make_result: MakeResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sweep's own report may be written while its user asks for another one."""
+    monkeypatch.setattr("orchestrator.storage.detail.SAMPLE", 2)
+    info = make_sweep("a b c d", detail=Detail("sampled", 4))
+    write(local, info, *(make_result(name) for name in "abcd"))
+    sweep = find_sweep(local, info.sweep_id)
+    (name, *_) = sorted(set("abcd") - set(trial_runs(local, sweep.parent_run_id)))
+    verdict = Verdict("claim", True, 4, "found", Offender(name, None, "shows"))
+    monkeypatch.setattr(report, "parse_tracking", lambda _: SimpleNamespace(points=30))
+    with experiment_turn(local, sweep.experiment):
+        assert report._with_runs(local, sweep, [verdict]) == (verdict,)
+    (given,) = report._with_runs(local, sweep, [verdict])
+    assert given.worst is not None
+    assert given.worst.run_id == trial_runs(local, sweep.parent_run_id)[name].info.run_id
+
+
+def test_factors_in_a_damaged_file_are_as_if_they_were_not_there(local: Store, make_sweep: MakeSweep, make_result: MakeResult) -> None:
+    info = make_sweep("a b")
+    write(local, info, make_result("a"))
+    write(local, replace(info, parent_run_id=find_sweep(local, info.sweep_id).parent_run_id, attempt=2), make_result("b"))
+    sweep = find_sweep(local, info.sweep_id)
+    root = Path(local_file_uri_to_path(local.client.get_run(sweep.parent_run_id).info.artifact_uri))
+    first, _ = sorted((root / "factors").iterdir())
+    whole = dict(load_factors(local, sweep))
+    assert set(whole) == {"a", "b"}
+    for damage in (b"", first.read_bytes()[:-9]):
+        first.write_bytes(damage)
+        assert len(dict(load_factors(local, sweep))) == 1
 
 
 def test_a_sample_is_spread_over_the_grid_and_over_each_of_its_axes() -> None:

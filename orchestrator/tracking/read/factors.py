@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from numpy.typing import NDArray
 
@@ -18,6 +18,8 @@ from workloads.training.trial_state import Outcome
 
 if TYPE_CHECKING:
     import pandas as pd
+
+T = TypeVar("T")
 
 
 def load_factors(
@@ -42,7 +44,7 @@ def load_factors(
         for (parent, path), ids in there[packed].groupby(["parent", "factors"], sort=False)["trial_id"]:
             content = found.artifacts(store, str(parent)).read(str(path))
             if content is not None:
-                yield from decode_factors(content, set(ids))
+                yield from _readable(lambda: list(decode_factors(content, set(ids)))) or ()  # noqa: B023
         yield from _of_runs(store, there[~packed & there["run_id"].notna()])
 
 
@@ -53,9 +55,20 @@ def _of_runs(store: Store, trials: pd.DataFrame) -> Iterator[tuple[str, dict[str
     for trial_id, run_id in zip(trials["trial_id"], trials["run_id"], strict=True):
         artifacts = store.artifacts_of(run_id)
         content = artifacts.read(layout.FACTORS_FILE)
-        factors: dict[str, NDArray[Any]] = {} if content is None else load(content)
+        factors: dict[str, NDArray[Any]] = (None if content is None else _readable(lambda: load(content))) or {}  # noqa: B023
         for path in artifacts.names(layout.CHECKPOINTS_FOLDER):
-            kept, checkpoint = load(artifacts.read(path) or b""), PurePosixPath(path).stem
+            content, checkpoint = artifacts.read(path) or b"", PurePosixPath(path).stem
+            kept = _readable(lambda: load(content)) or {}  # noqa: B023
             factors |= {f"{name} at {checkpoint}": factor for name, factor in kept.items()}
         if factors:
             yield trial_id, factors
+
+
+def _readable(decoded: Callable[[], T]) -> T | None:
+    """Return what a file holds; ``None`` where it is damaged: whoever wrote it did not come to its end."""
+    from safetensors import SafetensorError
+
+    try:
+        return decoded()
+    except (ValueError, LookupError, SafetensorError):
+        return None

@@ -92,7 +92,7 @@ class ParentRun:
         for tag in (layout.CANCEL, layout.IMPORTING):
             if tag in run.data.tags:
                 client.delete_tag(run_id, tag)
-        there = {file.path for file in client.list_artifacts(run_id)} - {layout.TRIALS_FILE}
+        there = {*self._store.artifacts(run).names("")} - {layout.TRIALS_FILE}
         self._put(run, {name: content for name, content in self._files.items() if name not in there})
         return run
 
