@@ -88,6 +88,11 @@ class SweepFolder:
         """Whether nothing would be lost with the folder: MLflow never had the sweep, and nothing of it has been computed."""
         return not any(name.removeprefix(f"{self.name}/").partition("/")[0] not in _IDLE for name in self.storage.names(self.name))
 
+    @property
+    def keeps_data(self) -> bool:
+        """Whether data files of the grid are here."""
+        return bool(self.storage.names(f"{self.name}/{_FILES}"))
+
     def data_file(self, digest: str) -> bytes | None:
         """Return a data file of the grid."""
         return self.storage.read(f"{self.name}/{_FILES}/{digest}")

@@ -76,8 +76,12 @@ class Found:
             yield f"results of sweep {sweep_id} wait in the storage, and its run in MLflow is gone: restore it, then `orchestrate sync`"
 
     def clear(self, finished: Collection[str]) -> None:
-        """Remove what is of no use any more: checkpoints of trials that are all ``finished``, and folders without any."""
+        """Remove what is of no use any more: checkpoints of trials that are all ``finished``, and folders without any.
+
+        Not a folder that keeps data files: its sweep may have other trials left, and those on disk may have changed since.
+        """
         for folder in self.folders:
             with suppress(StorageUnavailable):
-                if folder.checkpoints("").remove_finished(lambda key: key in finished) == 0 and not folder.spool.names():
+                left = folder.checkpoints("").remove_finished(lambda key: key in finished)
+                if not (left or folder.spool.names() or folder.keeps_data):
                     folder.remove()

@@ -69,10 +69,10 @@ def remove(
         for one in found if not with_reused else ():
             hand_over(store, one.sweep, one.reused)
         for one in found:
-            # The run last: a sweep that has it can be deleted again.
-            one.folder.remove()
             known = {reuse.sweep.sweep_id for reuse in one.reused} if with_reused else set()
             count = remove_sweep(store, one.sweep, {*ids, *known})
+            # Of a sweep that stays since another has begun to reuse it, all stays that waits here.
+            one.folder.remove()
             runs += count
             removed(one.sweep, count)
     return runs

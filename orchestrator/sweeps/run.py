@@ -198,8 +198,9 @@ class Run:
         self.writer.add(pack.name, event.results, {layout.ENGINE: event.engine, layout.DEVICE: event.device} if event.engine else {})
 
     def _see_written(self) -> None:
-        """Show how far the writing is, as long as it goes on."""
+        """Show how far the writing is, as long as it goes on. Raises what made it stop."""
         while self.writer.queued and not self.writer.trouble:
+            self.writer.check()
             time.sleep(0.1)
             self.state.rate = 0.0
             self._show()

@@ -360,15 +360,19 @@ def test_what_another_sweep_begins_to_reuse_while_it_is_deleted_is_there_as_it_w
 
     monkeypatch.setattr("orchestrator.tracking.write.removal.delete_runs", meanwhile)
     before = [read(store, sweep) for sweep in others]
+    folder = SweepFolder(LocalStorage(tmp_path), first.experiment, first.sweep_id)
+    folder.describe(Description(first.sweep_id, first.experiment, store.display, "", "", {}), {})
     with pytest.raises(UsageError, match=rf"{first.sweep_id} is not deleted: sweep \w+ of .* late has begun to reuse 1 trial of it"):
         remove(store, [first], str(tmp_path), with_reused=with_reused)
     (late,) = made
     kept = read(store, late)
+    assert folder.description() is not None
     assert not load_runs(store, again(store, late))["outcome"].isin([layout.DELETED]).any()
     assert [read(store, sweep) for sweep in others] == before
     # And what is tried again is done.
     remove(store, [again(store, first)], str(tmp_path), with_reused=False)
     assert [read(store, sweep) for sweep in (*others, late)] == [*before, kept]
+    assert folder.description() is None
 
 
 def test_its_folder_goes_with_it(local: Store, make_sweep: MakeSweep, make_result: MakeResult, tmp_path: Path, experiment: str) -> None:

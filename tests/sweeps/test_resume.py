@@ -17,12 +17,15 @@ import psutil
 import pytest
 
 from orchestrator import liveness
-from orchestrator.errors import TrackingUnavailable, UsageError
+from orchestrator.errors import LeaseLost, TrackingUnavailable, UsageError
+from orchestrator.execution.progress import State
 from orchestrator.options import Options
+from orchestrator.scripting.display import Silent
 from orchestrator.storage.base import LocalStorage
 from orchestrator.storage.folder import Description, SweepFolder
 from orchestrator.storage.spool import Batch
 from orchestrator.sweeps.resume import Found, find, grid_of, settle, sync, to_take_up
+from orchestrator.sweeps.run import Run
 from orchestrator.sweeps.submit import _Beginning, _budget
 from orchestrator.tracking import layout
 from orchestrator.tracking.read import queries, tables
@@ -130,6 +133,15 @@ def test_what_has_been_computed_outlives_a_sweep_that_was_deleted(died: Died, st
     assert finished(store, sweep.experiment) == {"a": 1}
 
 
+def test_data_files_of_a_sweep_that_has_saved_nothing_yet_stay_when_another_one_is_complete(died: Died, store: Store) -> None:
+    sweep, _, folder = died("a b")
+    folder.describe(folder.description(), {"digest": b"data"})  # type: ignore[arg-type]
+    found = find(store, died.storage, sweep.experiment, ALONE, {}, RECORDING, fresh=False)
+    assert [one.name for one in found.folders] == [folder.name]
+    found.clear(["c"])
+    assert folder.data_file("digest") == b"data"
+
+
 def test_a_folder_that_was_deleted_by_hand_is_spoken_of_no_more(died: Died, store: Store) -> None:
     sweep, writer, folder = died("a b", spooled="a")
     store.client.delete_run(writer.parent_run_id)
@@ -216,6 +228,25 @@ class Slept:
 
     def check(self) -> int:
         return 1
+
+
+class Lost:
+    """A turn that another process has."""
+
+    def check(self) -> int:
+        raise LeaseLost("another process, on far, has taken over")
+
+
+def test_whoever_waits_for_what_is_written_hears_that_nobody_writes_any_more(
+    local: Store, make_sweep: MakeSweep, make_result: MakeResult
+) -> None:
+    writer = SweepWriter(local, make_sweep("a"), turn=Lost())
+    writer.__enter__()
+    writer.add("pack-0", [make_result("a")])
+    run = Run.__new__(Run)
+    run.writer, run.state, run.reporter = writer, State(1, 0, 0), Silent()
+    with pytest.raises(LeaseLost, match="has taken over"):
+        run._see_written()
 
 
 def test_a_writer_that_has_slept_looks_who_has_finished_its_trials(store: Store, make_sweep: MakeSweep, make_result: MakeResult) -> None:

@@ -115,6 +115,10 @@ class SweepWriter:
         batch = Batch(pack, tuple(results), specs, own, sweep.history_points, sweep.attempts, places, sweep.detail, sweep.varying)
         self._queue.add(batch, refused=self._insistence.trouble is not None)
 
+    def check(self) -> None:
+        """Raise what made the writing stop, if anything has."""
+        self._queue.check()
+
     def keep(self, trial_ids: Collection[str]) -> None:
         """Say of trials that were to be reused that they are the sweep's own. Raises `TrackingUnavailable`."""
         self._parent.take(dict.fromkeys(trial_ids))
