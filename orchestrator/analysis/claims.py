@@ -247,13 +247,14 @@ def _monotone_along_key(claim: Monotone, sign: float, results: Results, trials: 
         count, total = count + 1, total + len(group.trials)
         steps = [group.pick(along[group.trials] == place) for place in places]
         levels = np.array([statistic(step.values) for step in steps])
-        best = sign * np.maximum.accumulate(sign * levels)
-        margins = np.nan_to_num(claim.tolerance - _back(sign, levels, best), nan=-np.inf, posinf=np.inf, neginf=-np.inf)
+        # Of those before, so that the first, which comes after nothing, speaks neither for the claim nor against it.
+        best = sign * np.maximum.accumulate(sign * levels)[:-1]
+        margins = np.nan_to_num(claim.tolerance - _back(sign, levels[1:], best), nan=-np.inf, posinf=np.inf, neginf=-np.inf)
         broken += bool((margins < 0).any())
-        place = int(np.argmin(margins))
-        if worst is None or margins[place] < least:
-            least = margins[place]
-            text = f"{claim.of} = {steps[place].says(levels[place])} at {claim.along} {places[place]:g} after {number(best[place])}"
+        nearest = int(np.argmin(margins))
+        if worst is None or margins[nearest] < least:
+            least, place = margins[nearest], nearest + 1
+            text = f"{claim.of} = {steps[place].says(levels[place])} at {claim.along} {places[place]:g} after {number(best[nearest])}"
             worst = _offender(results, steps[place].nearest(levels[place]), _at(group.label, text))
     if not count:
         return _Finding(False, 0, f"no trials differ in {claim.along}")

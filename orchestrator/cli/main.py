@@ -98,7 +98,7 @@ def run_command(command: click.Command) -> int:
         error.show()
         code = error.exit_code
     except (KeyboardInterrupt, click.exceptions.Abort):
-        click.echo("interrupted: submit the same grid again to go on", err=True)
+        click.echo("interrupted: the same command again goes on", err=True)
         code = INTERRUPTED
     except (SystemExit, BrokenPipeError):
         # The reader, `head` say, has gone, of which Click makes an exit code: nothing is wrong.

@@ -77,6 +77,15 @@ class Figure(Question):
                 yield "labels", f"are for {', '.join((*known, 'shape'))}, not for {name}"
             elif name not in (*self.panels, *self.axes) and getattr(self, name, None) is None:
                 yield "labels", f"has no effect for {name}, which is not drawn"
+        for channel, span, logged in (
+            ("x", self.x_range, "x" in self.log),
+            ("y", self.y_range, any(name in self.log for name in ("y", *self.panels))),
+        ):
+            ends = [end for end in span or () if end is not None]
+            if ends != sorted(set(ends)):
+                yield f"{channel}_range", f"must go from the lower end to the higher one; reverse: {channel} turns the axis round"
+            elif logged and ends and ends[0] <= 0:
+                yield f"{channel}_range", f"must be above 0, as log has {channel}: {ends[0]:g} has no place on such a scale"
 
 
 class Trajectories(Figure):

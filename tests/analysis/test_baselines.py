@@ -42,6 +42,15 @@ def test_a_baseline_without_the_facet_is_a_curve_in_every_panel():
         }
 
 
+def test_a_baseline_at_a_single_place_of_the_axis_is_a_point():
+    spec = chart(MADE, **MEDIANS, x="factorization.kind", color="init.scale", bars="none", where="problem.observed == 8")
+    (layer,) = [layer for layer in spec["layer"] if layer["mark"].get("shape") == "diamond"]
+    (row,) = spec["datasets"][layer["data"]["name"]]
+    assert (row["x"], row["y"], row["line"]) == ("nuclear_norm", 81, "nuclear_norm")
+    curve = chart(MADE, **MEDIANS, x="problem.observed", color="init.scale", bars="none")
+    assert not [layer for layer in curve["layer"] if layer["mark"].get("shape") == "diamond"], "there is a line"
+
+
 def test_a_baseline_without_the_axis_is_a_line_across_the_panel_of_its_facet():
     spec = chart(MADE, **MEDIANS, x="factorization.depth", color="init.scale", facet="problem.observed")
     for middle, panel in zip((81, 161), panels(spec), strict=True):

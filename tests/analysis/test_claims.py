@@ -171,6 +171,8 @@ def test_monotone_along_a_key_with_what_is_infinite():
     claim = {"kind": "monotone", "of": "error", "along": "problem.observed", "direction": "falling"}
     assert check(made(1), **claim).holds
     assert check(made(1, 2), **claim).holds
+    # The step that is smallest; before the first there is nothing.
+    assert check(made(), **claim).worst.shows == "error = 0.25 at problem.observed 4 after 0.333"
     verdict = check(made(3), **claim)
     assert not verdict.holds
     assert verdict.worst.shows == "error = infinite (1 of 1 diverged) at problem.observed 3 after 0.5"

@@ -119,6 +119,12 @@ def _beside(
             layers.append(chart.mark_rule(strokeWidth=1.5, **black).encode(y=axes["y"], strokeDash=dash, **told))
             continue
         layers.append(chart.mark_line(strokeWidth=1.5, **black).encode(x=axes["x"], y=axes["y"], strokeDash=dash, **told))
+        finite = rows[np.isfinite(rows["y"])]
+        alone = finite[finite.groupby(["line", *(["color"] if has_color else [])])["x"].transform("size") == 1]
+        if len(alone):
+            # No line goes through a single point.
+            point = alt.Chart(data_of(alone.drop(columns="over"))).mark_point(shape="diamond", size=60, opacity=1, **black)
+            layers.append(point.encode(x=axes["x"], y=axes["y"], **told))
         if levels.bars:
             layers += _bars(figure, rows, axes, told, **black)
         layers += _marks(levels, rows, axes, told)
