@@ -111,7 +111,7 @@ def test_a_signal_while_ray_starts_is_an_interrupt_like_others(tmp_path, templat
     sweep.terminate()
     out, errors = communicate(sweep)
     assert (sweep.returncode, out) == (INTERRUPTED, "")
-    assert errors == "interrupted: the same command again goes on\n"
+    assert errors.strip() == "interrupted: the same command again goes on"
     assert "Traceback" not in errors
 
 
