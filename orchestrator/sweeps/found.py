@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from orchestrator.errors import StorageUnavailable
+from orchestrator.errors import UnavailableError
 from orchestrator.storage.folder import SweepFolder
 from workloads.amounts import agreeing, amount
 from workloads.training.trial_state import Paused
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from orchestrator.sweeps.at_ends import EndedWithLess
     from orchestrator.tracking.read.queries import SweepSummary
     from orchestrator.tracking.read.results import Source
+    from orchestrator.tracking.store import Store
     from workloads.trial import Trial
 
 
@@ -75,13 +76,18 @@ class Found:
         for sweep_id in self.unknown:
             yield f"results of sweep {sweep_id} wait in the storage, and its run in MLflow is gone: restore it, then `orchestrate sync`"
 
-    def clear(self, finished: Collection[str]) -> None:
+    def clear(self, finished: Collection[str], store: Store, experiment: str) -> None:
         """Remove what is of no use any more: checkpoints of trials that are all ``finished``, and folders without any.
 
-        Not a folder that keeps data files: its sweep may have other trials left, and those on disk may have changed since.
+        Not the data files of a sweep that is in the ``store``: it may have other trials left, and those on disk may have changed since.
         """
+        from orchestrator.tracking.read.queries import list_sweeps
+
         for folder in self.folders:
-            with suppress(StorageUnavailable):
+            with suppress(UnavailableError):
                 left = folder.checkpoints("").remove_finished(lambda key: key in finished)
-                if not (left or folder.spool.names() or folder.keeps_data):
+                if left or folder.spool.names():
+                    continue
+                its = folder.description() if folder.keeps_data else None
+                if its is None or its.sweep_id not in {sweep.sweep_id for sweep in list_sweeps(store, experiment, count=False)}:
                     folder.remove()

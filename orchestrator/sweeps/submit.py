@@ -128,7 +128,7 @@ def submit(grid: Grid, reporter: Reporter, options: Options | None = None, stop:
         measured = {"seconds": time.monotonic() - began, "idle_share": board.idle_share, "peak_memory_bytes": state.peak_bytes}
         _close(writer, {"trials": len(trials), "reused": len(found.reused), **counts}, measured, storage)
         if not counts[Outcome.CANCELLED]:
-            found.clear(trials)
+            found.clear(trials, store, grid.name)
             folder.remove()
         seconds = round(time.monotonic() - began, 3)
         return Summary(writer.sweep_id, grid.name, len(trials), len(found.reused), seconds, store.display, writer.parent_run_id, **counts)

@@ -122,7 +122,7 @@ def test_what_has_been_computed_outlives_a_sweep_that_was_deleted(died: Died, st
         found = find(store, died.storage, sweep.experiment, ALONE, names(sweep), RECORDING, fresh=False)
         assert found.unknown == [sweep.sweep_id]
         assert "`orchestrate sync`" in " ".join(found.notes(2))
-        found.clear(["a", "b"])
+        found.clear(["a", "b"], store, sweep.experiment)
     assert len(folder.spool.names()) == 1
     assert idle.description() is None, "there was nothing in it"
     (said,) = sync(store, died.storage, None)
@@ -134,12 +134,16 @@ def test_what_has_been_computed_outlives_a_sweep_that_was_deleted(died: Died, st
 
 
 def test_data_files_of_a_sweep_that_has_saved_nothing_yet_stay_when_another_one_is_complete(died: Died, store: Store) -> None:
-    sweep, _, folder = died("a b")
+    sweep, writer, folder = died("a b")
     folder.describe(folder.description(), {"digest": b"data"})  # type: ignore[arg-type]
     found = find(store, died.storage, sweep.experiment, ALONE, {}, RECORDING, fresh=False)
     assert [one.name for one in found.folders] == [folder.name]
-    found.clear(["c"])
+    found.clear(["c"], store, sweep.experiment)
     assert folder.data_file("digest") == b"data"
+    # A database without the sweep may have been put back: nobody will go on with it.
+    store.client.delete_run(writer.parent_run_id)
+    found.clear(["c"], store, sweep.experiment)
+    assert folder.description() is None
 
 
 def test_a_folder_that_was_deleted_by_hand_is_spoken_of_no_more(died: Died, store: Store) -> None:
