@@ -79,7 +79,8 @@ def _check_sqlite(path: Path, seconds: float) -> None:
         # SQLite keeps its journal beside the database, so the folder counts too.
         raise TrackingUnavailable(f"{path} or its folder is not writable; change the permissions or choose another --tracking-uri")
     try:
-        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=seconds)) as database:
+        # To write: SQLite puts back what a process that was killed had half changed, as soon as anybody reads it.
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=seconds)) as database:
             tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
             revisions = (
                 [name for (name,) in database.execute("SELECT version_num FROM alembic_version")] if "alembic_version" in tables else []

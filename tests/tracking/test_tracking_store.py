@@ -236,6 +236,22 @@ open_store(None)
     assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
 
 
+def test_a_database_that_a_killed_process_had_half_changed_is_usable(tmp_path: Path, template: Path) -> None:
+    shutil.copy(template, tmp_path / "mlflow.db")
+    code = """
+import os, signal, sqlite3
+database = sqlite3.connect("mlflow.db")
+database.execute("PRAGMA cache_size = 1")
+for number in range(2000):
+    database.execute("INSERT INTO experiments (name, lifecycle_stage) VALUES (?, 'active')", (f"{number}" * 50,))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    communicate(python(code, tmp_path))
+    assert (tmp_path / "mlflow.db-journal").stat().st_size
+    assert open_store(f"sqlite:///{tmp_path}/mlflow.db").experiment("x")
+    assert len(open_store(f"sqlite:///{tmp_path}/mlflow.db").client.search_experiments()) == 2
+
+
 @pytest.fixture
 def answer() -> Iterator[tuple[str, dict[str, object]]]:
     """A server that gives whatever answer it is told to."""
