@@ -65,8 +65,19 @@ def write_file(path: Path, content: bytes, *, durable: bool = False) -> None:
     """
     if not path.name:
         raise StorageUnavailable(f"cannot write {path}: it is a folder")
-    # Of this thread: another may be writing the same file.
-    partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_native_id()}.part")
+    try:
+        # Of this thread: another may be writing the same file.
+        replace_file(path, content, f".{os.getpid()}.{threading.get_native_id()}", durable=durable)
+    except OSError as error:
+        raise StorageUnavailable(f"cannot write {path}: {error.strerror}") from error
+
+
+def replace_file(path: Path, content: bytes, writer: str, *, durable: bool) -> None:
+    """Write a file as `write_file` does, by way of a hidden one beside it, which its name tells from those of other ``writer``s.
+
+    Raises `OSError` if that cannot be; what was there before is then untouched.
+    """
+    partial = path.with_name(f".{path.name}{writer}.part")
     try:
         with partial.open("wb") as file:
             file.write(content)
@@ -74,10 +85,10 @@ def write_file(path: Path, content: bytes, *, durable: bool = False) -> None:
                 file.flush()
                 os.fsync(file.fileno())
         partial.replace(path)
-    except OSError as error:
+    except OSError:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
-        raise StorageUnavailable(f"cannot write {path}: {error.strerror}") from error
+        raise
 
 
 def file_name(title: str) -> str:

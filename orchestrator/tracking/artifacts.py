@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, TypeVar
 
 from orchestrator.deadline import within
+from orchestrator.files import replace_file
 from orchestrator.tracking.bounded import TRANSFER_SECONDS, call_seconds
 
 if TYPE_CHECKING:
@@ -142,18 +143,7 @@ def _write(folder: Path, files: Mapping[str, bytes], writer: str, *, durable: bo
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}{writer}.part")
-        try:
-            with part.open("wb") as file:
-                file.write(content)
-                if durable:
-                    file.flush()
-                    os.fsync(file.fileno())
-            part.replace(path)
-        except OSError:
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
-            raise
+        replace_file(path, content, writer, durable=durable)
 
 
 def _sync(folder: Path) -> None:

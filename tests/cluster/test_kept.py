@@ -153,12 +153,13 @@ class Machine:
         # Not those that an earlier sweep has left, from which it goes on.
 
         def saved() -> bool:
+            assert sweep.poll() is None, sweep.communicate()
             # What is being written or removed meanwhile may be gone when it is looked at.
             with suppress(FileNotFoundError):
                 return any(path.stat().st_mtime > began for path in state.rglob("checkpoints/*.safetensors"))
             return False
 
-        eventually(saved, lambda: sweep.poll())
+        eventually(saved)
         return sweep
 
 
