@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from orchestrator.errors import UsageError
 from orchestrator.grid.mixed import mixed
 from orchestrator.grid.questions import MEANT, SEEDS, read_condition
+from orchestrator.grid.quoting import unquoted
 from orchestrator.tracking import layout
 from orchestrator.tracking.read.tables import load_history_of, load_runs_of, without_trace
 from workloads.expressions import OVER_TRACE, Expression
@@ -283,8 +284,8 @@ def _missing(name: str, frame: pd.DataFrame) -> UsageError:
         if MEANT.get(name) in names
         else difflib.get_close_matches(name, names, 1, 0.65) or [tails[tail] for tail in difflib.get_close_matches(name, tails, 1, 0.65)]
     )
-    hint = f"did you mean {close[0]}?" if close else "`orchestrate runs` and `history` show what there is"
-    return UsageError(f"the runs have no {name}; {hint}")
+    hint = f"; did you mean {close[0]}?" if close else f"{unquoted(name)}; `orchestrate runs` and `history` show what there is"
+    return UsageError(f"the runs have no {name}{hint}")
 
 
 def _numbers(text: str, values: NDArray[Any]) -> NDArray[np.float64]:

@@ -189,6 +189,8 @@ def _override(source: Source, overrides: Sequence[str], mistakes: list[Mistake])
         elif top in TOP and "." not in key:
             source.data[top] = value
             source.replaced[top,] = key
+        elif top in TOP:
+            mistakes.append(Mistake(("--set", key), key, f"is part of {top}, which is set as a whole: --set '{top}=...'"))
         else:
             mistakes.append(Mistake(("--set", key), key, f"unknown key{nearest(top, [*PARTS, *TOP])}"))
     if large := list(too_many(source.data, {key: many(value) if axis else 1 for key, (value, axis) in settings.items()})):

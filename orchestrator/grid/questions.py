@@ -12,7 +12,7 @@ from orchestrator.errors import UsageError
 from orchestrator.files import MAX_NAME
 from orchestrator.grid.axes import Assignment
 from orchestrator.grid.mixed import mixed
-from orchestrator.grid.quoting import nearest, shown
+from orchestrator.grid.quoting import nearest, shown, unquoted
 from orchestrator.grid.sections import validate
 from orchestrator.grid.source import Mistake, Path
 from orchestrator.grid.summaries import Criterion, rate_in, summaries_of
@@ -266,7 +266,7 @@ def check_names(
         for name, question in questions.items():
             for field, unknown, known in unknown_names(question, trace, runs):
                 hint = f"; did you mean {MEANT[unknown]}?" if unknown in MEANT else nearest(unknown, sorted(known))
-                unrecorded = ": is it recorded?" if measures.find(unknown) else hint
+                unrecorded = ": is it recorded?" if measures.find(unknown) else hint if "did you" in hint else unquoted(unknown) + hint
                 mistakes.append(Mistake((top, name, field), f"{top}.{name}.{field}", f"there is no {unknown} in the runs{unrecorded}"))
             for field, text in question.expressions():
                 if field in question.numeric and text in texts:

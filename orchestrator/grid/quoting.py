@@ -26,3 +26,8 @@ def nearest(name: object, known: Iterable[str]) -> str:
     known = list(known)
     close = difflib.get_close_matches(str(name), known, 1, 0.65) if isinstance(name, str) else []
     return f"; did you mean {close[0]}?" if close else f": known are {', '.join(known)}"
+
+
+def unquoted(name: str) -> str:
+    """`` (text is in quotes: 'X')``, where a name that is no column may be text; else nothing."""
+    return f" (text is in quotes: '{name}')" if name.isidentifier() else ""

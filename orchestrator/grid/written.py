@@ -11,9 +11,10 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from orchestrator.grid.axes import Assignment, Axis
 from orchestrator.grid.derived import Undefined, compute, derivation, is_derived
 from orchestrator.grid.model import SCALARS
-from orchestrator.grid.quoting import nearest, shown
+from orchestrator.grid.quoting import nearest, shown, unquoted
 from orchestrator.grid.sections import KINDED, PARTS, named
 from orchestrator.grid.source import MAX_DEPTH, Mistake, Path
+from workloads import measures
 from workloads.expressions import Expression, ExpressionError
 from workloads.section import FileRef, Section
 from workloads.stop import Stop
@@ -98,7 +99,8 @@ class Written:
         unknown = [name for name in expression.names if name.partition("[")[0] not in spec_keys()]
         for name in unknown:
             meant = nearest(name.partition("[")[0], sorted(spec_keys()))
-            hint = meant if meant.startswith("; did") else ": it has the keys of its spec alone"
+            quoted = "" if measures.find(name) else unquoted(name)
+            hint = meant if meant.startswith("; did") else f"{quoted}: it has the keys of its spec alone"
             self.mistakes.append(Mistake(path, key, f"there is no {name} in a trial before it is trained{hint}"))
         return not unknown
 

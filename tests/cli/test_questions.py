@@ -114,6 +114,7 @@ def test_verify_says_what_holds_and_who_speaks_against_it(asked):
         (["compare", "asked", "asked", "--where", "error"], "error: where: 'error' is a number, not a condition"),
         (["compare", "asked", "asked", "--where", "eror < 1"], "error: the runs have no eror; did you mean error"),
         (["runs", "asked", "--where", "eror < 1"], "error: the runs have no eror; did you mean error?"),
+        (["runs", "asked", "--where", "outcome == no"], "error: the runs have no no (text is in quotes: 'no'); `orchestrate runs`"),
         (["runs", "asked", "--columns", "eror"], "error: the runs have no eror; did you mean error?"),
         (["runs", "asked", "--by", "depth"], "error: the runs have no depth; did you mean factorization.depth?"),
         (["runs", "asked", "--by", "seed", "--statistic", "meen"], "error: there is no statistic 'meen'; did you mean mean?"),

@@ -173,7 +173,8 @@ def test_a_key_that_a_trial_does_not_have_meets_no_comparison():
     [
         ("factorization.depth > 7", "leaves out nothing: no trial has factorization.depth > 7"),
         ("factorization.depth", "is a number, not a condition"),
-        ("error > 1", "there is no error in a trial before it is trained"),
+        ("error > 1", "there is no error in a trial before it is trained: it has"),
+        ("factorization.kind == cp", r"there is no cp in a trial before it is trained \(text is in quotes: 'cp'\)"),
         ("factorization.depth >", "is not an expression"),
         ("1 / (factorization.depth - 2) > 3", "divides by zero"),
         ({"factorization.dept": 1}, r"unknown key; did you mean factorization\.depth\?"),
