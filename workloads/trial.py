@@ -318,6 +318,11 @@ def lane_cost(spec: TrialSpec, observations: int | None = None) -> LaneCost:
     return LaneCost((kept + buffers) * ITEM_BYTES[spec.dtype], flops + 2 * parameters, kept + buffers)
 
 
+def factor_bytes(spec: TrialSpec) -> int:
+    """Return the bytes of the factors of one lane."""
+    return sum(map(math.prod, spec.factor_shapes.values())) * ITEM_BYTES[spec.dtype]
+
+
 def measurement_bytes(spec: TrialSpec, observations: int | None = None) -> int:
     """Return the bytes of a problem's measurements or inputs; 0 for completion. What is solved keeps them with orthonormal rows, too."""
     copies, seen = 2 if spec.factorization.solved else 1, spec.problem.observations() or observations or 0

@@ -6,7 +6,6 @@ Imports neither torch nor Ray nor MLflow.
 from __future__ import annotations
 
 import heapq
-import math
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -19,10 +18,10 @@ from workloads import measures
 from workloads.amounts import amount
 from workloads.engines.choice import chosen, distinct, why_not_fused
 from workloads.engines.costs import engine_seconds
-from workloads.measures.work import Rows
+from workloads.measures.work import Rows, rows_at_once
 from workloads.training.policy import Policy
 from workloads.training.recording import Recording
-from workloads.trial import ITEM_BYTES, Trial, lane_cost, measurement_bytes
+from workloads.trial import Trial, factor_bytes, lane_cost, measurement_bytes
 
 SHARED_MEASUREMENTS = 1 << 20
 """Sensing problems with measurement arrays from this size on are not mixed in one pack, so that the arrays are held once."""
@@ -170,22 +169,21 @@ def _pack(name: str, draft: _Draft, recording: Recording) -> Pack:
     known = all(steps_left(t) is not None for t in trials)
     pack = Pack(name, draft.engine, draft.crew.device, tuple(trials), 1, lane, shared, draft.seconds if known else None)
     pack = replace(pack, width=pack.lanes_in(draft.crew.memory))
-    measuring = _measuring(pack, recording)
-    if not measuring:
-        return pack
-    pack = replace(pack, shared_bytes=shared + measuring)
+    pack = replace(pack, shared_bytes=shared + _measuring(pack, recording))
     return replace(pack, width=pack.lanes_in(draft.crew.memory))
 
 
 def _measuring(pack: Pack, recording: Recording) -> int:
-    """Return the bytes that measures of a pack hold while they are computed of what has been recorded."""
-    spec, policy = pack.trials[0].spec, Policy()
-    names = [
-        name for name in (*recording.measures, *measures.watched(spec)) if not (measures.is_final(name) or measures.undefined(name, spec))
-    ]
-    row_bytes = ITEM_BYTES[spec.dtype] * sum(math.prod(shape) for shape in spec.factor_shapes.values())
-    rows = min(policy.rows(row_bytes, pack.width), len(pack.trials) * recording.rows(spec))
-    return measures.held_meanwhile(names, Rows(spec, rows, len({trial.spec.problem.canonical for trial in pack.trials})))
+    """Return the bytes of what has been recorded of a pack's lanes until it is measured, and of what measures hold meanwhile."""
+    spec = pack.trials[0].spec
+    names = [name for name in recording.names(spec) if not measures.is_final(name)]
+    if all(map(measures.is_state, names)):
+        return 0
+    recorded = min(Policy().due(spec) + pack.width, len(pack.trials) * recording.rows(spec))
+    together = min(recorded, rows_at_once(spec))
+    # Copies as the lanes have them; those that are measured lie beside each other, in float64.
+    copies = factor_bytes(spec) * (recorded + together * (1 if spec.dtype == "float64" else 3))
+    return copies + measures.held_meanwhile(names, Rows(spec, together, len({trial.spec.problem.canonical for trial in pack.trials})))
 
 
 def _split(drafts: list[_Draft], workers: int) -> list[_Draft]:

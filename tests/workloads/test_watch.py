@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from tests.workloads import oracle
 from tests.workloads.test_loop import ENGINES, run
 from workloads import measures
 from workloads.engines.choice import chosen
+from workloads.measures import work
 from workloads.training.recorder import Recorder
 from workloads.training.recording import LOOKS, Recording
 from workloads.training.trial_state import Outcome
@@ -98,16 +100,33 @@ def test_a_loss_that_is_reached_counts_before_a_condition_and_a_condition_before
 @pytest.mark.parametrize("time", [0, 3])
 def test_memory_that_runs_out_where_it_is_looked_loses_no_trial(time, monkeypatch):
     specs = [descending(when="frobenius > 1.3").model_copy(update={"seed": n}) for n in range(5)]
-    expected, measure, times = run(specs), Recorder._measure, itertools.count()
+    expected, measure, times = run(specs), Recorder._measure_together, itertools.count()
 
-    def out_of_memory(recorder, pending):
+    def out_of_memory(recorder, some):
         # On the device, and then on the host.
         if next(times) in (time, time + 1):
             raise torch.OutOfMemoryError("out of memory")
-        measure(recorder, pending)
+        measure(recorder, some)
 
-    monkeypatch.setattr(Recorder, "_measure", out_of_memory)
-    results = run(specs)
+    monkeypatch.setattr(Recorder, "_measure_together", out_of_memory)
+    same(run(specs), expected)
+
+
+def test_lanes_whose_products_are_large_are_measured_a_few_at_a_time(monkeypatch):
+    specs = [descending(when="frobenius > 1.3").model_copy(update={"seed": n}) for n in range(5)]
+    expected, measure, counts = run(specs), Recorder._measure_together, []
+
+    def counted(recorder, some):
+        counts.append(sum(map(len, some)))
+        measure(recorder, some)
+
+    monkeypatch.setattr(Recorder, "_measure_together", counted)
+    monkeypatch.setattr(work, "ENTRIES", 2 * math.prod(specs[0].shape) + 1)
+    same(run(specs), expected)
+    assert set(counts) == {1, 2}, "five lanes are two, two and one"
+
+
+def same(results, expected):
     assert results.keys() == expected.keys()
     for key, result in results.items():
         assert (result.outcome, result.steps) == (expected[key].outcome, expected[key].steps)

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from workloads.measures.work import Rows, of_products
 from workloads.stop import columns_in
 from workloads.trial import TrialSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from workloads.measures.work import Rows
 
 MAX_NAME = 100
 """Characters: an index of thousands of digits is none."""
@@ -147,9 +147,10 @@ def reference_of(name: str) -> str | None:
 
 
 def held_meanwhile(names: Sequence[str], rows: Rows) -> int:
-    """Return the bytes that measures hold while they are computed, one after another, of ``rows`` at once: where those are many."""
+    """Return the bytes that measures hold while they are computed, one after another, of ``rows`` at once."""
     found = [_known(name) for name in names]
-    return max((row.work(rows, *arguments) for row, arguments in found if row.work is not None), default=0)
+    most = max((row.work(rows, *arguments) for row, arguments in found if row.work is not None), default=0)
+    return most + (of_products(rows) if any(row.product for row, _ in found) else 0)
 
 
 def is_state(name: str) -> bool:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from workloads.measures.base import measure
 from workloads.measures.spectra import frobenius_norm
+from workloads.measures.work import of_products
 from workloads.optimizers.base import OPTIONS
 from workloads.problems.held_out import HeldOut
 from workloads.trial import TrialSpec
@@ -59,7 +60,10 @@ def _held_out(spec: TrialSpec, *_: str) -> str | None:
 
 
 @measure(
-    "‖W − Y‖ / ‖Y‖ over the entries, or for the examples or inputs, that are held out, of observed values Y", needs=_held_out, product=False
+    "‖W − Y‖ / ‖Y‖ over the entries, or for the examples or inputs, that are held out, of observed values Y",
+    needs=_held_out,
+    product=False,
+    work=of_products,
 )
 def held_out_error(x: Snapshot) -> Tensor:
     """Relative error over what is held out [R]: this is observed with noise, where there is any, but not trained on."""
@@ -70,7 +74,10 @@ def held_out_error(x: Snapshot) -> Tensor:
 
 
 @measure(
-    "root of the mean squared error over the entries, or for the examples or inputs, that are held out", needs=_held_out, product=False
+    "root of the mean squared error over the entries, or for the examples or inputs, that are held out",
+    needs=_held_out,
+    product=False,
+    work=of_products,
 )
 def held_out_rmse(x: Snapshot) -> Tensor:
     """Root mean squared error over what is held out [R], as the literature on ratings has it."""

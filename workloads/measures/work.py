@@ -21,6 +21,10 @@ TWICE = 3
 """How many numbers a second derivative of a function holds for each that is computed of an input."""
 SOLVED = 256
 """Convex problems that are solved side by side."""
+ENTRIES = 1 << 21
+"""Entries of the products of lanes that are measured at once, at most, unless it is a single one."""
+ARRAYS = 5
+"""How many numbers measures hold for each entry of a product: itself, what it should be, and copies that a decomposition makes."""
 BYTES = 8
 
 
@@ -36,6 +40,16 @@ class Rows:
     def seen(self) -> int:
         """How many observations each has; as many as there are entries where only a data file says."""
         return self.spec.problem.observations() or math.prod(self.spec.shape)
+
+
+def rows_at_once(spec: TrialSpec) -> int:
+    """Return how many lanes of trials like ``spec`` are measured at once."""
+    return max(1, ENTRIES // math.prod(spec.shape))
+
+
+def of_products(rows: Rows) -> int:
+    """Return the bytes that measures hold of end-to-end matrices or tensors."""
+    return 0 if rows.spec.factorization.maps else BYTES * ARRAYS * rows.count * math.prod(rows.spec.shape)
 
 
 def of_inputs(spec: TrialSpec) -> int:
@@ -88,4 +102,4 @@ def solved(rows: Rows, kind: str) -> int:
     # Measurements are made orthonormal beside what they were. A solution is kept of each problem, and repeated for each lane afterwards.
     each = lane_cost(one, rows.seen).bytes + measurement_bytes(one, rows.seen) * 3 // 2
     size = BYTES * math.prod(one.shape)
-    return rows.problems * size + max(min(rows.problems, SOLVED) * each, 4 * rows.count * size)
+    return rows.problems * size + max(min(rows.problems, SOLVED) * each, 2 * rows.count * size)

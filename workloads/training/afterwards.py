@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -15,14 +14,13 @@ from workloads import measures
 from workloads.engines.lanes import DTYPES
 from workloads.measures.numerics.objective import Objective
 from workloads.measures.numerics.snapshot import Snapshot, evaluate
+from workloads.measures.work import rows_at_once
 from workloads.training.preparing import Preparer
 from workloads.training.references import Reference
 from workloads.trial import TrialSpec
 
-AT_ONCE = 1_000
-"""Trials that are measured together."""
-NUMBERS = 8_000_000
-"""Numbers in the products of trials that are measured together, at most, unless it is one trial."""
+AT_ONCE = 1000
+"""Trials that are measured together, at most."""
 
 Kept = tuple[str, Mapping[str, NDArray[Any]]]
 """A trial's id, and its factors by name."""
@@ -86,6 +84,6 @@ def _batches(names: Sequence[str], kept: Iterable[Kept], specs: Mapping[str, Tri
         key = tuple(name for name in names if not measures.undefined(name, spec)), spec.lane_key
         some = waiting[key]
         some.append(trial)
-        if len(some) >= min(AT_ONCE, max(1, NUMBERS // math.prod(spec.shape))):
+        if len(some) >= min(AT_ONCE, rows_at_once(spec)):
             yield key[0], waiting.pop(key)
     yield from ((defined, some) for (defined, _), some in waiting.items())

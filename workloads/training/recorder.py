@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from workloads import measures
 from workloads.engines.lanes import DTYPES, Lanes
 from workloads.measures.numerics.snapshot import Snapshot, evaluate
+from workloads.measures.work import rows_at_once
 from workloads.problems.data.realized import ProblemData
 from workloads.training.policy import Policy
 from workloads.training.preparing import Preparer
@@ -36,6 +37,19 @@ class _Rows:
     problems: list[ProblemData]
     specs: list[TrialSpec]
 
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def at(self, where: slice | NDArray[np.int64]) -> _Rows:
+        """Return some of them, by their places."""
+        numbers = (self.keys[where], self.steps[where], self.losses[where], self.times[where])
+        places = range(len(self))[where] if isinstance(where, slice) else where
+        return _Rows(*numbers, [p[where] for p in self.params], [self.problems[n] for n in places], [self.specs[n] for n in places])
+
+    def parts(self, most: int) -> Iterator[_Rows]:
+        """Yield them in order, up to so many at a time."""
+        return (self.at(slice(first, first + most)) for first in range(0, len(self), most))
+
 
 class Recorder:
     """Records lanes of trials like ``spec``, by the keys of their trials; ``preparer`` knows where those began."""
@@ -47,12 +61,13 @@ class Recorder:
         names, columns = recording.names(spec), recording.columns(spec)
         self._names = [name for name in names if not measures.is_final(name)]
         self.final_names = [name for name in names if measures.is_final(name)]
+        # How training stands is known without factors.
+        self._copied = not all(map(measures.is_state, self._names))
         self._places, self._final_places = (
             [columns.index(c) for name in some for c in measures.column_names(name, spec)] for some in (self._names, self.final_names)
         )
         self._traces = TraceBuilder(columns)
         self._pending: list[_Rows] = []
-        self._pending_rows = self._pending_bytes = 0
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -64,16 +79,14 @@ class Recorder:
         if not len(index):
             return
         where = torch.from_numpy(index).to(lanes.device)
-        params = [p.index_select(0, where) for p in lanes.params]
+        params = [p.index_select(0, where) for p in lanes.params] if self._copied else []
         problems, specs = [lanes.prepared[i].problem for i in index], [lanes.prepared[i].spec for i in index]
         times = lanes.times(index) if "time" in self._names else np.full(len(index), np.nan)
         self._pending.append(_Rows(keys, lanes.step[index], lanes.loss[index], times, params, problems, specs))
-        self._pending_rows += len(index)
-        self._pending_bytes += sum(p.nbytes for p in params)
 
     def is_due(self, policy: Policy) -> bool:
         """Return whether enough has been copied to be measured."""
-        return self._pending_rows >= policy.pending_rows or self._pending_bytes >= policy.pending_bytes
+        return sum(map(len, self._pending)) >= policy.due(self._spec)
 
     def to_host(self) -> None:
         """Move copies to the host, which has room when the device has none."""
@@ -81,43 +94,45 @@ class Recorder:
             rows.params = [p.cpu() for p in rows.params]
 
     def measure(self) -> None:
-        """Compute the measures of all copied lanes at once, on the host where the device has no room for that.
+        """Compute the measures of all copied lanes, many at once, on the host where the device has no room for that.
 
         Rows that were not measured stay what is to be measured.
         """
-        if not self._pending:
-            return
         try:
-            self._measure(self._pending)
+            self._measure()
         except torch.OutOfMemoryError:
             self.to_host()
-            self._measure(self._pending)
-        self._pending = []
-        self._pending_rows = self._pending_bytes = 0
+            self._measure()
 
-    def _measure(self, pending: Sequence[_Rows]) -> None:
-        keys, steps = (np.concatenate([getattr(rows, name) for rows in pending]) for name in ("keys", "steps"))
-        device = pending[-1].params[0].device
-        params = [torch.cat([p.to(device) for p in parts]) for parts in zip(*(rows.params for rows in pending), strict=True)]
-        losses, times = (
-            torch.from_numpy(np.concatenate([getattr(rows, name) for rows in pending])).to(params[0].device) for name in ("losses", "times")
-        )
-        problems, specs = [problem for rows in pending for problem in rows.problems], [spec for rows in pending for spec in rows.specs]
+    def _measure(self) -> None:
+        most = rows_at_once(self._spec)
+        self._pending = [part for rows in self._pending for part in rows.parts(most)]
+        while self._pending:
+            counts = np.cumsum([len(rows) for rows in self._pending])
+            some = self._pending[: np.searchsorted(counts, most, side="right")]
+            self._measure_together(some)
+            del self._pending[: len(some)]
+
+    def _measure_together(self, some: Sequence[_Rows]) -> None:
+        keys, steps, losses, times = (np.concatenate([getattr(r, name) for r in some]) for name in ("keys", "steps", "losses", "times"))
+        params = [torch.cat([p.to(parts[-1].device) for p in parts]) for parts in zip(*(rows.params for rows in some), strict=True)]
+        problems, specs = [problem for rows in some for problem in rows.problems], [spec for rows in some for spec in rows.specs]
         values = np.full((len(keys), len(self._traces.columns)), np.nan)
-        values[:, self._places] = self._evaluate(self._names, params, losses, problems, specs, times)
+        values[:, self._places] = self._evaluate(self._names, params, losses, times, problems, specs)
         self._traces.add(keys, steps, values)
 
     def _evaluate(
         self,
         names: Sequence[str],
         params: Sequence[Tensor],
-        losses: Tensor,
+        losses: NDArray[np.float64],
+        times: NDArray[np.float64],
         problems: Sequence[ProblemData],
         specs: Sequence[TrialSpec],
-        times: Tensor | None = None,
     ) -> NDArray[np.float64]:
-        known = self._preparer.start, times, self._preparer.arrays(self.recording.references)
-        return evaluate(names, Snapshot(self._spec.factorization, params, losses, problems, self._epsilon, specs, *known))
+        loss, time = (torch.from_numpy(numbers).to(params[0].device if params else "cpu") for numbers in (losses, times))
+        known = self._preparer.start, time, self._preparer.arrays(self.recording.references)
+        return evaluate(names, Snapshot(self._spec.factorization, params, loss, problems, self._epsilon, specs, *known))
 
     def resume(self, key: int, trace: Trace) -> None:
         """Put what a trial has recorded elsewhere before what it will record here."""
@@ -141,18 +156,8 @@ class Recorder:
         for key in keys:
             self._traces.take(key)
         self.to_host()
-        kept = []
-        for rows in self._pending:
-            stays = ~np.isin(rows.keys, keys)
-            if stays.any():
-                where = np.flatnonzero(stays)
-                params = [p[torch.from_numpy(where)] for p in rows.params]
-                problems, specs = [rows.problems[n] for n in where], [rows.specs[n] for n in where]
-                numbers = (rows.keys[stays], rows.steps[stays], rows.losses[stays], rows.times[stays])
-                kept.append(_Rows(*numbers, params, problems, specs))
-        self._pending = kept
-        self._pending_rows = sum(len(rows.keys) for rows in kept)
-        self._pending_bytes = sum(p.nbytes for rows in kept for p in rows.params)
+        self._pending = [rows.at(np.flatnonzero(~np.isin(rows.keys, keys))) for rows in self._pending]
+        self._pending = [rows for rows in self._pending if len(rows)]
 
     def finals(
         self, factors: Sequence[Sequence[NDArray[Any]]], problems: Sequence[ProblemData], specs: Sequence[TrialSpec]
@@ -161,8 +166,8 @@ class Recorder:
         if not factors or not self.final_names:
             return np.empty((len(factors), 0))
         params = [torch.from_numpy(np.stack(arrays)) for arrays in zip(*factors, strict=True)]
-        unknown = torch.full((len(factors),), float("nan"), dtype=torch.float64)
-        return self._evaluate(self.final_names, params, unknown, problems, specs)
+        unknown = np.full(len(factors), np.nan)
+        return self._evaluate(self.final_names, params, unknown, unknown, problems, specs)
 
     def finish(self, key: int, finals: NDArray[np.float64]) -> Trace:
         """Return the whole trace of a trial that has ended, with ``finals`` [C] in its last row, and forget it."""
