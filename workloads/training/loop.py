@@ -73,6 +73,7 @@ class _Loop:
         self.clock, self.asked, self.rates, self.policy = clock, asked, rates, policy
         self.steps = 0
         self.limit = policy.steps or 16
+        self.due = policy.due(pool.trials[0].spec)
         self.stopped = False
 
     def run(self) -> Iterator[TrainingEvent]:
@@ -110,7 +111,7 @@ class _Loop:
         self.steps += int(lanes.step[lanes.active].sum()) - before
         self._adapt(time.perf_counter() - began, bool(reached.any()))
         self.pool.arrive(present, reached, self.clock())
-        if self.pool.recorder.is_due(self.policy):
+        if self.pool.recorder.waiting >= self.due:
             self.pool.recorder.measure()
 
     def _adapt(self, seconds: float, reached: bool) -> None:

@@ -16,7 +16,6 @@ from workloads.engines.lanes import DTYPES, Lanes
 from workloads.measures.numerics.snapshot import Snapshot, evaluate
 from workloads.measures.work import rows_at_once
 from workloads.problems.data.realized import ProblemData
-from workloads.training.policy import Policy
 from workloads.training.preparing import Preparer
 from workloads.training.recording import Recording
 from workloads.training.traces import TraceBuilder
@@ -84,9 +83,10 @@ class Recorder:
         times = lanes.times(index) if "time" in self._names else np.full(len(index), np.nan)
         self._pending.append(_Rows(keys, lanes.step[index], lanes.loss[index], times, params, problems, specs))
 
-    def is_due(self, policy: Policy) -> bool:
-        """Return whether enough has been copied to be measured."""
-        return sum(map(len, self._pending)) >= policy.due(self._spec)
+    @property
+    def waiting(self) -> int:
+        """How many lanes have been copied, and not measured yet."""
+        return sum(map(len, self._pending))
 
     def to_host(self) -> None:
         """Move copies to the host, which has room when the device has none."""
