@@ -319,7 +319,7 @@ def lane_cost(spec: TrialSpec, observations: int | None = None) -> LaneCost:
 
 
 def factor_bytes(spec: TrialSpec) -> int:
-    """Return the bytes of the factors of one lane."""
+    """Return the bytes of the factors of one lane, in the dtype that it trains in."""
     return sum(map(math.prod, spec.factor_shapes.values())) * ITEM_BYTES[spec.dtype]
 
 

@@ -117,6 +117,10 @@ def test_a_plan_has_the_memory_of_what_its_measures_hold():
     plain = planned("error", "nuclear")
     # 1,200 parameters of 1,024 rows and of the lanes that come to them, copied and laid beside each other; their products and more.
     assert plain.shared_bytes == 8 * (1024 + 40) * (2 * 1200 + 5 * 400)
+    halves = [one.model_copy(update={"seed": seed, "dtype": "float32"}) for seed in range(40)]
+    (half,) = make_plan(trials(halves), Recording(("error", "nuclear")), "batched", [Crew(1)]).packs
+    # Copies of half the size, which are measured in float64.
+    assert half.shared_bytes == 8 * (1024 + 40) * (2 * 1200 + 5 * 400)
     held = planned("error", "sharpness").shared_bytes
     # 300 vectors of Lanczos' method for each of the lanes that are measured side by side.
     assert 0.9 < (held - plain.shared_bytes) / (8 * NUMBERS) <= 1

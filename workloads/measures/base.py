@@ -58,7 +58,7 @@ class Measure:
     state: bool = False
     work: Callable[..., int] | None = None
     """From the rows that are measured at once (`workloads.measures.work.Rows`) and the arguments to the bytes that it holds meanwhile,
-    where those are many."""
+    where those are many, besides the products of measures that need one (`workloads.measures.work.of_products`)."""
     by_column: Callable[[str], str | None] | None = None
     """From a column to the measure's name, where what a name says after an underscore is in the names of its columns."""
     code: str = ""
