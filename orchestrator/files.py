@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import stat
+import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -34,6 +35,18 @@ def read_file(path: Path, limit: int) -> bytes:
             return file.read(status.st_size)
     except ValueError as error:  # a NUL, or half of a surrogate pair
         raise OSError(errno.EINVAL, "no file can have this name") from error
+
+
+def write_out(content: bytes) -> None:
+    """Write to standard output, all of it.
+
+    With ``PYTHONUNBUFFERED``, as most containers have it, Python's own file writes what there is room for in a pipe when a signal comes
+    (Ctrl-Z is one), and no more.
+    """
+    rest = memoryview(content)
+    while rest:
+        rest = rest[sys.stdout.buffer.write(rest) :]
+    sys.stdout.buffer.flush()
 
 
 def is_file(path: Path) -> bool:

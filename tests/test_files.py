@@ -1,17 +1,24 @@
-"""Files: names that any file system takes, and reading nothing that is no file."""
+"""Files: names that any file system takes, reading nothing that is no file, and writing all that there is."""
 
 from __future__ import annotations
 
+import array
+import fcntl
 import os
+import signal
+import subprocess
+import sys
+import termios
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 
 from orchestrator.errors import StorageUnavailable
 from orchestrator.files import file_name, is_file, make_folder, of_home, read_file, write_file
-from tests.processes import PATIENCE
+from tests.processes import PATIENCE, eventually, popen
 
 
 @pytest.mark.parametrize(
@@ -80,3 +87,25 @@ def test_two_threads_that_write_one_file_leave_it_whole(tmp_path, monkeypatch):
         list(threads.map(lambda content: write_file(tmp_path / "file", content), contents))
     assert (tmp_path / "file").read_bytes() in contents
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+WRITING = "from orchestrator.files import write_out; write_out(bytes(10**6))"
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_all_is_written_into_a_pipe_by_who_was_suspended(unbuffered):
+    command, environment = [sys.executable, "-c", WRITING], {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with popen(command, env=environment, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        pipe, there = process.stdout.fileno(), array.array("i", [0])
+
+        def full():
+            fcntl.ioctl(pipe, termios.FIONREAD, there)
+            return there[0] == fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ)
+
+        eventually(full)
+        process.send_signal(signal.SIGSTOP)
+        eventually(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED)
+        process.send_signal(signal.SIGCONT)
+        assert process.communicate(timeout=PATIENCE) == ("\0" * 10**6, None)
+    assert process.returncode == 0

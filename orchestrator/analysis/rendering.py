@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from orchestrator.errors import StorageUnavailable
-from orchestrator.files import make_folder, write_file
+from orchestrator.files import make_folder, write_file, write_out
 
 FORMATS = ("html", "png", "svg", "pdf")
 PIXELS_PER_INCH = 200
@@ -156,7 +156,7 @@ def main() -> None:
     except ValueError as error:
         # Where in the renderer it happened concerns nobody.
         raise SystemExit(" ".join(str(error).partition("\n    at ")[0].split())) from error
-    sys.stdout.buffer.write(pickle.dumps(files))
+    write_out(pickle.dumps(files))
 
 
 if __name__ == "__main__":

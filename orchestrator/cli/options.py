@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from orchestrator.files import write_file
+from orchestrator.files import write_file, write_out
 from orchestrator.tracking.uris import redact
 
 if TYPE_CHECKING:
@@ -169,6 +169,6 @@ def write_frame(frame: pd.DataFrame, form: str, output: Path | None) -> None:
 def write_content(content: bytes, output: Path | None) -> None:
     """Write to ``output``, which appears whole or not at all, or standard output. Raises `StorageUnavailable` if it cannot be written."""
     if output is None:
-        sys.stdout.buffer.write(content)
+        write_out(content)
     else:
         write_file(output, content)
