@@ -23,6 +23,11 @@ def _folder(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
 
+def as_assumed(engine, one, lanes, _):
+    """A machine that is as fast as one is taken to be."""
+    return step_seconds(engine, [one] * lanes, CORE)
+
+
 def test_what_was_measured_is_kept_and_not_measured_again(monkeypatch):
     assert known_rates() is None
     rates = measured_rates(CPU, processor())
@@ -86,11 +91,11 @@ def test_a_spoilt_file_is_no_more_than_a_missing_one(text):
     cache_file().parent.mkdir()
     cache_file().write_text(text)
     assert known_rates() is None
-    assert measured_rates(CPU, processor()) == known_rates()
+    assert measured_rates(CPU, processor(), as_assumed) == known_rates()
 
 
 def test_an_entry_of_another_version_is_measured_again(monkeypatch):
-    measured_rates(CPU, processor())
+    measured_rates(CPU, processor(), as_assumed)
     kept = json.loads(cache_file().read_text())
     cache_file().write_text(json.dumps({key: {"call": "fast"} for key in kept}))
     assert known_rates() is None
@@ -99,7 +104,7 @@ def test_an_entry_of_another_version_is_measured_again(monkeypatch):
 def test_a_folder_that_cannot_be_written_to_costs_a_probe(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert measured_rates(CPU, processor()).fused > 0
+    assert measured_rates(CPU, processor(), as_assumed).fused > 0
     assert known_rates() is None
 
 

@@ -15,6 +15,8 @@ from orchestrator.planning.pack import Crew
 from orchestrator.planning.plan import make_plan
 from tests.contract.sizes import SIZES, larger
 from tests.specs import spec, trials
+from tests.workloads.test_autoencoder import small
+from tests.workloads.test_engines import lanes_of
 from workloads import measures
 from workloads.engines.base import create
 from workloads.engines.choice import chosen
@@ -67,6 +69,20 @@ def test_lanes_take_about_what_planning_says(name):
     seen = not specs[0].factorization.solved and type(specs[0].factorization).program is not Factorization.program
     most = 1.2 if seen else 4.0
     assert 0.9 * taken < said < most * taken, f"{said / taken:.2f} of what is taken"
+
+
+@pytest.mark.parametrize("optimizer", [{"kind": "adam", "lr": 1e-3, "batch": 12}, {"kind": "gd", "lr": 1e-3}])
+@pytest.mark.parametrize("loss", ["mse", "half_sse"])
+def test_autoencoders_take_about_what_planning_says(optimizer, loss):
+    keys = {"kind": "autoencoder", "hidden": [64], "code_size": 16, "linear_layers": 2}
+    specs = [small(optimizer=optimizer, factorization=keys, problem__shape=[8, 8, 3], loss=loss, seed=n) for n in range(20)]
+    before = held()
+    lanes = lanes_of(specs)
+    engine = create("batched")
+    engine.advance(lanes, np.full(20, 10), np.full(20, -np.inf), 10)
+    taken = sum(size for address, size in held().items() if address not in before)
+    said = 20 * lane_cost(specs[0]).bytes + measurement_bytes(specs[0])
+    assert 0.9 * taken < said < 1.3 * taken, f"{said / taken:.2f} of what is taken"
 
 
 def peak(call) -> int:
