@@ -7,8 +7,8 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,39 @@ LONG = {
 """Files that take a core for a quarter of a minute or more, without a cluster."""
 RUN = pytest.StashKey[Run]()
 BEGAN = pytest.StashKey[float]()
-TIMERS = pytest.StashKey[list[threading.Timer]]()
 LEFT = pytest.StashKey[list[str]]()
+
+
+class Watch:
+    """What is to be done if a test does not end: by one thread, since one that is started for each test takes longer than most tests."""
+
+    EVERY = 0.5
+    """Seconds between looks at what is due."""
+
+    def __init__(self) -> None:
+        self._lock, self._due = threading.Lock(), dict[Callable[[], object], float]()
+        self._thread: threading.Thread | None = None
+
+    def expect(self, due: dict[Callable[[], object], float]) -> None:
+        """Call each function in so many seconds, in place of what was due before."""
+        with self._lock:
+            self._due = {function: time.monotonic() + seconds for function, seconds in due.items()}
+            if due and self._thread is None:
+                self._thread = threading.Thread(target=self._look, daemon=True)
+                self._thread.start()
+
+    def _look(self) -> None:
+        while True:
+            time.sleep(self.EVERY)
+            with self._lock:
+                late = [function for function, when in self._due.items() if when < time.monotonic()]
+                for function in late:
+                    del self._due[function]
+            for function in late:
+                function()
+
+
+WATCH = Watch()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -50,12 +81,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection(session: pytest.Session) -> Iterator[object]:
-    """Among modules and tests there is no garbage: it is neither looked for while they are made, nor by any test later."""
+    """Among modules and tests there is no garbage: it is neither looked for while they are made, nor by any test later. Tests import more
+    of them, among which it is looked for less often than Python would."""
     gc.disable()
     try:
         return (yield)
     finally:
         gc.freeze()
+        gc.set_threshold(20_000)
         gc.enable()
 
 
@@ -153,20 +186,15 @@ def _end_all(item: pytest.Item) -> None:
 
 
 def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> None:
-    """Beside pytest-timeout's own timer, which raises in the test: one for tests that do not hear it."""
+    """Beside pytest-timeout's own timer, which raises in the test: for tests that do not hear it."""
     item.stash[BEGAN] = time.time()
-    item.stash[TIMERS] = []
     if settings.timeout and settings.timeout > 0:
-        for seconds, function in ((settings.timeout + GRACE, lambda: _end_all(item)), (settings.timeout + 2 * GRACE, lambda: os._exit(1))):
-            timer = threading.Timer(seconds, function)
-            timer.daemon = True
-            timer.start()
-            item.stash[TIMERS].append(timer)
+        late = settings.timeout + GRACE
+        WATCH.expect({partial(_end_all, item): late, partial(os._exit, 1): late + GRACE})
 
 
-def pytest_timeout_cancel_timer(item: pytest.Item) -> None:
-    for timer in item.stash.get(TIMERS, []):
-        timer.cancel()
+def pytest_timeout_cancel_timer() -> None:
+    WATCH.expect({})
 
 
 @pytest.hookimpl(tryfirst=True)
