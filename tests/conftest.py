@@ -54,7 +54,7 @@ class Watch:
         self._thread: threading.Thread | None = None
 
     def expect(self, due: dict[Callable[[], object], float]) -> None:
-        """Call each function in so many seconds, in place of what was due before."""
+        """Call each function in so many seconds, in place of what was due before. None waits for another."""
         with self._lock:
             self._due = {function: time.monotonic() + seconds for function, seconds in due.items()}
             if due and self._thread is None:
@@ -69,7 +69,7 @@ class Watch:
                 for function in late:
                     del self._due[function]
             for function in late:
-                function()
+                threading.Thread(target=function, daemon=True).start()
 
 
 WATCH = Watch()

@@ -6,6 +6,7 @@ import os
 import signal
 import stat
 import sys
+import threading
 from pathlib import Path
 
 import psutil
@@ -13,6 +14,7 @@ import pytest
 
 from tests import processes
 from tests.clusters import Network, no_network_cluster
+from tests.conftest import Watch
 from tests.leavings import Run, _mounts, of_others
 
 ROOT = Path(__file__).parents[1]
@@ -105,6 +107,17 @@ def test_a_deadline_ends_what_the_test_has_started_and_nothing_else(tmp_path):
     assert "PASSED test_it.py::test_shared_is_still_there" in done.stdout
     assert "LEFT" not in done.stdout
     processes.eventually(lambda: is_gone(int((tmp_path / "daemon").read_text())))
+
+
+def test_what_is_due_is_done_unless_the_test_has_ended_and_waits_for_nothing_else():
+    watch, called, over = Watch(), [], threading.Event()
+    watch.expect({lambda: called.append("ended"): 0})
+    watch.expect({})
+    # Of what is due at the same time the first one does not come back.
+    watch.expect({over.wait: 0, lambda: called.append("due"): 0, lambda: called.append("later"): processes.PATIENCE})
+    processes.eventually(lambda: "due" in called)
+    over.set()
+    assert called == ["due"]
 
 
 def test_what_is_left_behind_fails_the_run_and_is_ended(tmp_path):
